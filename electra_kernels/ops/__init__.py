@@ -1,0 +1,24 @@
+"""What each op means: arguments and their checks, schema, fake kernel and gradient, one file per idea."""
+
+from electra_kernels.ops._results import MaskedTokens, ReplacedTokens, SampledLoss, TokenLoss
+from electra_kernels.ops.bce import masked_bce_with_logits
+from electra_kernels.ops.masking import gather_rows, mask_tokens
+from electra_kernels.ops.mlm_head import cross_entropy_sample, linear_cross_entropy_sample
+from electra_kernels.ops.rtd_head import linear_masked_bce
+from electra_kernels.ops.sampling import replace_tokens, sample_replacements, sample_tokens
+
+__all__ = [
+    "MaskedTokens",
+    "ReplacedTokens",
+    "SampledLoss",
+    "TokenLoss",
+    "cross_entropy_sample",
+    "gather_rows",
+    "linear_cross_entropy_sample",
+    "linear_masked_bce",
+    "mask_tokens",
+    "masked_bce_with_logits",
+    "replace_tokens",
+    "sample_replacements",
+    "sample_tokens",
+]

@@ -1,0 +1,94 @@
+"""Checks of arguments: a message names the argument, what it is and what it should be.
+
+They see shapes, dtypes, devices and plain numbers, so they run at no cost on a GPU and under torch.compile.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def check_tensor(name: str, value: Tensor, dtypes: Sequence[torch.dtype], device: torch.device | None) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is {type(value).__name__}, should be a torch.Tensor")
+    if value.dtype not in dtypes:
+        expected = " or ".join(str(dtype) for dtype in dtypes)
+        raise TypeError(f"{name}.dtype is {value.dtype}, should be {expected}")
+    if device is not None and value.device != device:
+        raise ValueError(f"{name} is on {value.device}, should be on {device} like the first argument")
+
+
+def check_dim(name: str, value: Tensor, dimensions: int, layout: str) -> None:
+    if value.dim() != dimensions:
+        raise ValueError(f"{name} has shape {list(value.shape)}, should be {layout}")
+
+
+def check_shape(name: str, value: Tensor, shape: Sequence[int], layout: str) -> None:
+    if value.dim() != len(shape) or any(ours != theirs for ours, theirs in zip(value.shape, shape)):
+        raise ValueError(f"{name} has shape {list(value.shape)}, should be {layout} = {list(shape)}")
+
+
+def check_int64(name: str, value: Tensor, shape: Sequence[int], layout: str, device: torch.device) -> None:
+    check_tensor(name, value, (torch.int64,), device)
+    check_shape(name, value, shape, layout)
+
+
+def check_row_logits(logits: Tensor) -> None:
+    check_tensor("logits", logits, FLOATING, None)
+    if logits.dim() == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits has shape {list(logits.shape)}, should be [..., V] with V at least 1")
+
+
+def check_fraction(name: str, value: float, *, zero: bool) -> None:
+    if not (0 <= value <= 1 if zero else 0 < value <= 1):
+        raise ValueError(f"{name} is {value}, should be in {'[' if zero else '('}0, 1]")
+
+
+def check_temperature(temperature: float) -> None:
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}, should be a finite number above 0")
+
+
+def check_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction is {reduction!r}, should be one of {', '.join(map(repr, REDUCTIONS))}")
+
+
+def check_uniforms(uniforms: Tensor, shape: Sequence[int], layout: str, device: torch.device) -> None:
+    check_tensor("uniforms", uniforms, (torch.float64,), device)
+    check_shape("uniforms", uniforms, shape, layout)
+
+
+def check_parameter(name: str, value: Tensor, like: Tensor, shape: Sequence[int], layout: str) -> None:
+    """A parameter has the dtype of the activations, or float32: master weights, whose gradient is not rounded."""
+    check_tensor(name, value, tuple(dict.fromkeys((like.dtype, torch.float32))), like.device)
+    check_shape(name, value, shape, layout)
+
+
+def normalizer_tensor(normalizer: float | Tensor | None, reduction: str, device: torch.device) -> Tensor | None:
+    """The denominator as a float64 tensor [] on the device, without a synchronisation."""
+    check_reduction(reduction)
+    if normalizer is None:
+        return None
+    if reduction != "mean":
+        raise ValueError(f'normalizer is given with reduction={reduction!r}, should be with reduction="mean"')
+    if isinstance(normalizer, Tensor):
+        check_shape("normalizer", normalizer, [], "a number or a 0-dim tensor")
+        if normalizer.device != device:
+            raise ValueError(f"normalizer is on {normalizer.device}, should be on {device} like the logits")
+        return normalizer.detach().double()
+    if not 0 < normalizer < float("inf"):
+        raise ValueError(f"normalizer is {normalizer}, should be a finite number above 0")
+    return torch.full((), normalizer, dtype=torch.float64, device=device)
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype in which autocast wants a float32 operand of a matrix product; float64 stays as it is."""
+    device = tensor.device.type
+    if tensor.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype

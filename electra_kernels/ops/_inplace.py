@@ -1,0 +1,78 @@
+"""The in-place variant of `cross_entropy_sample`: its gradient overwrites the logits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from electra_kernels.ops._library import define
+
+
+def _fake(
+    logits: Tensor,
+    targets: Tensor,
+    uniforms: Tensor,
+    normalizer: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    temperature: float,
+    ban_original: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    loss, factor = targets.new_empty((), dtype=dtype), targets.new_empty((), dtype=dtype)
+    return loss, torch.empty_like(targets), torch.empty_like(targets, dtype=torch.bool), factor
+
+
+define(
+    "cross_entropy_sample_(Tensor(a!) logits, Tensor targets, Tensor uniforms, Tensor? normalizer, "
+    "int ignore_index, str reduction, float temperature, bool ban_original) "
+    "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor factor)",
+    _fake,
+)
+define("scale_gradient_(Tensor(a!) gradient, Tensor scale) -> ()", lambda gradient, scale: None)
+
+
+class CrossEntropySample(torch.autograd.Function):
+    """The version of the logits is bumped on every write, so that autograd sees whoever still needs the old values."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        ops = torch.ops.electra_kernels
+        loss, tokens, is_top1, factor = ops.cross_entropy_sample_(logits, *arguments)
+        torch.autograd.graph.increment_version(logits)
+        ctx.save_for_backward(logits, factor)
+        ctx.mark_non_differentiable(tokens, is_top1)
+        return loss, tokens, is_top1
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        gradient, factor = ctx.saved_tensors
+        torch.ops.electra_kernels.scale_gradient_(gradient, grad_loss * factor)
+        torch.autograd.graph.increment_version(gradient)
+        return gradient, *[None] * 7
+
+
+def check_overwritable(logits: Tensor, reduction: str) -> None:
+    if reduction == "none":
+        raise ValueError('inplace_backward is True with reduction="none", should be with "mean" or "sum"')
+    if logits.is_leaf and logits.requires_grad:
+        raise ValueError("logits is a leaf that requires grad, should be the result of an op for inplace_backward")
+    if _overlaps(logits):
+        raise ValueError(
+            f"logits has strides {list(logits.stride())}, should have no two elements in one place "
+            "for inplace_backward"
+        )
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Conservative: True unless every dimension steps over all that the smaller ones span."""
+    if tensor.numel() == 0:
+        return False
+    span = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
+        if size > 1 and stride < span:
+            return True
+        span += stride * (size - 1)
+    return False

@@ -1,0 +1,63 @@
+"""Registration: the public op ``electra_kernels::X`` is opaque to torch and holds one router per device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.autograd.function import FunctionCtx
+
+from electra_kernels.backends import DEVICES, current_choice, implementation, use_backend
+
+_library = torch.library.Library("electra_kernels", "DEF")
+
+
+def define(schema: str, fake: Callable[..., object]) -> None:
+    """Declare an op once: its schema, its routers, and the fake kernel that says shapes and dtypes."""
+    name = schema.partition("(")[0]
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for device in DEVICES:
+        _library.impl(name, _router(name, device), device.upper())
+    torch.library.register_fake(f"electra_kernels::{name}", fake, lib=_library)
+
+
+def _router(name: str, device: str) -> Callable[..., object]:
+    def route(*args: object) -> object:
+        # Autocast has been dealt with by the public function; it must not reach into an implementation.
+        with torch.autocast(device, enabled=False):
+            return implementation(name, device)(*args)
+
+    return route
+
+
+def differentiable(
+    name: str, *, save: Callable[..., None], backward: Callable[..., tuple[object, ...]]
+) -> None:
+    """Give an op its gradient. ``save(ctx, inputs, output)`` marks what has none and keeps what it needs.
+
+    Autograd runs CUDA's backward in a thread of its own, so the back end that was chosen travels with ctx.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[object, ...], output: object) -> None:
+        ctx.backend = current_choice()
+        ctx.set_materialize_grads(False)
+        save(ctx, inputs, output)
+
+    def run_backward(ctx: Any, *grads: object) -> tuple[object, ...]:
+        if ctx.backend is None:
+            return backward(ctx, *grads)
+        with use_backend(ctx.backend):
+            return backward(ctx, *grads)
+
+    torch.library.register_autograd(
+        f"electra_kernels::{name}", run_backward, setup_context=setup_context, lib=_library
+    )
+
+
+def refuse_double_backward(name: str) -> None:
+    """A gradient op whose own gradient is asked for says so, instead of being silently constant."""
+
+    def refuse(ctx: FunctionCtx, *grads: object) -> tuple[object, ...]:
+        op = name.removesuffix("_backward")
+        raise RuntimeError(f"{op} cannot be differentiated twice: its gradient has no gradient")
+
+    torch.library.register_autograd(f"electra_kernels::{name}", refuse, lib=_library)

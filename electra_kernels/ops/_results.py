@@ -1,0 +1,36 @@
+"""What the ops return."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class MaskedTokens(NamedTuple):
+    """``input_ids`` [B, T] with masks written; ``positions`` and ``targets`` [B, K]; unused slot: 0 and -100."""
+
+    input_ids: Tensor
+    positions: Tensor
+    targets: Tensor
+
+
+class ReplacedTokens(NamedTuple):
+    """``input_ids`` [B, T] with replacements written; ``is_replaced`` [B, T] bool where they differ."""
+
+    input_ids: Tensor
+    is_replaced: Tensor
+
+
+class SampledLoss(NamedTuple):
+    """``loss`` [] or [...]; ``tokens`` [...] int64, -1 where none was drawn; ``is_top1`` [...] bool."""
+
+    loss: Tensor
+    tokens: Tensor
+    is_top1: Tensor
+
+
+class TokenLoss(NamedTuple):
+    """``loss`` [] or [...]; ``logits`` [...] float32, detached; ``counts`` int64 [4] = tp, fp, fn, tn."""
+
+    loss: Tensor
+    logits: Tensor
+    counts: Tensor

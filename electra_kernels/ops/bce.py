@@ -1,0 +1,134 @@
+"""Per-token binary cross-entropy over the tokens whose mask is set."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from electra_kernels.ops._checks import FLOATING, check_fraction, check_shape, check_tensor, normalizer_tensor
+from electra_kernels.ops._library import define, differentiable, refuse_double_backward
+from electra_kernels.reference._values import accumulation_dtype
+
+_MASKS = (torch.bool, torch.int64, torch.int32, torch.uint8, *FLOATING)
+
+
+def _fake(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None,
+    pos_weight: Tensor | None,
+    normalizer: Tensor | None,
+    label_smoothing: float,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        logits.new_empty(
+            logits.shape if reduction == "none" else (), dtype=accumulation_dtype(logits.dtype)
+        ),
+        logits.new_empty(4, dtype=torch.int64),
+        logits.new_empty((), dtype=torch.float64),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    logits, labels, mask, pos_weight, _, ctx.label_smoothing, _ = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(logits, labels, mask, pos_weight, output[2])
+
+
+def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    backward = torch.ops.electra_kernels.masked_bce_with_logits_backward
+    return backward(grad_loss, *ctx.saved_tensors, ctx.label_smoothing), *[None] * 6
+
+
+define(
+    "masked_bce_with_logits(Tensor logits, Tensor labels, Tensor? mask, Tensor? pos_weight, Tensor? normalizer, "
+    "float label_smoothing, str reduction) -> (Tensor loss, Tensor counts, Tensor denominator)",
+    _fake,
+)
+define(
+    "masked_bce_with_logits_backward(Tensor grad_loss, Tensor logits, Tensor labels, Tensor? mask, "
+    "Tensor? pos_weight, Tensor denominator, float label_smoothing) -> Tensor",
+    lambda grad_loss, logits, *_: logits.new_empty(logits.shape),
+)
+differentiable("masked_bce_with_logits", save=_save, backward=_backward)
+refuse_double_backward("masked_bce_with_logits_backward")
+
+
+def masked_bce_with_logits(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    pos_weight: float | Tensor | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    normalizer: float | Tensor | None = None,
+) -> Tensor:
+    """Binary cross-entropy per token, over the tokens whose mask is set, in one pass.
+
+    loss = m (p y softplus(-x) + (1 - y) softplus(x)), which is
+    ``torch.nn.functional.binary_cross_entropy_with_logits(x, y, weight=m, pos_weight=p)``, with
+    y = label (1 - s) + s / 2 for label smoothing s. "mean" divides by the sum of the mask weights m.
+    ``torch.ops.electra_kernels.masked_bce_with_logits`` returns the confusion counts as well.
+
+    Args:
+        logits: any shape, float32, bfloat16 or float16, any strides.
+        labels: of the same shape; bool, int (0, 1, or -100 = ignored) or float in [0, 1].
+        mask: broadcasts to logits; bool or int (nonzero = set; an HF ``attention_mask`` as it is) or float
+            (a weight per token). A token with mask 0 adds nothing, even if its logit is NaN.
+        pos_weight: weight p of the positive term, a number or a tensor that broadcasts to logits.
+        label_smoothing: s in [0, 1].
+        reduction: "mean" (0 if nothing is unmasked), "sum" or "none".
+        normalizer: divides instead of the sum of the mask weights (with "mean"); a number, or a 0-dim tensor,
+            which is never synchronised.
+
+    Returns:
+        float32, [] or, with "none", the shape of logits. The gradient flows to ``logits`` alone.
+
+    Raises:
+        TypeError, ValueError: an argument of another dtype, shape, device or range; on the CPU (elsewhere with
+            ELECTRA_KERNELS_DEBUG=1) also a label out of range.
+    """
+    check_tensor("logits", logits, FLOATING, None)
+    terms = check_terms(logits.shape, labels, mask, pos_weight, label_smoothing, logits.device)
+    denominator = normalizer_tensor(normalizer, reduction, logits.device)
+    arguments = (logits, labels, *terms, denominator, float(label_smoothing), reduction)
+    return torch.ops.electra_kernels.masked_bce_with_logits(*arguments)[0]
+
+
+def check_terms(
+    shape: torch.Size,
+    labels: Tensor,
+    mask: Tensor | None,
+    pos_weight: float | Tensor | None,
+    label_smoothing: float,
+    device: torch.device,
+) -> tuple[Tensor | None, Tensor | None]:
+    """mask and pos_weight, expanded to the shape of the logits."""
+    check_tensor("labels", labels, _MASKS, device)
+    check_shape("labels", labels, shape, "the shape of the logits")
+    check_fraction("label_smoothing", label_smoothing, zero=True)
+    if mask is not None:
+        check_tensor("mask", mask, _MASKS, device)
+        mask = _expand("mask", mask, shape)
+    if isinstance(pos_weight, Tensor):
+        check_tensor("pos_weight", pos_weight, FLOATING, device)
+        return mask, _expand("pos_weight", pos_weight, shape)
+    if pos_weight is None:
+        return mask, None
+    if not 0 <= pos_weight < float("inf"):
+        raise ValueError(f"pos_weight is {pos_weight}, should be a finite number of at least 0")
+    return mask, torch.full((), pos_weight, dtype=torch.float64, device=device).expand(shape)
+
+
+def _expand(name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """No gradient is computed for a mask or a weight, so one that asks for it is refused."""
+    if value.requires_grad:
+        raise ValueError(f"{name} requires grad, should be detached: the gradient flows to the logits alone")
+    fits = value.dim() <= len(shape) and all(
+        ours in (1, theirs) for ours, theirs in zip(reversed(value.shape), reversed(shape))
+    )
+    if not fits:
+        raise ValueError(f"{name} has shape {list(value.shape)}, should broadcast to {list(shape)}")
+    return value.expand(shape)

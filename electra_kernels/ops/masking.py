@@ -1,0 +1,129 @@
+"""Masking: which tokens of a batch the generator has to predict, and what it sees in their place."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from electra_kernels.ops._checks import check_dim, check_fraction, check_int64, check_tensor, check_uniforms
+from electra_kernels.ops._library import define
+from electra_kernels.ops._results import MaskedTokens
+from electra_kernels.uniforms import draw_uniforms
+
+
+def _fake(
+    input_ids: Tensor,
+    maskable: Tensor,
+    uniforms: Tensor,
+    mask_token_id: int,
+    vocab_size: int,
+    probability: float,
+    mask_fraction: float,
+    random_fraction: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    slots = uniforms.shape[:2]
+    return input_ids.new_empty(input_ids.shape), input_ids.new_empty(slots), input_ids.new_empty(slots)
+
+
+define(
+    "mask_tokens(Tensor input_ids, Tensor maskable, Tensor uniforms, int mask_token_id, int vocab_size, "
+    "float probability, float mask_fraction, float random_fraction) "
+    "-> (Tensor input_ids, Tensor positions, Tensor targets)",
+    _fake,
+)
+
+
+def mask_tokens(
+    input_ids: Tensor,
+    maskable: Tensor,
+    *,
+    mask_token_id: int,
+    vocab_size: int,
+    probability: float = 0.15,
+    mask_fraction: float = 0.85,
+    random_fraction: float = 0.0,
+    max_predictions: int | None = None,
+    uniforms: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> MaskedTokens:
+    """Pick the positions to mask, exactly k per row and without replacement, and write what stands there.
+
+    A row with n maskable tokens uses ``k = min(K, max(1, floor(probability * n + 0.5)))`` slots, 0 if n = 0.
+    At each picked position stands ``[MASK]`` with probability ``mask_fraction``, a random id of the vocabulary
+    with probability ``random_fraction``, else the original (ELECTRA, Clark et al. 2020, section 2 and
+    google-research/electra, pretrain_helpers.mask, which uses 0.85, 0 and 0.15).
+
+    Args:
+        input_ids: [B, T] int64.
+        maskable: [B, T] bool or integer, nonzero where a token may be masked: no special token, no padding.
+        mask_token_id: id of ``[MASK]``.
+        vocab_size: V.
+        probability: share of the maskable tokens that is picked, in (0, 1].
+        mask_fraction, random_fraction: in [0, 1], their sum at most 1.
+        max_predictions: K, by default ``max(1, floor((probability + 0.005) * T))``; depends on shapes alone.
+        uniforms: [B, K, 2] float64 in [0, 1). The j-th slot's first number picks among the maskable tokens that
+            are left, in the order of the sequence; its second decides between mask, keep and random, in this
+            order, and its remainder the random id. By default from `draw_uniforms`.
+        generator: for the draw of ``uniforms``; not under ``torch.compile``.
+
+    Returns:
+        ``input_ids`` [B, T], ``positions`` [B, K] and ``targets`` [B, K] (the originals), all int64. An unused
+        slot has position 0 and target -100.
+
+    Raises:
+        TypeError, ValueError: an argument of another dtype, shape, device or range.
+    """
+    check_tensor("input_ids", input_ids, (torch.int64,), None)
+    check_dim("input_ids", input_ids, 2, "[B, T]")
+    check_tensor("maskable", maskable, (torch.bool, torch.int64, torch.int32, torch.uint8), input_ids.device)
+    if maskable.shape != input_ids.shape:
+        raise ValueError(f"maskable has shape {list(maskable.shape)}, should be {list(input_ids.shape)}")
+    _check_options(mask_token_id, vocab_size, probability, mask_fraction, random_fraction, max_predictions)
+
+    batch, length = input_ids.shape
+    slots = max_predictions
+    if slots is None:
+        slots = min(length, max(1, math.floor((probability + 0.005) * length)))
+    if uniforms is None:
+        uniforms = draw_uniforms((batch, slots, 2), generator=generator, device=input_ids.device)
+    check_uniforms(uniforms, (batch, slots, 2), "[B, K, 2]", input_ids.device)
+    options = (mask_token_id, vocab_size, float(probability), float(mask_fraction), float(random_fraction))
+    return MaskedTokens(
+        *torch.ops.electra_kernels.mask_tokens(input_ids, maskable != 0, uniforms, *options)
+    )
+
+
+def _check_options(
+    mask_token_id: int,
+    vocab_size: int,
+    probability: float,
+    mask_fraction: float,
+    random_fraction: float,
+    max_predictions: int | None,
+) -> None:
+    if vocab_size < 1:
+        raise ValueError(f"vocab_size is {vocab_size}, should be at least 1")
+    if not 0 <= mask_token_id < vocab_size:
+        raise ValueError(f"mask_token_id is {mask_token_id}, should be in [0, {vocab_size})")
+    check_fraction("probability", probability, zero=False)
+    check_fraction("mask_fraction", mask_fraction, zero=True)
+    check_fraction("random_fraction", random_fraction, zero=True)
+    if mask_fraction + random_fraction > 1 + 1e-12:
+        total = mask_fraction + random_fraction
+        raise ValueError(f"mask_fraction + random_fraction is {total}, should be at most 1")
+    if max_predictions is not None and max_predictions < 1:
+        raise ValueError(f"max_predictions is {max_predictions}, should be at least 1 or None")
+
+
+def gather_rows(hidden: Tensor, positions: Tensor) -> Tensor:
+    """Rows of hidden [B, T, E] at positions [B, K] → [B, K, E]; plain torch, differentiable.
+
+    Raises:
+        TypeError, ValueError: ``hidden`` or ``positions`` of another shape, dtype or device.
+    """
+    check_dim("hidden", hidden, 3, "[B, T, E]")
+    layout = "[B, K] with the B of hidden"
+    check_int64("positions", positions, [hidden.shape[0], positions.shape[-1]], layout, hidden.device)
+    # Indexing has a deterministic gradient on every device; torch.gather adds it with float atomics on CUDA.
+    rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
+    return hidden[rows, positions]

@@ -1,0 +1,268 @@
+"""The generator's output: masked-LM loss, the sample that replaces the masked token, and their gradient.
+
+The log-sum-exp that the loss needs is what an exact categorical draw needs as well: both come out of one pass.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from electra_kernels.ops import _inplace
+from electra_kernels.ops._checks import (
+    FLOATING,
+    autocast_dtype,
+    check_int64,
+    check_parameter,
+    check_row_logits,
+    check_temperature,
+    check_tensor,
+    check_uniforms,
+    normalizer_tensor,
+)
+from electra_kernels.ops._library import define, differentiable, refuse_double_backward
+from electra_kernels.ops._results import SampledLoss
+from electra_kernels.reference._values import accumulation_dtype
+from electra_kernels.uniforms import draw_uniforms
+
+_OPTIONS = "int ignore_index, str reduction, float temperature, bool ban_original"
+
+
+def _fake_statistics(
+    like: Tensor, targets: Tensor, reduction: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dtype = accumulation_dtype(like.dtype)
+    return (
+        targets.new_empty(targets.shape if reduction == "none" else (), dtype=dtype),
+        targets.new_empty(targets.shape),
+        targets.new_empty(targets.shape, dtype=torch.bool),
+        targets.new_empty(targets.shape, dtype=dtype),
+        targets.new_empty((), dtype=torch.float64),
+    )
+
+
+# ---- from materialised logits ----------------------------------------------------------------------------------
+
+
+def _fake(
+    logits: Tensor,
+    targets: Tensor,
+    uniforms: Tensor,
+    normalizer: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    temperature: float,
+    ban_original: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _fake_statistics(logits, targets, reduction)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, targets, _, _, ctx.ignore_index, *_ = inputs
+    _, tokens, is_top1, logsumexp, denominator = output
+    ctx.mark_non_differentiable(tokens, is_top1, logsumexp, denominator)
+    ctx.save_for_backward(logits, targets, logsumexp, denominator)
+
+
+def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    grad = torch.ops.electra_kernels.cross_entropy_sample_backward(
+        grad_loss, *ctx.saved_tensors, ctx.ignore_index
+    )
+    return grad, *[None] * 7
+
+
+define(
+    f"cross_entropy_sample(Tensor logits, Tensor targets, Tensor uniforms, Tensor? normalizer, {_OPTIONS}) "
+    "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor denominator)",
+    _fake,
+)
+define(
+    "cross_entropy_sample_backward(Tensor grad_loss, Tensor logits, Tensor targets, Tensor logsumexp, "
+    "Tensor denominator, int ignore_index) -> Tensor",
+    lambda grad_loss, logits, *_: logits.new_empty(logits.shape),
+)
+differentiable("cross_entropy_sample", save=_save, backward=_backward)
+refuse_double_backward("cross_entropy_sample_backward")
+
+
+def cross_entropy_sample(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    normalizer: float | Tensor | None = None,
+    temperature: float = 1.0,
+    ban_original: bool = False,
+    uniforms: Tensor | None = None,
+    inplace_backward: bool = False,
+) -> SampledLoss:
+    """Cross-entropy of each row, one token drawn from softmax(logits / temperature), and whether it was right.
+
+    loss = logsumexp(x) - x[target], always at temperature 1 and with no token banned, as
+    ``torch.nn.functional.cross_entropy``; its gradient is softmax(x) - one_hot(target).
+
+    Args:
+        logits: [..., V] float32, bfloat16 or float16, any strides.
+        targets: [...] int64 in [0, V), or ``ignore_index``.
+        ignore_index: such rows have no loss, no gradient and draw no token.
+        reduction: "mean" over the rows that are not ignored (0 if there is none), "sum" or "none".
+        normalizer: divides instead of the number of rows (with "mean"), so that micro-batches or ranks add up to
+            the gradient of one big batch; a number, or a 0-dim tensor, which is never synchronised.
+        temperature: above 0; of the draw only.
+        ban_original: never draw the target.
+        uniforms: [...] float64 in [0, 1), by default from `draw_uniforms`.
+        inplace_backward: allow the gradient to overwrite ``logits``, which saves a tensor of their size. Whoever
+            else needs their values for its own backward then raises; so does a second backward.
+
+    Returns:
+        ``loss`` float32 ([] or, with "none", [...]), ``tokens`` [...] int64 (-1: none drawn), ``is_top1`` [...]
+        bool: the target had the highest logit. A row with NaN or +inf, or with no finite logit, has a NaN
+        loss and token -1.
+
+    Raises:
+        TypeError, ValueError: an argument of another dtype, shape, device or range; on the CPU (elsewhere with
+            ELECTRA_KERNELS_DEBUG=1) also a target out of range.
+    """
+    check_row_logits(logits)
+    shape = logits.shape[:-1]
+    check_int64("targets", targets, shape, "logits.shape[:-1]", logits.device)
+    check_temperature(temperature)
+    denominator = normalizer_tensor(normalizer, reduction, logits.device)
+    if uniforms is None:
+        uniforms = draw_uniforms(shape, device=logits.device)
+    check_uniforms(uniforms, shape, "logits.shape[:-1]", logits.device)
+    options = (ignore_index, reduction, float(temperature), ban_original)
+    if inplace_backward:
+        _inplace.check_overwritable(logits, reduction)
+        if torch.is_grad_enabled() and logits.requires_grad and not torch.compiler.is_compiling():
+            return SampledLoss(
+                *_inplace.CrossEntropySample.apply(logits, targets, uniforms, denominator, *options)
+            )
+    arguments = (logits, targets, uniforms, denominator, *options)
+    loss, tokens, is_top1, *_ = torch.ops.electra_kernels.cross_entropy_sample(*arguments)
+    return SampledLoss(loss, tokens, is_top1)
+
+
+# ---- from hidden states: the logits exist only a chunk of rows at a time ---------------------------------------
+
+
+def _fake_linear(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    uniforms: Tensor,
+    normalizer: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    temperature: float,
+    ban_original: bool,
+    needs_gradient: list[bool],
+) -> tuple[Tensor, ...]:
+    needs = [needed and reduction != "none" for needed in needs_gradient]
+    dtype = accumulation_dtype(hidden.dtype)
+    return (
+        *_fake_statistics(hidden, targets, reduction),
+        hidden.new_empty(hidden.shape if needs[0] else (0,)),
+        weight.new_empty(weight.shape if needs[1] else (0,), dtype=dtype),
+        weight.new_empty((weight.shape[0] if needs[2] else 0,), dtype=dtype),
+    )
+
+
+def _fake_linear_backward(
+    grad_loss: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *tensors_and_options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    needs = tensors_and_options[-1]
+    return (
+        hidden.new_empty(hidden.shape if needs[0] else (0,)),
+        weight.new_empty(weight.shape if needs[1] else (0,)),
+        weight.new_empty((weight.shape[0] if needs[2] else 0,)),
+    )
+
+
+def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    hidden, weight, bias, targets, _, _, ctx.ignore_index, ctx.reduction, _, _, ctx.needs = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(hidden, weight, bias, targets, *output[3:])
+
+
+def _linear_backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    gradients = torch.ops.electra_kernels.linear_cross_entropy_sample_backward(
+        grad_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.reduction, ctx.needs
+    )
+    needed = (gradient if need else None for gradient, need in zip(gradients, ctx.needs))
+    return *needed, *[None] * 8
+
+
+define(
+    "linear_cross_entropy_sample(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor uniforms, "
+    f"Tensor? normalizer, {_OPTIONS}, bool[3] needs_gradient) "
+    "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor denominator, "
+    "Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
+    _fake_linear,
+)
+define(
+    "linear_cross_entropy_sample_backward(Tensor grad_loss, Tensor hidden, Tensor weight, Tensor? bias, "
+    "Tensor targets, Tensor logsumexp, Tensor denominator, Tensor grad_hidden, Tensor grad_weight, "
+    "Tensor grad_bias, int ignore_index, str reduction, bool[3] needs_gradient) -> (Tensor, Tensor, Tensor)",
+    _fake_linear_backward,
+)
+differentiable("linear_cross_entropy_sample", save=_save_linear, backward=_linear_backward)
+refuse_double_backward("linear_cross_entropy_sample_backward")
+
+
+def linear_cross_entropy_sample(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    normalizer: float | Tensor | None = None,
+    temperature: float = 1.0,
+    ban_original: bool = False,
+    uniforms: Tensor | None = None,
+) -> SampledLoss:
+    """`cross_entropy_sample` of hidden @ weight.T + bias, whose [..., V] never exists.
+
+    Chunks of rows pass through one small buffer of logits, in which the row kernel leaves the gradient. With
+    reduction "mean" or "sum" all gradients are computed in the forward, accumulated in float32 over the rows;
+    with "none" the backward recomputes the logits.
+
+    Args:
+        hidden: [..., E] float32, bfloat16 or float16; under autocast it is cast to autocast's dtype.
+        weight: [V, E] of hidden's dtype or float32; its gradient has its own dtype and is not rounded before.
+        bias: [V] of weight's dtype, or None.
+        The others: as `cross_entropy_sample`, with [...] = hidden.shape[:-1].
+
+    Returns and raises: as `cross_entropy_sample`.
+    """
+    check_tensor("hidden", hidden, FLOATING, None)
+    if hidden.dim() == 0:
+        raise ValueError("hidden has shape [], should be [..., E]")
+    hidden = hidden.to(autocast_dtype(hidden))
+    shape, device = hidden.shape[:-1], hidden.device
+    check_parameter("weight", weight, hidden, [weight.shape[0], hidden.shape[-1]], "[V, E]")
+    if weight.shape[0] == 0:
+        raise ValueError(f"weight has shape {list(weight.shape)}, should be [V, E] with V at least 1")
+    if bias is not None:
+        check_tensor("bias", bias, (weight.dtype,), device)
+        check_parameter("bias", bias, hidden, weight.shape[:1], "[V]")
+    check_int64("targets", targets, shape, "hidden.shape[:-1]", device)
+    check_temperature(temperature)
+    denominator = normalizer_tensor(normalizer, reduction, device)
+    if uniforms is None:
+        uniforms = draw_uniforms(shape, device=device)
+    check_uniforms(uniforms, shape, "hidden.shape[:-1]", device)
+    parameters = (hidden, weight, bias)
+    needs = [torch.is_grad_enabled() and value is not None and value.requires_grad for value in parameters]
+    options = (ignore_index, reduction, float(temperature), ban_original, needs)
+    arguments = (*parameters, targets, uniforms, denominator, *options)
+    loss, tokens, is_top1, *_ = torch.ops.electra_kernels.linear_cross_entropy_sample(*arguments)
+    return SampledLoss(loss, tokens, is_top1)

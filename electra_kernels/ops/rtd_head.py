@@ -1,0 +1,137 @@
+"""The discriminator's output: its last Linear(H → 1) and the per-token loss, with hidden read once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from electra_kernels.ops._checks import (
+    FLOATING,
+    autocast_dtype,
+    check_parameter,
+    check_tensor,
+    normalizer_tensor,
+)
+from electra_kernels.ops._library import define, differentiable, refuse_double_backward
+from electra_kernels.ops._results import TokenLoss
+from electra_kernels.ops.bce import check_terms
+from electra_kernels.reference._values import accumulation_dtype
+
+_LABELS = "Tensor labels, Tensor? mask, Tensor? pos_weight"
+
+
+def _fake(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    mask: Tensor | None,
+    pos_weight: Tensor | None,
+    normalizer: Tensor | None,
+    label_smoothing: float,
+    reduction: str,
+    needs_parameter_gradients: bool,
+) -> tuple[Tensor, ...]:
+    dtype = accumulation_dtype(hidden.dtype)
+    return (
+        hidden.new_empty(labels.shape if reduction == "none" else (), dtype=dtype),
+        hidden.new_empty(labels.shape, dtype=dtype),
+        hidden.new_empty(4, dtype=torch.int64),
+        hidden.new_empty((), dtype=torch.float64),
+        hidden.new_empty(weight.shape, dtype=dtype),
+        hidden.new_empty((), dtype=dtype),
+    )
+
+
+def _fake_backward(
+    grad_loss: Tensor, hidden: Tensor, weight: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), weight.new_empty(())
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    hidden, weight, bias, labels, mask, pos_weight, _, ctx.label_smoothing, ctx.reduction, _ = inputs
+    _, logits, counts, denominator, grad_weight, grad_bias = output
+    ctx.has_bias = bias is not None
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(
+        hidden, weight, logits, labels, mask, pos_weight, denominator, grad_weight, grad_bias
+    )
+
+
+def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    grad_hidden, grad_weight, grad_bias = torch.ops.electra_kernels.linear_masked_bce_backward(
+        grad_loss, *ctx.saved_tensors, ctx.label_smoothing, ctx.reduction
+    )
+    return grad_hidden, grad_weight, grad_bias if ctx.has_bias else None, *[None] * 7
+
+
+define(
+    f"linear_masked_bce(Tensor hidden, Tensor weight, Tensor? bias, {_LABELS}, Tensor? normalizer, "
+    "float label_smoothing, str reduction, bool needs_parameter_gradients) "
+    "-> (Tensor loss, Tensor logits, Tensor counts, Tensor denominator, Tensor grad_weight, Tensor grad_bias)",
+    _fake,
+)
+define(
+    f"linear_masked_bce_backward(Tensor grad_loss, Tensor hidden, Tensor weight, Tensor logits, {_LABELS}, "
+    "Tensor denominator, Tensor grad_weight, Tensor grad_bias, float label_smoothing, str reduction) "
+    "-> (Tensor, Tensor, Tensor)",
+    _fake_backward,
+)
+differentiable("linear_masked_bce", save=_save, backward=_backward)
+refuse_double_backward("linear_masked_bce_backward")
+
+
+def linear_masked_bce(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    pos_weight: float | Tensor | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    normalizer: float | Tensor | None = None,
+) -> TokenLoss:
+    """`masked_bce_with_logits` of hidden @ weight + bias: the loss of ELECTRA's discriminator (section 2).
+
+    The logits are computed in float32 whatever hidden's dtype. Hidden is read once in the forward, which also
+    sums the gradients of weight and bias ("mean" and "sum"); the backward writes hidden's gradient once.
+
+    Args:
+        hidden: [..., H] float32, bfloat16 or float16, any strides.
+        weight: [H] or [1, H], of hidden's dtype or float32.
+        bias: one element ([], [1]) of weight's dtype, or None.
+        labels: [...]; bool, int (0, 1, or -100 = ignored) or float in [0, 1].
+        mask: broadcasts to [...]; bool, int (nonzero = set) or float (a weight per token).
+        The others: as `masked_bce_with_logits`.
+
+    Returns:
+        ``loss`` float32 ([] or, with "none", [...]), ``logits`` [...] float32 without gradient, ``counts``
+        int64 [4] = true positives, false positives, false negatives, true negatives at logit 0 over the tokens
+        whose mask is set.
+
+    Raises:
+        TypeError, ValueError: as `masked_bce_with_logits`.
+    """
+    check_tensor("hidden", hidden, FLOATING, None)
+    if hidden.dim() == 0:
+        raise ValueError("hidden has shape [], should be [..., H]")
+    hidden = hidden.to(autocast_dtype(hidden))
+    width = hidden.shape[-1:]
+    if isinstance(weight, Tensor) and weight.dim() == 2:
+        check_parameter("weight", weight, hidden, [1, *width], "[H] or [1, H]")
+        weight = weight.reshape(width)
+    check_parameter("weight", weight, hidden, width, "[H] or [1, H]")
+    if bias is not None:
+        check_tensor("bias", bias, (weight.dtype,), hidden.device)
+        if bias.numel() != 1:
+            raise ValueError(f"bias has shape {list(bias.shape)}, should have one element")
+        bias = bias.reshape(())
+    terms = check_terms(hidden.shape[:-1], labels, mask, pos_weight, label_smoothing, hidden.device)
+    denominator = normalizer_tensor(normalizer, reduction, hidden.device)
+    needs = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
+    arguments = (hidden, weight, bias, labels, *terms, denominator, float(label_smoothing), reduction, needs)
+    loss, logits, counts, *_ = torch.ops.electra_kernels.linear_masked_bce(*arguments)
+    return TokenLoss(loss, logits, counts)

@@ -1,0 +1,118 @@
+"""Masked binary cross-entropy in plain PyTorch: the specification of the op in `electra_kernels.ops.bce`.
+
+With the smoothed label y, the positive weight p and the mask weight m of a token with logit x
+(torch.nn.BCEWithLogitsLoss):
+
+    loss   = m (p y softplus(-x) + (1 - y) softplus(x))
+    d/dx   = m ((1 - y) sigmoid(x) - p y sigmoid(-x))
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from electra_kernels.reference._values import accumulation_dtype, require
+
+IGNORED = -100
+
+
+def label_terms(
+    labels: Tensor, mask: Tensor | None, pos_weight: Tensor | None, label_smoothing: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight m of each token (0 = ignored), and what softplus(-x) and softplus(x) are multiplied with."""
+    weight = _token_weights(labels, mask, dtype)
+    labels = labels.to(dtype).where(weight != 0, 0)
+    smoothed = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    positive = smoothed if pos_weight is None else smoothed * pos_weight.to(dtype)
+    return weight, positive, 1.0 - smoothed
+
+
+def _token_weights(labels: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    if mask is None:
+        weight = torch.ones(labels.shape, dtype=dtype, device=labels.device)
+    else:
+        weight = mask.to(dtype) if mask.is_floating_point() else (mask != 0).to(dtype)
+    if labels.is_floating_point():
+        require((labels >= 0) & (labels <= 1) | (weight == 0), "labels", labels, "in [0, 1]")
+        return weight
+    if labels.dtype == torch.bool:
+        return weight
+    ignored = labels == IGNORED
+    require(ignored | (labels == 0) | (labels == 1) | (weight == 0), "labels", labels, "0, 1 or -100 (ignored)")
+    return weight.masked_fill(ignored, 0)
+
+
+def token_losses(logits: Tensor, weight: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """m (p y softplus(-x) + (1 - y) softplus(x)); a factor of 0 wins over an infinite softplus."""
+    losses = (positive * softplus_exact(-logits)).where(positive != 0, 0)
+    losses = losses + (negative * softplus_exact(logits)).where(negative != 0, 0)
+    losses = losses.where(~logits.isnan(), torch.nan)
+    return (losses * weight).where(weight != 0, 0)
+
+
+def softplus_exact(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) without the cut to x above 20 that torch.nn.functional.softplus makes by default."""
+    return softplus(x, threshold=torch.finfo(x.dtype).max)
+
+
+def token_gradients(logits: Tensor, weight: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """m ((1 - y) sigmoid(x) - p y sigmoid(-x))"""
+    gradient = negative * torch.sigmoid(logits) - positive * torch.sigmoid(-logits)
+    return (gradient * weight).where(weight != 0, 0)
+
+
+def confusion_counts(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    """[4] int64: true positives, false positives, false negatives, true negatives at logit 0 and label 0.5."""
+    counted = weight != 0
+    predicted, actual = logits > 0, labels > 0.5
+    cells = [predicted & actual, predicted & ~actual, ~predicted & actual, ~predicted & ~actual]
+    return torch.stack([(cell & counted).sum() for cell in cells])
+
+
+def reduce_losses(
+    losses: Tensor, weight: Tensor, normalizer: Tensor | None, reduction: str
+) -> tuple[Tensor, Tensor]:
+    """The loss after ``reduction``, and the float64 denominator that it was divided by."""
+    if reduction != "mean":
+        denominator = torch.ones((), dtype=torch.float64, device=losses.device)
+        return (losses if reduction == "none" else losses.sum()), denominator
+    denominator = weight.sum(dtype=torch.float64) if normalizer is None else normalizer.double()
+    total = losses.sum(dtype=torch.float64)
+    return (total * safe_reciprocal(denominator)).to(losses.dtype), denominator
+
+
+def safe_reciprocal(denominator: Tensor) -> Tensor:
+    """1 / denominator, and 0 where nothing was counted: loss and gradient are then 0, never NaN."""
+    return torch.where(denominator != 0, 1.0 / denominator, 0.0)
+
+
+def masked_bce_with_logits(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None,
+    pos_weight: Tensor | None,
+    normalizer: Tensor | None,
+    label_smoothing: float,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All tensors have the shape of logits. Returns loss, confusion counts [4], denominator []."""
+    x = logits.to(accumulation_dtype(logits.dtype))
+    terms = label_terms(labels, mask, pos_weight, label_smoothing, x.dtype)
+    loss, denominator = reduce_losses(token_losses(x, *terms), terms[0], normalizer, reduction)
+    return loss.contiguous(), confusion_counts(x, labels, terms[0]), denominator
+
+
+def masked_bce_with_logits_backward(
+    grad_loss: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None,
+    pos_weight: Tensor | None,
+    denominator: Tensor,
+    label_smoothing: float,
+) -> Tensor:
+    """Gradient of logits; grad_loss is [] or, for reduction "none", has the shape of logits."""
+    x = logits.to(accumulation_dtype(logits.dtype))
+    terms = label_terms(labels, mask, pos_weight, label_smoothing, x.dtype)
+    scale = (grad_loss * safe_reciprocal(denominator)).to(x.dtype)
+    return (token_gradients(x, *terms) * scale).to(logits.dtype).contiguous()

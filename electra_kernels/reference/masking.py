@@ -1,0 +1,64 @@
+"""Masking in plain PyTorch: the specification of the op in `electra_kernels.ops.masking`."""
+
+import torch
+from torch import Tensor
+
+from electra_kernels.reference._values import require, require_unit_interval
+
+IGNORED = -100  # target of an unused slot, as in torch.nn.functional.cross_entropy
+
+
+def mask_tokens(
+    input_ids: Tensor,
+    maskable: Tensor,
+    uniforms: Tensor,
+    mask_token_id: int,
+    vocab_size: int,
+    probability: float,
+    mask_fraction: float,
+    random_fraction: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """input_ids [B, T], maskable [B, T] bool, uniforms [B, K, 2] → masked ids [B, T], positions and targets [B, K].
+
+    Slot j of a row with n maskable tokens takes the ``floor(u * (n - j))``-th of those that are still left, in
+    the order of the sequence. k = min(K, max(1, floor(p * n + 0.5))) slots are used, none if n = 0
+    (create_masked_lm_predictions of google-research/bert, without its shuffle).
+    """
+    valid = (input_ids >= 0) & (input_ids < vocab_size)
+    require(valid, "input_ids", input_ids, f"in [0, {vocab_size})")
+    require_unit_interval(uniforms)
+    length, slots = input_ids.shape[1], uniforms.shape[1]
+    available = maskable.sum(-1)
+    wanted = (probability * available.double() + 0.5).floor().long().clamp(min=1)
+    used = torch.arange(slots, device=input_ids.device) < torch.minimum(wanted, available)[:, None]
+    if length == 0:
+        return input_ids.clone(), input_ids.new_zeros(used.shape), input_ids.new_full(used.shape, IGNORED)
+
+    positions = _pick_without_replacement(maskable, uniforms[..., 0]).where(used, 0)
+    original = input_ids.gather(1, positions)
+    action = uniforms[..., 1]
+    written = original.where(action >= mask_fraction, mask_token_id)
+    if random_fraction > 0:
+        remainder = (action - (1.0 - random_fraction)) / random_fraction
+        random_ids = (remainder * vocab_size).long().clamp(0, vocab_size - 1)
+        written = written.where((remainder < 0) | (action < mask_fraction), random_ids)
+
+    # Unused slots write to a column of their own, which is cut off again.
+    extended = torch.cat([input_ids, input_ids.new_zeros(input_ids.shape[0], 1)], dim=1)
+    masked = extended.scatter(1, positions.where(used, length), written)[:, :length].contiguous()
+    return masked, positions, original.where(used, IGNORED)
+
+
+def _pick_without_replacement(maskable: Tensor, uniforms: Tensor) -> Tensor:
+    """[B, T] bool and [B, K] → [B, K] positions; a row that has run out repeats some position."""
+    left = maskable.clone()
+    count = left.sum(-1)
+    positions = []
+    for slot in range(uniforms.shape[1]):
+        remaining = (count - slot).clamp(min=1)
+        rank = (uniforms[:, slot] * remaining).long().clamp(max=remaining - 1)
+        position = torch.searchsorted(left.cumsum(-1), rank[:, None], right=True)
+        position.clamp_(max=maskable.shape[1] - 1)
+        left.scatter_(1, position, False)
+        positions.append(position)
+    return torch.cat(positions, dim=1) if positions else maskable.new_zeros(uniforms.shape, dtype=torch.long)

@@ -1,0 +1,296 @@
+"""The generator's loss and its sample in plain PyTorch: the specification of `electra_kernels.ops.mlm_head`.
+
+    loss   = logsumexp(x) - x[target]             at temperature 1
+    d/dx   = softmax(x) - one_hot(target)
+
+Every buffer of gradients holds this unnormalised difference; upstream / denominator is applied afterwards in
+float32, since folding 1 / N in first flushes most of a float16 gradient to zero.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from electra_kernels.reference._values import accumulation_dtype, require_targets, require_unit_interval
+from electra_kernels.reference.bce import reduce_losses, safe_reciprocal
+from electra_kernels.reference.sampling import draw_tokens
+
+CHUNK_ROWS = 512  # logits of a chunk stay in the last-level cache: 512 x 30,522 bfloat16 are 31 MB
+
+# logits [N, V] (overwritten), bias [V], targets [N], uniforms [N], ignore_index, temperature, ban_original,
+# writes_gradient → losses, tokens, is_top1, logsumexp, each [N]
+RowKernel = Callable[
+    [Tensor, Tensor | None, Tensor, Tensor, int, float, bool, bool], tuple[Tensor, Tensor, Tensor, Tensor]
+]
+
+
+def row_statistics(
+    x: Tensor, targets: Tensor, uniforms: Tensor, ignore_index: int, temperature: float, ban_original: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x [N, V] float32 or float64 → losses, tokens, is_top1 and logsumexp, each [N].
+
+    A row with NaN or +inf, or with no finite logit, has a NaN log-sum-exp, hence loss and gradient.
+    An ignored row has loss 0, token -1 and is_top1 False, whatever its logits.
+    """
+    counted = targets != ignore_index
+    safe_targets = targets.where(counted, 0)
+    maximum = x.amax(-1)
+    logsumexp = x.logsumexp(-1).where(maximum.isfinite(), torch.nan)
+    target_logits = x.gather(-1, safe_targets[:, None]).squeeze(-1)
+    losses = (logsumexp - target_logits).where(counted, 0)
+    tokens = draw_tokens(x, safe_targets if ban_original else None, uniforms, temperature).where(counted, -1)
+    return losses, tokens, (target_logits == maximum) & counted, logsumexp
+
+
+def row_gradients(x: Tensor, targets: Tensor, logsumexp: Tensor, ignore_index: int) -> Tensor:
+    """softmax(x) - one_hot(target), zero in ignored rows: [N, V] in the dtype of logsumexp."""
+    ignored = (targets == ignore_index)[:, None]
+    gradient = (x.to(logsumexp.dtype) - logsumexp[:, None]).exp_()
+    gradient.scatter_add_(1, targets[:, None].masked_fill(ignored, 0), gradient.new_full(ignored.shape, -1.0))
+    return gradient.masked_fill_(ignored, 0)
+
+
+def cross_entropy_rows_(
+    logits: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    uniforms: Tensor,
+    ignore_index: int,
+    temperature: float,
+    ban_original: bool,
+    writes_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The row kernel of the chunked linear head: one visit to logits + bias, which become their gradient."""
+    x = logits.to(accumulation_dtype(logits.dtype))
+    if bias is not None:
+        x = x + bias.to(x.dtype)
+    statistics = row_statistics(x, targets, uniforms, ignore_index, temperature, ban_original)
+    if writes_gradient:
+        logits.copy_(row_gradients(x, targets, statistics[3], ignore_index))
+    return statistics
+
+
+def _checked_rows(
+    targets: Tensor, uniforms: Tensor, vocab_size: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    require_targets(targets, vocab_size, ignore_index)
+    require_unit_interval(uniforms)
+    return targets.reshape(-1), uniforms.reshape(-1)
+
+
+def cross_entropy_sample(
+    logits: Tensor,
+    targets: Tensor,
+    uniforms: Tensor,
+    normalizer: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    temperature: float,
+    ban_original: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """logits [..., V] → loss, tokens [...], is_top1 [...], logsumexp [...], denominator []."""
+    rows = logits.reshape(-1, logits.shape[-1]).to(accumulation_dtype(logits.dtype))
+    flat_targets, flat_uniforms = _checked_rows(targets, uniforms, logits.shape[-1], ignore_index)
+    statistics = row_statistics(rows, flat_targets, flat_uniforms, ignore_index, temperature, ban_original)
+    losses, tokens, is_top1, logsumexp = (value.reshape(targets.shape) for value in statistics)
+    loss, denominator = reduce_losses(losses, targets != ignore_index, normalizer, reduction)
+    return loss, tokens, is_top1, logsumexp, denominator
+
+
+def cross_entropy_sample_backward(
+    grad_loss: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    logsumexp: Tensor,
+    denominator: Tensor,
+    ignore_index: int,
+) -> Tensor:
+    """Gradient of logits [..., V]; grad_loss is [] or, for reduction "none", [...]."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    gradient = row_gradients(rows, targets.reshape(-1), logsumexp.reshape(-1), ignore_index)
+    scale = (grad_loss * safe_reciprocal(denominator)).to(gradient.dtype).expand(targets.shape)
+    return gradient.mul_(scale.reshape(-1, 1)).to(logits.dtype).reshape(logits.shape)
+
+
+def cross_entropy_sample_(
+    logits: Tensor,
+    targets: Tensor,
+    uniforms: Tensor,
+    normalizer: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    temperature: float,
+    ban_original: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`cross_entropy_sample` that leaves its gradient in ``logits``.
+
+    Returns loss, tokens, is_top1, and the factor [] by which the gradient must still be multiplied, besides
+    upstream: 1, or 1 / denominator in float16, where folding that in first would flush it to zero.
+    """
+    loss, tokens, is_top1, logsumexp, denominator = cross_entropy_sample(
+        logits, targets, uniforms, normalizer, ignore_index, reduction, temperature, ban_original
+    )
+    scale = safe_reciprocal(denominator).to(logsumexp.dtype)
+    rows = logits.reshape(-1, logits.shape[-1])
+    gradient = row_gradients(rows, targets.reshape(-1), logsumexp.reshape(-1), ignore_index)
+    if logits.dtype == torch.float16:
+        logits.copy_(gradient.reshape(logits.shape))
+        return loss, tokens, is_top1, scale
+    logits.copy_(gradient.mul_(scale).reshape(logits.shape))
+    return loss, tokens, is_top1, torch.ones_like(scale)
+
+
+def scale_gradient_(gradient: Tensor, scale: Tensor) -> None:
+    """Multiply gradient [..., V] by scale, [] or [...], in float32 at least."""
+    if gradient.device.type == "cpu" and bool((scale == 1).all()):
+        return
+    gradient.copy_(gradient * scale.to(accumulation_dtype(gradient.dtype))[..., None])
+
+
+def linear_cross_entropy_sample(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    uniforms: Tensor,
+    normalizer: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    temperature: float,
+    ban_original: bool,
+    needs_gradient: Sequence[bool],
+    row_kernel: RowKernel = cross_entropy_rows_,
+) -> tuple[Tensor, ...]:
+    """hidden [..., E], weight [V, E], bias [V] → loss, tokens [...], is_top1 [...], logsumexp [...],
+    denominator [], and the unnormalised gradients of hidden, weight and bias (empty unless needed).
+
+    Chunks of rows: GEMM into one reused buffer, ``row_kernel`` turns it into loss, sample and gradient while
+    it is in the cache, two GEMMs take the gradient to hidden and weight. This loop serves every back end; each
+    brings its row kernel. With reduction "none" the gradients wait for the upstream one.
+    """
+    flat_targets, flat_uniforms = _checked_rows(targets, uniforms, weight.shape[0], ignore_index)
+    needs = [needed and reduction != "none" for needed in needs_gradient]
+    rows = _counted_rows(hidden, flat_targets, ignore_index)
+    gradients = _Gradients(rows, weight, needs)
+    dtype = accumulation_dtype(hidden.dtype)
+    losses, logsumexp = torch.empty_like(flat_uniforms, dtype=dtype), torch.empty_like(flat_uniforms, dtype=dtype)
+    tokens, is_top1 = torch.empty_like(flat_targets), torch.empty_like(flat_targets, dtype=torch.bool)
+    for chunk, logits in _chunks_of_logits(rows, weight):
+        options = (ignore_index, temperature, ban_original, any(needs))
+        statistics = row_kernel(logits, bias, flat_targets[chunk], flat_uniforms[chunk], *options)
+        losses[chunk], tokens[chunk], is_top1[chunk], logsumexp[chunk] = statistics
+        gradients.add(chunk, logits, rows[chunk])
+    losses, tokens, is_top1, logsumexp = (v.reshape(targets.shape) for v in (losses, tokens, is_top1, logsumexp))
+    loss, denominator = reduce_losses(losses, targets != ignore_index, normalizer, reduction)
+    grad_hidden = gradients.hidden.reshape(hidden.shape) if needs[0] else gradients.hidden
+    return loss, tokens, is_top1, logsumexp, denominator, grad_hidden, gradients.weight, gradients.bias
+
+
+def linear_cross_entropy_sample_backward(
+    grad_loss: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    logsumexp: Tensor,
+    denominator: Tensor,
+    grad_hidden: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    ignore_index: int,
+    reduction: str,
+    needs_gradient: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of hidden, weight and bias (empty unless needed), in their own dtypes."""
+    scale = (grad_loss * safe_reciprocal(denominator)).to(logsumexp.dtype)
+    if reduction == "none":
+        factor, gradients = _gradients_per_row(
+            scale, hidden, weight, bias, targets, logsumexp, ignore_index, needs_gradient
+        )
+        grad_hidden, grad_weight, grad_bias = gradients.hidden, gradients.weight, gradients.bias
+        row_scale = scale.reshape(-1, 1) if needs_gradient[0] else factor
+        scale = factor
+    else:
+        row_scale = scale
+    # A 0-dim scale takes the dtype of what it multiplies: the cast keeps the product in float32.
+    grad_hidden = (grad_hidden.to(scale.dtype) * row_scale).to(hidden.dtype)
+    return (
+        grad_hidden.reshape(hidden.shape) if needs_gradient[0] else grad_hidden,
+        (grad_weight * scale).to(weight.dtype),
+        (grad_bias * scale).to(weight.dtype),
+    )
+
+
+def _gradients_per_row(
+    scale: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    logsumexp: Tensor,
+    ignore_index: int,
+    needs_gradient: Sequence[bool],
+) -> tuple[Tensor, "_Gradients"]:
+    """Recompute the logits chunk by chunk; each row's upstream scale goes into weight and bias, not into hidden.
+
+    In the GEMM the scale is carried by hidden's rows, relative to the largest, so that neither they nor the
+    soft-max leave the range of float16. Returns that largest scale and the gradients.
+    """
+    factor = scale.abs().amax() if scale.numel() else scale.new_ones(())
+    relative = (scale * safe_reciprocal(factor)).reshape(-1, 1)
+    flat_targets, flat_logsumexp = targets.reshape(-1), logsumexp.reshape(-1)
+    rows = _counted_rows(hidden, flat_targets, ignore_index)
+    gradients = _Gradients(rows, weight, needs_gradient)
+    for chunk, logits in _chunks_of_logits(rows, weight):
+        x = logits.to(logsumexp.dtype)
+        x = x if bias is None else x + bias.to(x.dtype)
+        logits.copy_(row_gradients(x, flat_targets[chunk], flat_logsumexp[chunk], ignore_index))
+        gradients.add(chunk, logits, (rows[chunk] * relative[chunk]).to(rows.dtype), relative[chunk])
+    return factor, gradients
+
+
+def _counted_rows(hidden: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
+    """[N, E]; an ignored row adds nothing to the weight's gradient, even where its hidden state is not finite."""
+    return hidden.reshape(-1, hidden.shape[-1]).masked_fill((targets == ignore_index)[:, None], 0)
+
+
+def _chunks_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Pairs of row range and logits, the latter in one buffer whose rows are padded to 128 bytes with -inf."""
+    weight = weight.to(rows.dtype)
+    count, vocab_size = rows.shape[0], weight.shape[0]
+    elements = 128 // rows.element_size()
+    pitch = (vocab_size + elements - 1) // elements * elements
+    buffer = rows.new_full((min(CHUNK_ROWS, count), pitch), -torch.inf)[:, :vocab_size]
+    for start in range(0, count, CHUNK_ROWS):
+        chunk = slice(start, min(start + CHUNK_ROWS, count))
+        yield chunk, torch.mm(rows[chunk], weight.T, out=buffer[: chunk.stop - start])
+
+
+class _Gradients:
+    """The GEMMs behind the row kernel. Sums over rows are accumulated in float32 whatever the inputs are."""
+
+    def __init__(self, rows: Tensor, weight: Tensor, needs: Sequence[bool]) -> None:
+        dtype = accumulation_dtype(rows.dtype)
+        self.needs = needs
+        self.projection = weight.to(rows.dtype)
+        self.hidden = torch.empty_like(rows) if needs[0] else rows.new_empty(0)
+        self.weight = torch.zeros_like(weight, dtype=dtype) if needs[1] else weight.new_empty(0, dtype=dtype)
+        self.bias = weight.new_zeros(weight.shape[0] if needs[2] else 0, dtype=dtype)
+
+    def add(self, chunk: slice, logits: Tensor, rows: Tensor, row_scale: Tensor | None = None) -> None:
+        if self.needs[0]:
+            torch.mm(logits, self.projection, out=self.hidden[chunk])
+        if self.needs[1]:
+            _add_product_(self.weight, logits.T, rows)
+        if self.needs[2]:
+            scaled = logits if row_scale is None else logits * row_scale
+            self.bias += scaled.sum(0, dtype=self.bias.dtype)
+
+
+def _add_product_(accumulator: Tensor, left: Tensor, right: Tensor) -> None:
+    """accumulator += left @ right; a half-precision product is rounded once before it is added."""
+    if accumulator.dtype == left.dtype:
+        accumulator.addmm_(left, right)
+    else:
+        accumulator += torch.mm(left, right)

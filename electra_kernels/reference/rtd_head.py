@@ -1,0 +1,80 @@
+"""The discriminator's last Linear(H → 1) with its loss, in plain PyTorch: see `electra_kernels.ops.rtd_head`."""
+
+import torch
+from torch import Tensor
+
+from electra_kernels.reference._values import accumulation_dtype
+from electra_kernels.reference.bce import (
+    confusion_counts,
+    label_terms,
+    reduce_losses,
+    safe_reciprocal,
+    token_gradients,
+    token_losses,
+)
+
+
+def linear_masked_bce(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    mask: Tensor | None,
+    pos_weight: Tensor | None,
+    normalizer: Tensor | None,
+    label_smoothing: float,
+    reduction: str,
+    needs_parameter_gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """hidden [..., H], weight [H], bias [] → loss, logits [...], counts [4], denominator [], and the gradients of
+    weight [H] and bias [] before they are divided by the denominator (zeros unless they are needed).
+
+    The parameters' gradients are sums over tokens of what the forward has at hand anyway, so that the
+    backward reads ``hidden`` no second time. With reduction "none" they have to wait for the upstream gradient.
+    """
+    dtype = accumulation_dtype(hidden.dtype)
+    logits = torch.mv(hidden.to(dtype).reshape(-1, hidden.shape[-1]), weight.to(dtype)).reshape(labels.shape)
+    if bias is not None:
+        logits = logits + bias.to(dtype)
+    terms = label_terms(labels, mask, pos_weight, label_smoothing, dtype)
+    loss, denominator = reduce_losses(token_losses(logits, *terms), terms[0], normalizer, reduction)
+    counts = confusion_counts(logits, labels, terms[0])
+    if needs_parameter_gradients and reduction != "none":
+        grad_weight, grad_bias = _parameter_gradients(token_gradients(logits, *terms), hidden)
+    else:
+        grad_weight, grad_bias = torch.zeros_like(weight, dtype=dtype), hidden.new_zeros((), dtype=dtype)
+    return loss.contiguous(), logits, counts, denominator, grad_weight, grad_bias
+
+
+def _parameter_gradients(token_gradient: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over tokens; a token without gradient adds nothing, even where its hidden state is not finite."""
+    flat = token_gradient.reshape(-1)
+    rows = hidden.to(flat.dtype).reshape(-1, hidden.shape[-1])
+    rows = rows.masked_fill((flat == 0)[:, None], 0)
+    return torch.mv(rows.T, flat), flat.sum()
+
+
+def linear_masked_bce_backward(
+    grad_loss: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None,
+    pos_weight: Tensor | None,
+    denominator: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    label_smoothing: float,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of hidden, weight and bias; the last two were summed in the forward unless reduction is "none"."""
+    terms = label_terms(labels, mask, pos_weight, label_smoothing, logits.dtype)
+    scale = (grad_loss * safe_reciprocal(denominator)).to(logits.dtype)
+    token_gradient = token_gradients(logits, *terms) * scale
+    grad_hidden = token_gradient[..., None] * weight.to(logits.dtype)
+    if reduction == "none":
+        grad_weight, grad_bias = _parameter_gradients(token_gradient, hidden)
+    else:
+        grad_weight, grad_bias = grad_weight * scale, grad_bias * scale
+    return grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)

@@ -1,0 +1,124 @@
+"""Sampling for replacement in plain PyTorch: exact categorical draws by inverse CDF, and what they replace.
+
+The specification of the ops in `electra_kernels.ops.sampling`. A row is cut into tiles; one uniform number
+picks a tile by inverse CDF over the tile sums and, with what is left of it, a token inside that tile.
+"""
+
+import torch
+from torch import Tensor
+
+from electra_kernels.reference._values import accumulation_dtype, require, require_unit_interval
+
+TILE = 512  # tokens; small enough that only a sliver of the row is read twice
+
+
+def draw_tokens(logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float) -> Tensor:
+    """Draw one token per row from softmax(logits / temperature) without its banned token.
+
+    Args:
+        logits: [N, V] float32 or float64.
+        banned: [N] int64, the token that row may not draw; negative bans nothing.
+        uniforms: [N] float64 in [0, 1).
+
+    Returns:
+        [N] int64; -1 where the row holds NaN or +inf, or nothing is left to draw.
+    """
+    drawable = logits.amax(-1) < torch.inf  # False for NaN too
+    if banned is not None:
+        columns = torch.arange(logits.shape[-1], device=logits.device)
+        logits = logits.masked_fill(columns == banned[:, None], -torch.inf)
+    maximum = logits.amax(-1, keepdim=True)
+    drawable &= maximum.isfinite().squeeze(-1)
+
+    weights = _padded_to_tiles(logits)
+    torch.exp((logits - maximum).div_(temperature), out=weights[:, : logits.shape[-1]])
+    tiles = weights.unflatten(-1, (-1, TILE))  # [N, V / TILE, TILE]
+    sums = tiles.sum(-1, dtype=torch.float64)
+    tile, residual = _invert_cdf(sums, uniforms[:, None])
+    chosen = tiles.gather(1, tile[:, :, None].expand(-1, -1, TILE)).squeeze(1).double()
+    # The fraction of the way through the tile survives any difference in rounding between the two passes.
+    offset, _ = _invert_cdf(chosen, residual)
+    return torch.where(drawable, (tile * TILE + offset).squeeze(-1), -1)
+
+
+def _padded_to_tiles(logits: Tensor) -> Tensor:
+    rows, columns = logits.shape
+    padded = logits.new_empty(rows, columns + -columns % TILE)
+    padded[:, columns:] = 0
+    return padded
+
+
+def _invert_cdf(weights: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
+    """First index whose prefix sum exceeds fraction x total, and the fraction of its own weight that is left.
+
+    ``weights`` [N, M] float64, ``fraction`` [N, 1] in [0, 1]. The point stays below the total and the residual
+    above zero whatever the rounding, so an index of weight 0 is never returned.
+    """
+    prefix = weights.cumsum(-1)
+    total = prefix[:, -1:]
+    point = torch.minimum(fraction * total, torch.nextafter(total, torch.zeros_like(total)))
+    index = torch.searchsorted(prefix, point, right=True).clamp_(max=weights.shape[-1] - 1)
+    weight = weights.gather(-1, index)
+    residual = (point - (prefix.gather(-1, index) - weight)) / weight
+    return index, residual.clamp_(min=0)
+
+
+def sample_tokens(
+    logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """logits [..., V] → tokens [...] int64 and the log-sum-exp [...] of the raw logits at temperature 1."""
+    vocab_size = logits.shape[-1]
+    require_unit_interval(uniforms)
+    if banned is not None:
+        require(banned < vocab_size, "banned", banned, f"below {vocab_size} (negative bans nothing)")
+        banned = banned.reshape(-1)
+    rows = logits.reshape(-1, vocab_size).to(accumulation_dtype(logits.dtype))
+    tokens = draw_tokens(rows, banned, uniforms.reshape(-1), temperature)
+    return tokens.reshape(uniforms.shape), rows.logsumexp(-1).reshape(uniforms.shape)
+
+
+def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp: Tensor) -> Tensor:
+    """d logsumexp / d logits = softmax(logits)."""
+    softmax = (logits.to(logsumexp.dtype) - logsumexp[..., None]).exp_()
+    return softmax.mul_(grad_logsumexp[..., None]).to(logits.dtype)
+
+
+def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Write tokens [B, K] at positions [B, K] of input_ids [B, T] and label what changed.
+
+    A negative token keeps the original; a token equal to the original is labelled original.
+    """
+    length = input_ids.shape[1]
+    used = tokens >= 0
+    require(
+        ~used | ((positions >= 0) & (positions < length)), "positions", positions, f"in [0, {length})"
+    )
+    # Slots that write nothing go to a column of their own, which is cut off again.
+    columns = positions.where(used, length)
+    extended = torch.cat([input_ids, input_ids.new_zeros(input_ids.shape[0], 1)], dim=1)
+    _require_distinct(extended, columns, positions, used)
+    replaced = extended.scatter(1, columns, tokens)[:, :length].contiguous()
+    return replaced, replaced != input_ids
+
+
+def _require_distinct(extended: Tensor, columns: Tensor, positions: Tensor, used: Tensor) -> None:
+    slots = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
+    winner = torch.zeros_like(extended).scatter(1, columns, slots)
+    distinct = ~used | (winner.gather(1, columns) == slots)
+    require(distinct, "positions", positions, "used once per row, but another slot of the row has it too")
+
+
+def sample_replacements(
+    logits: Tensor,
+    input_ids: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    uniforms: Tensor,
+    temperature: float,
+    ban_original: bool,
+) -> tuple[Tensor, Tensor]:
+    """`sample_tokens` at logits [B, K, V], then `replace_tokens`; a slot with a negative target draws nothing."""
+    vocab_size = logits.shape[-1]
+    require(targets < vocab_size, "targets", targets, f"below {vocab_size} (negative: unused slot)")
+    tokens, _ = sample_tokens(logits, targets if ban_original else None, uniforms, temperature)
+    return replace_tokens(input_ids, positions, tokens.where(targets >= 0, -1))
