@@ -1,7 +1,7 @@
 """Fused kernels for training Transformer encoders as per-token classifiers, as drop-in torch ops."""
 
 from electra_kernels._version import __version__
-from electra_kernels.backends import backends, use_backend
+from electra_kernels.routing import backends, use_backend
 from electra_kernels.ops import (
     MaskedTokens,
     ReplacedTokens,

@@ -12,7 +12,9 @@ FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def check_tensor(name: str, value: Tensor, dtypes: Sequence[torch.dtype], device: torch.device | None) -> None:
+def check_tensor(
+    name: str, value: Tensor, dtypes: Sequence[torch.dtype], device: torch.device | None
+) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is {type(value).__name__}, should be a torch.Tensor")
     if value.dtype not in dtypes:
@@ -69,7 +71,9 @@ def check_parameter(name: str, value: Tensor, like: Tensor, shape: Sequence[int]
     check_shape(name, value, shape, layout)
 
 
-def normalizer_tensor(normalizer: float | Tensor | None, reduction: str, device: torch.device) -> Tensor | None:
+def normalizer_tensor(
+    normalizer: float | Tensor | None, reduction: str, device: torch.device
+) -> Tensor | None:
     """The denominator as a float64 tensor [] on the device, without a synchronisation."""
     check_reduction(reduction)
     if normalizer is None:

@@ -58,7 +58,9 @@ def check_overwritable(logits: Tensor, reduction: str) -> None:
     if reduction == "none":
         raise ValueError('inplace_backward is True with reduction="none", should be with "mean" or "sum"')
     if logits.is_leaf and logits.requires_grad:
-        raise ValueError("logits is a leaf that requires grad, should be the result of an op for inplace_backward")
+        raise ValueError(
+            "logits is a leaf that requires grad, should be the result of an op for inplace_backward"
+        )
     if _overlaps(logits):
         raise ValueError(
             f"logits has strides {list(logits.stride())}, should have no two elements in one place "

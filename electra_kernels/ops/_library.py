@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.autograd.function import FunctionCtx
 
-from electra_kernels.backends import DEVICES, current_choice, implementation, use_backend
+from electra_kernels.routing import DEVICES, current_choice, implementation, use_backend
 
 _library = torch.library.Library("electra_kernels", "DEF")
 

@@ -22,9 +22,7 @@ def _fake(
     reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        logits.new_empty(
-            logits.shape if reduction == "none" else (), dtype=accumulation_dtype(logits.dtype)
-        ),
+        logits.new_empty(logits.shape if reduction == "none" else (), dtype=accumulation_dtype(logits.dtype)),
         logits.new_empty(4, dtype=torch.int64),
         logits.new_empty((), dtype=torch.float64),
     )

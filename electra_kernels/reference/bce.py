@@ -38,7 +38,9 @@ def _token_weights(labels: Tensor, mask: Tensor | None, dtype: torch.dtype) -> T
     if labels.dtype == torch.bool:
         return weight
     ignored = labels == IGNORED
-    require(ignored | (labels == 0) | (labels == 1) | (weight == 0), "labels", labels, "0, 1 or -100 (ignored)")
+    require(
+        ignored | (labels == 0) | (labels == 1) | (weight == 0), "labels", labels, "0, 1 or -100 (ignored)"
+    )
     return weight.masked_fill(ignored, 0)
 
 

@@ -33,7 +33,7 @@ def draw_tokens(logits: Tensor, banned: Tensor | None, uniforms: Tensor, tempera
     weights = _padded_to_tiles(logits)
     torch.exp((logits - maximum).div_(temperature), out=weights[:, : logits.shape[-1]])
     tiles = weights.unflatten(-1, (-1, TILE))  # [N, V / TILE, TILE]
-    sums = tiles.sum(-1, dtype=torch.float64)
+    sums = tiles.sum(-1).double()
     tile, residual = _invert_cdf(sums, uniforms[:, None])
     chosen = tiles.gather(1, tile[:, :, None].expand(-1, -1, TILE)).squeeze(1).double()
     # The fraction of the way through the tile survives any difference in rounding between the two passes.
@@ -90,9 +90,7 @@ def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tupl
     """
     length = input_ids.shape[1]
     used = tokens >= 0
-    require(
-        ~used | ((positions >= 0) & (positions < length)), "positions", positions, f"in [0, {length})"
-    )
+    require(~used | ((positions >= 0) & (positions < length)), "positions", positions, f"in [0, {length})")
     # Slots that write nothing go to a column of their own, which is cut off again.
     columns = positions.where(used, length)
     extended = torch.cat([input_ids, input_ids.new_zeros(input_ids.shape[0], 1)], dim=1)

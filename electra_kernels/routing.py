@@ -66,9 +66,7 @@ def backends() -> Backends:
 
     >>> print(backends())  # a table
     """
-    serving = {
-        (op, device): _serving(op, device) for op in reference.IMPLEMENTATIONS for device in DEVICES
-    }
+    serving = {(op, device): _serving(op, device) for op in reference.IMPLEMENTATIONS for device in DEVICES}
     return Backends(serving, dict(_devices), dict(_unavailable))
 
 

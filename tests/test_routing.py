@@ -1,0 +1,119 @@
+import threading
+
+import pytest
+import torch
+
+import electra_kernels
+from electra_kernels import backends, reference, routing, use_backend
+from electra_kernels.routing import BACKENDS, register_backend
+
+
+def test_every_op_is_served_on_every_device():
+    report = backends()
+    for op in reference.IMPLEMENTATIONS:
+        assert report.serving[op, "cpu"] in report.available
+        assert report.serving[op, "cuda"] in report.available
+
+
+def test_every_back_end_is_available_or_says_why_not():
+    report = backends()
+    for name in BACKENDS:
+        assert (name in report.available) != (name in report.unavailable)
+    assert all(report.unavailable.values())
+
+
+def test_the_report_prints_as_a_table_with_the_reasons():
+    text = str(backends())
+    for op in reference.IMPLEMENTATIONS:
+        assert op in text
+    for name, reason in backends().unavailable.items():
+        assert f"{name}: not available: {reason}" in text
+
+
+def test_every_registered_op_has_a_reference():
+    registered = {
+        name.removeprefix("electra_kernels::")
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("electra_kernels::")
+    }
+    assert registered == reference.IMPLEMENTATIONS.keys()
+
+
+def test_an_unknown_back_end_is_a_value_error():
+    with pytest.raises(ValueError, match="name is 'fast', should be one of reference"), use_backend("fast"):
+        pass
+
+
+def test_a_missing_back_end_says_why():
+    missing = next(iter(backends().unavailable))
+    with pytest.raises(RuntimeError, match=f"'{missing}' is not available"), use_backend(missing):
+        pass
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """A back end that counts the calls of one op, registered for the duration of a test."""
+    for table in ("_implementations", "_devices", "_unavailable", "_routes"):
+        monkeypatch.setattr(routing, table, dict(getattr(routing, table)))
+    calls = []
+
+    def replace_tokens(*arguments):
+        calls.append(arguments)
+        return reference.IMPLEMENTATIONS["replace_tokens"](*arguments)
+
+    register_backend("cpp", ("cpu",), {"replace_tokens": replace_tokens})
+    return calls
+
+
+def _replace():
+    ids = torch.tensor([[5, 6, 7]])
+    return electra_kernels.replace_tokens(ids, torch.tensor([[1]]), torch.tensor([[9]]))
+
+
+def test_a_registered_back_end_serves_what_it_implements(registered):
+    assert backends().serving["replace_tokens", "cpu"] == "cpp"
+    assert backends().serving["mask_tokens", "cpu"] == "reference"
+    assert _replace().input_ids.tolist() == [[5, 9, 7]]
+    assert len(registered) == 1
+
+
+def test_the_choice_holds_for_the_block_and_the_thread(registered):
+    with use_backend("reference"):
+        _replace()
+        other = threading.Thread(target=_replace)
+        other.start()
+        other.join()
+    assert len(registered) == 1, "the other thread is served by default, this one by its choice"
+    _replace()
+    assert len(registered) == 2
+
+
+def test_a_chosen_back_end_without_the_op_says_so(registered):
+    with use_backend("cpp"), pytest.raises(RuntimeError, match="'cpp' does not implement sample_tokens"):
+        electra_kernels.sample_tokens(torch.zeros(2, 3))
+
+
+def test_the_backward_runs_on_the_back_end_of_its_forward(registered, monkeypatch):
+    calls = []
+
+    def backward(*arguments):
+        calls.append("cpp")
+        return reference.IMPLEMENTATIONS["masked_bce_with_logits_backward"](*arguments)
+
+    forward = reference.IMPLEMENTATIONS["masked_bce_with_logits"]
+    register_backend(
+        "cpp", ("cpu",), {"masked_bce_with_logits": forward, "masked_bce_with_logits_backward": backward}
+    )
+    assert routing.current_choice() is None
+    logits = torch.zeros(3, requires_grad=True)
+    with use_backend("reference"):
+        loss = electra_kernels.masked_bce_with_logits(logits, torch.ones(3))
+    loss.backward()
+    assert calls == []
+    electra_kernels.masked_bce_with_logits(logits, torch.ones(3)).backward()
+    assert calls == ["cpp"]
+
+
+def test_an_implementation_of_no_op_is_refused():
+    with pytest.raises(ValueError, match=r"implementations: .'sample'. are no ops"):
+        register_backend("cpp", ("cpu",), {"sample": lambda: None})
