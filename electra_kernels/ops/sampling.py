@@ -24,22 +24,23 @@ def _fake_sample(
 ) -> tuple[Tensor, Tensor]:
     shape = logits.shape[:-1]
     logsumexp = logits.new_empty(shape, dtype=accumulation_dtype(logits.dtype))
-    return logits.new_empty(shape, dtype=torch.int64), logsumexp
+    return logsumexp, logits.new_empty(shape, dtype=torch.int64)
 
 
 def _save_sample(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[0])
-    ctx.save_for_backward(inputs[0], output[1])
+    logsumexp, tokens = output
+    ctx.mark_non_differentiable(tokens)
+    ctx.save_for_backward(inputs[0], logsumexp)
 
 
-def _sample_backward(ctx: Any, _: None, grad_logsumexp: Tensor) -> tuple[Tensor | None, ...]:
+def _sample_backward(ctx: Any, grad_logsumexp: Tensor, _: None) -> tuple[Tensor | None, ...]:
     grad = torch.ops.electra_kernels.sample_tokens_backward(grad_logsumexp, *ctx.saved_tensors)
     return grad, None, None, None
 
 
 define(
     "sample_tokens(Tensor logits, Tensor? banned, Tensor uniforms, float temperature) "
-    "-> (Tensor tokens, Tensor logsumexp)",
+    "-> (Tensor logsumexp, Tensor tokens)",
     _fake_sample,
 )
 define(
@@ -85,7 +86,7 @@ def sample_tokens(
     if uniforms is None:
         uniforms = draw_uniforms(shape, generator=generator, device=logits.device)
     check_uniforms(uniforms, shape, "logits.shape[:-1]", logits.device)
-    tokens, logsumexp = torch.ops.electra_kernels.sample_tokens(logits, banned, uniforms, float(temperature))
+    logsumexp, tokens = torch.ops.electra_kernels.sample_tokens(logits, banned, uniforms, float(temperature))
     return tokens, logsumexp
 
 

@@ -66,7 +66,7 @@ def _invert_cdf(weights: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
 def sample_tokens(
     logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """logits [..., V] → tokens [...] int64 and the log-sum-exp [...] of the raw logits at temperature 1."""
+    """logits [..., V] → the log-sum-exp [...] of the raw logits at temperature 1, and tokens [...] int64."""
     vocab_size = logits.shape[-1]
     require_unit_interval(uniforms)
     if banned is not None:
@@ -74,7 +74,7 @@ def sample_tokens(
         banned = banned.reshape(-1)
     rows = logits.reshape(-1, vocab_size).to(accumulation_dtype(logits.dtype))
     tokens = draw_tokens(rows, banned, uniforms.reshape(-1), temperature)
-    return tokens.reshape(uniforms.shape), rows.logsumexp(-1).reshape(uniforms.shape)
+    return rows.logsumexp(-1).reshape(uniforms.shape), tokens.reshape(uniforms.shape)
 
 
 def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp: Tensor) -> Tensor:
@@ -118,5 +118,5 @@ def sample_replacements(
     """`sample_tokens` at logits [B, K, V], then `replace_tokens`; a slot with a negative target draws nothing."""
     vocab_size = logits.shape[-1]
     require(targets < vocab_size, "targets", targets, f"below {vocab_size} (negative: unused slot)")
-    tokens, _ = sample_tokens(logits, targets if ban_original else None, uniforms, temperature)
+    _, tokens = sample_tokens(logits, targets if ban_original else None, uniforms, temperature)
     return replace_tokens(input_ids, positions, tokens.where(targets >= 0, -1))
