@@ -1,0 +1,36 @@
+"""What ``make test`` runs: lint, build, tests, part by part, with the seconds that each took."""
+
+import os
+import subprocess
+import sys
+import time
+
+# Two workers of one thread each: on two cores that is faster than one worker of two threads.
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"]
+PARTS = {
+    "lint": ["make", "--no-print-directory", "lint"],
+    "build": [*PYTEST, "tests/test_build.py"],
+    "conformance": [*PYTEST, "tests/conformance"],
+    "package": [*PYTEST, "tests", "--ignore=tests/conformance", "--ignore=tests/test_build.py"],
+    "benchmarks": [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "2"],
+}
+
+
+def main() -> int:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    seconds, failed = {}, []
+    for name, command in PARTS.items():
+        print(f"\n== {name}", flush=True)
+        start = time.monotonic()
+        if subprocess.run(command, env=environment).returncode != 0:
+            failed.append(name)
+        seconds[name] = time.monotonic() - start
+    print("\n" + "\n".join(f"{name:12} {value:6.0f} s" for name, value in seconds.items()))
+    print(f"{'together':12} {sum(seconds.values()):6.0f} s")
+    print(f"failed parts: {', '.join(failed)}" if failed else "every part passed")
+    print(f"{len(PARTS) - len(failed)} passed, {len(failed)} failed")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
