@@ -5,10 +5,10 @@ The extension is optional. A build that fails prints its first error line, leave
 with ELECTRA_KERNELS_BUILD=require it fails the install.
 """
 
-import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,49 +35,58 @@ def pybind11_include() -> list[str]:
 
 
 class BuildOrExplain(build_ext):
-    """Compiles each extension in a process of its own, so that the compiler's words can be kept."""
+    """Compiles each extension in a process of its own, so that the compiler's words can be kept.
+
+    As in setuptools, everything is written below ``build_lib``, from where a wheel is packed; an editable install
+    has it copied into the source tree afterwards.
+    """
 
     def build_extension(self, extension: Extension) -> None:
-        reason = self._compile(extension)
+        target = Path(self.get_ext_fullpath(extension.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A module that an earlier build left here must not pass for what this one made.
+        target.unlink(missing_ok=True)
+        reason = self._compile(extension, target)
         if reason is not None:
             if os.environ.get("ELECTRA_KERNELS_BUILD") == "require":
                 raise SystemExit(f"{extension.name} is required but was not built: {reason}")
             print(f"warning: {extension.name} was not built, going on without it: {reason}", file=sys.stderr)
-        self._record(extension, reason)
+        self._record().write_text(json.dumps({"built": reason is None, "reason": reason}) + "\n")
 
-    def _compile(self, extension: Extension) -> str | None:
+    def _compile(self, extension: Extension, target: Path) -> str | None:
         """None, or the first error line."""
-        target = Path(self.get_ext_fullpath(extension.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
         compiler = os.environ.get("CXX", "g++").split()
-        flags = [*FLAGS, "-shared", "-fPIC", *(f"-D{name}={value}" for name, value in extension.define_macros)]
+        macros = [f"-D{name}={value}" for name, value in extension.define_macros]
         includes = [f"-I{path}" for path in [*self.include_dirs, *extension.include_dirs]]
-        command = [*compiler, *flags, *includes, *extension.sources, "-o", str(target)]
+        command = [*compiler, *FLAGS, *macros, "-shared", "-fPIC", *includes, *extension.sources]
+        command += ["-o", str(target.absolute())]
+        english = os.environ | {"LC_ALL": "C"}
         try:
-            process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            process = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=english)
         except OSError as error:
             return f"compiler {compiler[0]!r} cannot be run: {error.strerror}"
         sys.stderr.write(process.stderr)
         if process.returncode == 0:
             return None
-        with contextlib.suppress(FileNotFoundError):
-            target.unlink()
-        lines = process.stderr.splitlines()
-        errors = (line for line in lines if "error" in line)
+        errors = (line for line in process.stderr.splitlines() if "error" in line)
         return next(errors, f"{compiler[0]} ended with status {process.returncode}")
 
-    def _record(self, extension: Extension, reason: str | None) -> None:
-        package = ROOT if self.inplace else Path(self.build_lib)
-        path = package / "electra_kernels" / "_build.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"built": reason is None, "reason": reason}) + "\n")
+    def _record(self) -> Path:
+        return Path(self.build_lib) / "electra_kernels" / "_build.json"
 
     def get_outputs(self) -> list[str]:
         """Only what was built, so that the install of a failed build finds nothing missing."""
-        return [output for output in super().get_outputs() if Path(output).exists()]
+        outputs = [*super().get_outputs(), str(self._record())]
+        return [output for output in outputs if Path(output).exists()]
 
     def copy_extensions_to_source(self) -> None:
-        """``build_extension`` has written to the final place already."""
+        package = ROOT / "electra_kernels"
+        for extension in self.extensions:
+            built = Path(self.build_lib) / self.get_ext_filename(extension.name)
+            (package / built.name).unlink(missing_ok=True)
+            if built.exists():
+                shutil.copy2(built, package)
+        shutil.copy2(self._record(), package)
 
 
 extension = Extension(

@@ -1,10 +1,21 @@
 #!/usr/bin/env bash
-# usage: venv.sh PYTHON FOLDER: makes the virtual environment that every make target runs in.
+# usage: venv.sh PYTHON FOLDER: makes the virtual environment that every make target runs in, and fills it with the
+# packages that pyproject.toml names, in the versions of constraints.txt.
 set -euo pipefail
-python=$1 venv=$2
+python=$1 venv=$2 log=$2/pip.log
+
+if ! "$python" -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null; then
+  echo "PYTHON=$python is not Python 3.11 or newer, which the pinned packages need" >&2
+  exit 1
+fi
 
 torch_is_there='import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)'
-if [ ! -x "$venv/bin/python" ]; then
+# A run that was interrupted left `unfinished`, and maybe packages without some of their files, which pip would
+# take for installed: begin again.
+if [ -e "$venv/unfinished" ] || [ ! -x "$venv/bin/python" ]; then
+  rm -rf "$venv"
+  mkdir -p "$venv"
+  touch "$venv/unfinished"
   if "$python" -c "$torch_is_there" 2>/dev/null; then
     echo "Making $venv around the torch that $python has"
     "$python" -m venv --system-site-packages "$venv"
@@ -13,14 +24,41 @@ if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"
   fi
 fi
+touch "$venv/unfinished"
 
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+# One line per package is seen; all that pip says goes to a log, which is shown if it fails.
+pip_install() {
+  "$venv/bin/python" -m pip install --disable-pip-version-check "$@" 2>&1 | tee "$log" |
+    sed -un 's/^ *\(Downloading\|Using cached\|Processing\) \(.*\/\)\?\([^ ]*\)/  \3/p; s/^Installing .*/  installing/p' || {
+    grep -v '^WARNING' "$log" >&2
+    exit 1
+  }
+}
+
 if ! "$venv/bin/python" -c "$torch_is_there" 2>/dev/null; then
   echo "Installing torch"
-  pip install --quiet --progress-bar on torch==2.13.0
+  pip_install torch==2.13.0
 fi
-# The torch that is there is the torch that stays, also when a dependency would take a newer one.
-"$venv/bin/python" -c 'import torch; print("torch==" + torch.__version__)' >"$venv/torch.txt"
-echo "Installing the packages of .ci/constraints.txt, building electra_kernels"
-pip install --quiet -c .ci/constraints.txt setuptools wheel pybind11
-pip install --quiet -c .ci/constraints.txt -c "$venv/torch.txt" --no-build-isolation -e '.[dev]'
+
+# The torch that is there is the torch that stays, with its own Triton, whatever the constraints or a dependency say.
+"$venv/bin/python" - "$venv" <<'PYTHON'
+import importlib.metadata
+import sys
+import tomllib
+from pathlib import Path
+
+pins = dict(line.split("==") for line in Path(".ci/constraints.txt").read_text().split())
+present = {package.name: package.version for package in importlib.metadata.distributions()}
+pins |= {name: present[name] for name in ("torch", "triton") if name in present}
+venv = Path(sys.argv[1])
+(venv / "constraints.txt").write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
+
+settings = tomllib.loads(Path("pyproject.toml").read_text())
+groups = [settings["build-system"]["requires"], settings["project"]["dependencies"]]
+groups += settings["project"]["optional-dependencies"].values()
+names = {name for group in groups for name in group if not name.startswith("electra_kernels[")}
+(venv / "requirements.txt").write_text("".join(f"{name}\n" for name in sorted(names)))
+PYTHON
+echo "Installing what pyproject.toml names"
+pip_install -c "$venv/constraints.txt" -r "$venv/requirements.txt"
+rm "$venv/unfinished"
