@@ -1,0 +1,222 @@
+"""Sizes and options of the reference ELECTRA, and the configurations of the original."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+POSITION_EMBEDDINGS = ("absolute", "rotary")
+NORMS = ("post", "pre")
+GENERATOR_KINDS = ("model", "uniform", "unigram")
+TIES = ("all", "embeddings", "none")
+CONFIGURATIONS = ("small", "base", "large", "demo")
+
+# What a shared embedding fixes in both encoders.
+_EMBEDDING_FIELDS = (
+    "vocab_size",
+    "embedding_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "position_embedding",
+    "layer_norm_eps",
+)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes and options of one Transformer encoder.
+
+    Args:
+        vocab_size: V.
+        embedding_size: E; where it differs from ``hidden_size`` a linear projection follows the embeddings.
+        hidden_size: H, a multiple of ``num_attention_heads``.
+        num_hidden_layers, num_attention_heads, intermediate_size: of the layers.
+        max_position_embeddings: the longest sequence; only "absolute" positions have a limit.
+        type_vocab_size: number of token types (segments).
+        position_embedding: "absolute" (learned, added to the word) or "rotary" (Su et al. 2021, arXiv
+            2104.09864: queries and keys are turned by angles proportional to their position).
+        norm: "post" (LayerNorm after each residual sum, as BERT and ELECTRA) or "pre" (before each block,
+            with one more after the last layer).
+        dropout: of the embeddings, the attention probabilities and the output of each block.
+        layer_norm_eps: of every LayerNorm.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    vocab_size: int
+    embedding_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    position_embedding: str = "absolute"
+    norm: str = "post"
+    dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.type is int and getattr(self, field.name) < 1:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}, should be at least 1")
+        if self.hidden_size % self.num_attention_heads != 0:
+            raise ValueError(
+                f"hidden_size is {self.hidden_size}, should be a multiple of num_attention_heads = "
+                f"{self.num_attention_heads}"
+            )
+        _check_choice("position_embedding", self.position_embedding, POSITION_EMBEDDINGS)
+        _check_choice("norm", self.norm, NORMS)
+        if self.position_embedding == "rotary" and self.head_size % 2 != 0:
+            raise ValueError(
+                f"hidden_size / num_attention_heads is {self.head_size}, should be even for rotary positions"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}, should be in [0, 1)")
+        if not self.layer_norm_eps > 0:
+            raise ValueError(f"layer_norm_eps is {self.layer_norm_eps}, should be above 0")
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclass(frozen=True)
+class ElectraConfig:
+    """A discriminator, what proposes its replacements, and how both are trained together.
+
+    Args:
+        discriminator: the encoder that is kept.
+        generator: the encoder of the generator; None where the generator is not a model, and with tie="all".
+        generator_kind: "model" (a masked language model), "uniform" (every id alike) or "unigram" (by their
+            frequency).
+        tie: "all" (one encoder with two heads), "embeddings" (word, position and type embeddings and their
+            LayerNorm, as the original) or "none".
+        mask_token_id: id of ``[MASK]``.
+        mask_probability: share of the maskable tokens that is masked, in (0, 1].
+        temperature: of the draw of the replacements by a model, above 0.
+        ban_original: never draw the original token, so that every picked position is replaced.
+        rtd_weight: weight of the discriminator's loss beside the generator's.
+        sampling_dropout: whether the generator's pass, which gives its loss *and* the sample, has dropout
+            while training. False makes the sample one of the undisturbed distribution, without a second pass.
+
+    Raises:
+        ValueError: a value out of range, or a generator that does not fit generator_kind or tie.
+    """
+
+    discriminator: EncoderConfig
+    generator: EncoderConfig | None
+    mask_token_id: int
+    generator_kind: str = "model"
+    tie: str = "embeddings"
+    mask_probability: float = 0.15
+    temperature: float = 1.0
+    ban_original: bool = False
+    rtd_weight: float = 50.0
+    sampling_dropout: bool = True
+
+    def __post_init__(self) -> None:
+        _check_choice("generator_kind", self.generator_kind, GENERATOR_KINDS)
+        _check_choice("tie", self.tie, TIES)
+        self._check_generator()
+        if not 0 <= self.mask_token_id < self.discriminator.vocab_size:
+            raise ValueError(
+                f"mask_token_id is {self.mask_token_id}, should be in [0, {self.discriminator.vocab_size})"
+            )
+        if not 0 < self.mask_probability <= 1:
+            raise ValueError(f"mask_probability is {self.mask_probability}, should be in (0, 1]")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}, should be a finite number above 0")
+        if not 0 <= self.rtd_weight < float("inf"):
+            raise ValueError(f"rtd_weight is {self.rtd_weight}, should be a finite number, at least 0")
+
+    def _check_generator(self) -> None:
+        if self.generator_kind != "model":
+            if self.generator is not None:
+                raise ValueError(
+                    f"generator is given with generator_kind={self.generator_kind!r}, should be None"
+                )
+            return
+        if self.generator is None:
+            if self.tie != "all":
+                raise ValueError(f"generator is None with tie={self.tie!r}, should be an EncoderConfig")
+            return
+        shared = {
+            "all": tuple(field.name for field in fields(EncoderConfig)),
+            "embeddings": _EMBEDDING_FIELDS,
+            "none": ("vocab_size",),
+        }[self.tie]
+        for name in shared:
+            ours, theirs = getattr(self.generator, name), getattr(self.discriminator, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"generator.{name} is {ours}, should be the discriminator's {theirs} with tie={self.tie!r}"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, dicts and None, as JSON has them; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ElectraConfig":
+        """The configuration of which `to_dict` wrote ``values``.
+
+        Raises:
+            ValueError: an unknown or missing name, or a value out of range.
+        """
+        _check_names("the configuration", values, cls)
+        encoders: dict[str, EncoderConfig | None] = {}
+        for name in ("discriminator", "generator"):
+            if values[name] is not None:
+                _check_names(name, values[name], EncoderConfig)
+            encoders[name] = None if values[name] is None else EncoderConfig(**values[name])
+        return cls(**{**values, **encoders})
+
+
+def electra_config(name: str, *, vocab_size: int, mask_token_id: int) -> ElectraConfig:
+    """One of CONFIGURATIONS.
+
+    "small", "base" and "large" are those of google-research/electra (configure_pretraining.py,
+    util/training_utils.py and run_pretraining.get_generator_config): heads of 64, feed-forward of 4 H, and a
+    generator of the same depth whose H is 1/4, 1/3 or 1/4 of the discriminator's and whose embeddings are the
+    discriminator's. "demo" learns within minutes on a CPU: rotary, pre-norm, no dropout, one encoder for
+    both.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    _check_choice("name", name, CONFIGURATIONS)
+    if name == "demo":
+        demo = EncoderConfig(
+            vocab_size, 128, 128, 4, 4, 512, position_embedding="rotary", norm="pre", dropout=0.0
+        )
+        return ElectraConfig(demo, None, mask_token_id, tie="all", rtd_weight=10.0)
+    embedding, hidden, layers, generator_hidden, mask_probability = {
+        "small": (128, 256, 12, 64, 0.15),
+        "base": (768, 768, 12, 256, 0.15),
+        "large": (1024, 1024, 24, 256, 0.25),
+    }[name]
+    return ElectraConfig(
+        discriminator=_original_encoder(vocab_size, embedding, hidden, layers),
+        generator=_original_encoder(vocab_size, embedding, generator_hidden, layers),
+        mask_token_id=mask_token_id,
+        mask_probability=mask_probability,
+    )
+
+
+def _original_encoder(vocab_size: int, embedding: int, hidden: int, layers: int) -> EncoderConfig:
+    return EncoderConfig(vocab_size, embedding, hidden, layers, max(1, hidden // 64), 4 * hidden)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, should be one of {', '.join(map(repr, choices))}")
+
+
+def _check_names(what: str, values: dict[str, Any], cls: type[EncoderConfig] | type[ElectraConfig]) -> None:
+    known = [field.name for field in fields(cls)]
+    unknown = sorted(set(values) - set(known))
+    missing = [name for name in known if name not in values]
+    if unknown or missing:
+        raise ValueError(
+            f"{what} has unknown names {unknown} and lacks {missing}, should have {', '.join(known)}"
+        )

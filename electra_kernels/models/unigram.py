@@ -1,0 +1,58 @@
+"""A generator without parameters: it draws every replacement from one distribution over the vocabulary."""
+
+import torch
+from torch import Tensor, nn
+
+_WHOLE = 2**53
+
+
+class Unigram(nn.Module):
+    """Draws tokens by their frequency, whatever stands around them.
+
+    Args:
+        counts: [V], counts or probabilities, not negative, their sum positive. Equal counts give the uniform
+            generator. A token of count 0 is never drawn: give the special tokens that count.
+
+    Raises:
+        ValueError: counts of another shape or range.
+    """
+
+    cumulative: Tensor
+
+    def __init__(self, counts: Tensor) -> None:
+        super().__init__()
+        if counts.dim() != 1 or counts.numel() == 0:
+            raise ValueError(f"unigram has shape {list(counts.shape)}, should be [V]")
+        weights = counts.detach().double()
+        if counts.device.type != "meta" and not bool((weights >= 0).all() & (0 < weights.sum() < torch.inf)):
+            raise ValueError(
+                "unigram has a negative, infinite or NaN entry or no positive one, should be counts"
+            )
+        # The CDF in units of 2**-53: the uniforms' resolution, exact to compute with, and unlike a float64
+        # buffer it survives model.to(torch.bfloat16).
+        shares = weights.cumsum(0)
+        self.register_buffer("cumulative", (shares / shares[-1] * _WHOLE).round().long())
+
+    def forward(self, targets: Tensor, *, uniforms: Tensor, ban_original: bool = False) -> Tensor:
+        """One token per slot, by inverse CDF.
+
+        Args:
+            targets: [...] int64, the original tokens; negative where the slot is unused.
+            uniforms: [...] float64 in [0, 1).
+            ban_original: never draw the slot's target.
+
+        Returns:
+            [...] int64; -1 where the slot is unused or nothing is left to draw.
+        """
+        used = targets >= 0
+        if not ban_original:
+            tokens = torch.searchsorted(self.cumulative, (uniforms * _WHOLE).long(), right=True)
+            return tokens.where(used, -1)
+        original = targets.clamp(min=0)
+        above = self.cumulative[original]
+        below = self.cumulative[(original - 1).clamp(min=0)].where(original > 0, 0)
+        left = _WHOLE - (above - below)
+        point = torch.minimum((uniforms * left).long(), left - 1)
+        point = point + (above - below).where(point >= below, 0)
+        tokens = torch.searchsorted(self.cumulative, point, right=True)
+        return tokens.where(used & (left > 0), -1)
