@@ -1,11 +1,20 @@
-"""The reference ELECTRA: configurations, encoder, and generator and discriminator with their joint step."""
+"""The reference ELECTRA: configurations, encoder, the two models and their joint step, interchange."""
 
 from electra_kernels.models.config import CONFIGURATIONS, ElectraConfig, EncoderConfig, electra_config
 from electra_kernels.models.electra import Discriminator, Electra, ElectraOutput, Generator
 from electra_kernels.models.encoder import Embeddings, Encoder
+from electra_kernels.models.interchange import (
+    Checkpoint,
+    encoder_from_transformers,
+    from_transformers,
+    read_checkpoint,
+    save_transformers,
+    to_transformers,
+)
 
 __all__ = [
     "CONFIGURATIONS",
+    "Checkpoint",
     "Discriminator",
     "Electra",
     "ElectraConfig",
@@ -15,4 +24,9 @@ __all__ = [
     "EncoderConfig",
     "Generator",
     "electra_config",
+    "encoder_from_transformers",
+    "from_transformers",
+    "read_checkpoint",
+    "save_transformers",
+    "to_transformers",
 ]

@@ -149,7 +149,8 @@ class ElectraConfig:
             ours, theirs = getattr(self.generator, name), getattr(self.discriminator, name)
             if ours != theirs:
                 raise ValueError(
-                    f"generator.{name} is {ours}, should be the discriminator's {theirs} with tie={self.tie!r}"
+                    f"generator.{name} is {ours}, should be {theirs} as the discriminator's with "
+                    f"tie={self.tie!r}"
                 )
 
     def to_dict(self) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Discriminator(nn.Module):
 
 
 class ElectraOutput(NamedTuple):
-    """``mlm`` is None without a model as generator; ``rtd`` and ``replaced`` are None without replacements."""
+    """``mlm`` is None without a model as generator, ``rtd`` and ``replaced`` without replacements."""
 
     loss: Tensor
     mlm: SampledLoss | None
@@ -158,7 +158,8 @@ class Electra(nn.Module):
             masking_uniforms: [B, K, 2] float64, as `electra_kernels.mask_tokens`.
             sampling_uniforms: [B, K] float64 in [0, 1), one number per replacement.
             replacements: who proposes them: "generator" (the one of the configuration), "unigram" (by their
-                frequency, while a model generator only learns: a head start) or None (generator's loss alone).
+                frequency, while a model generator only learns: a head start) or None (the generator's loss
+                alone).
             mlm_normalizer, rtd_normalizer: denominators of the two losses, as `normalizer` of the ops.
 
         Raises:
