@@ -37,8 +37,8 @@ def pybind11_include() -> list[str]:
 class BuildOrExplain(build_ext):
     """Compiles each extension in a process of its own, so that the compiler's words can be kept.
 
-    As in setuptools, everything is written below ``build_lib``, from where a wheel is packed; an editable install
-    has it copied into the source tree afterwards.
+    As in setuptools, everything is written below ``build_lib``, from where a wheel is packed; for an editable
+    install it is copied into the source tree afterwards.
     """
 
     def build_extension(self, extension: Extension) -> None:

@@ -1,0 +1,218 @@
+"""The build of `electra_kernels._C`, each time in a copy of the sources and without pip, to be quick."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import electra_kernels
+
+ROOT = Path(__file__).parent.parent
+MODULE = "_C" + sysconfig.get_config_var("EXT_SUFFIX")
+NO_COMPILER = {"CXX": "/nonexistent/g++"}
+BUILT_RECORD = {"built": True, "reason": None}
+
+# The compiler of a machine without Python's headers: it does not look where Python.h lies.
+WITHOUT_PYTHON_H = """
+import os, sys
+kept = [a for a in sys.argv[1:] if not (a.startswith("-I") and os.path.exists(a[2:] + "/Python.h"))]
+os.execvp("g++", ["g++", *kept])
+"""
+
+
+@pytest.fixture
+def sources(tmp_path):
+    return copy_sources(tmp_path / "sources")
+
+
+@pytest.fixture(scope="module")
+def unpacked_wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    wheel = build("wheel", copy_sources(folder / "sources"))
+    return unpack_wheel(wheel, folder / "unpacked")
+
+
+def copy_sources(target):
+    """What a fresh clone has, as far as a build reads it."""
+    unbuilt = shutil.ignore_patterns("__pycache__", "_C*.so", "_build.json")
+    for folder in ("electra_kernels", "csrc", ".ci"):
+        shutil.copytree(ROOT / folder, target / folder, ignore=unbuilt)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy2(path, target)
+    return target
+
+
+def build(kind, sources, *, environment=None):
+    """One hook of PEP 517 or 660 in a process of its own; the path of what it made."""
+    process = run_build(kind, sources, environment=environment)
+    assert process.returncode == 0, process.stderr
+    return sources / "dist" / process.stdout.splitlines()[-1]
+
+
+def run_build(kind, sources, *, environment=None):
+    hook = f"from setuptools import build_meta; print(build_meta.build_{kind}('dist'))"
+    clean = {
+        name: value for name, value in os.environ.items() if name not in ("CXX", "ELECTRA_KERNELS_BUILD")
+    }
+    (sources / "dist").mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-c", hook],
+        cwd=sources,
+        env=clean | (environment or {}),
+        capture_output=True,
+        text=True,
+    )
+
+
+def unpack_wheel(wheel, target):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(target)
+    return target
+
+
+def record(folder):
+    return json.loads((folder / "electra_kernels" / "_build.json").read_text())
+
+
+# An editable install of the checkout would lend its module to a copy that has none.
+ONLY_FROM_THE_PATH = """
+import json, sys
+sys.meta_path = [finder for finder in sys.meta_path if "Editable" not in getattr(finder, "__name__", "")]
+import electra_kernels
+"""
+
+
+def python(folder, program):
+    """Runs a program for which the package is the one in ``folder``; what it prints, from JSON."""
+    process = subprocess.run(
+        [sys.executable, "-c", ONLY_FROM_THE_PATH + program],
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+def test_a_wheel_carries_the_module_and_the_data_files(unpacked_wheel):
+    package = unpacked_wheel / "electra_kernels"
+    assert (package / MODULE).exists()
+    assert (package / "py.typed").exists()
+    assert record(unpacked_wheel) == BUILT_RECORD
+    for page in (ROOT / "electra_kernels").rglob("*.html"):
+        assert (package / page.relative_to(ROOT / "electra_kernels")).exists()
+
+
+def test_the_version_stands_in_one_place(unpacked_wheel):
+    version = electra_kernels.__version__
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    metadata = unpacked_wheel / f"electra_kernels-{version}.dist-info" / "METADATA"
+    assert f"\nVersion: {version}\n" in metadata.read_text()
+    program = "from electra_kernels._build_info import build_info; print(json.dumps(build_info()))"
+    info = python(unpacked_wheel, program)
+    assert info["version"] == version
+    assert info["compiler"]
+    assert "-std=c++17" in info["flags"]
+
+
+def test_an_editable_install_puts_the_module_beside_the_sources(sources):
+    build("editable", sources)
+    assert (sources / "electra_kernels" / MODULE).exists()
+    assert record(sources) == BUILT_RECORD
+
+
+def test_a_source_distribution_is_enough_to_build_from(sources):
+    distribution = build("sdist", sources)
+    with tarfile.open(distribution) as archive:
+        archive.extractall(sources / "unpacked", filter="data")
+    (unpacked,) = (sources / "unpacked").iterdir()
+    names = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    for folder in ("csrc", "electra_kernels"):
+        files = {str(path.relative_to(sources)) for path in (sources / folder).rglob("*") if path.is_file()}
+        assert files <= names
+    assert {"LICENSE", "CITATION.cff", "README.md", "setup.py", "pyproject.toml"} <= names
+    wheel = unpack_wheel(build("wheel", unpacked), sources / "wheel")
+    assert (wheel / "electra_kernels" / MODULE).exists()
+
+
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_without_a_compiler_the_build_goes_on_and_says_why(sources, kind):
+    stale = sources / "electra_kernels" / MODULE
+    stale.write_bytes(b"of an earlier build")
+    process = run_build(kind, sources, environment=NO_COMPILER)
+    reason = "compiler '/nonexistent/g++' cannot be run: No such file or directory"
+    assert process.returncode == 0, process.stderr
+    assert f"warning: electra_kernels._C was not built, going on without it: {reason}" in process.stderr
+    if kind == "wheel":
+        made = unpack_wheel(sources / "dist" / process.stdout.splitlines()[-1], sources / "unpacked")
+    else:
+        made = sources
+    assert record(made) == {"built": False, "reason": reason}
+    assert not (made / "electra_kernels" / MODULE).exists()
+    unavailable = python(made, "print(json.dumps(electra_kernels.backends().unavailable))")
+    assert unavailable["cpp"] == f"electra_kernels._C is not built: {reason}"
+
+
+def test_without_python_h_the_first_error_line_is_the_reason(sources):
+    compiler = sources / "compiler.py"
+    compiler.write_text(WITHOUT_PYTHON_H)
+    process = run_build("editable", sources, environment={"CXX": f"{sys.executable} {compiler}"})
+    assert process.returncode == 0, process.stderr
+    reason = record(sources)["reason"]
+    assert re.search(r"fatal error: Python\.h: No such file", reason), reason
+    assert f"going on without it: {reason}" in process.stderr
+
+
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_a_required_module_that_cannot_be_built_fails_the_build(sources, kind):
+    process = run_build(kind, sources, environment=NO_COMPILER | {"ELECTRA_KERNELS_BUILD": "require"})
+    assert process.returncode != 0
+    assert "electra_kernels._C is required but was not built: compiler '/nonexistent/g++'" in process.stderr
+
+
+def test_the_package_works_where_setup_was_never_run(sources):
+    program = """
+import torch
+ids = torch.tensor([[5, 6, 7]])
+replaced = electra_kernels.replace_tokens(ids, torch.tensor([[1]]), torch.tensor([[9]]))
+print(json.dumps([replaced.input_ids.tolist(), electra_kernels.backends().unavailable["cpp"]]))
+"""
+    ids, reason = python(sources, program)
+    assert ids == [[5, 9, 7]]
+    assert reason == "electra_kernels._C is not built: setup.py was not run"
+
+
+def test_a_module_of_another_version_is_not_used(unpacked_wheel, tmp_path):
+    shutil.copytree(unpacked_wheel, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "electra_kernels" / "_version.py").write_text('__version__ = "9.9"\n')
+    unavailable = python(tmp_path, "print(json.dumps(electra_kernels.backends().unavailable))")
+    expected = f"it was built for version {electra_kernels.__version__}, this is 9.9: install again"
+    assert unavailable["cpp"] == f"electra_kernels._C is not built: {expected}"
+
+
+def is_ready(sources, **environment):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "ELECTRA"))}
+    return subprocess.run(["make", "-q", ".venv/ready"], cwd=sources, env=clean | environment).returncode == 0
+
+
+def test_make_builds_again_where_the_module_is_required_and_missing(sources):
+    (sources / ".venv").mkdir()
+    for stamp in ("packages", "ready"):
+        (sources / ".venv" / stamp).touch()
+    assert is_ready(sources)
+    assert not is_ready(sources, ELECTRA_KERNELS_BUILD="require")
+    (sources / "electra_kernels" / MODULE).touch()
+    assert is_ready(sources, ELECTRA_KERNELS_BUILD="require")
+    later = (sources / ".venv" / "ready").stat().st_mtime + 10
+    os.utime(sources / "csrc" / "bindings.cpp", (later, later))
+    assert not is_ready(sources)
