@@ -3,6 +3,7 @@
 They see shapes, dtypes, devices and plain numbers, so they run at no cost on a GPU and under torch.compile.
 """
 
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("mean", "sum", "none")
+# Their reciprocals and products with a logit of ordinary size are still numbers in float32.
+TEMPERATURES = (1e-30, 1e30)
 
 
 def check_tensor(
@@ -45,14 +48,32 @@ def check_row_logits(logits: Tensor) -> None:
         raise ValueError(f"logits has shape {list(logits.shape)}, should be [..., V] with V at least 1")
 
 
+def check_number(name: str, value: float) -> None:
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {type(value).__name__}, should be a number")
+
+
+def check_integer(name: str, value: int) -> None:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} is {type(value).__name__}, should be an int")
+
+
+def check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {type(value).__name__}, should be a bool")
+
+
 def check_fraction(name: str, value: float, *, zero: bool) -> None:
+    check_number(name, value)
     if not (0 <= value <= 1 if zero else 0 < value <= 1):
         raise ValueError(f"{name} is {value}, should be in {'[' if zero else '('}0, 1]")
 
 
 def check_temperature(temperature: float) -> None:
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature is {temperature}, should be a finite number above 0")
+    check_number("temperature", temperature)
+    lowest, highest = TEMPERATURES
+    if not lowest <= temperature <= highest:
+        raise ValueError(f"temperature is {temperature}, should be from {lowest} to {highest}")
 
 
 def check_reduction(reduction: str) -> None:
@@ -66,9 +87,16 @@ def check_uniforms(uniforms: Tensor, shape: Sequence[int], layout: str, device: 
 
 
 def check_parameter(name: str, value: Tensor, like: Tensor, shape: Sequence[int], layout: str) -> None:
-    """A parameter has the dtype of the activations, or float32: master weights, whose gradient is not rounded."""
+    """A parameter has the dtype of the activations, or float32: master weights, whose gradient is exact."""
     check_tensor(name, value, tuple(dict.fromkeys((like.dtype, torch.float32))), like.device)
     check_shape(name, value, shape, layout)
+
+
+def check_projection(weight: Tensor, hidden: Tensor) -> None:
+    layout = "[V, E] with V at least 1"
+    check_tensor("weight", weight, FLOATING, hidden.device)
+    check_dim("weight", weight, 2, layout)
+    check_parameter("weight", weight, hidden, [max(1, weight.shape[0]), hidden.shape[-1]], layout)
 
 
 def normalizer_tensor(
@@ -85,8 +113,9 @@ def normalizer_tensor(
         if normalizer.device != device:
             raise ValueError(f"normalizer is on {normalizer.device}, should be on {device} like the logits")
         return normalizer.detach().double()
-    if not 0 < normalizer < float("inf"):
-        raise ValueError(f"normalizer is {normalizer}, should be a finite number above 0")
+    check_number("normalizer", normalizer)
+    if not 0 <= normalizer < float("inf"):
+        raise ValueError(f"normalizer is {normalizer}, should be a finite number of at least 0")
     return torch.full((), normalizer, dtype=torch.float64, device=device)
 
 

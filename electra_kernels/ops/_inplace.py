@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from electra_kernels.ops._library import define
+from electra_kernels.ops._library import define, served_by
+from electra_kernels.routing import current_choice
 
 
 def _fake(
@@ -34,10 +35,11 @@ define("scale_gradient_(Tensor(a!) gradient, Tensor scale) -> ()", lambda gradie
 
 
 class CrossEntropySample(torch.autograd.Function):
-    """The version of the logits is bumped on every write, so that autograd sees whoever still needs the old values."""
+    """Every write bumps the version of the logits, so that autograd sees who still needs the old values."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.backend = current_choice()
         ops = torch.ops.electra_kernels
         loss, tokens, is_top1, factor = ops.cross_entropy_sample_(logits, *arguments)
         torch.autograd.graph.increment_version(logits)
@@ -49,7 +51,8 @@ class CrossEntropySample(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         gradient, factor = ctx.saved_tensors
-        torch.ops.electra_kernels.scale_gradient_(gradient, grad_loss * factor)
+        with served_by(ctx.backend):
+            torch.ops.electra_kernels.scale_gradient_(gradient, grad_loss * factor)
         torch.autograd.graph.increment_version(gradient)
         return gradient, *[None] * 7
 

@@ -1,6 +1,7 @@
 """Registration: the public op ``electra_kernels::X`` is opaque to torch and holds one router per device."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -29,13 +30,15 @@ def _router(name: str, device: str) -> Callable[..., object]:
     return route
 
 
+def served_by(backend: str | None) -> AbstractContextManager[None]:
+    """In a backward, the back end of its forward: autograd's threads for CUDA do not know the choice."""
+    return nullcontext() if backend is None else use_backend(backend)
+
+
 def differentiable(
     name: str, *, save: Callable[..., None], backward: Callable[..., tuple[object, ...]]
 ) -> None:
-    """Give an op its gradient. ``save(ctx, inputs, output)`` marks what has none and keeps what it needs.
-
-    Autograd runs CUDA's backward in a thread of its own, so the back end that was chosen travels with ctx.
-    """
+    """Give an op its gradient. ``save(ctx, inputs, output)`` marks what has none and keeps what it needs."""
 
     def setup_context(ctx: Any, inputs: tuple[object, ...], output: object) -> None:
         ctx.backend = current_choice()
@@ -43,9 +46,7 @@ def differentiable(
         save(ctx, inputs, output)
 
     def run_backward(ctx: Any, *grads: object) -> tuple[object, ...]:
-        if ctx.backend is None:
-            return backward(ctx, *grads)
-        with use_backend(ctx.backend):
+        with served_by(ctx.backend):
             return backward(ctx, *grads)
 
     torch.library.register_autograd(

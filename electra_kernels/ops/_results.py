@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class MaskedTokens(NamedTuple):
-    """``input_ids`` [B, T] with masks written; ``positions`` and ``targets`` [B, K]; unused slot: 0 and -100."""
+    """``input_ids`` [B, T] with masks written; ``positions``, ``targets`` [B, K]; unused slot: 0 and -100."""
 
     input_ids: Tensor
     positions: Tensor

@@ -5,7 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_kernels.ops._checks import FLOATING, check_fraction, check_shape, check_tensor, normalizer_tensor
+from electra_kernels.ops._checks import (
+    FLOATING,
+    check_fraction,
+    check_number,
+    check_shape,
+    check_tensor,
+    normalizer_tensor,
+)
 from electra_kernels.ops._library import define, differentiable, refuse_double_backward
 from electra_kernels.reference._values import accumulation_dtype
 
@@ -40,8 +47,9 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...
 
 
 define(
-    "masked_bce_with_logits(Tensor logits, Tensor labels, Tensor? mask, Tensor? pos_weight, Tensor? normalizer, "
-    "float label_smoothing, str reduction) -> (Tensor loss, Tensor counts, Tensor denominator)",
+    "masked_bce_with_logits(Tensor logits, Tensor labels, Tensor? mask, Tensor? pos_weight, "
+    "Tensor? normalizer, float label_smoothing, str reduction) "
+    "-> (Tensor loss, Tensor counts, Tensor denominator)",
     _fake,
 )
 define(
@@ -85,8 +93,8 @@ def masked_bce_with_logits(
         float32, [] or, with "none", the shape of logits. The gradient flows to ``logits`` alone.
 
     Raises:
-        TypeError, ValueError: an argument of another dtype, shape, device or range; on the CPU (elsewhere with
-            ELECTRA_KERNELS_DEBUG=1) also a label out of range.
+        TypeError, ValueError: an argument of another dtype, shape, device or range; on the CPU (elsewhere
+            with ELECTRA_KERNELS_DEBUG=1) also a label out of range.
     """
     check_tensor("logits", logits, FLOATING, None)
     terms = check_terms(logits.shape, labels, mask, pos_weight, label_smoothing, logits.device)
@@ -106,6 +114,7 @@ def check_terms(
     """mask and pos_weight, expanded to the shape of the logits."""
     check_tensor("labels", labels, _MASKS, device)
     check_shape("labels", labels, shape, "the shape of the logits")
+    _refuse_gradient("labels", labels)
     check_fraction("label_smoothing", label_smoothing, zero=True)
     if mask is not None:
         check_tensor("mask", mask, _MASKS, device)
@@ -115,15 +124,20 @@ def check_terms(
         return mask, _expand("pos_weight", pos_weight, shape)
     if pos_weight is None:
         return mask, None
+    check_number("pos_weight", pos_weight)
     if not 0 <= pos_weight < float("inf"):
         raise ValueError(f"pos_weight is {pos_weight}, should be a finite number of at least 0")
     return mask, torch.full((), pos_weight, dtype=torch.float64, device=device).expand(shape)
 
 
-def _expand(name: str, value: Tensor, shape: torch.Size) -> Tensor:
-    """No gradient is computed for a mask or a weight, so one that asks for it is refused."""
+def _refuse_gradient(name: str, value: Tensor) -> None:
+    """No gradient is computed for labels, mask or weight: who asks for one is told, not given none."""
     if value.requires_grad:
         raise ValueError(f"{name} requires grad, should be detached: the gradient flows to the logits alone")
+
+
+def _expand(name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    _refuse_gradient(name, value)
     fits = value.dim() <= len(shape) and all(
         ours in (1, theirs) for ours, theirs in zip(reversed(value.shape), reversed(shape))
     )

@@ -5,7 +5,14 @@ import math
 import torch
 from torch import Tensor
 
-from electra_kernels.ops._checks import check_dim, check_fraction, check_int64, check_tensor, check_uniforms
+from electra_kernels.ops._checks import (
+    FLOATING,
+    check_dim,
+    check_fraction,
+    check_integer,
+    check_tensor,
+    check_uniforms,
+)
 from electra_kernels.ops._library import define
 from electra_kernels.ops._results import MaskedTokens
 from electra_kernels.uniforms import draw_uniforms
@@ -49,9 +56,9 @@ def mask_tokens(
     """Pick the positions to mask, exactly k per row and without replacement, and write what stands there.
 
     A row with n maskable tokens uses ``k = min(K, max(1, floor(probability * n + 0.5)))`` slots, 0 if n = 0.
-    At each picked position stands ``[MASK]`` with probability ``mask_fraction``, a random id of the vocabulary
-    with probability ``random_fraction``, else the original (ELECTRA, Clark et al. 2020, section 2 and
-    google-research/electra, pretrain_helpers.mask, which uses 0.85, 0 and 0.15).
+    At each picked position stands ``[MASK]`` with probability ``mask_fraction``, a random id of the
+    vocabulary with probability ``random_fraction``, else the original (ELECTRA, Clark et al. 2020, section 2
+    and google-research/electra, pretrain_helpers.mask, which uses 0.85, 0 and 0.15).
 
     Args:
         input_ids: [B, T] int64.
@@ -60,15 +67,16 @@ def mask_tokens(
         vocab_size: V.
         probability: share of the maskable tokens that is picked, in (0, 1].
         mask_fraction, random_fraction: in [0, 1], their sum at most 1.
-        max_predictions: K, by default ``max(1, floor((probability + 0.005) * T))``; depends on shapes alone.
-        uniforms: [B, K, 2] float64 in [0, 1). The j-th slot's first number picks among the maskable tokens that
-            are left, in the order of the sequence; its second decides between mask, keep and random, in this
-            order, and its remainder the random id. By default from `draw_uniforms`.
+        max_predictions: K, by default ``max(1, floor((probability + 0.005) * T))`` and T at most; it depends
+            on shapes alone.
+        uniforms: [B, K, 2] float64 in [0, 1). The j-th slot's first number picks among the maskable tokens
+            that are left, in the order of the sequence; its second decides between mask, keep and random, in
+            this order, and its remainder the random id. By default from `draw_uniforms`.
         generator: for the draw of ``uniforms``; not under ``torch.compile``.
 
     Returns:
-        ``input_ids`` [B, T], ``positions`` [B, K] and ``targets`` [B, K] (the originals), all int64. An unused
-        slot has position 0 and target -100.
+        ``input_ids`` [B, T], ``positions`` [B, K] and ``targets`` [B, K] (the originals), all int64. An
+        unused slot has position 0 and target -100.
 
     Raises:
         TypeError, ValueError: an argument of another dtype, shape, device or range.
@@ -99,6 +107,8 @@ def _check_options(
     random_fraction: float,
     max_predictions: int | None,
 ) -> None:
+    check_integer("vocab_size", vocab_size)
+    check_integer("mask_token_id", mask_token_id)
     if vocab_size < 1:
         raise ValueError(f"vocab_size is {vocab_size}, should be at least 1")
     if not 0 <= mask_token_id < vocab_size:
@@ -109,7 +119,10 @@ def _check_options(
     if mask_fraction + random_fraction > 1 + 1e-12:
         total = mask_fraction + random_fraction
         raise ValueError(f"mask_fraction + random_fraction is {total}, should be at most 1")
-    if max_predictions is not None and max_predictions < 1:
+    if max_predictions is None:
+        return
+    check_integer("max_predictions", max_predictions)
+    if max_predictions < 1:
         raise ValueError(f"max_predictions is {max_predictions}, should be at least 1 or None")
 
 
@@ -119,9 +132,13 @@ def gather_rows(hidden: Tensor, positions: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: ``hidden`` or ``positions`` of another shape, dtype or device.
     """
+    check_tensor("hidden", hidden, FLOATING, None)
     check_dim("hidden", hidden, 3, "[B, T, E]")
-    layout = "[B, K] with the B of hidden"
-    check_int64("positions", positions, [hidden.shape[0], positions.shape[-1]], layout, hidden.device)
+    check_tensor("positions", positions, (torch.int64,), hidden.device)
+    if positions.dim() != 2 or positions.shape[0] != hidden.shape[0]:
+        raise ValueError(
+            f"positions has shape {list(positions.shape)}, should be [B, K] with B = {hidden.shape[0]}"
+        )
     # Indexing has a deterministic gradient on every device; torch.gather adds it with float atomics on CUDA.
     rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
     return hidden[rows, positions]

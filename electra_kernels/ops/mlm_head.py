@@ -1,6 +1,7 @@
 """The generator's output: masked-LM loss, the sample that replaces the masked token, and their gradient.
 
-The log-sum-exp that the loss needs is what an exact categorical draw needs as well: both come out of one pass.
+The log-sum-exp that the loss needs is what an exact categorical draw needs as well: both come out of one
+pass.
 """
 
 from typing import Any
@@ -12,8 +13,11 @@ from electra_kernels.ops import _inplace
 from electra_kernels.ops._checks import (
     FLOATING,
     autocast_dtype,
+    check_flag,
     check_int64,
+    check_integer,
     check_parameter,
+    check_projection,
     check_row_logits,
     check_temperature,
     check_tensor,
@@ -41,7 +45,7 @@ def _fake_statistics(
     )
 
 
-# ---- from materialised logits ----------------------------------------------------------------------------------
+# ---- from materialised logits ----------------------------------------------------------------------------
 
 
 def _fake(
@@ -97,7 +101,7 @@ def cross_entropy_sample(
     uniforms: Tensor | None = None,
     inplace_backward: bool = False,
 ) -> SampledLoss:
-    """Cross-entropy of each row, one token drawn from softmax(logits / temperature), and whether it was right.
+    """Cross-entropy of each row, a token drawn from softmax(logits / temperature), and whether it was right.
 
     loss = logsumexp(x) - x[target], always at temperature 1 and with no token banned, as
     ``torch.nn.functional.cross_entropy``; its gradient is softmax(x) - one_hot(target).
@@ -107,32 +111,35 @@ def cross_entropy_sample(
         targets: [...] int64 in [0, V), or ``ignore_index``.
         ignore_index: such rows have no loss, no gradient and draw no token.
         reduction: "mean" over the rows that are not ignored (0 if there is none), "sum" or "none".
-        normalizer: divides instead of the number of rows (with "mean"), so that micro-batches or ranks add up to
-            the gradient of one big batch; a number, or a 0-dim tensor, which is never synchronised.
+        normalizer: divides instead of the number of rows (with "mean"), so that micro-batches or ranks add up
+            to the gradient of one big batch; a number, or a 0-dim tensor, which is never synchronised.
         temperature: above 0; of the draw only.
         ban_original: never draw the target.
         uniforms: [...] float64 in [0, 1), by default from `draw_uniforms`.
-        inplace_backward: allow the gradient to overwrite ``logits``, which saves a tensor of their size. Whoever
-            else needs their values for its own backward then raises; so does a second backward.
+        inplace_backward: allow the gradient to overwrite ``logits``, which saves a tensor of their size.
+            Whoever else needs their values for its own backward then raises; so does a second backward.
 
     Returns:
-        ``loss`` float32 ([] or, with "none", [...]), ``tokens`` [...] int64 (-1: none drawn), ``is_top1`` [...]
-        bool: the target had the highest logit. A row with NaN or +inf, or with no finite logit, has a NaN
-        loss and token -1.
+        ``loss`` float32 ([] or, with "none", [...]), ``tokens`` [...] int64 (-1: none drawn), ``is_top1``
+        [...] bool: the target had the highest logit. A row with NaN or +inf, or with no finite logit, has a
+        NaN loss and token -1.
 
     Raises:
-        TypeError, ValueError: an argument of another dtype, shape, device or range; on the CPU (elsewhere with
-            ELECTRA_KERNELS_DEBUG=1) also a target out of range.
+        TypeError, ValueError: an argument of another dtype, shape, device or range; on the CPU (elsewhere
+            with ELECTRA_KERNELS_DEBUG=1) also a target out of range.
     """
     check_row_logits(logits)
     shape = logits.shape[:-1]
     check_int64("targets", targets, shape, "logits.shape[:-1]", logits.device)
+    check_integer("ignore_index", ignore_index)
+    check_flag("ban_original", ban_original)
     check_temperature(temperature)
     denominator = normalizer_tensor(normalizer, reduction, logits.device)
     if uniforms is None:
         uniforms = draw_uniforms(shape, device=logits.device)
     check_uniforms(uniforms, shape, "logits.shape[:-1]", logits.device)
     options = (ignore_index, reduction, float(temperature), ban_original)
+    check_flag("inplace_backward", inplace_backward)
     if inplace_backward:
         _inplace.check_overwritable(logits, reduction)
         if torch.is_grad_enabled() and logits.requires_grad and not torch.compiler.is_compiling():
@@ -144,7 +151,7 @@ def cross_entropy_sample(
     return SampledLoss(loss, tokens, is_top1)
 
 
-# ---- from hidden states: the logits exist only a chunk of rows at a time ---------------------------------------
+# ---- from hidden states: the logits exist only a chunk of rows at a time ---------------------------------
 
 
 def _fake_linear(
@@ -200,8 +207,8 @@ def _linear_backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | No
 
 
 define(
-    "linear_cross_entropy_sample(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor uniforms, "
-    f"Tensor? normalizer, {_OPTIONS}, bool[3] needs_gradient) "
+    "linear_cross_entropy_sample(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, "
+    f"Tensor uniforms, Tensor? normalizer, {_OPTIONS}, bool[3] needs_gradient) "
     "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor denominator, "
     "Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
     _fake_linear,
@@ -248,13 +255,13 @@ def linear_cross_entropy_sample(
         raise ValueError("hidden has shape [], should be [..., E]")
     hidden = hidden.to(autocast_dtype(hidden))
     shape, device = hidden.shape[:-1], hidden.device
-    check_parameter("weight", weight, hidden, [weight.shape[0], hidden.shape[-1]], "[V, E]")
-    if weight.shape[0] == 0:
-        raise ValueError(f"weight has shape {list(weight.shape)}, should be [V, E] with V at least 1")
+    check_projection(weight, hidden)
     if bias is not None:
         check_tensor("bias", bias, (weight.dtype,), device)
         check_parameter("bias", bias, hidden, weight.shape[:1], "[V]")
     check_int64("targets", targets, shape, "hidden.shape[:-1]", device)
+    check_integer("ignore_index", ignore_index)
+    check_flag("ban_original", ban_original)
     check_temperature(temperature)
     denominator = normalizer_tensor(normalizer, reduction, device)
     if uniforms is None:

@@ -51,7 +51,7 @@ def _fake_backward(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, weight, bias, labels, mask, pos_weight, _, ctx.label_smoothing, ctx.reduction, _ = inputs
-    _, logits, counts, denominator, grad_weight, grad_bias = output
+    _, logits, _, denominator, grad_weight, grad_bias = output
     ctx.has_bias = bias is not None
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(
@@ -69,7 +69,8 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...
 define(
     f"linear_masked_bce(Tensor hidden, Tensor weight, Tensor? bias, {_LABELS}, Tensor? normalizer, "
     "float label_smoothing, str reduction, bool needs_parameter_gradients) "
-    "-> (Tensor loss, Tensor logits, Tensor counts, Tensor denominator, Tensor grad_weight, Tensor grad_bias)",
+    "-> (Tensor loss, Tensor logits, Tensor counts, Tensor denominator, Tensor grad_weight, "
+    "Tensor grad_bias)",
     _fake,
 )
 define(
@@ -109,8 +110,8 @@ def linear_masked_bce(
 
     Returns:
         ``loss`` float32 ([] or, with "none", [...]), ``logits`` [...] float32 without gradient, ``counts``
-        int64 [4] = true positives, false positives, false negatives, true negatives at logit 0 over the tokens
-        whose mask is set.
+        int64 [4] = true positives, false positives, false negatives, true negatives at logit 0 over the
+        tokens whose mask is set.
 
     Raises:
         TypeError, ValueError: as `masked_bce_with_logits`.

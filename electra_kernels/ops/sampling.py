@@ -1,4 +1,4 @@
-"""Sampling for replacement: one exact categorical draw per row of logits, and the labels of what it replaced."""
+"""Sampling for replacement: one exact categorical draw per row of logits, and the labels of what changed."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from electra_kernels.ops._checks import (
     check_dim,
+    check_flag,
     check_int64,
     check_row_logits,
     check_temperature,
@@ -61,8 +62,9 @@ def sample_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Draw one token per row from softmax(logits / temperature), and return the row's log-sum-exp with it.
 
-    One uniform number per row inverts the CDF, first over the sums of tiles of the vocabulary, then inside the
-    chosen tile. The tile sums are those of the log-sum-exp, so the sample costs no second pass and no noise tensor.
+    One uniform number per row inverts the CDF, first over the sums of tiles of the vocabulary, then inside
+    the chosen tile. The tile sums are those of the log-sum-exp, so the sample costs no second pass and no
+    noise tensor.
 
     Args:
         logits: [..., V] float32, bfloat16 or float16.
@@ -95,7 +97,8 @@ def _fake_replace(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tuple
 
 
 define(
-    "replace_tokens(Tensor input_ids, Tensor positions, Tensor tokens) -> (Tensor input_ids, Tensor is_replaced)",
+    "replace_tokens(Tensor input_ids, Tensor positions, Tensor tokens) "
+    "-> (Tensor input_ids, Tensor is_replaced)",
     _fake_replace,
 )
 
@@ -178,6 +181,7 @@ def sample_replacements(
     """
     check_row_logits(logits)
     check_temperature(temperature)
+    check_flag("ban_original", ban_original)
     _check_slots(input_ids, positions)
     check_int64("targets", targets, positions.shape, "positions.shape", input_ids.device)
     check_tensor("logits", logits, (logits.dtype,), input_ids.device)

@@ -64,7 +64,7 @@ def token_gradients(logits: Tensor, weight: Tensor, positive: Tensor, negative: 
 
 
 def confusion_counts(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-    """[4] int64: true positives, false positives, false negatives, true negatives at logit 0 and label 0.5."""
+    """[4] int64: true and false positives, false and true negatives at logit 0 and label 0.5."""
     counted = weight != 0
     predicted, actual = logits > 0, labels > 0.5
     cells = [predicted & actual, predicted & ~actual, ~predicted & actual, ~predicted & ~actual]
@@ -117,4 +117,5 @@ def masked_bce_with_logits_backward(
     x = logits.to(accumulation_dtype(logits.dtype))
     terms = label_terms(labels, mask, pos_weight, label_smoothing, x.dtype)
     scale = (grad_loss * safe_reciprocal(denominator)).to(x.dtype)
-    return (token_gradients(x, *terms) * scale).to(logits.dtype).contiguous()
+    gradient = token_gradients(x, *terms) * scale.where(terms[0] != 0, 0)
+    return gradient.to(logits.dtype).contiguous()

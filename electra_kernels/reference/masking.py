@@ -18,10 +18,10 @@ def mask_tokens(
     mask_fraction: float,
     random_fraction: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """input_ids [B, T], maskable [B, T] bool, uniforms [B, K, 2] → masked ids [B, T], positions and targets [B, K].
+    """input_ids, maskable (bool) [B, T], uniforms [B, K, 2] → masked ids [B, T], positions, targets [B, K].
 
-    Slot j of a row with n maskable tokens takes the ``floor(u * (n - j))``-th of those that are still left, in
-    the order of the sequence. k = min(K, max(1, floor(p * n + 0.5))) slots are used, none if n = 0
+    Slot j of a row with n maskable tokens takes the ``floor(u * (n - j))``-th of those that are still left,
+    in the order of the sequence. k = min(K, max(1, floor(p * n + 0.5))) slots are used, none if n = 0
     (create_masked_lm_predictions of google-research/bert, without its shuffle).
     """
     valid = (input_ids >= 0) & (input_ids < vocab_size)

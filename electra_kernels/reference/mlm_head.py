@@ -109,8 +109,16 @@ def cross_entropy_sample_backward(
     """Gradient of logits [..., V]; grad_loss is [] or, for reduction "none", [...]."""
     rows = logits.reshape(-1, logits.shape[-1])
     gradient = row_gradients(rows, targets.reshape(-1), logsumexp.reshape(-1), ignore_index)
-    scale = (grad_loss * safe_reciprocal(denominator)).to(gradient.dtype).expand(targets.shape)
-    return gradient.mul_(scale.reshape(-1, 1)).to(logits.dtype).reshape(logits.shape)
+    scale = _upstream_scale(grad_loss, denominator, targets, ignore_index, gradient.dtype)
+    return gradient.mul_(scale.reshape(-1, 1)).to(logits.dtype).reshape(logits.shape).contiguous()
+
+
+def _upstream_scale(
+    grad_loss: Tensor, denominator: Tensor, targets: Tensor, ignore_index: int, dtype: torch.dtype
+) -> Tensor:
+    """[...]; 0 in ignored rows, whatever upstream says there."""
+    scale = (grad_loss * safe_reciprocal(denominator)).to(dtype)
+    return scale.expand(targets.shape).masked_fill(targets == ignore_index, 0)
 
 
 def cross_entropy_sample_(
@@ -166,19 +174,16 @@ def linear_cross_entropy_sample(
     denominator [], and the unnormalised gradients of hidden, weight and bias (empty unless needed).
 
     Chunks of rows: GEMM into one reused buffer, ``row_kernel`` turns it into loss, sample and gradient while
-    it is in the cache, two GEMMs take the gradient to hidden and weight. This loop serves every back end; each
-    brings its row kernel. With reduction "none" the gradients wait for the upstream one.
+    it is in the cache, two GEMMs take the gradient to hidden and weight. This loop serves every back end;
+    each brings its row kernel. With reduction "none" the gradients wait for the upstream one.
     """
     flat_targets, flat_uniforms = _checked_rows(targets, uniforms, weight.shape[0], ignore_index)
     needs = [needed and reduction != "none" for needed in needs_gradient]
     rows = _counted_rows(hidden, flat_targets, ignore_index)
     gradients = _Gradients(rows, weight, needs)
     dtype = accumulation_dtype(hidden.dtype)
-    losses, logsumexp = (
-        torch.empty_like(flat_uniforms, dtype=dtype),
-        torch.empty_like(flat_uniforms, dtype=dtype),
-    )
-    tokens, is_top1 = torch.empty_like(flat_targets), torch.empty_like(flat_targets, dtype=torch.bool)
+    losses, logsumexp = (flat_uniforms.new_empty(flat_uniforms.shape, dtype=dtype) for _ in range(2))
+    tokens, is_top1 = (flat_targets.new_empty(flat_targets.shape, dtype=t) for t in (torch.int64, torch.bool))
     for chunk, logits in _chunks_of_logits(rows, weight):
         options = (ignore_index, temperature, ban_original, any(needs))
         statistics = row_kernel(logits, bias, flat_targets[chunk], flat_uniforms[chunk], *options)
@@ -208,8 +213,8 @@ def linear_cross_entropy_sample_backward(
     needs_gradient: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias (empty unless needed), in their own dtypes."""
-    scale = (grad_loss * safe_reciprocal(denominator)).to(logsumexp.dtype)
     if reduction == "none":
+        scale = _upstream_scale(grad_loss, denominator, targets, ignore_index, logsumexp.dtype)
         factor, gradients = _gradients_per_row(
             scale, hidden, weight, bias, targets, logsumexp, ignore_index, needs_gradient
         )
@@ -217,7 +222,7 @@ def linear_cross_entropy_sample_backward(
         row_scale = scale.reshape(-1, 1) if needs_gradient[0] else factor
         scale = factor
     else:
-        row_scale = scale
+        row_scale = scale = (grad_loss * safe_reciprocal(denominator)).to(logsumexp.dtype)
     # A 0-dim scale takes the dtype of what it multiplies: the cast keeps the product in float32.
     grad_hidden = (grad_hidden.to(scale.dtype) * row_scale).to(hidden.dtype)
     return (
@@ -237,7 +242,7 @@ def _gradients_per_row(
     ignore_index: int,
     needs_gradient: Sequence[bool],
 ) -> tuple[Tensor, "_Gradients"]:
-    """Recompute the logits chunk by chunk; each row's upstream scale goes into weight and bias, not into hidden.
+    """Recompute the logits chunk by chunk; a row's upstream scale goes into weight and bias, not into hidden.
 
     In the GEMM the scale is carried by hidden's rows, relative to the largest, so that neither they nor the
     soft-max leave the range of float16. Returns that largest scale and the gradients.
@@ -256,12 +261,12 @@ def _gradients_per_row(
 
 
 def _counted_rows(hidden: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
-    """[N, E]; an ignored row adds nothing to the weight's gradient, even where its hidden state is not finite."""
+    """[N, E]; an ignored row adds nothing to the weight's gradient, even if its hidden state is NaN."""
     return hidden.reshape(-1, hidden.shape[-1]).masked_fill((targets == ignore_index)[:, None], 0)
 
 
 def _chunks_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Pairs of row range and logits, the latter in one buffer whose rows are padded to 128 bytes with -inf."""
+    """Pairs of row range and logits, all in one buffer whose rows are padded to 128 bytes with -inf."""
     weight = weight.to(rows.dtype)
     count, vocab_size = rows.shape[0], weight.shape[0]
     elements = 128 // rows.element_size()
@@ -279,8 +284,8 @@ class _Gradients:
         dtype = accumulation_dtype(rows.dtype)
         self.needs = needs
         self.projection = weight.to(rows.dtype)
-        self.hidden = torch.empty_like(rows) if needs[0] else rows.new_empty(0)
-        self.weight = torch.zeros_like(weight, dtype=dtype) if needs[1] else weight.new_empty(0, dtype=dtype)
+        self.hidden = rows.new_empty(rows.shape if needs[0] else 0)
+        self.weight = weight.new_zeros(weight.shape if needs[1] else 0, dtype=dtype)
         self.bias = weight.new_zeros(weight.shape[0] if needs[2] else 0, dtype=dtype)
 
     def add(self, chunk: slice, logits: Tensor, rows: Tensor, row_scale: Tensor | None = None) -> None:

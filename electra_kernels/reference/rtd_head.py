@@ -1,4 +1,4 @@
-"""The discriminator's last Linear(H → 1) with its loss, in plain PyTorch: see `electra_kernels.ops.rtd_head`."""
+"""The discriminator's last Linear(H → 1) with its loss in plain PyTorch: see `ops.rtd_head`."""
 
 import torch
 from torch import Tensor
@@ -26,11 +26,12 @@ def linear_masked_bce(
     reduction: str,
     needs_parameter_gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """hidden [..., H], weight [H], bias [] → loss, logits [...], counts [4], denominator [], and the gradients of
-    weight [H] and bias [] before they are divided by the denominator (zeros unless they are needed).
+    """hidden [..., H], weight [H], bias [] → loss, logits [...], counts [4], denominator [], and the gradients
+    of weight [H] and bias [] before they are divided by the denominator (zeros unless they are needed).
 
     The parameters' gradients are sums over tokens of what the forward has at hand anyway, so that the
-    backward reads ``hidden`` no second time. With reduction "none" they have to wait for the upstream gradient.
+    backward reads ``hidden`` no second time. With reduction "none" they have to wait for the upstream
+    gradient.
     """
     dtype = accumulation_dtype(hidden.dtype)
     logits = torch.mv(hidden.to(dtype).reshape(-1, hidden.shape[-1]), weight.to(dtype)).reshape(labels.shape)
@@ -68,13 +69,13 @@ def linear_masked_bce_backward(
     label_smoothing: float,
     reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of hidden, weight and bias; the last two were summed in the forward unless reduction is "none"."""
+    """Gradients of hidden, weight and bias; the forward summed the last two unless reduction is "none"."""
     terms = label_terms(labels, mask, pos_weight, label_smoothing, logits.dtype)
     scale = (grad_loss * safe_reciprocal(denominator)).to(logits.dtype)
-    token_gradient = token_gradients(logits, *terms) * scale
+    token_gradient = token_gradients(logits, *terms) * scale.where(terms[0] != 0, 0)
     grad_hidden = token_gradient[..., None] * weight.to(logits.dtype)
     if reduction == "none":
         grad_weight, grad_bias = _parameter_gradients(token_gradient, hidden)
     else:
         grad_weight, grad_bias = grad_weight * scale, grad_bias * scale
-    return grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
+    return grad_hidden.to(hidden.dtype).contiguous(), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)

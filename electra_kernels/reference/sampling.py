@@ -51,8 +51,8 @@ def _padded_to_tiles(logits: Tensor) -> Tensor:
 def _invert_cdf(weights: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
     """First index whose prefix sum exceeds fraction x total, and the fraction of its own weight that is left.
 
-    ``weights`` [N, M] float64, ``fraction`` [N, 1] in [0, 1]. The point stays below the total and the residual
-    above zero whatever the rounding, so an index of weight 0 is never returned.
+    ``weights`` [N, M] float64, ``fraction`` [N, 1] in [0, 1]. The point stays below the total and the
+    residual above zero whatever the rounding, so an index of weight 0 is never returned.
     """
     prefix = weights.cumsum(-1)
     total = prefix[:, -1:]
@@ -80,7 +80,7 @@ def sample_tokens(
 def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp: Tensor) -> Tensor:
     """d logsumexp / d logits = softmax(logits)."""
     softmax = (logits.to(logsumexp.dtype) - logsumexp[..., None]).exp_()
-    return softmax.mul_(grad_logsumexp[..., None]).to(logits.dtype)
+    return softmax.mul_(grad_logsumexp[..., None]).to(logits.dtype).contiguous()
 
 
 def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tupl
     extended = torch.cat([input_ids, input_ids.new_zeros(input_ids.shape[0], 1)], dim=1)
     _require_distinct(extended, columns, positions, used)
     replaced = extended.scatter(1, columns, tokens)[:, :length].contiguous()
-    return replaced, replaced != input_ids
+    return replaced, (replaced != input_ids).contiguous()
 
 
 def _require_distinct(extended: Tensor, columns: Tensor, positions: Tensor, used: Tensor) -> None:
@@ -115,7 +115,7 @@ def sample_replacements(
     temperature: float,
     ban_original: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`sample_tokens` at logits [B, K, V], then `replace_tokens`; a slot with a negative target draws nothing."""
+    """`sample_tokens` at logits [B, K, V], then `replace_tokens`; a negative target means no draw."""
     vocab_size = logits.shape[-1]
     require(targets < vocab_size, "targets", targets, f"below {vocab_size} (negative: unused slot)")
     _, tokens = sample_tokens(logits, targets if ban_original else None, uniforms, temperature)
