@@ -180,7 +180,7 @@ def rotations(length: int, head_size: int, device: torch.device) -> tuple[Tensor
 
 
 def rotate(vectors: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn [B, T, ..., d] by the angles of each position; dimension i pairs with i + d / 2."""
+    """Turn [B, T, n, heads, d] by the angles of each position; dimension i pairs with i + d / 2."""
     cosine, sine = cosine.to(vectors.dtype), sine.to(vectors.dtype)
     first, second = vectors.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

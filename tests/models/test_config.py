@@ -1,0 +1,154 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from transformers import ElectraConfig as TheirConfig
+from transformers import ElectraForMaskedLM, ElectraForPreTraining
+
+from electra_kernels.models import CONFIGURATIONS, Electra, ElectraConfig, EncoderConfig, electra_config
+
+V = 30_522
+TINY = EncoderConfig(100, 16, 32, 2, 4, 64)
+
+
+def parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# V = 30,522. Generators keep the embeddings of their discriminator, so these counts include them.
+@pytest.mark.parametrize(
+    "name, discriminator, generator",
+    [("small", 13_549_057, 4_620_026), ("base", 109_483_009, 33_740_602), ("large", 335_142_913, 51_295_290)],
+)
+def test_the_originals_have_as_many_parameters_as_in_transformers(name, discriminator, generator):
+    config = electra_config(name, vocab_size=V, mask_token_id=103)
+    with torch.device("meta"):
+        model = Electra(config)
+        theirs = ElectraForPreTraining(their_config(config.discriminator))
+        their_generator = ElectraForMaskedLM(their_config(config.generator))
+    assert parameters(model.discriminator) == parameters(theirs) == discriminator
+    assert parameters(model.generator) == parameters(their_generator) == generator
+
+
+def their_config(config):
+    names = (
+        "vocab_size",
+        "embedding_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+    )
+    return TheirConfig(**{name: getattr(config, name) for name in names})
+
+
+def test_small_is_the_default_of_transformers():
+    assert their_config(electra_config("small", vocab_size=V, mask_token_id=103).discriminator).to_dict() == (
+        TheirConfig().to_dict()
+    )
+
+
+# google-research/electra: heads = max(1, H // 64), feed-forward = 4 H, base and large as the paper's table 6.
+@pytest.mark.parametrize(
+    "name, hidden, heads, feed_forward, layers, embedding, probability",
+    [
+        ("small", (256, 64), (4, 1), (1024, 256), 12, 128, 0.15),
+        ("base", (768, 256), (12, 4), (3072, 1024), 12, 768, 0.15),
+        ("large", (1024, 256), (16, 4), (4096, 1024), 24, 1024, 0.25),
+    ],
+)
+def test_the_sizes_of_the_originals(name, hidden, heads, feed_forward, layers, embedding, probability):
+    config = electra_config(name, vocab_size=V, mask_token_id=103)
+    both = (config.discriminator, config.generator)
+    assert tuple(each.hidden_size for each in both) == hidden
+    assert tuple(each.num_attention_heads for each in both) == heads
+    assert tuple(each.intermediate_size for each in both) == feed_forward
+    assert {each.num_hidden_layers for each in both} == {layers}
+    assert {each.embedding_size for each in both} == {embedding}
+    assert (config.mask_probability, config.rtd_weight, config.tie) == (probability, 50.0, "embeddings")
+
+
+def test_the_demo_is_one_encoder_of_rotary_positions():
+    config = electra_config("demo", vocab_size=V, mask_token_id=4)
+    assert (config.tie, config.generator, config.rtd_weight) == ("all", None, 10.0)
+    encoder = config.discriminator
+    assert (encoder.position_embedding, encoder.norm, encoder.dropout) == ("rotary", "pre", 0.0)
+    assert (encoder.hidden_size, encoder.num_hidden_layers, encoder.num_attention_heads) == (128, 4, 4)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_configuration_survives_json(name):
+    config = dataclasses.replace(
+        electra_config(name, vocab_size=1_000, mask_token_id=4), temperature=0.7, ban_original=True
+    )
+    assert ElectraConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_from_dict_names_what_does_not_belong():
+    values = electra_config("small", vocab_size=1_000, mask_token_id=4).to_dict()
+    with pytest.raises(ValueError, match=r"unknown names \['colour'\] and lacks \[\]"):
+        ElectraConfig.from_dict({**values, "colour": 3})
+    del values["discriminator"]["hidden_size"]
+    with pytest.raises(ValueError, match=r"discriminator has unknown names \[\] and lacks \['hidden_size'\]"):
+        ElectraConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"hidden_size": 30}, "hidden_size is 30, should be a multiple of num_attention_heads = 4"),
+        ({"vocab_size": 0}, "vocab_size is 0, should be at least 1"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0, should be at least 1"),
+        ({"dropout": 1.0}, r"dropout is 1.0, should be in \[0, 1\)"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0, should be above 0"),
+        ({"norm": "middle"}, "norm is 'middle', should be one of 'post', 'pre'"),
+        (
+            {"position_embedding": "none"},
+            "position_embedding is 'none', should be one of 'absolute', 'rotary'",
+        ),
+        (
+            {"hidden_size": 12, "position_embedding": "rotary"},
+            "hidden_size / num_attention_heads is 3, should be even for rotary positions",
+        ),
+    ],
+)
+def test_a_bad_encoder_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **change)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"generator": None}, "generator is None with tie='embeddings', should be an EncoderConfig"),
+        ({"tie": "some"}, "tie is 'some', should be one of 'all', 'embeddings', 'none'"),
+        ({"generator_kind": "bigram"}, "generator_kind is 'bigram', should be one of 'model', 'uniform'"),
+        ({"generator_kind": "uniform"}, "generator is given with generator_kind='uniform', should be None"),
+        ({"mask_token_id": 100}, r"mask_token_id is 100, should be in \[0, 100\)"),
+        ({"mask_probability": 0.0}, r"mask_probability is 0.0, should be in \(0, 1\]"),
+        ({"temperature": 0.0}, "temperature is 0.0, should be a finite number above 0"),
+        ({"rtd_weight": -1.0}, "rtd_weight is -1.0, should be a finite number, at least 0"),
+    ],
+)
+def test_a_bad_pair_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(ElectraConfig(TINY, TINY, 4), **change)
+
+
+def test_what_is_tied_has_the_same_size():
+    smaller = dataclasses.replace(TINY, hidden_size=16)
+    with pytest.raises(ValueError, match=r"generator\.hidden_size is 16, should be 32 .* tie='all'"):
+        ElectraConfig(TINY, smaller, 4, tie="all")
+    assert ElectraConfig(TINY, smaller, 4, tie="embeddings").generator is smaller
+    thinner = dataclasses.replace(TINY, embedding_size=8)
+    with pytest.raises(ValueError, match=r"generator\.embedding_size is 8, should be 16 .* tie='embeddings'"):
+        ElectraConfig(TINY, thinner, 4, tie="embeddings")
+    assert ElectraConfig(TINY, thinner, 4, tie="none").generator is thinner
+    with pytest.raises(ValueError, match=r"generator\.vocab_size is 50, should be 100 .* tie='none'"):
+        ElectraConfig(TINY, dataclasses.replace(TINY, vocab_size=50), 4, tie="none")
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="name is 'tiny', should be one of 'small', 'base', 'large', 'demo'"):
+        electra_config("tiny", vocab_size=V, mask_token_id=103)

@@ -1,0 +1,318 @@
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from electra_kernels import draw_uniforms, mask_tokens
+from electra_kernels.models import Electra, ElectraConfig, EncoderConfig
+
+V, MASK = 90, 4
+DISCRIMINATOR = EncoderConfig(V, 16, 32, 2, 4, 64, max_position_embeddings=40)
+GENERATOR = dataclasses.replace(DISCRIMINATOR, hidden_size=8, num_attention_heads=2, intermediate_size=32)
+CONFIGS = {
+    "none": ElectraConfig(DISCRIMINATOR, GENERATOR, MASK, tie="none"),
+    "embeddings": ElectraConfig(DISCRIMINATOR, GENERATOR, MASK, tie="embeddings"),
+    "all": ElectraConfig(DISCRIMINATOR, None, MASK, tie="all"),
+    "uniform": ElectraConfig(DISCRIMINATOR, None, MASK, generator_kind="uniform"),
+    "unigram": ElectraConfig(DISCRIMINATOR, None, MASK, generator_kind="unigram"),
+}
+COUNTS = torch.arange(V).where(torch.arange(V) >= 5, 0)
+
+
+def model(name, unigram=None, **changes):
+    torch.manual_seed(0)
+    if name == "unigram":
+        unigram = COUNTS
+    electra = Electra(dataclasses.replace(CONFIGS[name], **changes), unigram).eval()
+    for parameter in electra.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return electra
+
+
+def batch(rows=4, length=24, seed=1):
+    """Row r has r tokens of padding; the first and the last token of each are special (1 and 2)."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, V, (rows, length), generator=generator)
+    attention_mask = torch.ones_like(ids)
+    for row in range(rows):
+        attention_mask[row, length - row :] = 0
+        ids[row, length - row - 1] = 2
+    ids[:, 0] = 1
+    ids = ids.where(attention_mask == 1, 0)
+    return ids, attention_mask, (ids >= 5).long()
+
+
+def uniforms(ids, seed=7, probability=0.15):
+    generator = torch.Generator().manual_seed(seed)
+    slots = mask_tokens(
+        ids, ids >= 5, mask_token_id=MASK, vocab_size=V, probability=probability
+    ).targets.shape
+    return {
+        "masking_uniforms": draw_uniforms((*slots, 2), generator=generator),
+        "sampling_uniforms": draw_uniforms(slots, generator=generator),
+    }
+
+
+def plain_loss(electra, ids, attention_mask, masked, replaced):
+    """The joint loss in plain torch, logits at every position."""
+    labels = torch.full_like(ids, -100)
+    for row, (positions, targets) in enumerate(zip(masked.positions, masked.targets)):
+        labels[row, positions[targets >= 0]] = targets[targets >= 0]
+    mlm = F.cross_entropy(
+        electra.generator.logits(masked.input_ids, attention_mask).flatten(0, 1), labels.flatten()
+    )
+    logits = electra.discriminator.logits(replaced.input_ids, attention_mask)
+    real = attention_mask.bool()
+    rtd = F.binary_cross_entropy_with_logits(logits[real], (replaced.input_ids != ids)[real].float())
+    return mlm, rtd, mlm + electra.config.rtd_weight * rtd
+
+
+@pytest.mark.parametrize("tie", ["none", "embeddings", "all"])
+def test_the_joint_step_is_what_plain_torch_computes(tie):
+    ours, (ids, attention_mask, maskable) = model(tie), batch()
+    theirs = copy.deepcopy(ours)
+    output = ours(ids, attention_mask, maskable)
+    mlm, rtd, loss = plain_loss(theirs, ids, attention_mask, output.masked, output.replaced)
+    torch.testing.assert_close(output.mlm.loss, mlm, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(output.rtd.loss, rtd, rtol=1e-6, atol=1e-6)
+    output.loss.backward()
+    loss.backward()
+    assert len(dict(ours.named_parameters())) == len(dict(theirs.named_parameters()))
+    for (name, mine), (_, other) in zip(ours.named_parameters(), theirs.named_parameters()):
+        torch.testing.assert_close(
+            mine.grad, other.grad, rtol=1e-4, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def test_the_replaced_batch_holds_the_samples_and_its_labels():
+    ids, attention_mask, maskable = batch(rows=8)
+    masked, replaced = (output := model("embeddings")(ids, attention_mask, maskable)).masked, output.replaced
+    expected = ids.clone()
+    for row in range(8):
+        for position, target, token in zip(
+            masked.positions[row], masked.targets[row], output.mlm.tokens[row]
+        ):
+            if target >= 0:
+                assert target == ids[row, position]
+                expected[row, position] = token
+    assert torch.equal(replaced.input_ids, expected)
+    assert torch.equal(replaced.is_replaced, expected != ids)
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("ban_original", [False, True])
+def test_special_tokens_and_padding_are_never_replaced(name, ban_original):
+    electra = model(name, mask_probability=0.9, ban_original=ban_original)
+    ids, attention_mask, maskable = batch(rows=8)
+    touched = torch.zeros_like(ids, dtype=torch.bool)
+    for _ in range(20):
+        replaced = electra(ids, attention_mask, maskable).replaced
+        assert torch.equal(replaced.input_ids[maskable == 0], ids[maskable == 0])
+        touched |= replaced.is_replaced
+    assert not touched[maskable == 0].any()
+    assert touched[maskable == 1].float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_a_banned_original_is_replaced_at_every_picked_position(name):
+    ids, attention_mask, maskable = batch()
+    output = model(name, ban_original=True)(ids, attention_mask, maskable)
+    assert output.replaced.is_replaced.sum() == (output.masked.targets >= 0).sum() > 0
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_the_same_uniforms_give_the_same_step(name):
+    electra, (ids, attention_mask, maskable) = model(name), batch()
+    first, again = (electra(ids, attention_mask, maskable, **uniforms(ids)) for _ in range(2))
+    assert torch.equal(first.loss, again.loss)
+    assert torch.equal(first.replaced.input_ids, again.replaced.input_ids)
+    other = electra(ids, attention_mask, maskable, **uniforms(ids, seed=8))
+    assert not torch.equal(first.replaced.input_ids, other.replaced.input_ids)
+
+
+@pytest.mark.parametrize("name", ["embeddings", "unigram", "uniform"])
+def test_without_padding_no_mask_is_needed(name):
+    electra = model(name)
+    ids, attention_mask, maskable = batch(rows=1)
+    with_mask = electra(ids, attention_mask, maskable, **uniforms(ids))
+    without = electra(ids, None, maskable, **uniforms(ids))
+    torch.testing.assert_close(without.loss, with_mask.loss)
+
+
+def test_without_a_model_the_loss_is_the_discriminators():
+    ids, attention_mask, maskable = batch()
+    output = model("uniform")(ids, attention_mask, maskable)
+    assert output.mlm is None
+    assert torch.equal(output.loss, output.rtd.loss)
+
+
+def test_the_generator_alone_gives_its_loss_and_nothing_else():
+    electra, (ids, attention_mask, maskable) = model("none"), batch()
+    output = electra(ids, attention_mask, maskable, replacements=None, **uniforms(ids))
+    assert output.rtd is None
+    assert output.replaced is None
+    assert torch.equal(output.loss, electra(ids, attention_mask, maskable, **uniforms(ids)).mlm.loss)
+    output.loss.backward()
+    assert all(parameter.grad is None for parameter in electra.discriminator.parameters())
+
+
+def test_the_head_start_trains_the_generator_on_masks_and_draws_by_frequency():
+    ids, attention_mask, maskable = batch()
+    electra = model("embeddings", unigram=COUNTS)
+    output = electra(ids, attention_mask, maskable, replacements="unigram", **uniforms(ids))
+    expected = model("unigram")(ids, attention_mask, maskable, **uniforms(ids)).replaced
+    assert torch.equal(output.replaced.input_ids, expected.input_ids)
+    assert torch.equal(output.mlm.loss, electra(ids, attention_mask, maskable, **uniforms(ids)).mlm.loss)
+    assert torch.equal(output.loss, output.mlm.loss + 50.0 * output.rtd.loss)
+
+
+def test_no_gradient_passes_through_the_sample():
+    electra, (ids, attention_mask, maskable) = model("none"), batch()
+    electra(ids, attention_mask, maskable).rtd.loss.backward()
+    assert all(parameter.grad is None for parameter in electra.generator.parameters())
+
+
+def test_normalizers_add_micro_batches_up_to_one():
+    ids, attention_mask, maskable = batch()
+    whole, split, numbers = model("embeddings"), model("embeddings"), uniforms(ids)
+    output = whole(ids, attention_mask, maskable, **numbers)
+    output.loss.backward()
+    counts = {
+        "mlm_normalizer": (output.masked.targets >= 0).sum(),
+        "rtd_normalizer": float(attention_mask.sum()),
+    }
+    losses = []
+    for rows in (slice(0, 1), slice(1, 4)):
+        part = {name: value[rows] for name, value in numbers.items()}
+        losses.append(split(ids[rows], attention_mask[rows], maskable[rows], **part, **counts).loss)
+        losses[-1].backward()
+    torch.testing.assert_close(sum(losses), output.loss)
+    for one, other in zip(whole.parameters(), split.parameters()):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=2e-5)
+
+
+def test_ties_share_parameters():
+    none, embeddings, everything = model("none"), model("embeddings"), model("all")
+    ours, theirs = (part.encoder.embeddings for part in (none.generator, none.discriminator))
+    assert not {id(each) for each in ours.parameters()} & {id(each) for each in theirs.parameters()}
+    assert embeddings.generator.encoder.embeddings is embeddings.discriminator.encoder.embeddings
+    assert everything.generator.encoder is everything.discriminator.encoder
+    for electra in (none, embeddings, everything):
+        assert electra.generator.head.weight is electra.generator.encoder.embeddings.word.weight
+
+    def count(module):
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    assert count(none) - count(embeddings) == count(theirs) == (V + 40 + 2 + 2) * 16
+    heads = 32 * 16 + 16 + 2 * 16 + V
+    assert count(everything) == count(everything.discriminator) + heads
+
+
+def test_ties_survive_a_move_and_a_state_dict():
+    electra = model("embeddings").double()
+    assert electra.generator.head.weight is electra.discriminator.encoder.embeddings.word.weight
+    other = Electra(CONFIGS["embeddings"])
+    other.load_state_dict(electra.state_dict())
+    ids, attention_mask, _ = batch()
+    expected = model("embeddings").discriminator.logits(ids, attention_mask)
+    assert torch.equal(other.eval().discriminator.logits(ids, attention_mask), expected)
+
+
+def test_sampling_without_dropout_draws_as_in_evaluation():
+    ids, attention_mask, maskable = batch()
+    expected = model("all")(ids, attention_mask, maskable, **uniforms(ids))
+    still = model("all", sampling_dropout=False).train()(ids, attention_mask, maskable, **uniforms(ids))
+    assert torch.equal(still.mlm.loss, expected.mlm.loss)
+    assert torch.equal(still.mlm.tokens, expected.mlm.tokens)
+    assert not torch.equal(still.rtd.loss, expected.rtd.loss)
+    noisy = model("all").train()(ids, attention_mask, maskable, **uniforms(ids))
+    assert not torch.equal(noisy.mlm.loss, expected.mlm.loss)
+
+
+def test_temperature_is_of_the_draw_alone():
+    ids, attention_mask, maskable = batch()
+    cold = model("embeddings", temperature=1e-3)(ids, attention_mask, maskable, **uniforms(ids))
+    warm = model("embeddings")(ids, attention_mask, maskable, **uniforms(ids))
+    assert torch.equal(cold.mlm.loss, warm.mlm.loss)
+    assert torch.equal(cold.mlm.tokens == cold.masked.targets, cold.mlm.is_top1)
+    assert not torch.equal(cold.mlm.tokens, warm.mlm.tokens)
+
+
+def test_logits_for_inference_are_those_of_training():
+    electra, (ids, attention_mask, maskable) = model("embeddings"), batch()
+    output = electra(ids, attention_mask, maskable)
+    logits = electra.discriminator.logits(output.replaced.input_ids, attention_mask)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, output.rtd.logits)
+
+
+def test_bfloat16_autocast_trains_float32_weights():
+    electra, (ids, attention_mask, maskable) = model("embeddings"), batch()
+    expected = electra(ids, attention_mask, maskable, replacements=None, **uniforms(ids)).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        output = electra(ids, attention_mask, maskable, **uniforms(ids))
+        logits = electra.discriminator.logits(ids, attention_mask)
+    output.loss.backward()
+    assert logits.dtype == output.loss.dtype == torch.float32
+    assert all(parameter.grad.dtype == torch.float32 for parameter in electra.parameters())
+    torch.testing.assert_close(output.mlm.loss, expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["embeddings", "unigram"])
+def test_the_step_compiles_into_one_graph(name):
+    electra, (ids, attention_mask, maskable) = model(name), batch()
+    compiled = torch.compile(electra, backend="aot_eager", fullgraph=True)
+    expected = electra(ids, attention_mask, maskable, **uniforms(ids))
+    output = compiled(ids, attention_mask, maskable, **uniforms(ids))
+    torch.testing.assert_close(output.loss, expected.loss)
+    assert torch.equal(output.replaced.input_ids, expected.replaced.input_ids)
+
+
+def test_a_step_learns():
+    electra, (ids, attention_mask, maskable) = model("all").train(), batch()
+    optimizer = torch.optim.AdamW(electra.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(40):
+        losses.append(electra(ids, attention_mask, maskable, **uniforms(ids), replacements=None).loss)
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0] - 1
+
+
+@pytest.mark.parametrize(
+    "name, unigram, message",
+    [
+        ("unigram", None, r"unigram is None with generator_kind='unigram', should be counts \[90\]"),
+        ("uniform", COUNTS, "unigram is given with generator_kind='uniform', should be None"),
+        ("embeddings", COUNTS[1:], r"unigram has shape \[89\], should be \[V\] = \[90\]"),
+    ],
+)
+def test_wrong_counts_are_refused(name, unigram, message):
+    with pytest.raises(ValueError, match=message):
+        Electra(CONFIGS[name], unigram)
+
+
+@pytest.mark.parametrize(
+    "name, replacements, message",
+    [
+        ("embeddings", "bigram", "replacements is 'bigram', should be one of 'generator', 'unigram', None"),
+        (
+            "embeddings",
+            "unigram",
+            "replacements is 'unigram', should be so only where unigram was given to Electra",
+        ),
+        (
+            "uniform",
+            "unigram",
+            "replacements is 'unigram', should be so only where unigram was given to Electra",
+        ),
+        ("uniform", None, "replacements is None, should be 'generator' with generator_kind='uniform'"),
+    ],
+)
+def test_replacements_that_cannot_be_are_refused(name, replacements, message):
+    ids, attention_mask, maskable = batch()
+    with pytest.raises(ValueError, match=message):
+        model(name)(ids, attention_mask, maskable, replacements=replacements)

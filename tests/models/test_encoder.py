@@ -1,0 +1,173 @@
+import dataclasses
+
+import pytest
+import torch
+
+from electra_kernels.models import Encoder, EncoderConfig
+from electra_kernels.models.encoder import rotate, rotations
+
+CONFIG = EncoderConfig(100, 16, 32, 2, 4, 64, max_position_embeddings=20)
+EVERY_KIND = [
+    pytest.param(position, norm, id=f"{position}-{norm}")
+    for position in ("absolute", "rotary")
+    for norm in ("post", "pre")
+]
+
+
+def encoder(**changes):
+    torch.manual_seed(0)
+    module = Encoder(dataclasses.replace(CONFIG, **changes)).eval()
+    for parameter in module.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return module
+
+
+def batch(length=12):
+    ids = torch.randint(0, 100, (3, length), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    mask[2, 1:] = 0
+    return ids, mask
+
+
+def torch_layer(layer):
+    """torch.nn's own layer with the weights of ours."""
+    theirs = torch.nn.TransformerEncoderLayer(
+        32, 4, 64, 0.0, "gelu", 1e-12, batch_first=True, norm_first=layer.pre_norm
+    ).eval()
+    renamed = {
+        "self_attn.in_proj_": layer.attention.qkv,
+        "self_attn.out_proj.": layer.attention.output,
+        "linear1.": layer.intermediate,
+        "linear2.": layer.output,
+        "norm1.": layer.attention_norm,
+        "norm2.": layer.output_norm,
+    }
+    theirs.load_state_dict(
+        {
+            f"{name}{kind}": getattr(ours, kind)
+            for name, ours in renamed.items()
+            for kind in ("weight", "bias")
+        }
+    )
+    return theirs
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_layers_compute_what_torch_does(norm):
+    ours, (ids, mask) = encoder(norm=norm), batch()
+    hidden = ours.projection(ours.embeddings(ids))
+    for layer in ours.layers:
+        hidden = torch_layer(layer)(hidden, src_key_padding_mask=mask == 0)
+    if norm == "pre":
+        hidden = ours.final_norm(hidden)
+    real = mask.bool()
+    assert (hidden - ours(ids, mask))[real].abs().max() <= 2e-6
+
+
+def test_rotary_turns_pairs_as_complex_numbers():
+    vectors = torch.randn(2, 9, 2, 3, 8, dtype=torch.float64)
+    cosine, sine = rotations(9, 8, vectors.device)
+    frequencies = 10_000.0 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
+    angles = torch.arange(9, dtype=torch.float64)[:, None, None, None] * frequencies
+    turned = torch.complex(*vectors.chunk(2, -1)) * torch.polar(torch.ones_like(angles), angles)
+    expected = torch.cat([turned.real, turned.imag], -1)
+    assert (rotate(vectors, cosine, sine) - expected).abs().max() <= 2e-6
+
+
+def test_rotary_attention_sees_distances_only():
+    query, key = torch.randn(8), torch.randn(8)
+    cosine, sine = rotations(30, 8, query.device)
+    queries, keys = (rotate(each.expand(1, 30, 1, 1, 8), cosine, sine)[0, :, 0, 0] for each in (query, key))
+    scores = queries @ keys.T
+    for distance in (-7, 0, 11):
+        assert torch.diagonal(scores, distance).std() <= 1e-5
+    assert (scores[0, 0] - scores[0, 11]).abs() > 1e-3
+
+
+@pytest.mark.parametrize("position, norm", EVERY_KIND)
+def test_padding_changes_nothing(position, norm):
+    ours, (ids, mask) = encoder(position_embedding=position, norm=norm), batch()
+    hidden = ours(ids, mask)
+    assert torch.isfinite(hidden).all()
+    others = ours(ids.where(mask == 1, 99), mask)
+    assert torch.equal(others[mask == 1], hidden[mask == 1])
+    alone = ours(ids[1:2, :7])
+    assert (alone[0] - hidden[1, :7]).abs().max() <= 2e-6
+
+
+@pytest.mark.parametrize("position, norm", EVERY_KIND)
+def test_the_order_of_the_words_matters(position, norm):
+    ours, (ids, _) = encoder(position_embedding=position, norm=norm), batch()
+    assert (ours(ids.flip(1)).flip(1) - ours(ids)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "mask", [torch.ones(3, 12, dtype=kind) for kind in (torch.bool, torch.int64, torch.float32)]
+)
+def test_no_mask_is_a_mask_of_ones(mask):
+    ours, (ids, _) = encoder(), batch()
+    assert (ours(ids, mask) - ours(ids)).abs().max() <= 2e-6
+
+
+def test_a_row_of_padding_alone_is_finite():
+    ours, (ids, mask) = encoder(), batch()
+    mask[0] = 0
+    hidden = ours(ids, mask)
+    hidden[mask == 1].sum().backward()
+    assert torch.isfinite(hidden).all()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in ours.parameters())
+
+
+def test_token_types_default_to_the_first():
+    ours, (ids, _) = encoder(), batch()
+    assert torch.equal(ours(ids, None, torch.zeros_like(ids)), ours(ids))
+    assert (ours(ids, None, torch.ones_like(ids)) - ours(ids)).abs().max() > 1e-2
+
+
+def test_only_absolute_positions_have_a_limit():
+    ids, _ = batch(21)
+    with pytest.raises(
+        ValueError, match=r"input_ids has shape \[3, 21\], should be \[B, T\] with T at most 20"
+    ):
+        encoder()(ids)
+    rotary = encoder(position_embedding="rotary")
+    assert rotary(ids).shape == (3, 21, 32)
+    assert "embeddings.position.weight" not in rotary.state_dict()
+
+
+def test_dropout_is_of_training_and_can_be_left_out():
+    ours, (ids, mask) = encoder(dropout=0.3), batch()
+    still = ours(ids, mask)
+    ours.train()
+    assert (ours(ids, mask) - ours(ids, mask)).abs().max() > 1e-2
+    assert torch.equal(ours(ids, mask, dropout=False), still)
+
+
+def test_weights_start_as_in_the_original():
+    module = Encoder(EncoderConfig(2_000, 64, 128, 2, 2, 256, norm="pre"))
+    for name, parameter in module.named_parameters():
+        if "norm" in name:
+            assert torch.equal(parameter, torch.full_like(parameter, float(name.endswith("weight"))))
+        elif name.endswith("bias"):
+            assert parameter.abs().max() == 0
+        else:
+            # A normal cut at two standard deviations has 0.88 of its deviation left.
+            assert parameter.abs().max() <= 0.04
+            assert parameter.std().item() == pytest.approx(0.0176, rel=0.15)
+
+
+def test_embeddings_can_be_shared():
+    first = Encoder(CONFIG)
+    second = Encoder(dataclasses.replace(CONFIG, hidden_size=8), first.embeddings)
+    assert second.embeddings is first.embeddings
+    ids, _ = batch()
+    assert second(ids).shape == (3, 12, 8)
+
+
+@pytest.mark.parametrize("position, norm", EVERY_KIND)
+def test_bfloat16_autocast_stays_close(position, norm):
+    ours, (ids, mask) = encoder(position_embedding=position, norm=norm), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = ours(ids, mask)
+    assert (hidden.float() - ours(ids, mask))[mask == 1].abs().max() <= 0.1
