@@ -19,6 +19,9 @@ if [ -e "$venv/unfinished" ] || [ ! -x "$venv/bin/python" ]; then
   if "$python" -c "$torch_is_there" 2>/dev/null; then
     echo "Making $venv around the torch that $python has"
     "$python" -m venv --system-site-packages "$venv"
+    # If that Python is itself one of a virtual environment, the line above gives the packages of its base only.
+    "$python" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
+      >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch_that_is_there.pth"
   else
     echo "Making $venv"
     "$python" -m venv "$venv"
@@ -37,7 +40,9 @@ pip_install() {
 
 if ! "$venv/bin/python" -c "$torch_is_there" 2>/dev/null; then
   echo "Installing torch"
-  pip_install torch==2.13.0
+  # which names its own Triton
+  grep -v '^triton==' .ci/constraints.txt >"$venv/constraints.txt"
+  pip_install -c "$venv/constraints.txt" torch==2.13.0
 fi
 
 # The torch that is there is the torch that stays, with its own Triton, whatever the constraints or a dependency say.
