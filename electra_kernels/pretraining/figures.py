@@ -1,0 +1,125 @@
+"""The pictures of the report, as PNG bytes."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+PER_TOKEN, PER_ROW, MUTED = "#1a6e5c", "#c2571a", "#8a8f98"
+
+
+def _png(draw: Callable[..., None], columns: int, *arguments: Any) -> bytes:
+    figure, axes = plt.subplots(1, columns, figsize=(5.2 * columns, 3.6), squeeze=False, layout="constrained")
+    draw(*axes[0], *arguments)
+    for axis in axes[0]:
+        axis.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def pair_figure(pair: dict[str, Any]) -> bytes:
+    """The controlled pair: one label per token against one label per row."""
+    return _png(_draw_pair, 2, pair)
+
+
+def _draw_pair(rows: Axes, tokens: Axes, pair: dict[str, Any]) -> None:
+    steps = [point["step"] for point in pair["curve"]]
+    _line(rows, steps, [p["per_token_rows"] for p in pair["curve"]], PER_TOKEN, "trained per token")
+    _line(rows, steps, [p["per_row_rows"] for p in pair["curve"]], PER_ROW, "trained per sequence")
+    rows.set_title("Was anything in this row replaced?", fontsize=11)
+    _line(
+        tokens,
+        steps,
+        [p["per_token_tokens"] for p in pair["curve"]],
+        PER_TOKEN,
+        "trained per token: its head",
+    )
+    for name, colour, label in (
+        ("per_token", PER_TOKEN, "trained per token: probe of the frozen encoder"),
+        ("per_row", PER_ROW, "trained per sequence: probe of the frozen encoder"),
+    ):
+        tokens.plot([steps[-1]], [pair["probe"][name]], "D", color=colour, label=label, clip_on=False)
+    tokens.set_title("Which token?", fontsize=11)
+    for axis in (rows, tokens):
+        _chance(axis)
+        axis.set(xlabel="step", ylabel="AUC, held-out text", ylim=(0.45, 0.95))
+        axis.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def mlm_figure(evaluations: Sequence[dict[str, float]], plateau: float) -> bytes:
+    """Held-out loss of the generator against the plateau of word frequencies."""
+    return _png(_draw_mlm, 1, evaluations, plateau)
+
+
+def _draw_mlm(axis: Axes, evaluations: Sequence[dict[str, float]], plateau: float) -> None:
+    minutes = [point["seconds"] / 60 for point in evaluations]
+    _line(axis, minutes, [p["mlm_loss"] for p in evaluations], PER_TOKEN, "generator")
+    axis.axhline(plateau, color=MUTED, linestyle="--", linewidth=1)
+    axis.annotate(
+        "word frequency alone", (minutes[-1], plateau), fontsize=8, color=MUTED, ha="right", va="bottom"
+    )
+    axis.set(xlabel="minutes", ylabel="nats per masked token", title="Masked language model, held-out text")
+
+
+def rtd_figure(evaluations: Sequence[dict[str, float]]) -> bytes:
+    """Held-out loss of the discriminator on the generator's samples, against the entropy of its base rate."""
+    return _png(_draw_rtd, 1, evaluations)
+
+
+def _draw_rtd(axis: Axes, evaluations: Sequence[dict[str, float]]) -> None:
+    minutes = [point["seconds"] / 60 for point in evaluations]
+    _line(axis, minutes, [p["rtd_loss"] for p in evaluations], PER_TOKEN, "discriminator")
+    entropy = [p["base_rate_entropy"] for p in evaluations]
+    axis.plot(
+        minutes, entropy, "--", color=MUTED, linewidth=1, label="always saying the share of replaced tokens"
+    )
+    axis.set(xlabel="minutes", ylabel="nats per token", title="Replaced-token detection, held-out text")
+    low, high = min(p["rtd_loss"] for p in evaluations), max(entropy)
+    axis.set_ylim(0.7 * low, 1.6 * high)
+    axis.legend(fontsize=8, frameon=False)
+
+
+def auc_figure(evaluations: Sequence[dict[str, float]], frequency: float) -> bytes:
+    """AUC on fixed random replacements and on the generator's own samples, against the two baselines."""
+    return _png(_draw_auc, 1, evaluations, frequency)
+
+
+def _draw_auc(axis: Axes, evaluations: Sequence[dict[str, float]], frequency: float) -> None:
+    minutes = [point["seconds"] / 60 for point in evaluations]
+    _line(axis, minutes, [p["auc_random"] for p in evaluations], PER_TOKEN, "fixed random replacements")
+    samples = [p["auc_samples"] for p in evaluations]
+    _line(axis, minutes, samples, PER_ROW, "the generator's own samples (they get harder)")
+    axis.axhline(
+        frequency, color=MUTED, linestyle="--", linewidth=1, label="rarity of the word, random replacements"
+    )
+    _chance(axis)
+    axis.set(xlabel="minutes", ylabel="AUC", title="Finding replaced tokens, held-out text", ylim=(0.4, 0.95))
+    axis.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def step_figure(seconds: dict[str, float]) -> bytes:
+    """Where the time of one step goes."""
+    return _png(_draw_step, 1, seconds)
+
+
+def _draw_step(axis: Axes, seconds: dict[str, float]) -> None:
+    names, total = list(seconds), sum(seconds.values())
+    bars = axis.barh(names[::-1], [1e3 * seconds[name] for name in names[::-1]], color=PER_TOKEN, height=0.6)
+    axis.bar_label(bars, [f"{seconds[name] / total:.0%}" for name in names[::-1]], padding=3, fontsize=9)
+    axis.set(xlabel="milliseconds, forward and backward", title="One step")
+
+
+def _line(axis: Axes, x: Sequence[float], y: Sequence[float], colour: str, label: str) -> None:
+    axis.plot(x, y, color=colour, linewidth=2, label=label)
+
+
+def _chance(axis: Axes) -> None:
+    axis.axhline(0.5, color=MUTED, linestyle=":", linewidth=1)
+    axis.annotate("chance", (axis.get_xlim()[1], 0.5), fontsize=8, color=MUTED, ha="right", va="bottom")

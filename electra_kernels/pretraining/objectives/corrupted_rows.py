@@ -1,0 +1,39 @@
+"""One label per row: was anything in it replaced? The contrast to `corrupted_tokens`: only the label differs."""
+
+from torch import Tensor, nn
+
+from electra_kernels import masked_bce_with_logits
+from electra_kernels.models import Encoder
+from electra_kernels.models.unigram import Unigram
+from electra_kernels.pretraining.objectives.base import Objective, TokenBatch
+from electra_kernels.pretraining.objectives.corrupted_tokens import CorruptedBatch, corrupt_half
+
+
+class CorruptedRows(Objective):
+    """The corrupted rows of `CorruptedTokens`, one question per row, answered from the state of ``[CLS]``.
+
+    Args:
+        encoder: its first token is ``[CLS]``.
+        unigram: the distribution of the replacements.
+    """
+
+    metrics = ("row_loss",)
+
+    def __init__(self, encoder: Encoder, unigram: Unigram) -> None:
+        super().__init__()
+        self.encoder, self.unigram = encoder, unigram
+        width = encoder.config.hidden_size
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+
+    def batch(self, tokens: TokenBatch) -> CorruptedBatch:
+        return corrupt_half(tokens, self.unigram)
+
+    def forward(self, batch: CorruptedBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self.row_scores(batch.replaced.input_ids, batch.attention_mask)
+        loss = masked_bce_with_logits(logits, batch.replaced.is_replaced.any(-1))
+        return loss, {"row_loss": loss.detach()}
+
+    def row_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """[B], higher where the row looks corrupted."""
+        scores: Tensor = self.head(self.encoder(input_ids, attention_mask)[:, 0]).squeeze(-1)
+        return scores

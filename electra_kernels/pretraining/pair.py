@@ -1,0 +1,119 @@
+"""The controlled pair: same text, same encoder, same corrupted rows, same steps; only the label differs."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from electra_kernels import linear_masked_bce
+from electra_kernels.models import Discriminator, Encoder, EncoderConfig
+from electra_kernels.models.unigram import Unigram
+from electra_kernels.pretraining.budget import Budget
+from electra_kernels.pretraining.evaluation import FixedCorruption, isolated
+from electra_kernels.pretraining.objectives import CorruptedRows, CorruptedTokens, take
+from electra_kernels.pretraining.objectives.corrupted_tokens import CorruptedBatch
+from electra_kernels.pretraining.recipe import Recipe
+from electra_kernels.pretraining.rows import Rows, batches, unigram_counts
+from electra_kernels.pretraining.run import Trainer
+
+EVALUATIONS = 12
+# Each side at the better of the rates that were tried for it (benchmarks/FINDINGS.md).
+PER_TOKEN = Recipe(length=32, batch_size=64, learning_rate=2e-3, warmup=0.05, steps=1_500, vocab_size=4_096)
+PER_ROW = replace(PER_TOKEN, learning_rate=5e-4)
+PROBE_ROWS = 1_024
+
+
+def pair_encoder(vocab_size: int) -> EncoderConfig:
+    return EncoderConfig(
+        vocab_size=vocab_size,
+        embedding_size=128,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=512,
+        position_embedding="rotary",
+        norm="pre",
+        dropout=0.0,
+    )
+
+
+def train_pair(
+    rows: Rows,
+    held_out: Rows,
+    vocab_size: int,
+    budget: Budget,
+    *,
+    seed: int,
+    report: Callable[[int, float, dict[str, float]], None],
+) -> dict[str, Any]:
+    """Train both sides step by step in turn, on the same batches, from the same initial encoder.
+
+    Returns:
+        ``curve``: a list of {step, per_token_tokens, per_token_rows, per_row_rows} (AUC on fixed held-out
+        corruptions); ``probe``: AUC for tokens of a linear probe on each frozen encoder; ``steps``.
+    """
+    counts = unigram_counts(rows, vocab_size)
+    per_token, per_row = make_pair(vocab_size, Unigram(counts), seed)
+    fixed = FixedCorruption(held_out, counts, share_of_rows=0.5)
+    trainers = [Trainer(per_token, PER_TOKEN), Trainer(per_row, PER_ROW)]
+    device = trainers[0].device
+    curve: list[dict[str, float]] = []
+    step, fraction = 0, 0.0
+    for index in batches(rows, PER_TOKEN.batch_size, seed):
+        batch = per_token.batch(take(rows, index, device))
+        for trainer in trainers:
+            trainer.step(batch, fraction)
+        step, fraction = step + 1, budget.fraction(step + 1)
+        if fraction >= len(curve) / EVALUATIONS or fraction >= 1.0:
+            curve.append({"step": step, **_compare(per_token, per_row, fixed)})
+            report(step, fraction, curve[-1])
+        if fraction >= 1.0:
+            break
+    index = next(batches(rows, PROBE_ROWS, seed + 1))
+    probed = per_token.batch(take(rows, index, device))
+    probe = {
+        "per_token": _probe(per_token.model.encoder, probed, fixed),
+        "per_row": _probe(per_row.encoder, probed, fixed),
+    }
+    return {"curve": curve, "probe": probe, "steps": step}
+
+
+def make_pair(vocab_size: int, unigram: Unigram, seed: int) -> tuple[CorruptedTokens, CorruptedRows]:
+    """Two objectives whose encoders start from the same weights."""
+    config = pair_encoder(vocab_size)
+    torch.manual_seed(seed)
+    per_token = CorruptedTokens(Discriminator(Encoder(config)), unigram)
+    per_row = CorruptedRows(Encoder(config), unigram)
+    per_row.encoder.load_state_dict(per_token.model.encoder.state_dict())
+    return per_token, per_row
+
+
+def _compare(per_token: CorruptedTokens, per_row: CorruptedRows, fixed: FixedCorruption) -> dict[str, float]:
+    device = next(per_token.parameters()).device
+    with isolated(per_token), isolated(per_row):
+        return {
+            "per_token_tokens": fixed.token_auc(fixed.scores(per_token.token_scores, device)),
+            "per_token_rows": fixed.row_auc(fixed.scores(per_token.row_scores, device)),
+            "per_row_rows": fixed.row_auc(fixed.scores(per_row.row_scores, device)),
+        }
+
+
+def _probe(encoder: Encoder, batch: CorruptedBatch, fixed: FixedCorruption) -> float:
+    """AUC for tokens of a logistic regression on the states of the frozen encoder, fitted to ``batch``."""
+    with isolated(encoder):
+        hidden = encoder(batch.replaced.input_ids, batch.attention_mask)
+    weight = torch.zeros(hidden.shape[-1], device=hidden.device, requires_grad=True)
+    bias = torch.zeros(1, device=hidden.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        rtd = linear_masked_bce(hidden, weight, bias, batch.replaced.is_replaced, batch.attention_mask)
+        rtd.loss.backward()
+        return rtd.loss
+
+    optimizer.step(loss)
+    with isolated(encoder):
+        return fixed.token_auc(fixed.scores(lambda ids, mask: encoder(ids, mask) @ weight, hidden.device))

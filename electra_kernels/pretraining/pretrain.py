@@ -1,0 +1,255 @@
+"""``electra-kernels pretrain``: text → vocabulary → rows → training → checkpoint → report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from electra_kernels.models import Electra, electra_config
+from electra_kernels.pretraining import evaluation
+from electra_kernels.pretraining.budget import Budget
+from electra_kernels.pretraining.checkpoint import Checkpoint, save_checkpoint
+from electra_kernels.pretraining.colouring import ScoredToken, score_rows
+from electra_kernels.pretraining.documentation import documentation_text
+from electra_kernels.pretraining.errors import UserError
+from electra_kernels.pretraining.evaluation import FixedCorruption, evaluate_electra
+from electra_kernels.pretraining.objectives import ReplacedTokenDetection
+from electra_kernels.pretraining.pair import PER_TOKEN, train_pair
+from electra_kernels.pretraining.precision import has_native_bfloat16
+from electra_kernels.pretraining.progress import Progress
+from electra_kernels.pretraining.real_word_errors import (
+    count_words,
+    evaluate_real_word_errors,
+    fetch_error_pairs,
+    real_word_errors,
+)
+from electra_kernels.pretraining.recipe import RECIPES, Recipe
+from electra_kernels.pretraining.report import write_report
+from electra_kernels.pretraining.rows import Rows, encode_rows, unigram_counts
+from electra_kernels.pretraining.run import State, train
+from electra_kernels.pretraining.step_time import time_step
+from electra_kernels.pretraining.text import Corpus, read_documents, split_held_out
+from electra_kernels.pretraining.vocabulary import load_vocabulary, special_ids, train_vocabulary
+
+EVALUATIONS = 12
+CURVE_ROWS, FINAL_ROWS = 192, 1_024
+SAMPLES = 8
+STEP_REPEATS = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for; None leaves a number to the configuration."""
+
+    output: Path
+    config: str = "demo"
+    text: Sequence[Path] = ()
+    vocabulary: Path | None = None
+    vocab_size: int | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    pair_minutes: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything that comes from the text."""
+
+    corpus: Corpus
+    source: str
+    tokenizer: Tokenizer
+    train: Rows
+    held_out: Rows
+    counts: torch.Tensor  # [V], of the training text
+
+    @property
+    def vocab_size(self) -> int:
+        size: int = self.tokenizer.get_vocab_size()
+        return size
+
+
+def pretrain(options: Options, progress: Progress) -> Path:
+    """Run it all; returns the path of the report.
+
+    Raises:
+        UserError: a mistake in the options or the text.
+    """
+    options.output.mkdir(parents=True, exist_ok=True)
+    recipe = _recipe(options)
+    data = read_data(options, recipe, progress.say)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    objective = _objective(options, recipe, data).to(device)
+    model = objective.model
+    fixed = FixedCorruption(_first(data.held_out, CURVE_ROWS), data.counts)
+    evaluations: list[dict[str, float]] = []
+    budget = Budget(recipe.steps, options.minutes)
+    with progress.bar("pre-training") as bar:
+
+        def report(state: State) -> None:
+            if state.fraction >= len(evaluations) / EVALUATIONS:
+                figures = evaluate_electra(model, fixed)
+                evaluations.append({"step": state.step, "seconds": state.seconds, **figures})
+            bar.update(state, evaluations[-1] if evaluations else {})
+
+        state = train(objective, data.train, recipe, budget, seed=options.seed, report=report)
+    save_checkpoint(options.output / "model", Checkpoint(model, data.tokenizer, recipe))
+    progress.say(f"the model is in {options.output / 'model'}")
+    metrics = _measure(options, recipe, data, model, state, evaluations, progress)
+    return write_report(options.output, metrics, coloured_samples(model, data))
+
+
+def _recipe(options: Options) -> Recipe:
+    recipe = RECIPES[options.config]
+    return replace(
+        recipe,
+        vocab_size=options.vocab_size or recipe.vocab_size,
+        steps=options.steps or recipe.steps,
+        batch_size=options.batch_size or recipe.batch_size,
+    )
+
+
+def read_data(options: Options, recipe: Recipe, say: Callable[[str], None]) -> Data:
+    """Read or fetch the text, train or load the vocabulary, encode."""
+    source = (
+        ", ".join(map(str, options.text)) or "Documentation of Django, SQLAlchemy, Twisted, Celery and Scrapy"
+    )
+    documents = read_documents(options.text) if options.text else documentation_text(say)
+    corpus = split_held_out(documents)
+    if options.vocabulary is not None:
+        tokenizer = load_vocabulary(options.vocabulary)
+    else:
+        say(f"training a vocabulary of {recipe.vocab_size:,} word pieces on {len(corpus.train):,} documents")
+        tokenizer = train_vocabulary(corpus.train, recipe.vocab_size)
+    rows = encode_rows(corpus.train, tokenizer, recipe.length)
+    held_out = encode_rows(corpus.held_out, tokenizer, recipe.length)
+    for name, part in (("training", rows), ("held-out", held_out)):
+        if not len(part.input_ids):
+            raise UserError(f"too little {name} text: no document fills a row")
+    counts = unigram_counts(rows, tokenizer.get_vocab_size())
+    say(f"{int(rows.maskable.sum()):,} word pieces to train on, {int(held_out.maskable.sum()):,} held out")
+    return Data(corpus, source, tokenizer, rows, held_out, counts)
+
+
+def _objective(options: Options, recipe: Recipe, data: Data) -> ReplacedTokenDetection:
+    mask = special_ids(data.tokenizer).mask
+    config = electra_config(options.config, vocab_size=data.vocab_size, mask_token_id=mask)
+    torch.manual_seed(options.seed)
+    model = Electra(config, data.counts)
+    return ReplacedTokenDetection(
+        model, head_start=recipe.head_start, head_start_replacements=recipe.head_start_replacements
+    )
+
+
+def _first(rows: Rows, count: int) -> Rows:
+    """An even selection of the rows, so that every document has its share."""
+    step = max(1, len(rows.input_ids) // count)
+    return Rows(rows.input_ids[::step][:count], rows.document[::step][:count], rows.special_ids)
+
+
+def _measure(
+    options: Options,
+    recipe: Recipe,
+    data: Data,
+    model: Electra,
+    state: State,
+    evaluations: list[dict[str, float]],
+    progress: Progress,
+) -> dict[str, Any]:
+    device = next(model.parameters()).device
+    progress.say("measuring on held-out text")
+    final_rows = _first(data.held_out, FINAL_ROWS)
+    fixed = FixedCorruption(final_rows, data.counts)
+    baselines = {
+        "auc_frequency": fixed.token_auc(evaluation.rarity(fixed.input_ids, data.counts)),
+        "unigram_entropy": evaluation.unigram_entropy(final_rows, data.counts),
+    }
+    return {
+        "config": options.config,
+        "recipe": recipe.to_dict(),
+        "text": {
+            "source": data.source,
+            "documents": len(data.corpus.train),
+            "held_out_documents": len(data.corpus.held_out),
+            "tokens": int(data.train.maskable.sum()),
+            "held_out_tokens": int(data.held_out.maskable.sum()),
+            "overlap": data.corpus.overlap,
+            "vocab_size": data.vocab_size,
+        },
+        "run": {
+            "steps": state.step,
+            "tokens": state.tokens,
+            "seconds": state.seconds,
+            "seed": options.seed,
+            "threads": torch.get_num_threads(),
+            "device": _device_name(device),
+            "bfloat16": has_native_bfloat16(device),
+            "torch": torch.__version__,
+        },
+        "evaluations": evaluations,
+        "final": evaluate_electra(model, fixed),
+        "baselines": baselines,
+        "real_word_errors": _real_word_errors(model, data, recipe),
+        "step_seconds": time_step(
+            model, data.train, recipe.batch_size, repeats=STEP_REPEATS, seed=options.seed
+        ),
+        "step_repeats": STEP_REPEATS,
+        "pair": _pair(options, data, progress) if options.pair_minutes else None,
+    }
+
+
+def _real_word_errors(model: Electra, data: Data, recipe: Recipe) -> dict[str, Any]:
+    """The figures, or the reason why there are none: a run without a network still gets its report."""
+    device = next(model.parameters()).device
+    word_counts = count_words(data.corpus.train)
+
+    def score(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return model.discriminator.logits(input_ids.to(device), attention_mask.to(device)).cpu()
+
+    try:
+        items = real_word_errors(data.corpus.held_out, word_counts, fetch_error_pairs())
+        with evaluation.isolated(model):
+            return evaluate_real_word_errors(items, data.tokenizer, score, word_counts, recipe.length)
+    except UserError as error:
+        return {"reason": str(error)}
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def _pair(options: Options, data: Data, progress: Progress) -> dict[str, Any]:
+    """The pair has a vocabulary and rows of its own, of the same text."""
+    tokenizer = train_vocabulary(data.corpus.train, PER_TOKEN.vocab_size)
+    rows, held_out = (
+        encode_rows(part, tokenizer, PER_TOKEN.length) for part in (data.corpus.train, data.corpus.held_out)
+    )
+    budget = Budget(PER_TOKEN.steps, options.pair_minutes)
+    with progress.bar("one label per token, one per sequence") as bar:
+        return train_pair(
+            rows,
+            _first(held_out, FINAL_ROWS),
+            tokenizer.get_vocab_size(),
+            budget,
+            seed=options.seed,
+            report=bar.update_pair,
+        )
+
+
+def coloured_samples(model: Electra, data: Data) -> list[list[ScoredToken]]:
+    """Held-out rows with the generator's replacements, scored by the discriminator."""
+    rows = _first(data.held_out, SAMPLES)
+    device = next(model.parameters()).device
+    with evaluation.isolated(model):
+        ids, mask, maskable = (
+            part.to(device) for part in (rows.input_ids, rows.attention_mask, rows.maskable)
+        )
+        replaced = model(ids, mask, maskable).replaced
+        return score_rows(model.discriminator, data.tokenizer, replaced.input_ids, mask, ids)

@@ -1,0 +1,129 @@
+"""The report of a run: one HTML page with its pictures inside, and metrics.json with every figure."""
+
+import base64
+import html
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from electra_kernels.pretraining import figures
+from electra_kernels.pretraining.colouring import ScoredToken, to_html
+
+
+def write_report(directory: Path, metrics: dict[str, Any], samples: Sequence[Sequence[ScoredToken]]) -> Path:
+    """Write metrics.json and report.html, which shows what ``metrics`` holds; returns the page's path."""
+    (directory / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    sections = [
+        _pair_section(metrics),
+        _summary_section(metrics),
+        _samples_section(samples),
+        _errors_section(metrics),
+        _curves_section(metrics),
+        _step_section(metrics),
+    ]
+    template = resources.files("electra_kernels.pretraining").joinpath("report.html").read_text()
+    page = directory / "report.html"
+    page.write_text(Template(template).substitute(title="pre-training report", body="\n".join(sections)))
+    return page
+
+
+def _image(png: bytes, alternative: str) -> str:
+    encoded = base64.b64encode(png).decode()
+    return f'<img src="data:image/png;base64,{encoded}" alt="{html.escape(alternative)}">'
+
+
+def _table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
+    head = "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in header) + "</tr>" if header else ""
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td class="{"n" if column else ""}">{html.escape(cell)}</td>' for column, cell in enumerate(row)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table>{head}{body}</table></div>'
+
+
+def _pair_section(metrics: dict[str, Any]) -> str:
+    pair = metrics["pair"]
+    if pair is None:
+        return "<h1>Replaced-token detection</h1>"
+    last, probe = pair["curve"][-1], pair["probe"]
+    picture = _image(figures.pair_figure(pair), "AUC of both encoders over the steps")
+    return f"""<h1>Same text, same encoder, same corrupted rows, same steps; only the label differs: one per token,
+or one per sequence (“was anything replaced?”).</h1>
+{picture}
+<p>After {pair["steps"]:,} steps the encoder with a label per token tells corrupted rows from clean ones with AUC
+{last["per_token_rows"]:.2f}, the one that was asked just that with {last["per_row_rows"]:.2f}. What a linear probe
+finds in the frozen encoders about single tokens: {probe["per_token"]:.2f} against {probe["per_row"]:.2f}.</p>
+<p class="note">AUC: the probability that a corrupted one is ranked above a clean one; 0.5 is chance. Half of the rows
+have 15 % of their tokens replaced by draws from the word frequencies. Both sides start from the same weights and see
+the same batches, each at the better of the learning rates tried for it. One seed.</p>"""
+
+
+def _summary_section(metrics: dict[str, Any]) -> str:
+    run, final, text = metrics["run"], metrics["final"], metrics["text"]
+    rows = [
+        ("AUC, fixed random replacements", f"{final['auc_random']:.3f}"),
+        ("the same by the rarity of the word alone", f"{metrics['baselines']['auc_frequency']:.3f}"),
+    ]
+    if "mlm_loss" in final:
+        rows += [
+            ("AUC, the generator's own samples", f"{final['auc_samples']:.3f}"),
+            ("generator, nats per masked token", f"{final['mlm_loss']:.2f}"),
+            ("the same by word frequency alone", f"{metrics['baselines']['unigram_entropy']:.2f}"),
+            ("generator, masked tokens right", f"{final['mlm_accuracy']:.1%}"),
+        ]
+    return f"""<h2>The run</h2>
+<p>{html.escape(text["source"])}: {text["documents"]:,} documents, {text["tokens"]:,} word pieces to train on,
+{text["held_out_documents"]:,} whole documents held out ({text["overlap"]:.1%} of their paragraphs also occurred in the
+training text and were dropped). {run["steps"]:,} steps, {run["tokens"]:,} tokens,
+{run["seconds"] / 60:.1f} minutes, {run["tokens"] / run["seconds"]:,.0f} tokens/s on
+{run["threads"]} threads of {html.escape(run["device"])}{", bfloat16" if run["bfloat16"] else ""}, seed {run["seed"]}.</p>
+{_table(rows)}"""
+
+
+def _samples_section(samples: Sequence[Sequence[ScoredToken]]) -> str:
+    lines = "\n".join(f'<div class="sample">{to_html(tokens)}</div>' for tokens in samples)
+    return f"""<h2>Held-out text through the discriminator</h2>
+<p>The redder, the more probable that the token was replaced. <u>Underlined</u>: it was, by a sample of the generator;
+the original follows, struck out. Colour your own text: <code>electra-kernels detect "some text" --model MODEL</code></p>
+{lines}"""
+
+
+def _errors_section(metrics: dict[str, Any]) -> str:
+    errors = metrics["real_word_errors"]
+    if "reason" in errors:
+        return f"<h2>Real-word errors</h2><p>Not measured: {html.escape(errors['reason'])}.</p>"
+    rows = [
+        ("the discriminator", f"{errors['auc']:.3f}"),
+        ("rarity of the word", f"{errors['auc_word_frequency']:.3f}"),
+        ("number of word pieces", f"{errors['auc_word_pieces']:.3f}"),
+    ]
+    return f"""<h2>Real-word errors</h2>
+<p>Synthetic: in {errors["items"]:,} held-out sentences one word was exchanged for another real word that people
+confuse it with, of similar frequency. Finding it among {errors["words"]:,} words, by the highest score of its pieces:</p>
+{_table(rows, ("scored by", "AUC"))}"""
+
+
+def _curves_section(metrics: dict[str, Any]) -> str:
+    evaluations = metrics["evaluations"]
+    pictures = [figures.auc_figure(evaluations, metrics["baselines"]["auc_frequency"])]
+    if "mlm_loss" in evaluations[-1]:
+        pictures.append(figures.mlm_figure(evaluations, metrics["baselines"]["unigram_entropy"]))
+        pictures.append(figures.rtd_figure(evaluations))
+    images = "\n".join(_image(picture, "learning curve") for picture in pictures)
+    return f'<h2>Learning curves</h2>\n<div class="curves">{images}</div>'
+
+
+def _step_section(metrics: dict[str, Any]) -> str:
+    picture = _image(figures.step_figure(metrics["step_seconds"]), "time of one step by part")
+    return f"""<h2>Where the time of a step goes</h2>
+<div class="curves">{picture}</div>
+<p class="note">Median over {metrics["step_repeats"]} steps after the training, each part forward and backward on its own.
+“Head and sampling” is what the ops of electra_kernels do: masking, both heads with their losses, sampling,
+replacement.</p>"""

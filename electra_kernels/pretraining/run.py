@@ -1,0 +1,113 @@
+"""The training loop: one for every objective."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from electra_kernels.pretraining.budget import Budget, learning_rate_at
+from electra_kernels.pretraining.objectives import Objective, take
+from electra_kernels.pretraining.optimizer import make_optimizer, set_learning_rate
+from electra_kernels.pretraining.precision import has_native_bfloat16
+from electra_kernels.pretraining.recipe import Recipe
+from electra_kernels.pretraining.rows import Rows, batches
+
+LOG_EVERY = 10  # steps; reading a metric waits for the device
+
+
+@dataclass
+class State:
+    """Where a run stands, as the callbacks see it.
+
+    ``metrics`` are means over the steps since the last report.
+    """
+
+    step: int = 0
+    fraction: float = 0.0
+    seconds: float = 0.0
+    tokens: int = 0
+    learning_rate: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """One objective with its optimiser, advanced step by step.
+
+    Args:
+        objective: the model and its loss, on the device of the run.
+        recipe: learning rate, warm-up, weight decay, clipping.
+    """
+
+    def __init__(self, objective: Objective, recipe: Recipe) -> None:
+        self.objective, self.recipe = objective, recipe
+        self.device = next(objective.parameters()).device
+        self.bfloat16 = has_native_bfloat16(self.device)
+        self.optimizer = make_optimizer(
+            objective, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+
+    def step(self, batch: object, fraction: float) -> tuple[float, dict[str, Tensor]]:
+        """One update; returns the learning rate and the metrics of the batch."""
+        rate = learning_rate_at(fraction, peak=self.recipe.learning_rate, warmup=self.recipe.warmup)
+        set_learning_rate(self.optimizer, rate)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+            loss, metrics = self.objective(batch, fraction)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        return rate, metrics
+
+
+def train(
+    objective: Objective,
+    rows: Rows,
+    recipe: Recipe,
+    budget: Budget,
+    *,
+    seed: int,
+    report: Callable[[State], None],
+) -> State:
+    """Train until the budget is spent; ``report`` is called every few steps and after the last one.
+
+    ``report`` may evaluate the objective as long as it leaves torch's global generator alone (see
+    `evaluation.isolated`), from which the training draws.
+    """
+    torch.manual_seed(seed)
+    trainer = Trainer(objective, recipe)
+    objective.train()
+    state, sums = State(), _Means()
+    for index in _until_spent(batches(rows, recipe.batch_size, seed), budget, state):
+        tokens = take(rows, index, trainer.device)
+        state.learning_rate, metrics = trainer.step(objective.batch(tokens), state.fraction)
+        sums.add(metrics)
+        state.step += 1
+        state.tokens += int(rows.attention_mask[index].sum())
+        state.fraction, state.seconds = budget.fraction(state.step), budget.seconds()
+        if state.step % LOG_EVERY == 0 or state.fraction >= 1.0:
+            state.metrics = sums.take()
+            report(state)
+    return state
+
+
+def _until_spent(indices: Iterator[Tensor], budget: Budget, state: State) -> Iterator[Tensor]:
+    while state.fraction < 1.0:
+        yield next(indices)
+
+
+class _Means:
+    """Means of the metrics since they were last taken; kept on the device until then."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[Tensor]] = {}
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            self.values.setdefault(name, []).append(value)
+
+    def take(self) -> dict[str, float]:
+        means = {name: float(torch.stack(values).float().mean()) for name, values in self.values.items()}
+        self.values = {}
+        return means
