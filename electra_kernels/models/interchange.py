@@ -97,7 +97,7 @@ def encoder_from_transformers(checkpoint: Checkpoint) -> Encoder:
 def from_transformers(
     discriminator: Checkpoint, generator: Checkpoint, *, mask_token_id: int, **options: Any
 ) -> Electra:
-    """An `Electra` with the weights of an ``ElectraForPreTraining`` and an ``ElectraForMaskedLM``.
+    """An `Electra` with the weights of ``ElectraForPreTraining`` and ``ElectraForMaskedLM``, in evaluation mode.
 
     Whatever the two have in common stays in common: with equal encoders tie="all", with equal embeddings
     tie="embeddings", else "none".
