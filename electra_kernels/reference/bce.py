@@ -9,7 +9,6 @@ With the smoothed label y, the positive weight p and the mask weight m of a toke
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from electra_kernels.reference._values import accumulation_dtype, require
 
@@ -46,15 +45,15 @@ def _token_weights(labels: Tensor, mask: Tensor | None, dtype: torch.dtype) -> T
 
 def token_losses(logits: Tensor, weight: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """m (p y softplus(-x) + (1 - y) softplus(x)); a factor of 0 wins over an infinite softplus."""
-    losses = (positive * softplus_exact(-logits)).where(positive != 0, 0)
-    losses = losses + (negative * softplus_exact(logits)).where(negative != 0, 0)
+    losses = (positive * softplus(-logits)).where(positive != 0, 0)
+    losses = losses + (negative * softplus(logits)).where(negative != 0, 0)
     losses = losses.where(~logits.isnan(), torch.nan)
     return (losses * weight).where(weight != 0, 0)
 
 
-def softplus_exact(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) without the cut to x above 20 that torch.nn.functional.softplus makes by default."""
-    return softplus(x, threshold=torch.finfo(x.dtype).max)
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) for any x; torch.nn.functional.softplus either cuts to x above a threshold or overflows."""
+    return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
 
 
 def token_gradients(logits: Tensor, weight: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
