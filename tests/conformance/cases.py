@@ -1,0 +1,167 @@
+"""One small call of every op, by name: what the tests of memory, arguments, empty inputs and compilation share."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import electra_kernels as ek
+
+VOCABULARY = 37
+LENGTH = 20
+WIDTH = 6
+
+
+@dataclass(frozen=True)
+class Case:
+    """``function(**tensors, **options)``; gradients exist for the tensors named in ``differentiable``."""
+
+    function: Callable[..., Any]
+    tensors: dict[str, Tensor]
+    options: dict[str, Any] = field(default_factory=dict)
+    differentiable: tuple[str, ...] = ()
+
+    def __call__(self, **changes: Any) -> Any:
+        return self.function(**{**self.tensors, **self.options, **changes})
+
+    def outputs(self, **changes: Any) -> list[Tensor]:
+        result = self(**changes)
+        return [result] if isinstance(result, Tensor) else list(result)
+
+    def leaves(self) -> dict[str, Tensor]:
+        """Fresh copies of the differentiable tensors that require grad."""
+        return {name: self.tensors[name].detach().clone().requires_grad_() for name in self.differentiable}
+
+
+def _targets(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    targets = torch.randint(0, VOCABULARY, shape, device=device)
+    return targets.masked_fill(torch.rand(shape, device=device) < 0.2, -100)
+
+
+def _positions(batch: int, slots: int, device: torch.device) -> Tensor:
+    return torch.rand(batch, LENGTH, device=device).argsort(-1)[:, :slots].contiguous()
+
+
+def mask_tokens(device: torch.device, dtype: torch.dtype, batch: int, slots: int) -> Case:
+    tensors = {
+        "input_ids": torch.randint(5, VOCABULARY, (batch, LENGTH), device=device),
+        "maskable": torch.rand(batch, LENGTH, device=device) < 0.8,
+        "uniforms": ek.draw_uniforms((batch, slots, 2), device=device),
+    }
+    options = {"mask_token_id": 3, "vocab_size": VOCABULARY, "max_predictions": slots, "random_fraction": 0.1}
+    return Case(ek.mask_tokens, tensors, options)
+
+
+def gather_rows(device: torch.device, dtype: torch.dtype, batch: int, slots: int) -> Case:
+    hidden = torch.randn(batch, LENGTH, WIDTH, device=device).to(dtype)
+    tensors = {"hidden": hidden, "positions": _positions(batch, slots, device)}
+    return Case(ek.gather_rows, tensors, differentiable=("hidden",))
+
+
+def sample_tokens(device: torch.device, dtype: torch.dtype, batch: int, slots: int) -> Case:
+    tensors = {
+        "logits": torch.randn(batch, slots, VOCABULARY, device=device).to(dtype),
+        "banned": torch.randint(-1, VOCABULARY, (batch, slots), device=device),
+        "uniforms": ek.draw_uniforms((batch, slots), device=device),
+    }
+    return Case(ek.sample_tokens, tensors, {"temperature": 0.7}, ("logits",))
+
+
+def replace_tokens(device: torch.device, dtype: torch.dtype, batch: int, slots: int) -> Case:
+    tensors = {
+        "input_ids": torch.randint(5, VOCABULARY, (batch, LENGTH), device=device),
+        "positions": _positions(batch, slots, device),
+        "tokens": torch.randint(-1, VOCABULARY, (batch, slots), device=device),
+    }
+    return Case(ek.replace_tokens, tensors)
+
+
+def sample_replacements(device: torch.device, dtype: torch.dtype, batch: int, slots: int) -> Case:
+    tensors = {
+        "logits": torch.randn(batch, slots, VOCABULARY, device=device).to(dtype),
+        "input_ids": torch.randint(5, VOCABULARY, (batch, LENGTH), device=device),
+        "positions": _positions(batch, slots, device),
+        "targets": _targets((batch, slots), device),
+        "uniforms": ek.draw_uniforms((batch, slots), device=device),
+    }
+    return Case(ek.sample_replacements, tensors, {"ban_original": True})
+
+
+def cross_entropy_sample(device: torch.device, dtype: torch.dtype, batch: int, slots: int) -> Case:
+    tensors = {
+        "logits": torch.randn(batch, slots, VOCABULARY, device=device).to(dtype),
+        "targets": _targets((batch, slots), device),
+        "uniforms": ek.draw_uniforms((batch, slots), device=device),
+    }
+    return Case(ek.cross_entropy_sample, tensors, {"ban_original": True}, ("logits",))
+
+
+def linear_cross_entropy_sample(device: torch.device, dtype: torch.dtype, batch: int, slots: int) -> Case:
+    tensors = {
+        "hidden": torch.randn(batch, slots, WIDTH, device=device).to(dtype),
+        "weight": (torch.randn(VOCABULARY, WIDTH, device=device) / 2).to(dtype),
+        "bias": torch.randn(VOCABULARY, device=device).to(dtype),
+        "targets": _targets((batch, slots), device),
+        "uniforms": ek.draw_uniforms((batch, slots), device=device),
+    }
+    return Case(ek.linear_cross_entropy_sample, tensors, differentiable=("hidden", "weight", "bias"))
+
+
+def masked_bce_with_logits(device: torch.device, dtype: torch.dtype, batch: int, slots: int) -> Case:
+    tensors = {
+        "logits": torch.randn(batch, slots, device=device).to(dtype),
+        "labels": torch.randint(0, 2, (batch, slots), device=device),
+        "mask": torch.rand(batch, slots, device=device),
+        "pos_weight": torch.rand(batch, slots, device=device) + 0.5,
+    }
+    return Case(ek.masked_bce_with_logits, tensors, {"label_smoothing": 0.1}, ("logits",))
+
+
+def linear_masked_bce(device: torch.device, dtype: torch.dtype, batch: int, slots: int) -> Case:
+    tensors = {
+        "hidden": torch.randn(batch, slots, WIDTH, device=device).to(dtype),
+        "weight": torch.randn(WIDTH, device=device).to(dtype),
+        "bias": torch.randn(1, device=device).to(dtype),
+        "labels": torch.rand(batch, slots, device=device) < 0.5,
+        "mask": torch.randint(0, 2, (batch, slots), device=device),
+        "pos_weight": torch.rand(batch, slots, device=device) + 0.5,
+    }
+    return Case(ek.linear_masked_bce, tensors, {"label_smoothing": 0.1}, ("hidden", "weight", "bias"))
+
+
+CASES = {
+    builder.__name__: builder
+    for builder in (
+        mask_tokens,
+        gather_rows,
+        sample_tokens,
+        replace_tokens,
+        sample_replacements,
+        cross_entropy_sample,
+        linear_cross_entropy_sample,
+        masked_bce_with_logits,
+        linear_masked_bce,
+    )
+}
+DIFFERENTIABLE = tuple(
+    name for name in CASES if name not in {"mask_tokens", "replace_tokens", "sample_replacements"}
+)
+
+
+def build(
+    name: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    batch: int = 3,
+    slots: int = 4,
+) -> Case:
+    return CASES[name](torch.device(device), dtype, batch, slots)
+
+
+def tensor_arguments() -> Iterator[tuple[str, str]]:
+    """(op, argument) for every tensor argument of every op."""
+    for name in CASES:
+        for argument in build(name).tensors:
+            yield name, argument

@@ -1,0 +1,46 @@
+"""Every test that takes ``device`` runs once for each back end and device that can run here."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from electra_kernels import backends, use_backend
+
+TARGETS = [
+    (backend, device)
+    for backend, devices in backends().available.items()
+    for device in devices
+    if device == "cpu" or torch.cuda.is_available()
+]
+HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(params=TARGETS, ids=["-".join(target) for target in TARGETS])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The device to put tensors on; the ops are served by one back end for the length of the test."""
+    backend, name = request.param
+    with use_backend(backend):
+        yield torch.device(name)
+
+
+@pytest.fixture(params=HALF_AND_SINGLE, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
+    """A back end need not have every op; what it has not, it cannot be tested for."""
+    try:
+        return (yield)
+    except RuntimeError as error:
+        if "does not implement" in str(error):
+            pytest.skip(str(error))
+        raise

@@ -1,0 +1,189 @@
+"""The linear head: the loss, the sample and the gradients of hidden, weight and bias, without the logits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from electra_kernels import cross_entropy_sample, linear_cross_entropy_sample
+
+from . import oracle
+from .oracle import IGNORED
+
+
+def _inputs(rows, vocabulary, width, dtype, device, *, bias=True):
+    hidden = torch.randn(rows, width).to(device, dtype)
+    weight = (torch.randn(vocabulary, width) / width**0.5).to(device, dtype)
+    bias = torch.randn(vocabulary).to(device, dtype) if bias else None
+    targets = torch.randint(0, vocabulary, (rows,), device=device)
+    targets[1::4] = IGNORED
+    return (hidden, weight, bias), targets
+
+
+def _eager(parameters, targets, reduction, upstream, dtype):
+    """Loss and gradients with the logits in ``dtype``."""
+    leaves = [None if value is None else value.detach().to(dtype).requires_grad_() for value in parameters]
+    loss = oracle.cross_entropy(F.linear(*leaves), targets, reduction)
+    (loss * upstream.to(dtype)).sum().backward()
+    return loss.detach(), [None if leaf is None else leaf.grad for leaf in leaves]
+
+
+def _scales(parameters, targets, reduction, upstream):
+    """What was added up to the loss and to each gradient, in absolute values."""
+    hidden, weight, bias = (None if v is None else v.detach().double() for v in parameters)
+    x = F.linear(hidden, weight, bias).requires_grad_()
+    (oracle.cross_entropy(x, targets, reduction) * upstream.double()).sum().backward()
+    x = x.detach()
+    size = 1 + x.logsumexp(-1).abs() + F.linear(hidden.abs(), weight.abs()).amax(-1) + x.abs().amax(-1)
+    gradient = x.softmax(-1) + F.one_hot(targets.clamp(min=0), x.shape[-1])
+    rows = {
+        "none": upstream.abs(),
+        "sum": upstream.abs(),
+        "mean": upstream.abs() / (targets != IGNORED).sum(),
+    }
+    gradient = gradient * size[:, None] * rows[reduction].double().expand_as(size)[:, None]
+    loss = {"none": size, "sum": size.sum(), "mean": size.mean()}[reduction]
+    return loss, (gradient @ weight.abs(), gradient.T @ hidden.abs(), gradient.sum(0))
+
+
+@pytest.mark.parametrize("upstream", [1.0, 3.7])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(("rows", "vocabulary", "width"), [(9, 37, 6), (70, 513, 8)])
+def test_loss_and_gradients(device, dtype, rows, vocabulary, width, reduction, upstream):
+    parameters, targets = _inputs(rows, vocabulary, width, dtype, device)
+    leaves = [value.requires_grad_() for value in parameters]
+    ours = linear_cross_entropy_sample(*leaves, targets, reduction=reduction)
+    weights = torch.tensor(upstream, device=device)
+    if reduction == "none":
+        weights = weights * torch.linspace(-1, 2, rows, device=device)
+    (ours.loss * weights).sum().backward()
+    loss, gradients = _eager(parameters, targets, reduction, weights, torch.float64)
+    eager_loss, eager_gradients = _eager(parameters, targets, reduction, weights, dtype)
+    loss_scale, scales = _scales(parameters, targets, reduction, weights)
+    oracle.assert_accurate("loss", ours.loss, loss, eager_loss, scale=loss_scale, precision=dtype)
+    for name, leaf, *rest, scale in zip("hwb", leaves, gradients, eager_gradients, scales):
+        oracle.assert_accurate(name, leaf.grad, *rest, scale=scale, precision=dtype)
+        assert leaf.grad.dtype == leaf.dtype
+
+
+def test_loss_and_gradients_at_30522(device, dtype):
+    parameters, targets = _inputs(4, 30_522, 6, dtype, device)
+    leaves = [value.requires_grad_() for value in parameters]
+    linear_cross_entropy_sample(*leaves, targets).loss.backward()
+    one = torch.ones((), device=device)
+    _, truth = _eager(parameters, targets, "mean", one, torch.float64)
+    _, eager = _eager(parameters, targets, "mean", one, dtype)
+    _, scales = _scales(parameters, targets, "mean", one)
+    for name, leaf, *rest, scale in zip("hwb", leaves, truth, eager, scales):
+        oracle.assert_accurate(name, leaf.grad, *rest, scale=scale, precision=dtype)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.6}, {"ban_original": True}])
+def test_the_sample(device, dtype, options):
+    (hidden, weight, bias), targets = _inputs(40, 600, 6, dtype, device)
+    uniforms = torch.rand(40, dtype=torch.float64).to(device)
+    ours = linear_cross_entropy_sample(hidden, weight, bias, targets, uniforms=uniforms, **options)
+    counted = targets != IGNORED
+    logits = F.linear(hidden.double(), weight.double(), bias.double())
+    rounding = torch.finfo(dtype).eps * F.linear(hidden.double().abs(), weight.double().abs()).max()
+    temperature = options.get("temperature", 1.0)
+    oracle.assert_drawn(
+        ours.tokens[counted], logits[counted], uniforms[counted], temperature=temperature,
+        banned=targets[counted] if "ban_original" in options else None,
+        tolerance=oracle.CDF_TOLERANCE + 2 * rounding.item() / temperature,
+    )  # fmt: skip
+    assert bool((ours.tokens[~counted] == -1).all())
+
+
+def test_in_float32_it_agrees_with_the_op_on_logits(device):
+    (hidden, weight, bias), targets = _inputs(40, 600, 6, torch.float32, device)
+    uniforms = torch.rand(40, dtype=torch.float64).to(device)
+    ours = linear_cross_entropy_sample(hidden, weight, bias, targets, uniforms=uniforms, reduction="none")
+    logits = F.linear(hidden, weight, bias)
+    theirs = cross_entropy_sample(logits, targets, uniforms=uniforms, reduction="none")
+    torch.testing.assert_close(ours.loss, theirs.loss)
+    assert torch.equal(ours.is_top1, theirs.is_top1)
+    assert torch.equal(ours.tokens, theirs.tokens)
+
+
+@pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_only_what_requires_grad_gets_one(device, reduction, frozen):
+    parameters, targets = _inputs(9, 37, 6, torch.float32, device)
+    leaves = [value.requires_grad_(index not in frozen) for index, value in enumerate(parameters)]
+    loss = linear_cross_entropy_sample(*leaves, targets, reduction=reduction).loss.sum()
+    assert loss.requires_grad == (len(frozen) < 3)
+    if len(frozen) == 3:
+        return
+    loss.backward()
+    _, truth = _eager(parameters, targets, reduction, torch.ones((), device=device), torch.float64)
+    for index, (leaf, expected) in enumerate(zip(leaves, truth)):
+        assert (leaf.grad is None) == (index in frozen)
+        if index not in frozen:
+            torch.testing.assert_close(leaf.grad, expected.float())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_without_a_bias(device, dtype, reduction):
+    (hidden, weight, _), targets = _inputs(9, 37, 6, dtype, device, bias=False)
+    zeros = torch.zeros(37, device=device, dtype=dtype)
+    results = []
+    for bias in (None, zeros):
+        leaves = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        loss = linear_cross_entropy_sample(*leaves, bias, targets, reduction=reduction).loss
+        loss.sum().backward()
+        results.append((loss.detach(), *(leaf.grad for leaf in leaves)))
+    for ours, theirs in zip(*results):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_float32_weights_get_float32_gradients(device, half, reduction):
+    """Master weights: their gradient is accumulated in float32 and not rounded to the activations' dtype."""
+    (hidden, weight, bias), targets = _inputs(200, 37, 6, torch.float32, device)
+    leaves = hidden.to(half).requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
+    linear_cross_entropy_sample(*leaves, targets, reduction=reduction).loss.sum().backward()
+    parameters = (leaves[0], weight.to(half), bias)
+    one = torch.ones((), device=device)
+    _, truth = _eager(parameters, targets, reduction, one, torch.float64)
+    _, scales = _scales(parameters, targets, reduction, one)
+    for name, leaf, expected, scale in zip("hwb", leaves, truth, scales):
+        assert leaf.grad.dtype == leaf.dtype
+        oracle.assert_accurate(name, leaf.grad, expected, scale=scale, precision=half)
+    assert not torch.equal(weight.grad, weight.grad.to(half).float()), "the gradient was rounded on the way"
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_float16_gradients_at_2560_rows(device, reduction):
+    """Words that are no target have gradients of soft-max alone: with 1 / N folded in first, float16 holds none."""
+    rows, vocabulary = 2560, 997
+    hidden = (1 + torch.rand(rows, 4)).to(device, torch.float16).requires_grad_()
+    weight = (torch.randn(vocabulary, 4) / 10).to(device, torch.float16)
+    weight[:10] += 0.5
+    weight.requires_grad_()
+    targets = torch.randint(0, 10, (rows,), device=device)
+    ours = linear_cross_entropy_sample(hidden, weight, None, targets, reduction=reduction).loss
+    loss = ours if reduction == "mean" else ours.mean()
+    scale = 1024.0  # as a gradient scaler does: the gradients themselves are below what float16 resolves
+    (loss * scale).backward()
+    one = torch.tensor(scale, device=device)
+    _, (_, truth, _) = _eager((hidden, weight, None), targets, "mean", one, torch.float64)
+    others = weight.grad[10:].double()
+    error = ((others - truth[10:]) / truth[10:]).abs()
+    assert error.max() < 0.01, f"worst at {error.argmax().item()}: {error.max().item()}"
+
+
+def test_ignored_rows_add_nothing_even_if_they_are_not_finite(device, dtype):
+    for reduction in ("mean", "none"):
+        (hidden, weight, bias), targets = _inputs(9, 37, 6, dtype, device)
+        hidden[1], hidden[5, 2] = torch.nan, torch.inf
+        leaves = [value.requires_grad_() for value in (hidden, weight, bias)]
+        ours = linear_cross_entropy_sample(*leaves, targets, reduction=reduction)
+        upstream = torch.ones_like(ours.loss)
+        if reduction == "none":
+            upstream[1], upstream[5] = torch.nan, torch.inf
+        ours.loss.backward(upstream)
+        assert bool(ours.loss.isfinite().all())
+        assert all(bool(leaf.grad.isfinite().all()) for leaf in leaves)
+        assert not hidden.grad[1::4].any()
+        assert bool((ours.tokens[1::4] == -1).all())

@@ -1,0 +1,181 @@
+"""Cross-entropy with its sample from materialised logits: loss, tokens, top-1 and gradient."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from electra_kernels import cross_entropy_sample, sample_tokens
+
+from . import oracle
+from .oracle import IGNORED
+
+UPSTREAM = (1.0, 3.7)
+
+
+def _rows(rows, vocabulary, dtype, device, *, ignored=True):
+    logits = (3 * torch.randn(rows, vocabulary)).to(device, dtype)
+    targets = torch.randint(0, vocabulary, (rows,), device=device)
+    if ignored:
+        targets[1::4] = IGNORED
+    return logits, targets
+
+
+def _truth(logits, targets, upstream, reduction):
+    """Loss and gradient in float64, and in eager torch of the logits' own dtype."""
+    results = []
+    for dtype in (torch.float64, logits.dtype):
+        x = logits.detach().to(dtype, copy=True).requires_grad_()
+        loss = oracle.cross_entropy(x, targets, reduction)
+        (loss * upstream.to(dtype)).sum().backward()
+        results += [loss.detach(), x.grad]
+    return results
+
+
+def _size(logits):
+    """Of the numbers in a row, and of its log-sum-exp."""
+    x = logits.detach().double()
+    return 1 + x.logsumexp(-1).abs() + x.abs().amax(-1)
+
+
+def _exponent_error(size, dtype):
+    """The exponent is rounded in float32, its exponential in ``dtype``: in units of the latter."""
+    return 1 + size * torch.finfo(torch.float32).eps / torch.finfo(dtype).eps
+
+
+def assert_loss_and_gradient(logits, targets, reduction, upstream, **options):
+    ours = cross_entropy_sample(logits.requires_grad_(), targets, reduction=reduction, **options)
+    weights = torch.tensor(upstream, device=logits.device)
+    if reduction == "none":
+        weights = weights * torch.linspace(-1, 2, targets.numel(), device=logits.device).reshape(
+            targets.shape
+        )
+    (ours.loss * weights).sum().backward()
+    loss, gradient, eager_loss, eager_gradient = _truth(logits, targets, weights, reduction)
+    size = _size(logits)
+    scale = {"none": size, "sum": size.sum(), "mean": size.mean()}[reduction]
+    oracle.assert_accurate("loss", ours.loss, loss, eager_loss, scale=scale)
+    assert ours.loss.dtype == torch.float32
+    scale = gradient.abs() * _exponent_error(size, logits.dtype)[..., None]
+    oracle.assert_accurate(
+        "gradient", logits.grad, gradient, eager_gradient, scale=scale, precision=logits.dtype
+    )
+    assert logits.grad.dtype == logits.dtype
+    return ours
+
+
+@pytest.mark.parametrize("upstream", UPSTREAM)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("vocabulary", [1, 37, 513, 1021])
+def test_loss_and_gradient(device, dtype, vocabulary, reduction, upstream):
+    assert_loss_and_gradient(*_rows(9, vocabulary, dtype, device), reduction, upstream)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_loss_and_gradient_at_30522(device, dtype, reduction):
+    assert_loss_and_gradient(*_rows(6, 30_522, dtype, device), reduction, 1.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"ban_original": True}])
+def test_the_sample_is_that_of_sample_tokens(device, dtype, options):
+    """Loss and gradient are those of temperature 1 with nothing banned, whatever the draw does."""
+    logits, targets = _rows(9, 600, dtype, device)
+    uniforms = torch.rand(9, dtype=torch.float64).to(device)
+    ours = assert_loss_and_gradient(logits, targets, "mean", 1.0, uniforms=uniforms, **options)
+    counted = targets != IGNORED
+    banned = targets if options.get("ban_original") else None
+    temperature = options.get("temperature", 1.0)
+    oracle.assert_drawn(
+        ours.tokens[counted], logits[counted], uniforms[counted], temperature=temperature,
+        banned=None if banned is None else banned[counted],
+    )  # fmt: skip
+    tokens, _ = sample_tokens(logits.detach(), temperature=temperature, banned=banned, uniforms=uniforms)
+    assert torch.equal(ours.tokens, tokens.where(counted, -1))
+    assert ours.tokens.dtype == torch.int64
+
+
+@pytest.mark.parametrize("lead", [30.0, 90.0])
+def test_a_banned_original_that_dominates(device, dtype, lead):
+    logits, targets = _rows(9, 600, dtype, device, ignored=False)
+    logits.scatter_(1, targets[:, None], lead)
+    uniforms = torch.rand(9, dtype=torch.float64).to(device)
+    ours = assert_loss_and_gradient(logits, targets, "none", 1.0, ban_original=True, uniforms=uniforms)
+    oracle.assert_drawn(ours.tokens, logits, uniforms, banned=targets)
+
+
+def test_nothing_left_to_draw_keeps_the_loss_finite(device, dtype):
+    logits = torch.full((2, 600), -torch.inf, device=device, dtype=dtype)
+    logits[:, 7] = 1.0
+    targets = torch.tensor([7, 7], device=device)
+    ours = cross_entropy_sample(logits.requires_grad_(), targets, ban_original=True)
+    ours.loss.backward()
+    assert ours.tokens.tolist() == [-1, -1]
+    assert ours.loss.item() == 0
+    assert not logits.grad.any()
+
+
+def test_top1_says_whether_the_target_had_the_highest_logit(device, dtype):
+    logits, targets = _rows(12, 600, dtype, device)
+    targets[::3] = logits[::3].argmax(-1)
+    ours = cross_entropy_sample(logits, targets)
+    counted = targets != IGNORED
+    highest = logits.gather(1, targets.clamp(min=0)[:, None]).squeeze(1) == logits.amax(-1)
+    assert torch.equal(ours.is_top1, highest & counted)
+    assert ours.is_top1.dtype == torch.bool
+    assert bool(ours.is_top1.any())
+
+
+def test_ignored_rows_add_nothing_and_are_written(device, dtype):
+    logits, targets = _rows(8, 50, dtype, device, ignored=False)
+    targets[[0, 3]] = IGNORED
+    logits[0], logits[3, 2] = torch.nan, torch.inf
+    logits.requires_grad_()
+    upstream = torch.ones(8, device=device)
+    upstream[0], upstream[3] = torch.nan, torch.inf
+    ours = cross_entropy_sample(logits, targets, reduction="none")
+    ours.loss.backward(upstream)
+    for row in (0, 3):
+        assert ours.loss[row].item() == 0
+        assert ours.tokens[row].item() == -1
+        assert not ours.is_top1[row].item()
+        assert not logits.grad[row].any()
+    assert bool(logits.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 0, 7, 999])
+def test_any_ignore_index(device, ignore_index):
+    logits, targets = _rows(9, 50, torch.float32, device, ignored=False)
+    targets[::2] = ignore_index
+    ours = cross_entropy_sample(logits, targets, ignore_index=ignore_index)
+    expected = F.cross_entropy(logits, targets, ignore_index=ignore_index)
+    torch.testing.assert_close(ours.loss, expected)
+    assert bool((ours.tokens[::2] == -1).all())
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3), (2, 1, 3)])
+def test_any_leading_shape(device, shape):
+    logits = torch.randn(*shape, 50, device=device)
+    targets = torch.randint(0, 50, shape, device=device)
+    ours = assert_loss_and_gradient(logits, targets, "none", 1.0)
+    assert ours.loss.shape == ours.tokens.shape == ours.is_top1.shape == shape
+
+
+def test_without_grad_nothing_requires_grad(device):
+    logits, targets = _rows(4, 50, torch.float32, device)
+    with torch.no_grad():
+        assert not cross_entropy_sample(logits.requires_grad_(), targets).loss.requires_grad
+    assert not cross_entropy_sample(logits.detach(), targets).loss.requires_grad
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_float16_gradients_at_2560_rows(device, inplace):
+    """Folding 1 / N in before rounding to float16 flushes most entries to zero."""
+    rows, vocabulary = 2560, 37
+    logits, targets = _rows(rows, vocabulary, torch.float16, device, ignored=False)
+    logits.requires_grad_()
+    upstream = torch.tensor(1024.0, device=device)  # as a gradient scaler's
+    loss = cross_entropy_sample(logits * 1, targets, inplace_backward=inplace).loss
+    (loss * upstream).backward()
+    _, truth, _, eager = _truth(logits, targets, upstream, "mean")
+    scale = truth.abs() * _exponent_error(_size(logits), torch.float16)[:, None]
+    oracle.assert_accurate("gradient", logits.grad, truth, eager, scale=scale, precision=torch.float16)
+    assert (logits.grad == 0).float().mean() < 0.01

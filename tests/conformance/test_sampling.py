@@ -1,0 +1,177 @@
+"""Draws: token by token against a float64 CDF, in distribution, with temperature and banned tokens."""
+
+import pytest
+import scipy.stats
+import torch
+
+from electra_kernels import sample_tokens
+
+from . import oracle
+
+# One token; around powers of two and the tile boundary 512; primes; several tiles with a ragged last one.
+VOCABULARIES = (1, 2, 31, 128, 511, 512, 513, 1021, 2049)
+EDGES = torch.tensor([0.0, 2.0**-60, 2.0**-30, 0.5, 1 - 2.0**-30, 1 - 2.0**-53], dtype=torch.float64)
+
+
+def _uniforms(count, device):
+    uniforms = torch.rand(count, dtype=torch.float64)
+    uniforms[: len(EDGES)] = EDGES[:count]
+    return uniforms.to(device)
+
+
+def _logits(rows, vocabulary, dtype, device):
+    return (3 * torch.randn(rows, vocabulary)).to(device, dtype)
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_every_draw_inverts_the_cdf(device, dtype, vocabulary):
+    logits, uniforms = _logits(9, vocabulary, dtype, device), _uniforms(9, device)
+    tokens, logsumexp = sample_tokens(logits, uniforms=uniforms)
+    oracle.assert_drawn(tokens, logits, uniforms)
+    truth = logits.double().logsumexp(-1)
+    oracle.assert_accurate("logsumexp", logsumexp, truth, scale=1 + truth.abs())
+    assert logsumexp.dtype == torch.float32
+    assert tokens.dtype == torch.int64
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.7, 5.0])
+def test_temperature_applies_to_the_draw_alone(device, dtype, temperature):
+    logits, uniforms = _logits(9, 600, dtype, device), _uniforms(9, device)
+    tokens, logsumexp = sample_tokens(logits, temperature=temperature, uniforms=uniforms)
+    oracle.assert_drawn(tokens, logits, uniforms, temperature=temperature)
+    truth = logits.double().logsumexp(-1)
+    oracle.assert_accurate("logsumexp", logsumexp, truth, scale=1 + truth.abs())
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e30])
+def test_the_extreme_temperatures_are_arg_max_and_uniform(device, temperature):
+    logits, uniforms = _logits(9, 600, torch.float32, device), _uniforms(9, device)
+    tokens, _ = sample_tokens(logits, temperature=temperature, uniforms=uniforms)
+    expected = logits.argmax(-1) if temperature < 1 else (uniforms * 600).long()
+    assert torch.equal(tokens, expected)
+
+
+def test_a_banned_token_is_never_drawn_and_negative_bans_nothing(device, dtype):
+    logits, uniforms = _logits(12, 700, dtype, device), _uniforms(12, device)
+    free, raw = sample_tokens(logits, uniforms=uniforms)
+    banned = free.where(torch.arange(12, device=device) % 3 != 0, -1)
+    tokens, logsumexp = sample_tokens(logits, banned=banned, uniforms=uniforms)
+    assert bool((tokens != banned).all())
+    oracle.assert_drawn(tokens, logits, uniforms, banned=banned)
+    assert torch.equal(tokens[::3], free[::3])
+    oracle.assert_accurate("logsumexp", logsumexp, raw.double(), scale=1 + raw.abs())
+
+
+@pytest.mark.parametrize("lead", [30.0, 80.0, 300.0])
+def test_a_banned_token_that_dominates(device, dtype, lead):
+    """Subtracting its share from the sum would leave rounding errors alone."""
+    logits, uniforms = _logits(9, 600, dtype, device), _uniforms(9, device)
+    banned = torch.randint(0, 600, (9,), device=device)
+    logits.scatter_(1, banned[:, None], lead)
+    tokens, logsumexp = sample_tokens(logits, banned=banned, uniforms=uniforms)
+    oracle.assert_drawn(tokens, logits, uniforms, banned=banned)
+    truth = logits.double().logsumexp(-1)
+    oracle.assert_accurate("logsumexp", logsumexp, truth, scale=1 + truth.abs())
+
+
+def test_the_only_possible_token_banned_leaves_nothing_to_draw(device, dtype):
+    logits = torch.full((3, 600), -torch.inf, device=device, dtype=dtype)
+    logits[:, 5] = 2.0
+    tokens, logsumexp = sample_tokens(logits, banned=torch.tensor([5, 4, -1], device=device))
+    assert tokens.tolist() == [-1, 5, 5]
+    assert logsumexp.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_vocabulary_of_one_banned_token(device):
+    tokens, _ = sample_tokens(torch.zeros(2, 1, device=device), banned=torch.tensor([0, -1], device=device))
+    assert tokens.tolist() == [-1, 0]
+
+
+def test_a_token_of_probability_zero_is_never_drawn(device, dtype):
+    """Runs of -inf before, between and after, whole tiles of them, and logits whose exponential underflows."""
+    logits = torch.full((len(EDGES), 2049), -torch.inf, device=device, dtype=dtype)
+    logits[:, 600:610] = 0.0
+    logits[:, 605] = -torch.inf
+    logits[:, 2000] = -1.0
+    logits[:, 700] = -60000.0
+    tokens, _ = sample_tokens(logits, uniforms=EDGES.to(device))
+    oracle.assert_drawn(tokens, logits, EDGES)
+
+
+def test_uniforms_on_both_sides_of_a_boundary(device):
+    """Equal weights: every boundary of the CDF is exact, and belongs to the token above it."""
+    vocabulary = 1024
+    boundaries = torch.arange(1, vocabulary, 73, dtype=torch.float64, device=device) / vocabulary
+    logits = torch.zeros(len(boundaries), vocabulary, device=device)
+    at, _ = sample_tokens(logits, uniforms=boundaries)
+    below, _ = sample_tokens(logits, uniforms=boundaries - 2.0**-40)
+    assert torch.equal(at, (boundaries * vocabulary).long())
+    assert torch.equal(below, at - 1)
+
+
+def test_the_distribution_and_its_tail_at_30522(device):
+    """Chi-square over bins of rising rank; the last bins are a tail in which no token has 1e-5."""
+    vocabulary, draws = 30_522, 256
+    order = torch.randperm(vocabulary)
+    logits = (-1.1 * torch.arange(1, vocabulary + 1, dtype=torch.float64).log())[order].float().to(device)
+    tokens, _ = sample_tokens(logits.expand(draws, -1))
+    probability = logits.double().cpu().softmax(-1)
+    ranks = order[tokens.cpu()]
+    edges = torch.tensor([0, 1, 3, 10, 30, 100, 1000, 6000, vocabulary])
+    of_token = torch.bucketize(order, edges[1:], right=True)
+    expected = torch.zeros(8, dtype=torch.float64).scatter_add_(0, of_token, probability) * draws
+    observed = torch.bucketize(ranks, edges[1:], right=True).bincount(minlength=8)
+    assert expected.min() >= 10
+    assert scipy.stats.chisquare(observed.double(), expected).pvalue > 1e-4
+
+
+def test_the_distribution_of_a_small_vocabulary(device):
+    logits = torch.tensor([0.0, -1.0, -torch.inf, 1.0, -3.0, -2.0, 0.5], device=device)
+    tokens, _ = sample_tokens(logits.expand(2000, -1), temperature=1.5)
+    expected = (logits.double().cpu() / 1.5).softmax(-1) * 2000
+    observed = tokens.cpu().bincount(minlength=7)
+    assert observed[2] == 0
+    possible = expected > 0
+    assert scipy.stats.chisquare(observed[possible].double(), expected[possible]).pvalue > 1e-4
+
+
+def test_every_row_of_30522_inverts_the_cdf(device, dtype):
+    logits, uniforms = _logits(8, 30_522, dtype, device), _uniforms(8, device)
+    tokens, _ = sample_tokens(logits, uniforms=uniforms)
+    oracle.assert_drawn(tokens, logits, uniforms)
+
+
+def test_a_generator_reproduces_the_draw(device):
+    logits = _logits(9, 600, torch.float32, device)
+    first, second, other = (
+        sample_tokens(logits, generator=torch.Generator(device).manual_seed(seed))[0] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 1, 3)])
+def test_any_leading_shape(device, shape):
+    logits, uniforms = torch.randn(*shape, 50, device=device), torch.rand(shape, dtype=torch.float64)
+    tokens, logsumexp = sample_tokens(logits, uniforms=uniforms.to(device))
+    assert tokens.shape == logsumexp.shape == shape
+    oracle.assert_drawn(tokens, logits, uniforms)
+
+
+def test_a_slice_of_the_uniforms_is_the_slice_of_the_draw(device):
+    """Ranks and micro-batches slice one global draw."""
+    logits, uniforms = _logits(12, 600, torch.float32, device), _uniforms(12, device)
+    whole, _ = sample_tokens(logits, uniforms=uniforms)
+    parts = [sample_tokens(logits[i : i + 5], uniforms=uniforms[i : i + 5])[0] for i in (0, 5, 10)]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+@pytest.mark.parametrize("upstream", [1.0, 2.5])
+def test_the_gradient_of_the_logsumexp_is_the_softmax(device, dtype, upstream):
+    logits = _logits(6, 600, dtype, device).requires_grad_()
+    _, logsumexp = sample_tokens(logits)
+    weights = upstream * torch.arange(1, 7, device=device, dtype=torch.float32)
+    (logsumexp * weights).sum().backward()
+    truth = weights.double()[:, None] * logits.detach().double().softmax(-1)
+    distance = 1 + logits.detach().double().abs() + logsumexp.detach().double().abs()[:, None]
+    oracle.assert_accurate("gradient", logits.grad, truth, scale=truth * distance, precision=dtype)
