@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from electra_kernels.ops._library import define, served_by
 from electra_kernels.routing import current_choice
@@ -48,13 +47,18 @@ class CrossEntropySample(torch.autograd.Function):
         return loss, tokens, is_top1
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        # once_differentiable would let it pass: grad_loss alone need not require grad, and the logits' history
+        # would be taken for that of the gradient which has overwritten them.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "cross_entropy_sample cannot be differentiated twice: its gradient has no gradient"
+            )
         gradient, factor = ctx.saved_tensors
         with served_by(ctx.backend):
             torch.ops.electra_kernels.scale_gradient_(gradient, grad_loss * factor)
         torch.autograd.graph.increment_version(gradient)
-        return gradient, *[None] * 7
+        return gradient.detach(), *[None] * 7
 
 
 def check_overwritable(logits: Tensor, reduction: str) -> None:
