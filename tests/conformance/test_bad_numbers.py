@@ -1,0 +1,130 @@
+"""NaN, infinities and rows with nothing to draw: the fault is seen, and no invalid id comes out."""
+
+import pytest
+import torch
+
+from electra_kernels import cross_entropy_sample, linear_cross_entropy_sample, sample_tokens
+
+from . import oracle
+
+VOCABULARIES = (
+    5,
+    600,
+    1200,
+)  # less than a tile, and rows whose bad number is in the first or the last of several
+
+
+def _with(value, columns, vocabulary, dtype, device):
+    logits = torch.randn(len(columns) + 1, vocabulary).to(device, dtype)
+    for row, column in enumerate(columns):
+        logits[row, column] = value
+    return logits
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_row_with_nan_or_infinity_draws_nothing_and_has_a_nan_loss(device, dtype, value, vocabulary):
+    columns = (0, 1, vocabulary // 2, vocabulary - 1)
+    logits = _with(value, columns, vocabulary, dtype, device)
+    targets = torch.ones(len(logits), dtype=torch.int64, device=device)
+    tokens, logsumexp = sample_tokens(logits)
+    assert tokens[:-1].tolist() == [-1] * len(columns)
+    assert 0 <= int(tokens[-1]) < vocabulary
+    assert not logsumexp[:-1].isfinite().any()
+    ours = cross_entropy_sample(logits, targets, reduction="none")
+    assert ours.tokens[:-1].tolist() == [-1] * len(columns)
+    assert ours.loss.isnan().tolist() == [True] * len(columns) + [False]
+    assert bool(cross_entropy_sample(logits, targets).loss.isnan())
+
+
+def test_a_bad_number_at_the_banned_token_is_still_seen(device, dtype):
+    for value in (torch.nan, torch.inf):
+        logits = _with(value, (3,), 600, dtype, device)
+        banned = torch.tensor([3, 3], device=device)
+        tokens, _ = sample_tokens(logits, banned=banned)
+        assert int(tokens[0]) == -1
+        assert int(tokens[1]) >= 0
+        ours = cross_entropy_sample(logits, banned, reduction="none", ban_original=True)
+        assert int(ours.tokens[0]) == -1
+        assert ours.loss.isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_a_row_without_a_finite_logit(device, dtype, vocabulary):
+    logits = torch.full((2, vocabulary), -torch.inf, device=device, dtype=dtype)
+    logits[1, -1] = 0
+    tokens, logsumexp = sample_tokens(logits)
+    assert tokens.tolist() == [-1, vocabulary - 1]
+    assert logsumexp.tolist()[1] == 0
+    assert not logsumexp[0].isfinite()
+    targets = torch.zeros(2, dtype=torch.int64, device=device)
+    ours = cross_entropy_sample(logits, targets, reduction="none")
+    assert ours.tokens.tolist() == [-1, vocabulary - 1]
+    assert ours.loss.isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_bad_row_spoils_no_other_row(device, dtype, reduction):
+    logits = _with(torch.nan, (3,), 600, dtype, device).requires_grad_()
+    targets = torch.tensor([1, 2], device=device)
+    ours = cross_entropy_sample(logits, targets, reduction=reduction)
+    ours.loss.sum().backward()
+    assert bool(logits.grad[0].isnan().any())
+    assert bool(logits.grad[1].isfinite().all())
+
+
+def test_whole_tiles_of_minus_infinity(device, dtype):
+    """Before, between and after the finite ones: an online soft-max that subtracts -inf from -inf makes NaN."""
+    for start, stop in ((0, 3), (700, 720), (1999, 2000)):
+        logits = torch.full((4, 2000), -torch.inf, device=device, dtype=dtype)
+        logits[:, start:stop] = torch.randn(4, stop - start).to(device, dtype)
+        targets = torch.full((4,), start, device=device)
+        uniforms = torch.rand(4, dtype=torch.float64).to(device)
+        leaf = logits.requires_grad_()
+        ours = cross_entropy_sample(leaf, targets, uniforms=uniforms)
+        ours.loss.backward()
+        oracle.assert_drawn(ours.tokens, logits, uniforms)
+        truth = logits.detach().double().requires_grad_()
+        loss = oracle.cross_entropy(truth, targets, "mean")
+        loss.backward()
+        oracle.assert_accurate("loss", ours.loss, loss, scale=1 + loss.detach().abs())
+        oracle.assert_accurate(
+            "gradient", leaf.grad, truth.grad, scale=truth.grad.abs() + 0.1, precision=dtype
+        )
+        assert not leaf.grad[:, :start].any()
+        assert not leaf.grad[:, stop:].any()
+
+
+def test_a_target_at_minus_infinity_has_an_infinite_loss_and_a_finite_gradient(device, dtype):
+    logits = torch.randn(3, 600).to(device, dtype)
+    logits[:, 4] = -torch.inf
+    targets = torch.tensor([4, 4, 5], device=device)
+    for options in ({}, {"ban_original": True}):
+        leaf = logits.clone().requires_grad_()
+        ours = cross_entropy_sample(leaf, targets, reduction="none", **options)
+        ours.loss.sum().backward()
+        assert ours.loss.isposinf().tolist() == [True, True, False]
+        assert bool((ours.tokens >= 0).all())
+        assert bool(leaf.grad.isfinite().all())
+        assert leaf.grad[:2, 4].tolist() == [-1, -1]
+
+
+def test_huge_logits_neither_overflow_nor_vanish(device):
+    logits = torch.tensor([[3e38, -3e38, 0.0], [-3e38, -3e38, -3e38]], device=device).requires_grad_()
+    targets = torch.tensor([0, 2], device=device)
+    ours = cross_entropy_sample(logits, targets, reduction="none")
+    ours.loss.sum().backward()
+    assert int(ours.tokens[0]) == 0
+    assert ours.loss[0].item() == 0
+    assert bool(logits.grad[0].eq(0).all())
+    assert 0 <= int(ours.tokens[1]) < 3
+
+
+def test_a_bad_hidden_state(device, dtype):
+    """Through the linear head: the row is marked, the others keep their loss and their token."""
+    hidden, weight = torch.randn(3, 6).to(device, dtype), torch.randn(37, 6).to(device, dtype)
+    hidden[1, 2] = torch.nan
+    targets = torch.tensor([1, 2, 3], device=device)
+    ours = linear_cross_entropy_sample(hidden, weight, None, targets, reduction="none")
+    assert ours.loss.isnan().tolist() == [False, True, False]
+    assert (ours.tokens < 0).tolist() == [False, True, False]

@@ -1,0 +1,124 @@
+"""The gradient that overwrites the logits: right, or refused, never silently wrong."""
+
+import pytest
+import torch
+
+from electra_kernels import cross_entropy_sample
+
+from .oracle import IGNORED
+
+
+def _inputs(device, dtype=torch.float32, rows=6, vocabulary=53):
+    leaf = torch.randn(rows, vocabulary).to(device, dtype).requires_grad_()
+    targets = torch.randint(0, vocabulary, (rows,), device=device)
+    targets[1] = IGNORED
+    return leaf, targets
+
+
+@pytest.mark.parametrize("upstream", [1.0, 3.7])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_it_gives_what_the_other_gives_and_overwrites_the_logits(device, dtype, reduction, upstream):
+    leaf, targets = _inputs(device, dtype)
+    uniforms = torch.rand(6, dtype=torch.float64).to(device)
+    options = {"reduction": reduction, "uniforms": uniforms, "temperature": 0.7, "ban_original": True}
+    expected = cross_entropy_sample(leaf, targets, **options)
+    (gradient,) = torch.autograd.grad(expected.loss * upstream, leaf)
+    logits = leaf * 1
+    ours = cross_entropy_sample(logits, targets, inplace_backward=True, **options)
+    for one, other in zip(ours, expected):
+        assert torch.equal(one, other)
+    memory = logits.data_ptr()
+    (overwritten,) = torch.autograd.grad(ours.loss * upstream, logits)
+    assert overwritten.data_ptr() == memory, "no second tensor of this size"
+    torch.testing.assert_close(overwritten, gradient, atol=0, rtol=3 * torch.finfo(dtype).eps)
+
+
+def test_nobody_who_needs_the_old_values_gets_the_new_ones(device):
+    """tanh saves its output for its backward; without a bumped version the result would be silently wrong."""
+    leaf, targets = _inputs(device)
+    loss = cross_entropy_sample(leaf.tanh(), targets, inplace_backward=True).loss
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_nobody_who_needs_the_old_values_gets_the_new_ones_compiled(device):
+    leaf, targets = _inputs(device)
+    uniforms = torch.rand(6, dtype=torch.float64).to(device)
+
+    def loss(x, *, inplace):
+        return cross_entropy_sample(x.tanh(), targets, uniforms=uniforms, inplace_backward=inplace).loss
+
+    (expected,) = torch.autograd.grad(loss(leaf, inplace=False), leaf)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    (ours,) = torch.autograd.grad(compiled(leaf, inplace=True), leaf)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_through_a_linear_layer(device):
+    leaf, targets = _inputs(device, vocabulary=7)
+    weight = torch.randn(53, 7, device=device, requires_grad=True)
+    results = []
+    for inplace in (False, True):
+        loss = cross_entropy_sample(leaf @ weight.T, targets, inplace_backward=inplace).loss
+        results.append(torch.autograd.grad(loss, (leaf, weight)))
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("upstream", [1.0, 2.0])
+def test_a_second_backward_raises(device, upstream):
+    leaf, targets = _inputs(device)
+    loss = cross_entropy_sample(leaf * 1, targets, inplace_backward=True).loss * upstream
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_double_backward_is_refused(device):
+    leaf, targets = _inputs(device)
+    loss = cross_entropy_sample(leaf * 1, targets, inplace_backward=True).loss
+    with pytest.raises(RuntimeError, match="cross_entropy_sample cannot be differentiated twice"):
+        torch.autograd.grad(loss, leaf, create_graph=True)
+
+
+def test_a_strided_result_of_an_op(device):
+    leaf, targets = _inputs(device)
+    (expected,) = torch.autograd.grad(cross_entropy_sample(leaf, targets).loss, leaf)
+    memory = torch.full((6, 2 * 53 + 5), torch.nan, device=device)
+    logits = (memory * 1)[:, 3 : 3 + 2 * 53 : 2]
+    logits = logits.copy_(leaf)
+    (ours,) = torch.autograd.grad(cross_entropy_sample(logits, targets, inplace_backward=True).loss, leaf)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_without_grad_the_logits_are_left_alone(device):
+    leaf, targets = _inputs(device)
+    before = leaf.detach().clone()
+    with torch.no_grad():
+        cross_entropy_sample(leaf * 1, targets, inplace_backward=True)
+    cross_entropy_sample(leaf.detach(), targets, inplace_backward=True)
+    assert torch.equal(leaf.detach(), before)
+
+
+def test_a_leaf_is_refused(device):
+    leaf, targets = _inputs(device)
+    with pytest.raises(
+        ValueError, match="logits is a leaf that requires grad, should be the result of an op"
+    ):
+        cross_entropy_sample(leaf, targets, inplace_backward=True)
+
+
+def test_expanded_and_overlapping_logits_are_refused(device):
+    leaf, targets = _inputs(device)
+    overlapping = (leaf * 1).as_strided((6, 53), (1, 2))
+    for logits in ((leaf * 1)[:1].expand(6, 53), overlapping):
+        with pytest.raises(
+            ValueError, match=r"logits has strides .*, should have no two elements in one place"
+        ):
+            cross_entropy_sample(logits, targets, inplace_backward=True)
+
+
+def test_a_loss_per_row_is_refused(device):
+    leaf, targets = _inputs(device)
+    with pytest.raises(ValueError, match='inplace_backward is True with reduction="none", should be'):
+        cross_entropy_sample(leaf * 1, targets, inplace_backward=True, reduction="none")

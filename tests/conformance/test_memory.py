@@ -1,0 +1,131 @@
+"""Any strides, any alignment, nothing read or written outside, nothing of the input written to."""
+
+import pytest
+import torch
+
+from . import views
+from .cases import CASES, DIFFERENTIABLE, build, tensor_arguments
+
+SCALARS = {("linear_masked_bce", "bias")}  # one element: it has no layout
+
+
+def _assert_same(ours, expected):
+    """The same but for what a GEMM or a sum rounds otherwise in another layout."""
+    for one, other in zip(ours, expected):
+        torch.testing.assert_close(one, other, equal_nan=True)
+
+
+@pytest.mark.parametrize("layout", views.LAYOUTS)
+@pytest.mark.parametrize(("name", "argument"), tensor_arguments())
+def test_any_layout_of_any_argument_between_sentinels(device, name, argument, layout):
+    case = build(name, device)
+    expected = case.outputs()
+    view, memory = views.LAYOUTS[layout](case.tensors[argument])
+    before = memory.clone()
+    ours = case.outputs(**{argument: view})
+    _assert_same(ours, expected)
+    assert torch.equal(memory.nan_to_num(nan=7.0), before.nan_to_num(nan=7.0)), "an input was written to"
+
+
+@pytest.mark.parametrize("layout", views.LAYOUTS)
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_in_any_layout(device, dtype, name, layout):
+    case = build(name, device, dtype)
+    gradients = []
+    for change in (lambda tensor: (tensor.clone(), None), views.LAYOUTS[layout]):
+        leaves = {key: change(case.tensors[key])[0].requires_grad_() for key in case.differentiable}
+        result = case.outputs(**leaves)
+        loss = next(output for output in result if output.requires_grad)
+        weights = torch.linspace(0.5, 2, loss.numel(), device=device).reshape(loss.shape)
+        (loss * weights).sum().backward()
+        gradients.append([leaf.grad for leaf in leaves.values()])
+    for one, other in zip(*gradients):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_that_slide_by_0_to_40_elements(device, dtype, name):
+    """Every alignment of a vector load, for the widest argument of each op."""
+    case = build(name, device, dtype)
+    argument = max(case.tensors, key=lambda key: case.tensors[key].numel())
+    expected = case.outputs()
+    for offset in range(41):
+        view, memory = views.slid(case.tensors[argument], offset)
+        _assert_same(case.outputs(**{argument: view}), expected)
+        assert views.untouched(memory, view), f"offset {offset}"
+
+
+@pytest.mark.parametrize("vocabulary", [7, 513])
+def test_in_place_writes_nothing_beside_its_rows(device, dtype, vocabulary):
+    op = torch.ops.electra_kernels.cross_entropy_sample_
+    values = torch.randn(3, vocabulary).to(device, dtype)
+    targets = torch.tensor([1, -100, 2], device=device)
+    uniforms = torch.rand(3, dtype=torch.float64).to(device)
+    expected = values.clone()
+    results = op(expected, targets, uniforms, None, -100, "mean", 1.0, False)
+    placements = [
+        views.strided(values),
+        views.transposed(values),
+        *(views.slid(values, i) for i in range(41)),
+    ]
+    for view, memory in placements:
+        _assert_same(op(view, targets, uniforms, None, -100, "mean", 1.0, False), results)
+        torch.testing.assert_close(view, expected)
+        assert views.untouched(memory, view)
+        torch.ops.electra_kernels.scale_gradient_(view, torch.tensor(3.0, device=device))
+        torch.testing.assert_close(view, (expected.float() * 3).to(dtype))
+        assert views.untouched(memory, view)
+
+
+def test_expanded_rows(device, dtype):
+    """One row of memory for all of them, as a user gets from broadcasting."""
+    for name, argument in (
+        ("sample_tokens", "logits"),
+        ("cross_entropy_sample", "logits"),
+        ("linear_cross_entropy_sample", "hidden"),
+        ("linear_masked_bce", "hidden"),
+        ("masked_bce_with_logits", "logits"),
+        ("mask_tokens", "input_ids"),
+        ("replace_tokens", "input_ids"),
+        ("sample_replacements", "logits"),
+    ):
+        case = build(name, device, dtype)
+        rows = case.tensors[argument][:1].expand_as(case.tensors[argument])
+        _assert_same(case.outputs(**{argument: rows}), case.outputs(**{argument: rows.contiguous()}))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_inputs_give_the_same_bits(device, dtype, name):
+    case = build(name, device, dtype)
+    results = []
+    for _ in range(2):
+        leaves = case.leaves()
+        outputs = case.outputs(**leaves)
+        differentiable = [output for output in outputs if output.requires_grad]
+        if differentiable:
+            differentiable[0].sum().backward()
+        results.append([*outputs, *(leaf.grad for leaf in leaves.values())])
+    for one, other in zip(*results):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("empty", [{"batch": 0}, {"slots": 0}, {"batch": 0, "slots": 0}])
+@pytest.mark.parametrize("name", [name for name in CASES if name != "mask_tokens"])
+def test_no_rows(device, dtype, name, empty):
+    case = build(name, device, dtype, **empty)
+    full = build(name, device, dtype)
+    for ours, theirs in zip(case.outputs(), full.outputs()):
+        assert ours.dtype == theirs.dtype
+        assert ours.dim() == theirs.dim()
+
+
+def test_no_sequences_and_no_tokens_to_mask(device):
+    for batch, length in ((0, 20), (2, 0), (0, 0)):
+        case = build("mask_tokens", device, batch=batch)
+        ids = torch.ones(batch, length, dtype=torch.int64, device=device)
+        changes = {"input_ids": ids, "maskable": ids > 0}
+        masked = case(**changes)
+        assert masked.input_ids.shape == (batch, length)
+        assert masked.positions.shape == masked.targets.shape == (batch, 4)
+        free = case(**changes, uniforms=None, max_predictions=None)
+        assert free.positions.shape == (batch, 3 if length else 0)
