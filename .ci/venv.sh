@@ -9,6 +9,7 @@ if ! "$python" -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null; 
   exit 1
 fi
 
+options=()
 torch_is_there='import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)'
 # A run that was interrupted left `unfinished`, and maybe packages without some of their files, which pip would
 # take for installed: begin again.
@@ -22,6 +23,8 @@ if [ -e "$venv/unfinished" ] || [ ! -x "$venv/bin/python" ]; then
     # If that Python is itself one of a virtual environment, the line above gives the packages of its base only.
     "$python" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
       >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch_that_is_there.pth"
+    # Of its other packages none is used: their programs are not in this environment.
+    options=(--ignore-installed)
   else
     echo "Making $venv"
     "$python" -m venv "$venv"
@@ -40,7 +43,7 @@ pip_install() {
 
 if ! "$venv/bin/python" -c "$torch_is_there" 2>/dev/null; then
   echo "Installing torch"
-  # which names its own Triton
+  # without a pin for Triton: torch names the one it needs
   grep -v '^triton==' .ci/constraints.txt >"$venv/constraints.txt"
   pip_install -c "$venv/constraints.txt" torch==2.13.0
 fi
@@ -61,9 +64,9 @@ venv = Path(sys.argv[1])
 settings = tomllib.loads(Path("pyproject.toml").read_text())
 groups = [settings["build-system"]["requires"], settings["project"]["dependencies"]]
 groups += settings["project"]["optional-dependencies"].values()
-names = {name for group in groups for name in group if not name.startswith("electra_kernels[")}
+names = {name for group in groups for name in group if not name.startswith(("electra_kernels[", "torch>="))}
 (venv / "requirements.txt").write_text("".join(f"{name}\n" for name in sorted(names)))
 PYTHON
 echo "Installing what pyproject.toml names"
-pip_install -c "$venv/constraints.txt" -r "$venv/requirements.txt"
+pip_install "${options[@]}" -c "$venv/constraints.txt" -r "$venv/requirements.txt"
 rm "$venv/unfinished"

@@ -1,7 +1,11 @@
-"""Times contenders side by side: interleaved in one process, so that a slow moment of the machine hits all."""
+"""Times contenders side by side: interleaved in one process, so that a slow moment of the machine hits all.
+
+A round runs each contender for a few milliseconds, one after the other; a ratio is the median over the rounds of the
+ratio within a round. Speed alone is measured here.
+"""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,37 +27,51 @@ class Case:
 @dataclass(frozen=True)
 class Measurement:
     contender: str
-    median: float  # seconds
+    median: float  # seconds per run
     spread: float  # interquartile range, seconds
-    ratio: float  # baseline median / own median: above 1 is faster than the baseline
-    floor: float  # own median / time to read bytes_moved on this machine
+    ratio: float  # time of the baseline / own time: above 1 is faster than the baseline
+    floor: float  # own time / time to read bytes_moved on this machine
+
+
+# A block shorter than this is mostly the clock and the scheduler.
+_SHORTEST_BLOCK = 5e-3
 
 
 def measure(case: Case, *, rounds: int) -> list[Measurement]:
-    timers = {
-        name: Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
-        for name, run in case.contenders.items()
-    }
-    floor_timer = _read_timer(case.bytes_moved)
-    for timer in timers.values():
-        timer.timeit(2)
-    seconds: dict[str, list[float]] = {name: [] for name in timers}
-    floor = []
-    for _ in range(rounds):
-        floor.append(floor_timer.timeit(1).median)
-        for name, timer in timers.items():
-            seconds[name].append(timer.timeit(1).median)
-    baseline = statistics.median(next(iter(seconds.values())))
-    return [_summary(name, times, baseline, statistics.median(floor)) for name, times in seconds.items()]
+    """Time every contender of a case in ``rounds`` rounds, at least 2; the first contender is the baseline."""
+    floor, *timers = [
+        _reading(case.bytes_moved),
+        *(_timer("run()", run=run) for run in case.contenders.values()),
+    ]
+    blocks = [_block(timer) for timer in (floor, *timers)]
+    seconds = [
+        [timer.timeit(number).mean for timer, number in zip((floor, *timers), blocks)] for _ in range(rounds)
+    ]
+    floors, baseline, *_ = columns = list(zip(*seconds))
+    return [_summary(name, times, baseline, floors) for name, times in zip(case.contenders, columns[1:])]
 
 
-def _read_timer(bytes_moved: int) -> Timer:
+def _timer(statement: str, **names: object) -> Timer:
+    return Timer(statement, globals=names, num_threads=torch.get_num_threads())
+
+
+def _reading(bytes_moved: int) -> Timer:
     """Reading the same number of bytes is the physical floor of the work."""
-    memory = torch.ones(max(1, bytes_moved // 4))
-    return Timer("memory.sum()", globals={"memory": memory}, num_threads=torch.get_num_threads())
+    return _timer("memory.sum()", memory=torch.ones(max(1, bytes_moved // 4)))
 
 
-def _summary(name: str, times: list[float], baseline: float, floor: float) -> Measurement:
-    median = statistics.median(times)
-    quartiles = statistics.quantiles(times, n=4)
-    return Measurement(name, median, quartiles[2] - quartiles[0], baseline / median, median / floor)
+def _block(timer: Timer) -> int:
+    """How many runs make a block; the first call warms up."""
+    timer.timeit(1)
+    return max(1, round(_SHORTEST_BLOCK / timer.timeit(1).mean))
+
+
+def _summary(
+    name: str, times: Sequence[float], baseline: Sequence[float], floors: Sequence[float]
+) -> Measurement:
+    lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
+    return Measurement(name, median, upper - lower, _ratio(baseline, times), _ratio(times, floors))
+
+
+def _ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
+    return statistics.median(one / other for one, other in zip(numerator, denominator))
