@@ -135,11 +135,12 @@ def word_scores(
         input_ids, attention_mask, word_ids = _encode(chunk, tokenizer, length)
         token_scores = score_tokens(input_ids, attention_mask).detach().float().cpu()
         for item, row, places in zip(chunk, token_scores, word_ids):
-            words = torch.full((len(item.words),), -math.inf)
+            words = torch.full((len(item.words),), math.nan)
             index = torch.tensor([place for place in places if place is not None], dtype=torch.int64)
             pieces = torch.tensor([place is not None for place in places])
-            words.scatter_reduce_(0, index, row[: len(places)][pieces], "amax")
-            scores.append(words.masked_fill(words == -math.inf, math.nan))
+            scores.append(
+                words.scatter_reduce(0, index, row[: len(places)][pieces], "amax", include_self=False)
+            )
     return scores
 
 

@@ -111,8 +111,8 @@ def _blocks(source: str) -> Iterator[list[str]]:
             continued = here
         if directive:
             remark = _REMARK.match(text)
+            skipped_under = None if remark or _DESCRIPTION.match(text) else here
             text = remark[1] if remark else ""
-            skipped_under = None if remark or _DESCRIPTION.match(line.strip()) else here
         block += [text[marker.end() :] if marker else text] if text else []
 
 

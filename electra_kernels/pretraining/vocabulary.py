@@ -188,7 +188,7 @@ def _vocabulary_file(path: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    expected = "a tokenizer.json or a vocab.txt" if path.is_dir() else "such a file"
+    expected = "tokenizer.json or vocab.txt" if path.is_dir() else "such file"
     raise UserError(f"{path}: there is no {expected}")
 
 
