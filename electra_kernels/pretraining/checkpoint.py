@@ -5,7 +5,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -50,38 +49,38 @@ def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Chec
     Raises:
         UserError: a file is missing, is not readable, or has weights of another shape than config.json says.
     """
-    config = _read_config(directory)
+    config, recipe = _read_config(directory)
     weights = directory / "model.safetensors"
     if not weights.exists():
-        raise UserError(f"{weights} is missing: {directory} is no checkpoint of electra-kernels pretrain")
+        raise UserError(_missing(weights))
     tokenizer = load_vocabulary(directory / "tokenizer.json")
-    model_config = ElectraConfig.from_dict(config["model"])
-    entries = tokenizer.get_vocab_size()
-    if entries != model_config.discriminator.vocab_size:
-        expected = model_config.discriminator.vocab_size
+    entries, expected = tokenizer.get_vocab_size(), config.discriminator.vocab_size
+    if entries != expected:
         raise UserError(f"{directory}/tokenizer.json has {entries} entries, config.json says {expected}")
     try:
         with safe_open(str(weights), framework="pt") as file:
             has_unigram = "unigram.cumulative" in set(file.keys())
-        counts = torch.ones(entries) if has_unigram and model_config.generator_kind != "uniform" else None
-        model = Electra(model_config, counts)
+        counts = torch.ones(entries) if has_unigram and config.generator_kind != "uniform" else None
+        model = Electra(config, counts)
         load_model(model, str(weights), device=str(device))
     except (RuntimeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{weights} does not fit {directory}/config.json: {line}") from error
-    return Checkpoint(model.to(device).eval(), tokenizer, Recipe(**config["recipe"]))
+    return Checkpoint(model.to(device).eval(), tokenizer, recipe)
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def _read_config(directory: Path) -> tuple[ElectraConfig, Recipe]:
     path = directory / "config.json"
     try:
-        config: dict[str, Any] = json.loads(path.read_text())
+        config = json.loads(path.read_text())
+        return ElectraConfig.from_dict(config["model"]), Recipe(**config["recipe"])
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: {directory} is no checkpoint of electra-kernels pretrain"
-        ) from None
+        raise UserError(_missing(path)) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
-    if not {"model", "recipe"} <= config.keys():
-        raise UserError(f"{path} has the keys {sorted(config)}, should have model and recipe")
-    return config
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no configuration of electra-kernels pretrain: {error}") from error
+
+
+def _missing(path: Path) -> str:
+    return f"{path} is missing: {path.parent} is no checkpoint of electra-kernels pretrain"

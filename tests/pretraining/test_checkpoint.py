@@ -1,0 +1,99 @@
+import json
+import re
+
+import pytest
+import torch
+
+from electra_kernels.models import Electra, ElectraConfig
+from electra_kernels.pretraining.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from electra_kernels.pretraining.errors import UserError
+from electra_kernels.pretraining.recipe import RECIPES
+
+
+@pytest.fixture
+def saved(model, tokenizer, tmp_path):
+    directory = tmp_path / "run" / "model"
+    save_checkpoint(directory, Checkpoint(model, tokenizer, RECIPES["demo"]))
+    return directory
+
+
+def test_a_checkpoint_comes_back_whole(saved, model, tokenizer):
+    loaded = load_checkpoint(saved)
+    assert loaded.model.config == model.config
+    assert loaded.recipe == RECIPES["demo"]
+    assert loaded.tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert not loaded.model.training
+    ours, theirs = model.state_dict(), loaded.model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_ties_survive(saved):
+    model = load_checkpoint(saved).model
+    assert model.generator.encoder is model.discriminator.encoder
+    assert model.generator.head.weight is model.discriminator.encoder.embeddings.word.weight
+
+
+@pytest.mark.parametrize("kind", ["uniform", "unigram"])
+def test_generators_without_parameters_come_back(kind, encoder_config, counts, tokenizer, tmp_path):
+    model = Electra(
+        ElectraConfig(encoder_config, None, 4, generator_kind=kind), counts if kind == "unigram" else None
+    )
+    save_checkpoint(tmp_path / "model", Checkpoint(model, tokenizer, RECIPES["demo"]))
+    loaded = load_checkpoint(tmp_path / "model").model
+    assert torch.equal(loaded.unigram.cumulative, model.unigram.cumulative)
+
+
+def test_saving_replaces_the_previous_one_and_leaves_nothing_beside_it(saved, model, tokenizer):
+    with torch.no_grad():
+        model.discriminator.head.bias.fill_(3.0)
+    save_checkpoint(saved, Checkpoint(model, tokenizer, RECIPES["demo"]))
+    assert load_checkpoint(saved).model.discriminator.head.bias.item() == 3.0
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+def test_a_save_that_fails_leaves_the_previous_one(saved, model, tokenizer, monkeypatch):
+    def fail(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("electra_kernels.pretraining.checkpoint.save_model", fail)
+    with pytest.raises(OSError, match="no space left"):
+        save_checkpoint(saved, Checkpoint(model, tokenizer, RECIPES["demo"]))
+    load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(UserError, match=f"{re.escape(str(saved / name))} is missing"):
+        load_checkpoint(saved)
+
+
+def test_weights_of_another_shape_are_one_line(saved, tokenizer):
+    config = json.loads((saved / "config.json").read_text())
+    config["model"]["discriminator"]["intermediate_size"] = 48
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"does not fit .*config\.json: size mismatch.*48") as error:
+        load_checkpoint(saved)
+    assert "\n" not in str(error.value)
+
+
+def test_a_vocabulary_of_another_size_is_refused(saved, tokenizer):
+    config = json.loads((saved / "config.json").read_text())
+    config["model"]["discriminator"]["vocab_size"] = 999
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"has {tokenizer.get_vocab_size()} entries, config.json says 999"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1}', '{"model": {}, "recipe": {}}', "[]"])
+def test_a_config_that_is_none_is_one_line(saved, text):
+    (saved / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json"):
+        load_checkpoint(saved)
+
+
+def test_weights_that_are_none_are_one_line(saved):
+    (saved / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UserError, match=r"model\.safetensors does not fit"):
+        load_checkpoint(saved)
