@@ -122,6 +122,8 @@ def normalizer_tensor(
 def autocast_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype in which autocast wants a float32 operand of a matrix product; float64 stays as it is."""
     device = tensor.device.type
-    if tensor.dtype != torch.float64 and torch.is_autocast_enabled(device):
+    if device == "meta" or tensor.dtype == torch.float64:  # autocast knows no meta device
+        return tensor.dtype
+    if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return tensor.dtype

@@ -121,13 +121,13 @@ def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> Repl
         TypeError, ValueError: an argument of another dtype, shape or device; on the CPU (elsewhere with
             ELECTRA_KERNELS_DEBUG=1) also a position out of range or used twice.
     """
-    _check_slots(input_ids, positions)
+    _check_slots(input_ids, positions, None)
     check_int64("tokens", tokens, positions.shape, "positions.shape", input_ids.device)
     return ReplacedTokens(*torch.ops.electra_kernels.replace_tokens(input_ids, positions, tokens))
 
 
-def _check_slots(input_ids: Tensor, positions: Tensor) -> None:
-    check_tensor("input_ids", input_ids, (torch.int64,), None)
+def _check_slots(input_ids: Tensor, positions: Tensor, device: torch.device | None) -> None:
+    check_tensor("input_ids", input_ids, (torch.int64,), device)
     check_dim("input_ids", input_ids, 2, "[B, T]")
     check_tensor("positions", positions, (torch.int64,), input_ids.device)
     check_dim("positions", positions, 2, "[B, K]")
@@ -182,9 +182,8 @@ def sample_replacements(
     check_row_logits(logits)
     check_temperature(temperature)
     check_flag("ban_original", ban_original)
-    _check_slots(input_ids, positions)
-    check_int64("targets", targets, positions.shape, "positions.shape", input_ids.device)
-    check_tensor("logits", logits, (logits.dtype,), input_ids.device)
+    _check_slots(input_ids, positions, logits.device)
+    check_int64("targets", targets, positions.shape, "positions.shape", logits.device)
     if logits.shape[:-1] != positions.shape:
         raise ValueError(f"logits has shape {list(logits.shape)}, should be {[*positions.shape, 'V']}")
     if uniforms is None:
