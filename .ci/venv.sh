@@ -32,20 +32,28 @@ if [ -e "$venv/unfinished" ] || [ ! -x "$venv/bin/python" ]; then
 fi
 touch "$venv/unfinished"
 
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+explain() {
+  grep -v '^WARNING' "$log" >&2
+  exit 1
+}
 # One line per package is seen; all that pip says goes to a log, which is shown if it fails.
 pip_install() {
-  "$venv/bin/python" -m pip install --disable-pip-version-check "$@" 2>&1 | tee "$log" |
-    sed -un 's/^ *\(Downloading\|Using cached\|Processing\) \(.*\/\)\?\([^ ]*\)/  \3/p; s/^Installing .*/  installing/p' || {
-    grep -v '^WARNING' "$log" >&2
-    exit 1
-  }
+  pip install "$@" 2>&1 | tee "$log" |
+    sed -un 's/^ *\(Downloading\|Using cached\|Processing\) \(.*\/\)\?\([^ ]*\)/  \3/p; s/^Installing .*/  installing/p' ||
+    explain
 }
 
 if ! "$venv/bin/python" -c "$torch_is_there" 2>/dev/null; then
   echo "Installing torch"
   # without a pin for Triton: torch names the one it needs
   grep -v '^triton==' .ci/constraints.txt >"$venv/constraints.txt"
-  pip_install -c "$venv/constraints.txt" torch==2.13.0
+  if [ -t 1 ]; then
+    # the one big download: pip's own bar, which it draws on a terminal only
+    pip install -c "$venv/constraints.txt" torch==2.13.0 2>"$log" || explain
+  else
+    pip_install -c "$venv/constraints.txt" torch==2.13.0
+  fi
 fi
 
 # The torch that is there is the torch that stays, with its own Triton, whatever the constraints or a dependency say.
