@@ -55,6 +55,7 @@ def encode_rows(
         documents: D of them.
         tokenizer: a WordPiece tokenizer with the five special tokens.
         length: T, at least 10.
+        shortest: fewest tokens of text in a row.
 
     Returns:
         M rows of T tokens, in the order of the documents.

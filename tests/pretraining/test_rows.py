@@ -54,6 +54,11 @@ def test_a_row_of_fewer_than_8_tokens_is_left_out():
     assert rows.document.tolist() == [1, 2, 2]
 
 
+def test_what_is_too_short_to_learn_from_can_be_asked_for():
+    rows = encode_rows([document("a", 1), document("b", 0)], TOKENIZER, 22, shortest=1)
+    assert texts(rows) == [["alpha"]]
+
+
 def test_documents_stay_in_order_when_encoded_in_parts(monkeypatch):
     documents = [document(str(i), *[8 + i] * (i % 4)) for i in range(20)]
     whole = encode_rows(documents, TOKENIZER, 22)
