@@ -1,5 +1,6 @@
 import importlib.metadata
 import platform
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,6 +38,15 @@ def test_without_a_gpu_it_says_why(monkeypatch):
     assert "none  torch for CUDA 13.0 finds no device" in doctor.report()
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "none  this torch is built without CUDA" in doctor.report()
+
+
+def test_a_gpu_is_named_with_its_capability_and_memory(monkeypatch):
+    properties = SimpleNamespace(name="A card", major=9, minor=0, total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    assert "cuda:0  A card, capability 9.0, 80.0 GiB" in doctor.report()
 
 
 MODULES = [
