@@ -12,6 +12,11 @@ from electra_kernels.ops import (
 )
 
 
+def _initial(*shape: int) -> Tensor:
+    """Normal of standard deviation 0.02, cut at two of them (google-research/electra, create_initializer)."""
+    return nn.init.trunc_normal_(torch.empty(shape), std=0.02, a=-0.04, b=0.04)
+
+
 class MaskedBCEWithLogitsLoss(nn.Module):
     """`electra_kernels.masked_bce_with_logits` with its options kept; ``forward(logits, labels, mask=None)``."""
 
@@ -62,7 +67,7 @@ class GeneratorHead(nn.Module):
         super().__init__()
         shape = (vocab_size, embedding_size)
         if weight is None:
-            weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))
+            weight = nn.Parameter(_initial(*shape))
         if weight.shape != shape:
             raise ValueError(f"weight has shape {list(weight.shape)}, should be [V, E] = {list(shape)}")
         self.weight = weight
@@ -98,7 +103,7 @@ class DiscriminatorHead(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, hidden_size), std=0.02))
+        self.weight = nn.Parameter(_initial(1, hidden_size))
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(

@@ -57,3 +57,10 @@ def test_a_tensor_of_positive_weights_moves_with_the_module():
     loss = nn.MaskedBCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2.0]))
     assert loss.double().pos_weight.dtype == torch.float64
     assert loss(torch.zeros(3, 2), torch.ones(3, 2)).item() == pytest.approx(1.5 * 0.6931472)
+
+
+def test_parameters_start_as_the_original_has_them():
+    torch.manual_seed(0)
+    for weight in (nn.GeneratorHead(64, 500).weight, nn.DiscriminatorHead(4096).weight):
+        assert weight.abs().max() <= 0.04
+        assert weight.std().item() == pytest.approx(0.0176, rel=0.1), "a normal of 0.02, cut at two of them"

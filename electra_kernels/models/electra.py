@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from electra_kernels.models.config import ElectraConfig
-from electra_kernels.models.encoder import Encoder, linear, truncated_normal_
+from electra_kernels.models.encoder import Encoder, linear
 from electra_kernels.models.unigram import Unigram
 from electra_kernels.nn import DiscriminatorHead, GeneratorHead
 from electra_kernels.ops import (
@@ -82,7 +82,6 @@ class Discriminator(nn.Module):
         self.encoder = encoder
         self.transform = nn.Sequential(linear(size, size), nn.GELU())
         self.head = DiscriminatorHead(size)
-        truncated_normal_(self.head.weight)
 
     def forward(
         self,

@@ -130,7 +130,7 @@ def read_data(options: Options, recipe: Recipe, say: Callable[[str], None]) -> D
     held_out = encode_rows(corpus.held_out, tokenizer, recipe.length)
     for name, part in (("training", rows), ("held-out", held_out)):
         if not len(part.input_ids):
-            raise UserError(f"too little {name} text: no document fills a row")
+            raise UserError(f"too little {name} text: no document has enough words for a row")
     counts = unigram_counts(rows, tokenizer.get_vocab_size())
     say(f"{int(rows.maskable.sum()):,} word pieces to train on, {int(held_out.maskable.sum()):,} held out")
     return Data(corpus, source, tokenizer, rows, held_out, counts)
