@@ -1,6 +1,7 @@
 """The one source of randomness: every op takes its random numbers as an ordinary tensor."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ def draw_uniforms(
     """
     if device is None and generator is not None:
         device = generator.device
-    high = torch.rand(shape, generator=generator, device=device, dtype=torch.float32)
-    low = torch.rand(shape, generator=generator, device=device, dtype=torch.float32)
+    # Dynamo traces the overload with a generator, even None, for static shapes alone.
+    options: dict[str, Any] = {} if generator is None else {"generator": generator}
+    high = torch.rand(shape, device=device, dtype=torch.float32, **options)
+    low = torch.rand(shape, device=device, dtype=torch.float32, **options)
     return (high.double() + low.double() * 2.0**-24).clamp_(max=_LARGEST_BELOW_ONE)
