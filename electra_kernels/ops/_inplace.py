@@ -21,7 +21,8 @@ def _fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     loss, factor = targets.new_empty((), dtype=dtype), targets.new_empty((), dtype=dtype)
-    return loss, torch.empty_like(targets), torch.empty_like(targets, dtype=torch.bool), factor
+    tokens = targets.new_empty(targets.shape)
+    return loss, tokens, targets.new_empty(targets.shape, dtype=torch.bool), factor
 
 
 define(
