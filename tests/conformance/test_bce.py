@@ -190,5 +190,8 @@ def test_the_loss_of_transformers_electra(device, padding):
     theirs = model(ids, attention_mask=attention_mask, labels=labels)
     ours = masked_bce_with_logits(theirs.logits, labels, attention_mask)
     torch.testing.assert_close(ours, theirs.loss)
-    one, other = (torch.autograd.grad(loss, model.discriminator_predictions.dense.weight, retain_graph=True)[0] for loss in (ours, theirs.loss))  # fmt: skip
+    one, other = (
+        torch.autograd.grad(loss, model.discriminator_predictions.dense.weight, retain_graph=True)[0]
+        for loss in (ours, theirs.loss)
+    )
     torch.testing.assert_close(one, other)

@@ -94,7 +94,9 @@ def test_half_is_rounded_up_in_float64(device):
     assert int((masked.targets != IGNORED).sum()) == 2
 
 
-@pytest.mark.parametrize(("length", "probability", "width"), [(128, 0.15, 19), (512, 0.15, 79), (3, 0.15, 1), (512, 1.0, 512)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("length", "probability", "width"), [(128, 0.15, 19), (512, 0.15, 79), (3, 0.15, 1), (512, 1.0, 512)]
+)
 def test_the_width_depends_on_shapes_alone(device, length, probability, width):
     ids, maskable = _batch(2, length, device, share=0.0)
     masked = mask_tokens(ids, maskable, mask_token_id=MASK, vocab_size=VOCABULARY, probability=probability)

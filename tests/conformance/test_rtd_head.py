@@ -56,7 +56,9 @@ def assert_loss_and_gradients(parameters, labels, mask, *, reduction="mean", ups
     oracle.assert_accurate("loss", ours.loss, loss, scale=loss_scale)
     assert ours.loss.dtype == ours.logits.dtype == torch.float32
     for name, leaf, truth, theirs, scale in zip("hwb", leaves, gradients, eager[2], scales):
-        scale = torch.maximum(scale.reshape(truth.shape) * torch.finfo(torch.float32).eps / torch.finfo(dtype).eps, truth.abs())  # fmt: skip
+        scale = torch.maximum(
+            scale.reshape(truth.shape) * torch.finfo(torch.float32).eps / torch.finfo(dtype).eps, truth.abs()
+        )
         oracle.assert_accurate(name, leaf.grad, truth, theirs, scale=scale, precision=dtype)
         assert leaf.grad.dtype == leaf.dtype
     return ours

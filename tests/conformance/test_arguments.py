@@ -1,0 +1,251 @@
+"""Bad arguments: a TypeError or ValueError that names the argument, what it is and what it should be."""
+
+import re
+
+import pytest
+import torch
+
+from .cases import CASES, LENGTH, VOCABULARY, WIDTH, build, tensor_arguments
+
+OPTIONAL = {"uniforms", "banned", "mask", "pos_weight", "bias"}
+NUMBER_OR_TENSOR = {"pos_weight"}
+# What each op's arguments are checked against: the first tensor has no device to agree with.
+FIRST = {name: next(iter(build(name).tensors)) for name in CASES}
+WRONG_DTYPE = {
+    "input_ids": torch.int32, "maskable": torch.float32, "uniforms": torch.float32, "hidden": torch.int64,
+    "positions": torch.int32, "logits": torch.int64, "banned": torch.float32, "tokens": torch.int32,
+    "targets": torch.int32, "weight": torch.float16, "bias": torch.float16, "labels": torch.complex64,
+    "mask": torch.complex64, "pos_weight": torch.int64,
+}  # fmt: skip
+
+
+LEGAL_SHAPES = {
+    "mask_tokens": (),
+    "gather_rows": (("hidden", "one more"), ("positions", "one more")),
+    "sample_tokens": (("logits", "one more"),),
+    "replace_tokens": (("input_ids", "one more"),),
+    "sample_replacements": (("logits", "one more"), ("input_ids", "one more")),
+    "cross_entropy_sample": (("logits", "one more"),),
+    "linear_cross_entropy_sample": (),
+    "masked_bce_with_logits": (("mask", "none"), ("pos_weight", "none")),
+    "linear_masked_bce": (("mask", "none"), ("pos_weight", "none"), ("bias", "none")),
+}
+
+
+def refused(error, message, case, **changes):
+    with pytest.raises(error, match=message):
+        case(**changes)
+
+
+@pytest.mark.parametrize(("name", "argument"), tensor_arguments())
+@pytest.mark.parametrize("value", [None, [1, 2], "text", 3])
+def test_what_is_no_tensor_is_a_type_error(name, argument, value):
+    if value is None and argument in OPTIONAL:
+        build(name)(**{argument: None})
+        return
+    if value == 3 and argument in NUMBER_OR_TENSOR:
+        build(name)(**{argument: 3})
+        return
+    kind = "a number" if argument in NUMBER_OR_TENSOR else "a torch.Tensor"
+    message = f"^{argument} is {type(value).__name__}, should be {kind}$"
+    refused(TypeError, message, build(name), **{argument: value})
+
+
+@pytest.mark.parametrize(("name", "argument"), tensor_arguments())
+def test_another_dtype_is_a_type_error(name, argument):
+    case, dtype = build(name), WRONG_DTYPE[argument]
+    message = rf"^{argument}\.dtype is {re.escape(str(dtype))}, should be torch\."
+    refused(TypeError, message, case, **{argument: case.tensors[argument].to(dtype)})
+
+
+@pytest.mark.parametrize(("name", "argument"), tensor_arguments())
+def test_another_device_is_a_value_error(name, argument):
+    if argument == FIRST[name]:
+        first = build(name).tensors[argument].to("meta")
+        refused(ValueError, r"^\w+ is on cpu, should be on meta", build(name), **{argument: first})
+        return
+    case = build(name)
+    message = f"^{argument} is on meta, should be on cpu"
+    refused(ValueError, message, case, **{argument: case.tensors[argument].to("meta")})
+
+
+@pytest.mark.parametrize(("name", "argument"), tensor_arguments())
+@pytest.mark.parametrize("change", ["one more", "one dimension more", "none"])
+def test_another_shape_is_a_value_error(name, argument, change):
+    """A first argument of another shape makes another argument the wrong one: some argument is named."""
+    case = build(name)
+    tensor = case.tensors[argument]
+    if change == "none":
+        bad = tensor.reshape(-1)[0]
+    else:
+        bad = (
+            tensor.repeat(*[1] * (tensor.dim() - 1), 2)
+            if change == "one more"
+            else tensor.expand(2, *tensor.shape)
+        )
+    if (argument, change) in LEGAL_SHAPES[name]:
+        case(**{argument: bad})
+        return
+    with pytest.raises(ValueError, match=r"^\w+ has shape \[.*\], should ") as caught:
+        case(**{argument: bad})
+    named = str(caught.value).split()[0]
+    assert named in case.tensors
+    if argument not in (FIRST[name], "weight", "positions"):
+        assert named == argument
+        assert str(list(bad.shape)) in str(caught.value)
+
+
+SAMPLERS = ("sample_tokens", "sample_replacements", "cross_entropy_sample", "linear_cross_entropy_sample")
+LOSSES = (
+    "cross_entropy_sample",
+    "linear_cross_entropy_sample",
+    "masked_bce_with_logits",
+    "linear_masked_bce",
+)
+OPTIONS = [
+    ("mask_tokens", {"vocab_size": 0}, ValueError, "vocab_size is 0, should be at least 1"),
+    ("mask_tokens", {"vocab_size": 3.5}, TypeError, "vocab_size is float, should be an int"),
+    ("mask_tokens", {"mask_token_id": 37}, ValueError, r"mask_token_id is 37, should be in \[0, 37\)"),
+    ("mask_tokens", {"mask_token_id": -1}, ValueError, r"mask_token_id is -1, should be in \[0, 37\)"),
+    ("mask_tokens", {"mask_token_id": None}, TypeError, "mask_token_id is NoneType, should be an int"),
+    ("mask_tokens", {"probability": 0.0}, ValueError, r"probability is 0.0, should be in \(0, 1\]"),
+    ("mask_tokens", {"probability": 1.5}, ValueError, r"probability is 1.5, should be in \(0, 1\]"),
+    ("mask_tokens", {"probability": "a"}, TypeError, "probability is str, should be a number"),
+    ("mask_tokens", {"mask_fraction": -0.1}, ValueError, r"mask_fraction is -0.1, should be in \[0, 1\]"),
+    ("mask_tokens", {"random_fraction": float("nan")}, ValueError, r"random_fraction is nan, should be in"),
+    ("mask_tokens", {"random_fraction": 0.2}, ValueError, r"mask_fraction \+ random_fraction is 1.05, should be"),
+    ("mask_tokens", {"max_predictions": 0}, ValueError, "max_predictions is 0, should be at least 1 or None"),
+    ("mask_tokens", {"max_predictions": 1.0}, TypeError, "max_predictions is float, should be an int"),
+    *[
+        (name, {"temperature": value}, error, f"temperature is {shown}, should be ")
+        for name in SAMPLERS
+        for value, error, shown in (
+            (0.0, ValueError, "0.0"), (-1.0, ValueError, "-1.0"), (float("nan"), ValueError, "nan"),
+            (float("inf"), ValueError, "inf"), (1e-40, ValueError, "1e-40"), (1e300, ValueError, r"1e\+300"),
+            (None, TypeError, "NoneType"),
+        )
+    ],
+    *[
+        (name, {"ban_original": 1}, TypeError, "ban_original is int, should be a bool")
+        for name in ("sample_replacements", "cross_entropy_sample", "linear_cross_entropy_sample")
+    ],
+    ("cross_entropy_sample", {"inplace_backward": None}, TypeError, "inplace_backward is NoneType, should be a bool"),
+    *[
+        (name, changes, error, message)
+        for name in LOSSES
+        for changes, error, message in (
+            ({"reduction": "avg"}, ValueError, "reduction is 'avg', should be one of 'mean', 'sum', 'none'"),
+            ({"reduction": None}, ValueError, "reduction is None, should be one of 'mean', 'sum', 'none'"),
+            ({"normalizer": -1.0}, ValueError, "normalizer is -1.0, should be a finite number of at least 0"),
+            ({"normalizer": float("nan")}, ValueError, "normalizer is nan, should be a finite number"),
+            ({"normalizer": [3]}, TypeError, "normalizer is list, should be a number"),
+            ({"normalizer": torch.ones(1)}, ValueError, r"normalizer has shape \[1\], should be a number or a 0-dim"),
+            ({"normalizer": torch.ones((), device="meta")}, ValueError, "normalizer is on meta, should be on cpu"),
+            ({"normalizer": 2.0, "reduction": "sum"}, ValueError, "normalizer is given with reduction='sum'"),
+        )
+    ],
+    *[
+        (name, {"ignore_index": 0.5}, TypeError, "ignore_index is float, should be an int")
+        for name in ("cross_entropy_sample", "linear_cross_entropy_sample")
+    ],
+    *[
+        (name, changes, error, message)
+        for name in ("masked_bce_with_logits", "linear_masked_bce")
+        for changes, error, message in (
+            ({"label_smoothing": 1.5}, ValueError, r"label_smoothing is 1.5, should be in \[0, 1\]"),
+            ({"label_smoothing": None}, TypeError, "label_smoothing is NoneType, should be a number"),
+            ({"pos_weight": -1.0}, ValueError, "pos_weight is -1.0, should be a finite number of at least 0"),
+            ({"pos_weight": float("inf")}, ValueError, "pos_weight is inf, should be a finite number"),
+            ({"pos_weight": torch.ones(5)}, ValueError, r"pos_weight has shape \[5\], should broadcast to \[3, 4\]"),
+            ({"mask": torch.ones(2, 4)}, ValueError, r"mask has shape \[2, 4\], should broadcast to \[3, 4\]"),
+            *[
+                ({key: torch.ones(3, 4, requires_grad=True)}, ValueError, f"{key} requires grad, should be detached")
+                for key in ("mask", "pos_weight", "labels")
+            ],
+        )
+    ],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "changes", "error", "message"), OPTIONS)
+def test_an_option_out_of_range(name, changes, error, message):
+    refused(error, f"^{message}", build(name), **changes)
+
+
+VALUES = [
+    ("mask_tokens", "input_ids", VOCABULARY, r"in \[0, 37\)"),
+    ("mask_tokens", "input_ids", -1, r"in \[0, 37\)"),
+    *[
+        (name, "uniforms", value, r"in \[0, 1\)")
+        for name in ("mask_tokens", *SAMPLERS)
+        for value in (1.0, -0.25, float("nan"))
+    ],
+    ("sample_tokens", "banned", VOCABULARY, r"below 37"),
+    ("sample_replacements", "targets", VOCABULARY, r"below 37"),
+    ("sample_replacements", "positions", LENGTH, r"in \[0, 20\)"),
+    ("replace_tokens", "positions", -1, r"in \[0, 20\)"),
+    *[
+        (name, "targets", value, r"in \[0, 37\) or ignore_index \(-100\)")
+        for name in ("cross_entropy_sample", "linear_cross_entropy_sample")
+        for value in (VOCABULARY, -1)
+    ],
+    *[(name, "labels", 2, r"0, 1 or -100") for name in ("masked_bce_with_logits", "linear_masked_bce")],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "argument", "value", "expected"), VALUES)
+def test_values_out_of_range_are_seen_on_the_cpu(device, name, argument, value, expected):
+    if device.type != "cpu":
+        pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
+    case = build(name, device)
+    if argument == "labels":
+        case = build(name, device)
+        changes = {"labels": torch.zeros(3, 4, dtype=torch.int64), "mask": None}
+    elif argument == "positions":
+        slots = case.tensors[argument].shape
+        changes = {argument: case.tensors[argument].clone(), "tokens": torch.ones(slots, dtype=torch.int64)}
+        if name == "sample_replacements":
+            changes["targets"] = changes.pop("tokens")
+    else:
+        changes = {argument: case.tensors[argument].clone()}
+    changes[argument].view(-1)[5] = value
+    index = r"\[" + ", ".join(r"\d" for _ in changes[argument].shape) + r"\]"
+    refused(ValueError, rf"^{argument}{index} is {value}, should be {expected}", case, **changes)
+
+
+def test_a_float_label_out_of_range(device):
+    if device.type != "cpu":
+        pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
+    for name in ("masked_bce_with_logits", "linear_masked_bce"):
+        for value in (1.5, -0.5, float("nan")):
+            labels = torch.full((3, 4), value)
+            message = rf"^labels\[0, 0\] is {value}, should be in \[0, 1\]"
+            refused(ValueError, message, build(name, device), labels=labels, mask=None)
+
+
+def test_no_vocabulary_and_no_dimension():
+    refused(
+        ValueError,
+        r"^logits has shape \[3, 0\], should be \[..., V\]",
+        build("sample_tokens"),
+        logits=torch.ones(3, 0),
+    )
+    refused(
+        ValueError,
+        r"^hidden has shape \[\], should be \[..., E\]",
+        build("linear_cross_entropy_sample"),
+        hidden=torch.ones(()),
+    )
+    refused(
+        ValueError,
+        r"^hidden has shape \[\], should be \[..., H\]",
+        build("linear_masked_bce"),
+        hidden=torch.ones(()),
+    )
+    weight = torch.ones(0, WIDTH)
+    refused(
+        ValueError,
+        r"^weight has shape \[0, 6\], should be \[V, E\]",
+        build("linear_cross_entropy_sample"),
+        weight=weight,
+    )

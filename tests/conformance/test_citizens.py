@@ -1,0 +1,271 @@
+"""What torch expects of an op: opcheck, gradcheck, one compilation for every N, export, autocast, meta tensors."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import electra_kernels as ek
+
+from . import views
+from .cases import CASES, DIFFERENTIABLE, VOCABULARY, WIDTH, Case, build
+
+WITHOUT_REDUCTION = ("gather_rows", "sample_tokens")
+
+
+def first_differentiable(outputs):
+    return next(output for output in outputs if output.requires_grad)
+
+
+@pytest.fixture(autouse=True)
+def _forget_compilations():
+    torch._dynamo.reset()
+
+
+def _copy(tensor):
+    """With the same strides, but memory of its own."""
+    return tensor.detach().clone(memory_format=torch.preserve_format)
+
+
+class _Recorder(TorchDispatchMode):
+    """Keeps each call of a registered op: the raw ops below the public functions, backward ones too."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op.namespace == "electra_kernels":
+            copies = [_copy(arg) if isinstance(arg, torch.Tensor) else arg for arg in args]
+            self.calls.append((op, copies))
+        return op(*args, **kwargs or {})
+
+
+def _raw_calls(case, **options):
+    """The raw calls of a forward and backward, with inputs that require grad where an op is differentiable."""
+    with _Recorder() as recorder:
+        leaves = case.leaves()
+        inputs = (
+            {name: leaf * 1 for name, leaf in leaves.items()} if options.get("inplace_backward") else leaves
+        )
+        for output in case.outputs(**inputs, **options):
+            if output.requires_grad:
+                output.sum().backward()
+    for op, args in recorder.calls:
+        if not op._opname.endswith(("_backward", "_")):
+            for index, argument in enumerate(op._schema.arguments):
+                if argument.name in case.differentiable:
+                    args[index] = args[index].requires_grad_()
+    return recorder.calls
+
+
+OPCHECKED = [
+    *[(name, {}) for name in CASES if name != "gather_rows"],
+    ("cross_entropy_sample", {"inplace_backward": True}),
+    ("cross_entropy_sample", {"reduction": "none"}),
+    ("linear_cross_entropy_sample", {"reduction": "none"}),
+    ("masked_bce_with_logits", {"reduction": "none"}),
+    ("linear_masked_bce", {"reduction": "none"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), OPCHECKED, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+def test_opcheck(device, name, options, layout):
+    case = build(name, device)
+    if layout == "transposed":
+        tensors = {key: views.transposed(value)[0] for key, value in case.tensors.items()}
+        case = Case(case.function, tensors, case.options, case.differentiable)
+    calls = _raw_calls(case, **options)
+    assert calls
+    for op, args in calls:
+        torch.library.opcheck(op, tuple(args))
+
+
+def test_every_registered_op_is_seen_by_opcheck():
+    seen = {op._opname for name, options in OPCHECKED for op, _ in _raw_calls(build(name), **options)}
+    assert seen == {op for op, _ in ek.backends().serving}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_gradcheck_of_the_reference_in_float64(name, reduction):
+    case = build(name, dtype=torch.float64, batch=1, slots=3)
+    options = {} if name in WITHOUT_REDUCTION else {"reduction": reduction}
+    leaves = case.leaves()
+
+    def differentiable(*values):
+        return first_differentiable(case.outputs(**dict(zip(leaves, values)), **options))
+
+    with ek.use_backend("reference"):
+        assert torch.autograd.gradcheck(differentiable, tuple(leaves.values()))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if name != "gather_rows"])
+def test_a_second_backward_is_right_and_a_double_one_refused(device, dtype, name, reduction):
+    case = build(name, device, dtype)
+    leaves, options = case.leaves(), {} if name in WITHOUT_REDUCTION else {"reduction": reduction}
+    loss = first_differentiable(case.outputs(**leaves, **options)).sum()
+    once = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
+    twice = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
+    for one, other in zip(once, twice):
+        assert torch.equal(one, other)
+    gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
+    with pytest.raises(
+        RuntimeError, match=f"{name} cannot be differentiated twice: its gradient has no gradient"
+    ):
+        sum(gradient.sum() for gradient in gradients).backward()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_compilation_without_a_graph_break_serves_every_n(device, name):
+    counter = CompileCounterWithBackend("aot_eager")
+    options, op = build(name).options, build(name).function
+    compiled = torch.compile(
+        lambda **tensors: op(**tensors, **options), fullgraph=True, backend=counter, dynamic=True
+    )
+    compilations = 0  # dynamo may start its first one over
+    for batch in (3, 5, 8, 13):
+        case = build(name, device, batch=batch)
+        leaves, other = case.leaves(), case.leaves()
+        ours, theirs = compiled(**{**case.tensors, **leaves}), case.outputs(**other)
+        ours = [ours] if isinstance(ours, torch.Tensor) else ours
+        for one, expected in zip(ours, theirs):
+            assert torch.equal(one.detach(), expected.detach())
+        for one, expected in zip(ours, theirs):
+            if one.requires_grad:
+                one.sum().backward()
+                expected.sum().backward()
+        for leaf, expected in zip(leaves.values(), other.values()):
+            torch.testing.assert_close(leaf.grad, expected.grad)
+        compilations = compilations or counter.frame_count
+    assert counter.frame_count == compilations, "another N was compiled anew"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_export(device, name):
+    case = build(name, device)
+
+    class Module(torch.nn.Module):
+        def forward(self, **tensors):
+            return case.function(**tensors, **case.options)
+
+    exported = torch.export.export(Module(), (), kwargs=case.tensors).module()
+    ours = exported(**case.tensors)
+    ours = [ours] if isinstance(ours, torch.Tensor) else ours
+    for one, expected in zip(ours, case.outputs()):
+        assert torch.equal(one, expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_meta_tensors_give_shapes_and_dtypes(device, name):
+    case = build(name, device)
+    ours = case.outputs(**{key: value.to("meta") for key, value in case.tensors.items()})
+    for one, expected in zip(ours, case.outputs()):
+        assert one.device.type == "meta"
+        assert (one.shape, one.dtype) == (expected.shape, expected.dtype)
+
+
+def test_autocast_casts_the_activations_and_leaves_the_weights_gradient_its_dtype(device):
+    for name in ("linear_cross_entropy_sample", "linear_masked_bce"):
+        case = build(name, device)
+        leaves = case.leaves()
+        with torch.autocast(device.type, torch.bfloat16):
+            inside = case(**leaves)
+            inside.loss.backward()
+        half = case(hidden=case.tensors["hidden"].bfloat16())
+        assert torch.equal(inside.loss, half.loss)
+        assert inside.loss.dtype == torch.float32
+        for key, leaf in leaves.items():
+            assert leaf.grad.dtype == torch.float32, key
+            if key != "hidden":
+                assert not torch.equal(leaf.grad, leaf.grad.bfloat16().float())
+
+
+def _parameters(device):
+    hidden = {"generator": torch.randn(VOCABULARY, WIDTH), "discriminator": torch.randn(VOCABULARY, WIDTH)}
+    heads = {
+        "weight": torch.randn(VOCABULARY, WIDTH),
+        "bias": torch.randn(VOCABULARY),
+        "w": torch.randn(WIDTH),
+        "b": torch.randn(1),
+    }
+    return {name: value.to(device).requires_grad_() for name, value in (hidden | heads).items()}
+
+
+def _joint_step(p, input_ids, maskable, mask_uniforms, uniforms):
+    masked = ek.mask_tokens(
+        input_ids, maskable, mask_token_id=3, vocab_size=VOCABULARY, uniforms=mask_uniforms
+    )
+    hidden = ek.gather_rows(p["generator"][masked.input_ids], masked.positions)
+    mlm = ek.linear_cross_entropy_sample(hidden, p["weight"], p["bias"], masked.targets, uniforms=uniforms)
+    replaced = ek.replace_tokens(input_ids, masked.positions, mlm.tokens)
+    rtd = ek.linear_masked_bce(
+        p["discriminator"][replaced.input_ids], p["w"], p["b"], replaced.is_replaced, maskable
+    )
+    return mlm.loss + 50 * rtd.loss
+
+
+def _joint_inputs(device, batch):
+    case = build("mask_tokens", device, batch=batch)
+    ids, maskable = case.tensors["input_ids"], case.tensors["maskable"]
+    return (
+        ids,
+        maskable,
+        ek.draw_uniforms((batch, 3, 2), device=device),
+        ek.draw_uniforms((batch, 3), device=device),
+    )
+
+
+def test_the_joint_step_compiles_once(device):
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(_joint_step, fullgraph=True, backend=counter, dynamic=True)
+    parameters, compilations = _parameters(device), 0
+    for batch in (5, 7, 11):
+        inputs = _joint_inputs(device, batch)
+        results = []
+        for step in (compiled, _joint_step):
+            loss = step(parameters, *inputs)
+            results.append((loss.detach(), *torch.autograd.grad(loss, list(parameters.values()))))
+        for ours, theirs in zip(*results):
+            torch.testing.assert_close(ours, theirs)
+        compilations = compilations or counter.frame_count
+    assert counter.frame_count == compilations
+
+
+def test_the_joint_step_draws_its_own_uniforms_compiled(device):
+    compiled = torch.compile(_joint_step, fullgraph=True, backend="aot_eager")
+    ids, maskable, *_ = _joint_inputs(device, 4)
+    first, second = (compiled(_parameters(device), ids, maskable, None, None) for _ in range(2))
+    assert first.isfinite()
+    assert first.item() != second.item()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["joint", "sample_tokens", "sample_replacements", "cross_entropy_sample", "masked_bce_with_logits"],
+)
+def test_inductor(device, name):
+    """Once per op: the joint step has the other four in one graph."""
+    if name == "joint":
+        parameters, inputs = _parameters(device), _joint_inputs(device, 4)
+        functions = torch.compile(_joint_step, fullgraph=True), _joint_step
+        losses = [function(parameters, *inputs) for function in functions]
+        gradients = [torch.autograd.grad(loss, list(parameters.values())) for loss in losses]
+    else:
+        case = build(name, device)
+        outputs, gradients = [], []
+        for function in (torch.compile(case.function, fullgraph=True), case.function):
+            leaves = case.leaves()
+            result = function(**{**case.tensors, **leaves}, **case.options)
+            result = [result] if isinstance(result, torch.Tensor) else list(result)
+            for output in result:
+                if output.requires_grad:
+                    output.sum().backward()
+            outputs.append([output.detach() for output in result])
+            gradients.append([leaf.grad for leaf in leaves.values()])
+        for ours, theirs in zip(*outputs):
+            torch.testing.assert_close(ours, theirs)
+    for ours, theirs in zip(*gradients):
+        torch.testing.assert_close(ours, theirs)
