@@ -22,7 +22,8 @@ def test_a_tied_weight_is_the_embedding_itself():
     head = nn.GeneratorHead(8, 20, weight=embedding.weight)
     assert head.weight is embedding.weight
     head(torch.randn(4, 8), torch.randint(0, 20, (4,))).loss.backward()
-    assert embedding.weight.grad is not None and head.bias.grad is not None
+    assert embedding.weight.grad is not None
+    assert head.bias.grad is not None
 
 
 def test_a_tied_weight_of_another_shape_is_refused():
@@ -41,7 +42,8 @@ def test_the_discriminator_head_is_the_op_with_its_parameters():
     for one, other in zip(ours, theirs):
         assert torch.equal(one, other)
     ours.loss.backward()
-    assert head.weight.grad.shape == (1, 8) and head.bias.grad.shape == (1,)
+    assert head.weight.grad.shape == (1, 8)
+    assert head.bias.grad.shape == (1,)
 
 
 def test_the_loss_module_keeps_its_options():

@@ -37,7 +37,7 @@ def refused(error, message, case, **changes):
         case(**changes)
 
 
-@pytest.mark.parametrize(("name", "argument"), tensor_arguments())
+@pytest.mark.parametrize(("name", "argument"), list(tensor_arguments()))
 @pytest.mark.parametrize("value", [None, [1, 2], "text", 3])
 def test_what_is_no_tensor_is_a_type_error(name, argument, value):
     if value is None and argument in OPTIONAL:
@@ -51,14 +51,14 @@ def test_what_is_no_tensor_is_a_type_error(name, argument, value):
     refused(TypeError, message, build(name), **{argument: value})
 
 
-@pytest.mark.parametrize(("name", "argument"), tensor_arguments())
+@pytest.mark.parametrize(("name", "argument"), list(tensor_arguments()))
 def test_another_dtype_is_a_type_error(name, argument):
     case, dtype = build(name), WRONG_DTYPE[argument]
     message = rf"^{argument}\.dtype is {re.escape(str(dtype))}, should be torch\."
     refused(TypeError, message, case, **{argument: case.tensors[argument].to(dtype)})
 
 
-@pytest.mark.parametrize(("name", "argument"), tensor_arguments())
+@pytest.mark.parametrize(("name", "argument"), list(tensor_arguments()))
 def test_another_device_is_a_value_error(name, argument):
     if argument == FIRST[name]:
         first = build(name).tensors[argument].to("meta")
@@ -69,7 +69,7 @@ def test_another_device_is_a_value_error(name, argument):
     refused(ValueError, message, case, **{argument: case.tensors[argument].to("meta")})
 
 
-@pytest.mark.parametrize(("name", "argument"), tensor_arguments())
+@pytest.mark.parametrize(("name", "argument"), list(tensor_arguments()))
 @pytest.mark.parametrize("change", ["one more", "one dimension more", "none"])
 def test_another_shape_is_a_value_error(name, argument, change):
     """A first argument of another shape makes another argument the wrong one: some argument is named."""

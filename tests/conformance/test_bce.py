@@ -94,9 +94,13 @@ def test_an_integer_mask_is_set_where_it_is_not_zero_and_a_float_one_is_a_weight
 def test_positive_weight_and_label_smoothing(device, dtype, pos_weight, label_smoothing, reduction):
     labels, mask = _labels(torch.float32, device), torch.rand(SHAPE, device=device)
     assert_loss_and_gradient(
-        _logits(dtype, device), labels, mask, pos_weight=pos_weight, label_smoothing=label_smoothing,
+        _logits(dtype, device),
+        labels,
+        mask,
+        pos_weight=pos_weight,
+        label_smoothing=label_smoothing,
         reduction=reduction,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("shape", [(), (41,), (3, 1), (1, 41), (3, 41)])
@@ -181,8 +185,13 @@ def test_the_loss_of_transformers_electra(device, padding):
     from transformers import ElectraConfig, ElectraForPreTraining
 
     config = ElectraConfig(
-        vocab_size=50, embedding_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
-    )  # fmt: skip
+        vocab_size=50,
+        embedding_size=8,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
     model = ElectraForPreTraining(config).to(device).eval()
     ids = torch.randint(0, 50, (2, 9), device=device)
     attention_mask = (torch.arange(9, device=device) < 9 - padding).long().repeat(2, 1)

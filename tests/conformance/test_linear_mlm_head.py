@@ -87,10 +87,13 @@ def test_the_sample(device, dtype, options):
     rounding = torch.finfo(dtype).eps * F.linear(hidden.double().abs(), weight.double().abs()).max()
     temperature = options.get("temperature", 1.0)
     oracle.assert_drawn(
-        ours.tokens[counted], logits[counted], uniforms[counted], temperature=temperature,
+        ours.tokens[counted],
+        logits[counted],
+        uniforms[counted],
+        temperature=temperature,
         banned=targets[counted] if "ban_original" in options else None,
         tolerance=oracle.CDF_TOLERANCE + 2 * rounding.item() / temperature,
-    )  # fmt: skip
+    )
     assert bool((ours.tokens[~counted] == -1).all())
 
 
@@ -156,10 +159,10 @@ def test_float32_weights_get_float32_gradients(device, half, reduction):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_float16_gradients_at_2560_rows(device, reduction):
     """Words that are no target have gradients of soft-max alone: with 1 / N folded in first, float16 holds none."""
-    rows, vocabulary = 2560, 997
+    rows, vocabulary = 2560, 257
     hidden = (1 + torch.rand(rows, 4)).to(device, torch.float16).requires_grad_()
     weight = (torch.randn(vocabulary, 4) / 10).to(device, torch.float16)
-    weight[:10] += 0.5
+    weight[:10] += 1.2
     weight.requires_grad_()
     targets = torch.randint(0, 10, (rows,), device=device)
     ours = linear_cross_entropy_sample(hidden, weight, None, targets, reduction=reduction).loss
@@ -170,7 +173,7 @@ def test_float16_gradients_at_2560_rows(device, reduction):
     _, (_, truth, _) = _eager((hidden, weight, None), targets, "mean", one, torch.float64)
     others = weight.grad[10:].double()
     error = ((others - truth[10:]) / truth[10:]).abs()
-    assert error.max() < 0.01, f"worst at {error.argmax().item()}: {error.max().item()}"
+    assert error.max() < 0.02, f"worst at {error.argmax().item()}: {error.max().item()}"
 
 
 def test_ignored_rows_add_nothing_even_if_they_are_not_finite(device, dtype):

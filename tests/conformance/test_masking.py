@@ -37,9 +37,14 @@ def _batch(rows, length, device, share=0.8):
 
 def _assert_as_expected(ids, maskable, uniforms, **options):
     masked = mask_tokens(
-        ids, maskable, mask_token_id=MASK, vocab_size=VOCABULARY, max_predictions=uniforms.shape[1],
-        uniforms=uniforms, **options,
-    )  # fmt: skip
+        ids,
+        maskable,
+        mask_token_id=MASK,
+        vocab_size=VOCABULARY,
+        max_predictions=uniforms.shape[1],
+        uniforms=uniforms,
+        **options,
+    )
     rows = zip(ids.tolist(), maskable.tolist(), uniforms.tolist())
     expected = [expected_row(*row, **options) for row in rows]
     for ours, theirs in zip(masked, zip(*expected)):
@@ -160,9 +165,14 @@ def test_the_shares_of_mask_keep_and_random(device, mask_fraction, random_fracti
     rows, length = 200, 40
     ids, maskable = torch.full((rows, length), 9, device=device), torch.ones(rows, length, device=device) > 0
     masked = mask_tokens(
-        ids, maskable, mask_token_id=MASK, vocab_size=VOCABULARY, probability=0.5,
-        mask_fraction=mask_fraction, random_fraction=random_fraction,
-    )  # fmt: skip
+        ids,
+        maskable,
+        mask_token_id=MASK,
+        vocab_size=VOCABULARY,
+        probability=0.5,
+        mask_fraction=mask_fraction,
+        random_fraction=random_fraction,
+    )
     written = masked.input_ids.gather(1, masked.positions)
     total, is_random = written.numel(), (written != MASK) & (written != 9)
     observed = (int((written == MASK).sum()), int((written == 9).sum()), int(is_random.sum()))

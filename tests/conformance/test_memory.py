@@ -16,7 +16,7 @@ def _assert_same(ours, expected):
 
 
 @pytest.mark.parametrize("layout", views.LAYOUTS)
-@pytest.mark.parametrize(("name", "argument"), tensor_arguments())
+@pytest.mark.parametrize(("name", "argument"), list(tensor_arguments()))
 def test_any_layout_of_any_argument_between_sentinels(device, name, argument, layout):
     case = build(name, device)
     expected = case.outputs()

@@ -85,9 +85,12 @@ def test_the_sample_is_that_of_sample_tokens(device, dtype, options):
     banned = targets if options.get("ban_original") else None
     temperature = options.get("temperature", 1.0)
     oracle.assert_drawn(
-        ours.tokens[counted], logits[counted], uniforms[counted], temperature=temperature,
+        ours.tokens[counted],
+        logits[counted],
+        uniforms[counted],
+        temperature=temperature,
         banned=None if banned is None else banned[counted],
-    )  # fmt: skip
+    )
     tokens, _ = sample_tokens(logits.detach(), temperature=temperature, banned=banned, uniforms=uniforms)
     assert torch.equal(ours.tokens, tokens.where(counted, -1))
     assert ours.tokens.dtype == torch.int64

@@ -64,9 +64,12 @@ def test_sample_replacements_is_the_two_ops_in_one(device, dtype, ban_original):
     tokens, _ = sample_tokens(tensors["logits"], temperature=0.8, banned=banned, uniforms=tensors["uniforms"])
     used = targets >= 0
     oracle.assert_drawn(
-        tokens[used], tensors["logits"][used], tensors["uniforms"][used], temperature=0.8,
+        tokens[used],
+        tensors["logits"][used],
+        tensors["uniforms"][used],
+        temperature=0.8,
         banned=targets[used] if ban_original else None,
-    )  # fmt: skip
+    )
     expected = replace_tokens(tensors["input_ids"], tensors["positions"], tokens.where(used, -1))
     assert torch.equal(ours.input_ids, expected.input_ids)
     assert torch.equal(ours.is_replaced, expected.is_replaced)
