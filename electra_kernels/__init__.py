@@ -1,7 +1,6 @@
 """Fused kernels for training Transformer encoders as per-token classifiers, as drop-in torch ops."""
 
 from electra_kernels._version import __version__
-from electra_kernels.routing import backends, use_backend
 from electra_kernels.ops import (
     MaskedTokens,
     ReplacedTokens,
@@ -17,6 +16,7 @@ from electra_kernels.ops import (
     sample_replacements,
     sample_tokens,
 )
+from electra_kernels.routing import backends, use_backend
 from electra_kernels.uniforms import draw_uniforms
 
 __all__ = [

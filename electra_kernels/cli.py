@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,20 +16,29 @@ _NEEDS = ("matplotlib", "rich", "safetensors", "tokenizers")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a mistake of the user ends with one line and exit status 2."""
     arguments = _parser().parse_args(argv)
-    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-    if missing and arguments.command is not doctor:
-        names = ", ".join(missing)
-        return _fail(f"{names} not installed: pip install 'electra_kernels[pretraining]'")
+    try:
+        return _run(arguments)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted", status=130)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     if arguments.command is doctor:
         return doctor(arguments)
+    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        return _fail(f"{', '.join(missing)} not installed: pip install 'electra_kernels[pretraining]'")
     from electra_kernels.pretraining.errors import UserError
 
     try:
         return int(arguments.command(arguments))
-    except (UserError, OSError) as error:
+    except UserError as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted", status=130)
 
 
 def _fail(message: str, status: int = 2) -> int:
@@ -88,7 +98,7 @@ def detect(arguments: argparse.Namespace) -> int:
 def doctor(arguments: argparse.Namespace) -> int:
     from electra_kernels.doctor import report
 
-    print(report())
+    print(report(), flush=True)
     return 0
 
 

@@ -178,6 +178,15 @@ def test_doctor_prints_the_back_ends():
     assert "reference" in page
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m electra_kernels doctor | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
 def test_without_the_extra_the_command_line_says_what_to_install(tmp_path):
     """A module of that name that cannot be found stands for one that is not installed."""
     (tmp_path / "sitecustomize.py").write_text(

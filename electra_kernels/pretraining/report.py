@@ -83,7 +83,8 @@ def _summary_section(metrics: dict[str, Any]) -> str:
 {text["held_out_documents"]:,} whole documents held out ({text["overlap"]:.1%} of their paragraphs also occurred in the
 training text and were dropped). {run["steps"]:,} steps, {run["tokens"]:,} tokens,
 {run["seconds"] / 60:.1f} minutes, {run["tokens"] / run["seconds"]:,.0f} tokens/s on
-{run["threads"]} threads of {html.escape(run["device"])}{", bfloat16" if run["bfloat16"] else ""}, seed {run["seed"]}.</p>
+{run["threads"]} threads of {html.escape(run["device"])}{", bfloat16" if run["bfloat16"] else ""},
+seed {run["seed"]}.</p>
 {_table(rows)}"""
 
 
@@ -91,7 +92,8 @@ def _samples_section(samples: Sequence[Sequence[ScoredToken]]) -> str:
     lines = "\n".join(f'<div class="sample">{to_html(tokens)}</div>' for tokens in samples)
     return f"""<h2>Held-out text through the discriminator</h2>
 <p>The redder, the more probable that the token was replaced. <u>Underlined</u>: it was, by a sample of the generator;
-the original follows, struck out. Colour your own text: <code>electra-kernels detect "some text" --model MODEL</code></p>
+the original follows, struck out. Colour your own text:
+<code>electra-kernels detect "some text" --model MODEL</code></p>
 {lines}"""
 
 
@@ -106,7 +108,8 @@ def _errors_section(metrics: dict[str, Any]) -> str:
     ]
     return f"""<h2>Real-word errors</h2>
 <p>Synthetic: in {errors["items"]:,} held-out sentences one word was exchanged for another real word that people
-confuse it with, of similar frequency. Finding it among {errors["words"]:,} words, by the highest score of its pieces:</p>
+confuse it with, of similar frequency. Finding it among
+ {errors["words"]:,} words, by the highest score of its pieces:</p>
 {_table(rows, ("scored by", "AUC"))}"""
 
 
@@ -124,6 +127,7 @@ def _step_section(metrics: dict[str, Any]) -> str:
     picture = _image(figures.step_figure(metrics["step_seconds"]), "time of one step by part")
     return f"""<h2>Where the time of a step goes</h2>
 <div class="curves">{picture}</div>
-<p class="note">Median over {metrics["step_repeats"]} steps after the training, each part forward and backward on its own.
+<p class="note">Median over {metrics["step_repeats"]} steps after the training, each part forward and backward on its
+own.
 “Head and sampling” is what the ops of electra_kernels do: masking, both heads with their losses, sampling,
 replacement.</p>"""
