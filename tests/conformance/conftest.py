@@ -1,4 +1,4 @@
-"""Every test that takes ``device`` runs once for each back end and device that can run here."""
+"""Every test that takes ``device`` runs once for each back end, instruction set and device that can run here."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,19 +9,20 @@ import torch
 from electra_kernels import backends, use_backend
 
 TARGETS = [
-    (backend, device)
+    (backend, level, device)
     for backend, devices in backends().available.items()
+    for level in backends().levels.get(backend, (None,))
     for device in devices
     if device == "cpu" or torch.cuda.is_available()
 ]
 HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@pytest.fixture(params=TARGETS, ids=["-".join(target) for target in TARGETS])
+@pytest.fixture(params=TARGETS, ids=["-".join(filter(None, target)) for target in TARGETS])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """The device to put tensors on; the ops are served by one back end for the length of the test."""
-    backend, name = request.param
-    with use_backend(backend):
+    backend, level, name = request.param
+    with use_backend(backend, isa=level):
         yield torch.device(name)
 
 

@@ -75,6 +75,17 @@ def test_micro_batches_with_one_normalizer_add_up_to_the_big_batch(device, name,
         torch.testing.assert_close(ours, theirs * factor, rtol=1e-4, atol=1e-6)
 
 
+def test_ranks_whose_gradients_are_averaged_multiply_their_loss_by_their_number(device, name):
+    """As DistributedDataParallel averages: with unequal counts the mean of means would be another gradient."""
+    case, world = build(name, device, batch=6), 3
+    ranks = [slice(0, 1), slice(1, 4), slice(4, 6)]
+    shares = [_gradients(case, [rank], normalizer=_count(case) / world)[1] for rank in ranks]
+    averages = [torch.stack(gradients).mean(0) for gradients in zip(*shares)]
+    _, whole = _gradients(case, [slice(None)])
+    for ours, theirs in zip(averages, whole):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_the_mean_is_the_sum_over_the_count(device, name):
     case = build(name, device)
     mean, total = _loss(case), _loss(case, reduction="sum")

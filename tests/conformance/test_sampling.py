@@ -1,5 +1,7 @@
 """Draws: token by token against a float64 CDF, in distribution, with temperature and banned tokens."""
 
+import math
+
 import pytest
 import scipy.stats
 import torch
@@ -107,6 +109,17 @@ def test_uniforms_on_both_sides_of_a_boundary(device):
     below, _ = sample_tokens(logits, uniforms=boundaries - 2.0**-40)
     assert torch.equal(at, (boundaries * vocabulary).long())
     assert torch.equal(below, at - 1)
+
+
+@pytest.mark.parametrize("vocabulary", [5, 700])
+def test_a_draw_resolves_a_probability_of_1e_9(device, vocabulary):
+    """The first token has 1e-9, the others share the rest: the boundary is found to a thousandth of it."""
+    logits = torch.zeros(2, vocabulary, device=device)
+    logits[:, 0] = math.log(1e-9 * (vocabulary - 1))
+    probability = logits[0].double().softmax(-1)[0].item()
+    uniforms = torch.tensor([0.999, 1.001], dtype=torch.float64, device=device) * probability
+    tokens, _ = sample_tokens(logits, uniforms=uniforms)
+    assert tokens.tolist() == [0, 1]
 
 
 def test_the_distribution_and_its_tail_at_30522(device):
