@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := $(VENV)/packages
 READY := $(VENV)/ready
 SOURCES := electra_kernels benchmarks tests setup.py .ci
+CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
 
 .PHONY: help demo test lint format bench clean again
 
@@ -22,28 +23,29 @@ lint: $(READY)  ## ruff, mypy and clang-format, changing nothing
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 
 format: $(READY)  ## Let ruff and clang-format rewrite the sources
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
-	$(BIN)/clang-format -i csrc/*.cpp
+	$(BIN)/clang-format -i $(CPP)
 
 bench: $(READY)  ## Time every op against eager torch; QUICK=1 for one size per op
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 clean:  ## Remove what these targets made; downloads stay in the cache folder
-	rm -rf $(VENV) build dist report *.egg-info electra_kernels/_C*.so electra_kernels/_build.json
+	rm -rf $(VENV) build dist report *.egg-info electra_kernels/_*.so electra_kernels/_build.json
 
 $(PACKAGES): pyproject.toml .ci/constraints.txt .ci/venv.sh
 	@bash .ci/venv.sh $(PYTHON) $(VENV)
 	@touch $@
 
-$(READY): $(PACKAGES) setup.py electra_kernels/_version.py $(wildcard csrc/*)
-	@echo "Building electra_kernels._C"
+$(READY): $(PACKAGES) setup.py electra_kernels/_version.py $(CPP)
+	@echo "Building the kernels"
 	@$(BIN)/python -m pip install -qq --no-build-isolation --no-deps -e .
-	@$(BIN)/python -c 'import json; reason = json.load(open("electra_kernels/_build.json"))["reason"]; \
-	  print(f"warning: going on without it: {reason}" if reason else "Built")'
+	@$(BIN)/python -c 'import json; record = json.load(open("electra_kernels/_build.json")); \
+	  reasons = list(filter(None, [record["reason"], *record["missing"].values()])); \
+	  print("\n".join(f"warning: going on without it: {reason}" for reason in reasons) or "Built")'
 	@touch $@
 
 # A build that was allowed to fail does not satisfy who requires it.

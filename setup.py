@@ -1,23 +1,44 @@
-"""Builds ``electra_kernels._C``; everything else about the package stands in pyproject.toml.
+"""Builds ``electra_kernels._cpp``, the CPU kernels, and ``electra_kernels._C``, which says what was built.
 
-The extension is optional. A build that fails prints its first error line, leaves the reason in
-``electra_kernels/_build.json`` for ``backends()`` and ``electra-kernels doctor``, and the install goes on;
-with ELECTRA_KERNELS_BUILD=require it fails the install.
+Everything else about the package stands in pyproject.toml. Both libraries are optional. A build that fails prints
+its first error line, leaves the reason in ``electra_kernels/_build.json`` for ``backends()`` and
+``electra-kernels doctor``, and the install goes on; with ELECTRA_KERNELS_BUILD=require it fails the install.
 """
 
+import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"]
+FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden", "-fPIC"]
+
+# The kernels are compiled once per level and choose among them at run time. No contraction: the compiler fuses
+# nothing that the source does not, so that a level's results do not depend on the compiler.
+KERNEL_FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
+_AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+_AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+LEVELS = {
+    "x86_64": {"sse2": [], "avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": [*_AVX512, "-mavx512bf16"]},
+    "aarch64": {"neon": []},
+}.get(platform.machine(), {"scalar": []})
+
+# The stable ABI of torch 2.11: the library serves every later torch too.
+TORCH_FLAGS = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
+OBJECTS = ROOT / "build" / "objects"
+
+
+class BuildError(Exception):
+    """The message is the first error line."""
 
 
 def version() -> str:
@@ -34,42 +55,134 @@ def pybind11_include() -> list[str]:
     return [pybind11.get_include()]
 
 
+def torch_folder() -> Path:
+    try:
+        import torch
+    except ImportError as error:
+        raise BuildError(f"torch cannot be imported where it is built: {error}") from error
+    return Path(torch.__file__).parent
+
+
+def compile_and_link(command: list[str]) -> None:
+    """Run the compiler; its words are kept."""
+    compiler = os.environ.get("CXX", "g++").split()
+    english = os.environ | {"LC_ALL": "C"}
+    try:
+        process = subprocess.run(
+            [*compiler, *command], stderr=subprocess.PIPE, text=True, cwd=ROOT, env=english
+        )
+    except OSError as error:
+        raise BuildError(f"compiler {compiler[0]!r} cannot be run: {error.strerror}") from error
+    sys.stderr.write(process.stderr)
+    if process.returncode != 0:
+        errors = (line for line in process.stderr.splitlines() if "error" in line)
+        raise BuildError(next(errors, f"{compiler[0]} ended with status {process.returncode}"))
+
+
+def kernel_commands() -> list[tuple[str, list[str]]]:
+    """(object name, compiler arguments): host sources once, kernels once per level, host sources first: they take
+    longest."""
+    sources = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
+    host = [source for source in sources if source.stem == "levels" or source.stem.endswith("_ops")]
+    each_level = "-DEK_FOR_EACH_LEVEL(X)=" + " ".join(f"X({level})" for level in LEVELS)
+    # As system headers: their warnings are not ours.
+    with_torch = [*TORCH_FLAGS, "-isystem", str(torch_folder() / "include")]
+    commands = [
+        (source.stem, [*FLAGS, *with_torch, each_level, "-c", str(source.relative_to(ROOT))])
+        for source in host
+    ]
+    for level, flags in LEVELS.items():
+        options = [*FLAGS, *KERNEL_FLAGS, *flags, f"-DEK_LEVEL={level}", each_level]
+        commands += [
+            (f"{source.stem}-{level}", [*options, "-c", str(source.relative_to(ROOT))])
+            for source in sources
+            if source not in host
+        ]
+    return commands
+
+
+def build_kernels(target: Path) -> None:
+    """An object file is named by what it was made from, and made again only if that has changed."""
+    commands = kernel_commands()
+    inputs = hashlib.sha256(os.environ.get("CXX", "g++").encode())
+    for source in sorted((ROOT / "csrc" / "cpu").iterdir()):
+        inputs.update(source.read_bytes())
+    OBJECTS.mkdir(parents=True, exist_ok=True)
+
+    def build_object(command: tuple[str, list[str]]) -> Path:
+        name, arguments = command
+        digest = inputs.copy()
+        digest.update("\0".join(arguments).encode())
+        path = OBJECTS / f"{name}.{digest.hexdigest()[:16]}.o"
+        if not path.exists():
+            for stale in OBJECTS.glob(f"{name}.*.o"):
+                stale.unlink()
+            compile_and_link([*arguments, "-o", f"{path}.part"])
+            Path(f"{path}.part").rename(path)
+        return path
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        objects = [str(path) for path in threads.map(build_object, commands)]
+    libraries = torch_folder() / "lib"
+    compile_and_link(["-shared", *objects, f"-L{libraries}", "-ltorch_cpu", "-o", str(target.absolute())])
+
+
+def build_module(
+    extension: Extension, includes: list[str], built: dict[str, list[str]], target: Path
+) -> None:
+    table = ",".join(
+        f'{{"{name}",{{{",".join(map(json.dumps, levels))}}}}}' for name, levels in built.items()
+    )
+    macros = [
+        f'-DELECTRA_KERNELS_VERSION="{version()}"',
+        f'-DELECTRA_KERNELS_FLAGS="{" ".join(FLAGS)}"',
+        f"-DELECTRA_KERNELS_LIBRARIES={table}",
+    ]
+    paths = [f"-I{path}" for path in [*includes, *extension.include_dirs]]
+    compile_and_link([*FLAGS, *macros, "-shared", *paths, *extension.sources, "-o", str(target.absolute())])
+
+
 class BuildOrExplain(build_ext):
-    """Compiles each extension in a process of its own, so that the compiler's words can be kept.
+    """Runs the compiler in a process of its own for each library, so that its words can be kept.
 
     As in setuptools, everything is written below ``build_lib``, from where a wheel is packed; for an editable
     install it is copied into the source tree afterwards.
     """
 
+    def build_extensions(self) -> None:
+        self.built: dict[str, list[str]] = {}
+        self.reasons: dict[str, str] = {}
+        super().build_extensions()
+        record = {
+            "built": "_C" not in self.reasons,
+            "reason": self.reasons.get("_C"),
+            "missing": {name: reason for name, reason in self.reasons.items() if name != "_C"},
+        }
+        self._record().write_text(json.dumps(record) + "\n")
+
     def build_extension(self, extension: Extension) -> None:
+        name = extension.name.rpartition(".")[2]
         target = Path(self.get_ext_fullpath(extension.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A module that an earlier build left here must not pass for what this one made.
+        # A library that an earlier build left here must not pass for what this one made.
         target.unlink(missing_ok=True)
-        reason = self._compile(extension, target)
-        if reason is not None:
-            if os.environ.get("ELECTRA_KERNELS_BUILD") == "require":
-                raise SystemExit(f"{extension.name} is required but was not built: {reason}")
-            print(f"warning: {extension.name} was not built, going on without it: {reason}", file=sys.stderr)
-        self._record().write_text(json.dumps({"built": reason is None, "reason": reason}) + "\n")
-
-    def _compile(self, extension: Extension, target: Path) -> str | None:
-        """None, or the first error line."""
-        compiler = os.environ.get("CXX", "g++").split()
-        macros = [f"-D{name}={value}" for name, value in extension.define_macros]
-        includes = [f"-I{path}" for path in [*self.include_dirs, *extension.include_dirs]]
-        command = [*compiler, *FLAGS, *macros, "-shared", "-fPIC", *includes, *extension.sources]
-        command += ["-o", str(target.absolute())]
-        english = os.environ | {"LC_ALL": "C"}
         try:
-            process = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=english)
-        except OSError as error:
-            return f"compiler {compiler[0]!r} cannot be run: {error.strerror}"
-        sys.stderr.write(process.stderr)
-        if process.returncode == 0:
-            return None
-        errors = (line for line in process.stderr.splitlines() if "error" in line)
-        return next(errors, f"{compiler[0]} ended with status {process.returncode}")
+            if name == "_C":
+                build_module(extension, self.include_dirs, self.built, target)
+            else:
+                build_kernels(target)
+                self.built[name.removeprefix("_")] = list(LEVELS)
+        except BuildError as reason:
+            if os.environ.get("ELECTRA_KERNELS_BUILD") == "require":
+                raise SystemExit(f"{extension.name} is required but was not built: {reason}") from reason
+            print(f"warning: {extension.name} was not built, going on without it: {reason}", file=sys.stderr)
+            self.reasons[name.removeprefix("_") if name != "_C" else name] = str(reason)
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """The kernels have no Python in them, so their file name has none either."""
+        if fullname.endswith("._C") or fullname == "_C":
+            return super().get_ext_filename(fullname)
+        return fullname.replace(".", os.sep) + ".so"
 
     def _record(self) -> Path:
         return Path(self.build_lib) / "electra_kernels" / "_build.json"
@@ -89,14 +202,10 @@ class BuildOrExplain(build_ext):
         shutil.copy2(self._record(), package)
 
 
-extension = Extension(
-    "electra_kernels._C",
-    sources=["csrc/bindings.cpp"],
-    include_dirs=pybind11_include(),
-    define_macros=[
-        ("ELECTRA_KERNELS_VERSION", f'"{version()}"'),
-        ("ELECTRA_KERNELS_FLAGS", f'"{" ".join(FLAGS)}"'),
-    ],
-)
+extensions = [
+    Extension("electra_kernels._cpp", sources=[]),
+    # Last: it holds the table of what was built before it.
+    Extension("electra_kernels._C", sources=["csrc/bindings.cpp"], include_dirs=pybind11_include()),
+]
 
-setup(ext_modules=[extension], cmdclass={"build_ext": BuildOrExplain})
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildOrExplain})

@@ -31,7 +31,7 @@ std::string architecture() {
 }
 
 // Library of kernels -> instruction sets or device generations it was compiled for.
-std::map<std::string, std::vector<std::string>> libraries() { return {}; }
+std::map<std::string, std::vector<std::string>> libraries() { return {ELECTRA_KERNELS_LIBRARIES}; }
 
 }  // namespace
 

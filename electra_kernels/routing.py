@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from electra_kernels import reference
-from electra_kernels._build_info import build_info
+from electra_kernels import compiled, reference
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
 DEVICES = ("cpu", "cuda")
@@ -24,11 +23,14 @@ class Backends:
         serving: (op, device) → the back end that serves it by default.
         available: back end → the devices that it can run on here.
         unavailable: back end → why it cannot run here.
+        levels: back end → the instruction sets that it can run here; it runs the first unless
+            `use_backend` asks for another.
     """
 
     serving: dict[tuple[str, str], str]
     available: dict[str, tuple[str, ...]]
     unavailable: dict[str, str]
+    levels: dict[str, tuple[str, ...]]
 
     def __str__(self) -> str:
         width = max(len(op) for op, _ in self.serving)
@@ -36,11 +38,13 @@ class Backends:
         for op in dict.fromkeys(op for op, _ in self.serving):
             names = (self.serving[op, device] for device in DEVICES)
             lines.append(f"{op:{width}}  " + "  ".join(f"{name:9}" for name in names))
+        lines += [f"{name}: instruction set {level}" for name, (level, *_) in self.levels.items()]
         lines += [f"{name}: not available: {reason}" for name, reason in self.unavailable.items()]
         return "\n".join(lines)
 
 
 class _Choice(threading.local):
+    # A key of _implementations: the name of a back end, or name:level.
     backend: str | None = None
 
 
@@ -51,12 +55,20 @@ _unavailable: dict[str, str] = {}
 _routes: dict[tuple[str, str], Callable[..., object]] = {}
 
 
-def register_backend(name: str, devices: tuple[str, ...], implementations: Implementations) -> None:
-    """Add a back end: functions by op name, each with the arguments of the op's schema."""
+def register_backend(
+    name: str,
+    devices: tuple[str, ...],
+    implementations: Implementations,
+    levels: Mapping[str, Implementations] | None = None,
+) -> None:
+    """Add a back end: functions by op name, each with the arguments of the op's schema; ``levels`` are the
+    same for each instruction set that can be asked for, best first."""
     unknown = implementations.keys() - reference.IMPLEMENTATIONS.keys()
     if unknown:
         raise ValueError(f"implementations: {sorted(unknown)} are no ops of electra_kernels")
     _implementations[name], _devices[name] = implementations, devices
+    for level, functions in (levels or {}).items():
+        _implementations[f"{name}:{level}"] = functions
     _unavailable.pop(name, None)
     _routes.clear()
 
@@ -67,25 +79,38 @@ def backends() -> Backends:
     >>> print(backends())  # a table
     """
     serving = {(op, device): _serving(op, device) for op in reference.IMPLEMENTATIONS for device in DEVICES}
-    return Backends(serving, dict(_devices), dict(_unavailable))
+    levels = {name: _levels(name) for name in _devices if _levels(name)}
+    return Backends(serving, dict(_devices), dict(_unavailable), levels)
+
+
+def _levels(name: str) -> tuple[str, ...]:
+    """The instruction sets of a back end, best first."""
+    keys = (key.partition(":") for key in _implementations)
+    return tuple(level for backend, _, level in keys if backend == name and level)
 
 
 @contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: str, *, isa: str | None = None) -> Iterator[None]:
     """Serve every op of this thread by one back end, for tests and benchmarks.
 
     Args:
-        name: "reference", "cpp", "cuda" or "triton".
+        name: "reference", "cpp", "cuda" or "triton"; or what `current_choice` has returned.
+        isa: an instruction set of ``backends().levels[name]``, by default the best.
 
     Raises:
-        ValueError: no such back end.
+        ValueError: no such back end, or no such instruction set here.
         RuntimeError: it is not available here; on a call, that it lacks the op or the device.
     """
-    if name not in BACKENDS:
+    backend, _, level = name.partition(":")
+    if backend not in BACKENDS:
         raise ValueError(f"name is {name!r}, should be one of {', '.join(BACKENDS)}")
-    if name not in _implementations:
+    if backend not in _implementations:
         raise RuntimeError(f"back end {name!r} is not available: {_unavailable[name]}")
-    previous, _choice.backend = _choice.backend, name
+    level = isa or level
+    if level and level not in _levels(backend):
+        expected = ", ".join(map(repr, _levels(backend))) or "left out"
+        raise ValueError(f"isa is {level!r}, should be {expected} for back end {backend!r} here")
+    previous, _choice.backend = _choice.backend, f"{backend}:{level}" if level else backend
     try:
         yield
     finally:
@@ -93,7 +118,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def current_choice() -> str | None:
-    """The back end that `use_backend` has set in this thread."""
+    """The back end that `use_backend` has set in this thread, as name or name:level, which it takes again."""
     return _choice.backend
 
 
@@ -116,19 +141,23 @@ def _serving(op: str, device: str) -> str:
 
 
 def _chosen(name: str, op: str, device: str) -> Callable[..., object]:
-    if device not in _devices[name]:
-        raise RuntimeError(f"back end {name!r} runs on {', '.join(_devices[name])}, not on {device}")
+    devices = _devices[name.partition(":")[0]]
+    if device not in devices:
+        raise RuntimeError(f"back end {name!r} runs on {', '.join(devices)}, not on {device}")
     if op not in _implementations[name]:
         raise RuntimeError(f"back end {name!r} does not implement {op}")
     return _implementations[name][op]
 
 
-def _explain_missing_kernels() -> None:
-    build = build_info()
-    reason = "this version has no kernels of this kind"
-    _unavailable["cpp"] = reason if build["built"] else f"electra_kernels._C is not built: {build['reason']}"
-    _unavailable["cuda"] = _unavailable["triton"] = reason
+def _register_compiled() -> None:
+    try:
+        levels = compiled.implementations()
+    except compiled.NotAvailableError as reason:
+        _unavailable["cpp"] = str(reason)
+    else:
+        register_backend("cpp", ("cpu",), next(iter(levels.values())), levels)
 
 
 register_backend("reference", DEVICES, reference.IMPLEMENTATIONS)
-_explain_missing_kernels()
+_unavailable["cuda"] = _unavailable["triton"] = "this version has no kernels of this kind"
+_register_compiled()

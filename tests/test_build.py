@@ -1,4 +1,4 @@
-"""The build of `electra_kernels._C`, each time in a copy of the sources and without pip, to be quick."""
+"""The build of the compiled libraries, each time in a copy of the sources and without pip, to be quick."""
 
 import json
 import os
@@ -16,9 +16,11 @@ import pytest
 import electra_kernels
 
 ROOT = Path(__file__).parent.parent
+OBJECTS = ROOT / "build" / "objects"
 MODULE = "_C" + sysconfig.get_config_var("EXT_SUFFIX")
+KERNELS = "_cpp.so"
 NO_COMPILER = {"CXX": "/nonexistent/g++"}
-BUILT_RECORD = {"built": True, "reason": None}
+BUILT_RECORD = {"built": True, "reason": None, "missing": {}}
 
 # The compiler of a machine without Python's headers: it does not look where Python.h lies.
 WITHOUT_PYTHON_H = """
@@ -41,13 +43,15 @@ def unpacked_wheel(tmp_path_factory):
 
 
 def copy_sources(target):
-    """What a fresh clone has, as far as a build reads it."""
-    unbuilt = shutil.ignore_patterns("__pycache__", "_C*.so", "_build.json")
+    """What a fresh clone has, as far as a build reads it, and object files of kernels where there are some."""
+    unbuilt = shutil.ignore_patterns("__pycache__", "_*.so", "_build.json")
     for folder in ("electra_kernels", "csrc", ".ci"):
         shutil.copytree(ROOT / folder, target / folder, ignore=unbuilt)
     for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy2(path, target)
+    if OBJECTS.exists():
+        shutil.copytree(OBJECTS, target / OBJECTS.relative_to(ROOT))
     return target
 
 
@@ -107,6 +111,7 @@ def python(folder, program):
 def test_a_wheel_carries_the_module_and_the_data_files(unpacked_wheel):
     package = unpacked_wheel / "electra_kernels"
     assert (package / MODULE).exists()
+    assert (package / KERNELS).exists()
     assert (package / "py.typed").exists()
     assert record(unpacked_wheel) == BUILT_RECORD
     for page in (ROOT / "electra_kernels").rglob("*.html"):
@@ -128,6 +133,7 @@ def test_the_version_stands_in_one_place(unpacked_wheel):
 def test_an_editable_install_puts_the_module_beside_the_sources(sources):
     build("editable", sources)
     assert (sources / "electra_kernels" / MODULE).exists()
+    assert (sources / "electra_kernels" / KERNELS).exists()
     assert record(sources) == BUILT_RECORD
 
 
@@ -157,8 +163,9 @@ def test_without_a_compiler_the_build_goes_on_and_says_why(sources, kind):
         made = unpack_wheel(sources / "dist" / process.stdout.splitlines()[-1], sources / "unpacked")
     else:
         made = sources
-    assert record(made) == {"built": False, "reason": reason}
+    assert record(made) == {"built": False, "reason": reason, "missing": {"cpp": reason}}
     assert not (made / "electra_kernels" / MODULE).exists()
+    assert not (made / "electra_kernels" / KERNELS).exists()
     unavailable = python(made, "print(json.dumps(electra_kernels.backends().unavailable))")
     assert unavailable["cpp"] == f"electra_kernels._C is not built: {reason}"
 
@@ -177,7 +184,7 @@ def test_without_python_h_the_first_error_line_is_the_reason(sources):
 def test_a_required_module_that_cannot_be_built_fails_the_build(sources, kind):
     process = run_build(kind, sources, environment=NO_COMPILER | {"ELECTRA_KERNELS_BUILD": "require"})
     assert process.returncode != 0
-    assert "electra_kernels._C is required but was not built: compiler '/nonexistent/g++'" in process.stderr
+    assert "electra_kernels._cpp is required but was not built: compiler '/nonexistent/g++'" in process.stderr
 
 
 def test_the_package_works_where_setup_was_never_run(sources):
