@@ -41,6 +41,15 @@ def test_nobody_who_needs_the_old_values_gets_the_new_ones(device):
         loss.backward()
 
 
+def test_the_forward_alone_is_seen_by_others_who_need_the_old_values(device):
+    leaf, targets = _inputs(device)
+    logits = leaf.tanh()
+    other = logits.square().sum()
+    cross_entropy_sample(logits, targets, inplace_backward=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        other.backward()
+
+
 def test_nobody_who_needs_the_old_values_gets_the_new_ones_compiled(device):
     leaf, targets = _inputs(device)
     uniforms = torch.rand(6, dtype=torch.float64).to(device)
