@@ -37,6 +37,8 @@ class EncoderConfig:
             with one more after the last layer).
         dropout: of the embeddings, the attention probabilities and the output of each block.
         layer_norm_eps: of every LayerNorm.
+        initializer_range: standard deviation of the initial weights. The 0.02 of BERT and ELECTRA is small for a
+            narrow encoder, which then learns late; about 1 / sqrt(H) suits any width.
 
     Raises:
         ValueError: a value out of range.
@@ -54,6 +56,7 @@ class EncoderConfig:
     norm: str = "post"
     dropout: float = 0.1
     layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -72,6 +75,8 @@ class EncoderConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, should be in [0, 1)")
+        if not self.initializer_range > 0:
+            raise ValueError(f"initializer_range is {self.initializer_range}, should be above 0")
         if not self.layer_norm_eps > 0:
             raise ValueError(f"layer_norm_eps is {self.layer_norm_eps}, should be above 0")
 
@@ -188,7 +193,16 @@ def electra_config(name: str, *, vocab_size: int, mask_token_id: int) -> Electra
     _check_choice("name", name, CONFIGURATIONS)
     if name == "demo":
         demo = EncoderConfig(
-            vocab_size, 128, 128, 4, 4, 512, position_embedding="rotary", norm="pre", dropout=0.0
+            vocab_size,
+            embedding_size=128,
+            hidden_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=512,
+            position_embedding="rotary",
+            norm="pre",
+            dropout=0.0,
+            initializer_range=0.09,
         )
         return ElectraConfig(demo, None, mask_token_id, tie="all", rtd_weight=10.0)
     embedding, hidden, layers, generator_hidden, mask_probability = {

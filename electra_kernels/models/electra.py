@@ -36,7 +36,7 @@ class Generator(nn.Module):
         assert isinstance(word, nn.Parameter)
         self.encoder = encoder
         self.transform = nn.Sequential(
-            linear(config.hidden_size, config.embedding_size),
+            linear(config.hidden_size, config.embedding_size, config.initializer_range),
             nn.GELU(),
             nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps),
         )
@@ -78,9 +78,9 @@ class Discriminator(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        size = encoder.config.hidden_size
+        size, std = encoder.config.hidden_size, encoder.config.initializer_range
         self.encoder = encoder
-        self.transform = nn.Sequential(linear(size, size), nn.GELU())
+        self.transform = nn.Sequential(linear(size, size, std), nn.GELU())
         self.head = DiscriminatorHead(size)
 
     def forward(

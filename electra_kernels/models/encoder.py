@@ -6,26 +6,25 @@ from torch.nn import functional as F
 
 from electra_kernels.models.config import EncoderConfig
 
-INITIAL_STD = 0.02
 ROTARY_BASE = 10_000.0
 
 
-def truncated_normal_(weight: Tensor) -> Tensor:
-    """Normal of standard deviation 0.02, cut at two of them (google-research/electra, create_initializer)."""
-    return nn.init.trunc_normal_(weight, std=INITIAL_STD, a=-2 * INITIAL_STD, b=2 * INITIAL_STD)
+def truncated_normal_(weight: Tensor, std: float) -> Tensor:
+    """Normal, cut at two standard deviations (google-research/electra, create_initializer)."""
+    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
+def linear(inputs: int, outputs: int, std: float) -> nn.Linear:
     """A Linear as ELECTRA initialises it: truncated normal weight, zero bias."""
     layer = nn.Linear(inputs, outputs)
-    truncated_normal_(layer.weight)
+    truncated_normal_(layer.weight, std)
     nn.init.zeros_(layer.bias)
     return layer
 
 
-def _embedding(entries: int, size: int) -> nn.Embedding:
+def _embedding(entries: int, size: int, std: float) -> nn.Embedding:
     layer = nn.Embedding(entries, size)
-    truncated_normal_(layer.weight)
+    truncated_normal_(layer.weight, std)
     return layer
 
 
@@ -37,12 +36,12 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        size = config.embedding_size
-        self.word = _embedding(config.vocab_size, size)
+        size, std = config.embedding_size, config.initializer_range
+        self.word = _embedding(config.vocab_size, size, std)
         self.position: nn.Embedding | None = None
         if config.position_embedding == "absolute":
-            self.position = _embedding(config.max_position_embeddings, size)
-        self.token_type = _embedding(config.type_vocab_size, size)
+            self.position = _embedding(config.max_position_embeddings, size, std)
+        self.token_type = _embedding(config.type_vocab_size, size, std)
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -69,8 +68,9 @@ class Attention(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
-        self.qkv = linear(config.hidden_size, 3 * config.hidden_size)
-        self.output = linear(config.hidden_size, config.hidden_size)
+        size, std = config.hidden_size, config.initializer_range
+        self.qkv = linear(size, 3 * size, std)
+        self.output = linear(size, size, std)
 
     def forward(
         self, hidden: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None, dropout: float
@@ -94,11 +94,11 @@ class Layer(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.pre_norm = config.norm == "pre"
+        self.pre_norm, std = config.norm == "pre", config.initializer_range
         self.attention = Attention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.intermediate = linear(config.hidden_size, config.intermediate_size)
-        self.output = linear(config.intermediate_size, config.hidden_size)
+        self.intermediate = linear(config.hidden_size, config.intermediate_size, std)
+        self.output = linear(config.intermediate_size, config.hidden_size, std)
         self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(
@@ -130,7 +130,8 @@ class Encoder(nn.Module):
         self.embeddings = Embeddings(config) if embeddings is None else embeddings
         self.projection: nn.Linear | None = None
         if config.embedding_size != config.hidden_size:
-            self.projection = linear(config.embedding_size, config.hidden_size)
+            std = config.initializer_range
+            self.projection = linear(config.embedding_size, config.hidden_size, std)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.final_norm: nn.LayerNorm | None = None
         if config.norm == "pre":

@@ -191,6 +191,7 @@ def encoder_config_from_transformers(config: Mapping[str, Any]) -> EncoderConfig
         type_vocab_size=config["type_vocab_size"],
         dropout=dropout,
         layer_norm_eps=config["layer_norm_eps"],
+        initializer_range=config.get("initializer_range", 0.02),
         **{name: config[name] for name in names},
     )
 
@@ -208,6 +209,7 @@ def _their_config(config: EncoderConfig, architecture: str, pad_token_id: int | 
         "hidden_act": "gelu",
         "hidden_dropout_prob": config.dropout,
         "hidden_size": config.hidden_size,
+        "initializer_range": config.initializer_range,
         "intermediate_size": config.intermediate_size,
         "layer_norm_eps": config.layer_norm_eps,
         "max_position_embeddings": config.max_position_embeddings,

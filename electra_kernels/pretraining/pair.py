@@ -36,6 +36,7 @@ def pair_encoder(vocab_size: int) -> EncoderConfig:
         position_embedding="rotary",
         norm="pre",
         dropout=0.0,
+        initializer_range=0.09,
     )
 
 

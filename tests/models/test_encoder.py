@@ -171,3 +171,13 @@ def test_bfloat16_autocast_stays_close(position, norm):
     with torch.autocast("cpu", torch.bfloat16):
         hidden = ours(ids, mask)
     assert (hidden.float() - ours(ids, mask))[mask == 1].abs().max() <= 0.1
+
+
+@pytest.mark.parametrize("std", [0.02, 0.09])
+def test_weights_start_from_a_normal_cut_at_two_standard_deviations(std):
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(500, 64, 128, 1, 2, 256, initializer_range=std))
+    for name, parameter in encoder.named_parameters():
+        if parameter.dim() >= 2 and parameter.numel() > 1_000:
+            assert parameter.abs().max() <= 2 * std, name
+            assert parameter.std().item() == pytest.approx(0.88 * std, rel=0.1), name
