@@ -51,5 +51,6 @@ RECIPES = {
         vocab_size=8_000,
         clip=None,
         head_start=0.35,
+        head_start_replacements="unigram",
     ),
 }
