@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from electra_kernels import linear_masked_bce
-from electra_kernels.models import Discriminator, Encoder, EncoderConfig
+from electra_kernels.models import Discriminator, Encoder, EncoderConfig, electra_config
 from electra_kernels.models.unigram import Unigram
 from electra_kernels.pretraining.budget import Budget
 from electra_kernels.pretraining.evaluation import FixedCorruption, isolated
@@ -26,18 +26,9 @@ PROBE_ROWS = 1_024
 
 
 def pair_encoder(vocab_size: int) -> EncoderConfig:
-    return EncoderConfig(
-        vocab_size=vocab_size,
-        embedding_size=128,
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=512,
-        position_embedding="rotary",
-        norm="pre",
-        dropout=0.0,
-        initializer_range=0.09,
-    )
+    """The demo's encoder at half its depth."""
+    demo = electra_config("demo", vocab_size=vocab_size, mask_token_id=0).discriminator
+    return replace(demo, num_hidden_layers=2)
 
 
 def train_pair(
