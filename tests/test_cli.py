@@ -81,7 +81,7 @@ def test_the_report_shows_the_figures_of_the_run_and_needs_no_other_file(trained
     metrics = json.loads((output / "metrics.json").read_text())
     assert f"{metrics['final']['auc_random']:.3f}" in page
     assert f"After {metrics['pair']['steps']:,} steps" in page
-    assert page.count('src="data:image/png;base64,') == page.count("<img") == 5
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == 6
     assert "http" not in page
     assert page.index("only the label differs") < page.index("The run")
 

@@ -13,49 +13,55 @@ from matplotlib.axes import Axes
 PER_TOKEN, PER_ROW, MUTED = "#1a6e5c", "#c2571a", "#8a8f98"
 
 
-def _png(draw: Callable[..., None], columns: int, *arguments: Any) -> bytes:
-    figure, axes = plt.subplots(1, columns, figsize=(5.2 * columns, 3.6), squeeze=False, layout="constrained")
-    draw(*axes[0], *arguments)
-    for axis in axes[0]:
-        axis.spines[["top", "right"]].set_visible(False)
+def _png(draw: Callable[..., None], *arguments: Any) -> bytes:
+    figure, axis = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    draw(axis, *arguments)
+    axis.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
     return buffer.getvalue()
 
 
-def pair_figure(pair: dict[str, Any]) -> bytes:
-    """The controlled pair: one label per token against one label per row."""
-    return _png(_draw_pair, 2, pair)
+def pair_rows_figure(pair: dict[str, Any]) -> bytes:
+    """The controlled pair at the question of the side with one label per row."""
+    return _png(_draw_pair_rows, pair)
 
 
-def _draw_pair(rows: Axes, tokens: Axes, pair: dict[str, Any]) -> None:
+def _draw_pair_rows(axis: Axes, pair: dict[str, Any]) -> None:
     steps = [point["step"] for point in pair["curve"]]
-    _line(rows, steps, [p["per_token_rows"] for p in pair["curve"]], PER_TOKEN, "trained per token")
-    _line(rows, steps, [p["per_row_rows"] for p in pair["curve"]], PER_ROW, "trained per sequence")
-    rows.set_title("Was anything in this row replaced?", fontsize=11)
+    _line(axis, steps, [p["per_token_rows"] for p in pair["curve"]], PER_TOKEN, "trained per token")
+    _line(axis, steps, [p["per_row_rows"] for p in pair["curve"]], PER_ROW, "trained per sequence")
+    _finish_pair(axis, "Was anything in this row replaced?")
+
+
+def pair_tokens_figure(pair: dict[str, Any]) -> bytes:
+    """The controlled pair at the question of the side with one label per token."""
+    return _png(_draw_pair_tokens, pair)
+
+
+def _draw_pair_tokens(axis: Axes, pair: dict[str, Any]) -> None:
+    steps = [point["step"] for point in pair["curve"]]
     _line(
-        tokens,
-        steps,
-        [p["per_token_tokens"] for p in pair["curve"]],
-        PER_TOKEN,
-        "trained per token: its head",
+        axis, steps, [p["per_token_tokens"] for p in pair["curve"]], PER_TOKEN, "trained per token: its head"
     )
     for name, colour, label in (
         ("per_token", PER_TOKEN, "trained per token: probe of the frozen encoder"),
         ("per_row", PER_ROW, "trained per sequence: probe of the frozen encoder"),
     ):
-        tokens.plot([steps[-1]], [pair["probe"][name]], "D", color=colour, label=label, clip_on=False)
-    tokens.set_title("Which token?", fontsize=11)
-    for axis in (rows, tokens):
-        _chance(axis)
-        axis.set(xlabel="step", ylabel="AUC, held-out text", ylim=(0.45, 0.95))
-        axis.legend(fontsize=8, frameon=False, loc="upper left")
+        axis.plot([steps[-1]], [pair["probe"][name]], "D", color=colour, label=label, clip_on=False)
+    _finish_pair(axis, "Which token?")
+
+
+def _finish_pair(axis: Axes, title: str) -> None:
+    _chance(axis)
+    axis.set(xlabel="step", ylabel="AUC, held-out text", ylim=(0.45, 0.95), title=title)
+    axis.legend(fontsize=8, frameon=False, loc="upper left")
 
 
 def mlm_figure(evaluations: Sequence[dict[str, float]], plateau: float) -> bytes:
     """Held-out loss of the generator against the plateau of word frequencies."""
-    return _png(_draw_mlm, 1, evaluations, plateau)
+    return _png(_draw_mlm, evaluations, plateau)
 
 
 def _draw_mlm(axis: Axes, evaluations: Sequence[dict[str, float]], plateau: float) -> None:
@@ -70,7 +76,7 @@ def _draw_mlm(axis: Axes, evaluations: Sequence[dict[str, float]], plateau: floa
 
 def rtd_figure(evaluations: Sequence[dict[str, float]]) -> bytes:
     """Held-out loss of the discriminator on the generator's samples, against the entropy of its base rate."""
-    return _png(_draw_rtd, 1, evaluations)
+    return _png(_draw_rtd, evaluations)
 
 
 def _draw_rtd(axis: Axes, evaluations: Sequence[dict[str, float]]) -> None:
@@ -88,7 +94,7 @@ def _draw_rtd(axis: Axes, evaluations: Sequence[dict[str, float]]) -> None:
 
 def auc_figure(evaluations: Sequence[dict[str, float]], frequency: float) -> bytes:
     """AUC on fixed random replacements and on the generator's own samples, against the two baselines."""
-    return _png(_draw_auc, 1, evaluations, frequency)
+    return _png(_draw_auc, evaluations, frequency)
 
 
 def _draw_auc(axis: Axes, evaluations: Sequence[dict[str, float]], frequency: float) -> None:
@@ -106,7 +112,7 @@ def _draw_auc(axis: Axes, evaluations: Sequence[dict[str, float]], frequency: fl
 
 def step_figure(seconds: dict[str, float]) -> bytes:
     """Where the time of one step goes."""
-    return _png(_draw_step, 1, seconds)
+    return _png(_draw_step, seconds)
 
 
 def _draw_step(axis: Axes, seconds: dict[str, float]) -> None:

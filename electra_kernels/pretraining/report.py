@@ -53,10 +53,13 @@ def _pair_section(metrics: dict[str, Any]) -> str:
     if pair is None:
         return "<h1>Replaced-token detection</h1>"
     last, probe = pair["curve"][-1], pair["probe"]
-    picture = _image(figures.pair_figure(pair), "AUC of both encoders over the steps")
+    pictures = "\n".join(
+        _image(draw(pair), "AUC of both encoders over the steps")
+        for draw in (figures.pair_rows_figure, figures.pair_tokens_figure)
+    )
     return f"""<h1>Same text, same encoder, same corrupted rows, same steps; only the label differs: one per token,
 or one per sequence (“was anything replaced?”).</h1>
-{picture}
+<div class="curves">{pictures}</div>
 <p>After {pair["steps"]:,} steps the encoder with a label per token tells corrupted rows from clean ones with AUC
 {last["per_token_rows"]:.2f}, the one that was asked just that with {last["per_row_rows"]:.2f}. What a linear probe
 finds in the frozen encoders about single tokens: {probe["per_token"]:.2f} against {probe["per_row"]:.2f}.</p>
