@@ -12,11 +12,17 @@ import torch
 
 from electra_kernels import reference
 from electra_kernels._build_info import build_info
+from electra_kernels.reference import mlm_head
+from electra_kernels.reference.chunks import RowKernels
 
 # Op → position of the argument that may be float64, which is the reference's alone; None: there is none.
 _OPS: dict[str, int | None] = {
     "sample_tokens": 0,
     "sample_tokens_backward": 1,
+    "cross_entropy_sample": 0,
+    "cross_entropy_sample_backward": 1,
+    "cross_entropy_sample_": 0,
+    "scale_gradient_": 0,
 }
 
 _LIBRARY = Path(__file__).parent / "_cpp.so"
@@ -48,7 +54,34 @@ def implementations() -> dict[str, dict[str, Callable[..., object]]]:
 
 
 def _level(level: int) -> dict[str, Callable[..., object]]:
-    return {name: _implementation(name, double, level) for name, double in _OPS.items()}
+    ops = torch.ops.electra_kernels_cpp
+    # A library that was built from older sources serves what it has.
+    served = {
+        name: _implementation(name, double, level) for name, double in _OPS.items() if hasattr(ops, name)
+    }
+    if not hasattr(ops, "cross_entropy_rows_backward_"):
+        return served
+    chunked: tuple[Callable[..., object], ...] = (
+        mlm_head.linear_cross_entropy_sample,
+        mlm_head.linear_cross_entropy_sample_backward,
+    )
+    return served | {loop.__name__: _chunked(loop, hidden, level) for hidden, loop in enumerate(chunked)}
+
+
+def _chunked(loop: Callable[..., object], hidden: int, level: int) -> Callable[..., object]:
+    """The loop over chunks is the specification's; between its GEMMs runs the row kernel of the level."""
+    ops = torch.ops.electra_kernels_cpp
+    visit, gradient = ops.cross_entropy_rows_.default, ops.cross_entropy_rows_backward_.default
+    rows = RowKernels(
+        lambda *arguments: visit(*arguments, level), lambda *arguments: gradient(*arguments, level)
+    )
+
+    def run(*arguments: Any) -> object:
+        if arguments[hidden].dtype == torch.float64:
+            return loop(*arguments)
+        return loop(*arguments, rows)
+
+    return run
 
 
 def _implementation(name: str, double: int | None, level: int) -> Callable[..., object]:

@@ -36,10 +36,16 @@ def sources(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def unpacked_wheel(tmp_path_factory):
+def wheel(tmp_path_factory):
+    """Below it lie sources, with their object files, and the wheel of them, unpacked."""
     folder = tmp_path_factory.mktemp("wheel")
-    wheel = build("wheel", copy_sources(folder / "sources"))
-    return unpack_wheel(wheel, folder / "unpacked")
+    unpack_wheel(build("wheel", copy_sources(folder / "sources")), folder / "unpacked")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unpacked_wheel(wheel):
+    return wheel / "unpacked"
 
 
 def copy_sources(target):
@@ -128,6 +134,40 @@ def test_the_version_stands_in_one_place(unpacked_wheel):
     assert info["version"] == version
     assert info["compiler"]
     assert "-std=c++17" in info["flags"]
+
+
+def test_no_level_lends_its_code_to_another(wheel):
+    """A symbol that two levels define is merged by the linker, and AVX-512 code may run where there is none."""
+    objects = [path for path in (wheel / "sources" / "build" / "objects").iterdir() if "-" in path.name]
+    program = (
+        "from electra_kernels._build_info import build_info; print(json.dumps(build_info()['libraries']))"
+    )
+    levels = python(wheel / "unpacked", program)["cpp"]
+    assert {path.name.partition("-")[2].partition(".")[0] for path in objects} == set(levels)
+    for path in objects:
+        idea, _, level = path.name.partition(".")[0].partition("-")
+        command = ["nm", "--demangle", "--extern-only", "--defined-only", path]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert [line.split()[2] for line in lines] == [f"electra_kernels::{level}::{idea}"], path.name
+
+
+def test_kernels_are_compiled_again_only_if_something_changed(sources):
+    objects = sources / "build" / "objects"
+    build("editable", sources)
+    before = {path.name: path.stat().st_mtime_ns for path in objects.iterdir()}
+    build("editable", sources)
+    assert {path.name: path.stat().st_mtime_ns for path in objects.iterdir()} == before
+    with (sources / "csrc" / "cpu" / "vector.h").open("a") as header:
+        header.write("\n#error changed\n")
+    run_build("editable", sources)
+    assert record(sources)["missing"]["cpp"].endswith("error: #error changed")
+
+
+def test_a_checkout_of_another_machine_loads_no_kernels_and_says_why(unpacked_wheel, tmp_path):
+    shutil.copytree(unpacked_wheel, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "electra_kernels" / KERNELS).write_bytes(b"\x7fELF of another machine")
+    unavailable = python(tmp_path, "print(json.dumps(electra_kernels.backends().unavailable))")
+    assert unavailable["cpp"].startswith("electra_kernels._cpp was built, but not for here: ")
 
 
 def test_an_editable_install_puts_the_module_beside_the_sources(sources):

@@ -25,6 +25,7 @@ using torch::stable::Tensor;
 struct Level {
   const char* name;
   const SamplingKernels& sampling;
+  const MlmHeadKernels& mlm_head;
 };
 
 // Throws if the machine has no such level. The order is that of the build, from the least demanding up.

@@ -33,10 +33,11 @@ struct Draw {
 };
 
 struct RowStatistics {
-  double logsumexp;  // of the raw logits at temperature 1; of a bad row its NaN or infinity
-  float maximum;     // NaN if any logit is
-  int64_t token;     // -1: nothing was drawn
-  bool is_bad;       // NaN, +inf or no finite logit
+  double logsumexp;    // of the raw logits at temperature 1; of a bad row its NaN or infinity
+  float maximum;       // NaN if any logit is
+  float target_logit;  // of cross-entropy alone
+  int64_t token;       // -1: nothing was drawn
+  bool is_bad;         // NaN, +inf or no finite logit
 };
 
 // Floats of scratch memory that a row of `size` needs at any level, 64-byte aligned: the row and its tiles'
@@ -51,11 +52,28 @@ struct SamplingKernels {
   void (*soft_max[kTypes])(const Row&, float logsumexp, float scale, void* gradient, int64_t gradient_stride);
 };
 
+// Where the gradient of a row goes, which may be where its logits are: (softmax - one_hot(target)) scale.
+struct GradientRow {
+  void* data;  // null: no gradient
+  int64_t stride;
+  float scale;
+};
+
+struct MlmHeadKernels {
+  // Statistics, draw and gradient in one visit.
+  void (*cross_entropy[kTypes])(const Row&, const Draw&, int64_t target, const GradientRow&, float* scratch,
+                                RowStatistics&);
+  void (*gradient[kTypes])(const Row&, int64_t target, float logsumexp, const GradientRow&);
+  // The row of a gradient times a factor; 0 gives zeros, whatever is there.
+  void (*scale[kTypes])(void* row, int64_t stride, int64_t size, float factor);
+};
+
 }  // namespace electra_kernels
 
 // Every level's tables, by name.
 #define EK_DECLARE_LEVEL(level)          \
   namespace electra_kernels::level {     \
   extern const SamplingKernels sampling; \
+  extern const MlmHeadKernels mlm_head;  \
   }
 EK_FOR_EACH_LEVEL(EK_DECLARE_LEVEL)

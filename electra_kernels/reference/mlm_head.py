@@ -7,22 +7,15 @@ Every buffer of gradients holds this unnormalised difference; upstream / denomin
 float32, since folding 1 / N in first flushes most of a float16 gradient to zero.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from electra_kernels.reference._values import accumulation_dtype, require_targets, require_unit_interval
 from electra_kernels.reference.bce import reduce_losses, safe_reciprocal
+from electra_kernels.reference.chunks import Gradients, RowKernels, chunks_of_logits
 from electra_kernels.reference.sampling import draw_tokens
-
-CHUNK_ROWS = 64  # the logits of a chunk stay in the cache: 64 x 30,522 float32 are 8 MB
-
-# logits [N, V] (overwritten), bias [V], targets [N], uniforms [N], ignore_index, temperature, ban_original,
-# writes_gradient → losses, tokens, is_top1, logsumexp, each [N]
-RowKernel = Callable[
-    [Tensor, Tensor | None, Tensor, Tensor, int, float, bool, bool], tuple[Tensor, Tensor, Tensor, Tensor]
-]
 
 
 def row_statistics(
@@ -61,14 +54,27 @@ def cross_entropy_rows_(
     ban_original: bool,
     writes_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The row kernel of the chunked linear head: one visit to logits + bias, which become their gradient."""
-    x = logits.to(accumulation_dtype(logits.dtype))
-    if bias is not None:
-        x = x + bias.to(x.dtype)
+    """`RowKernels.visit`: one visit to logits + bias, which become their gradient."""
+    x = _biased(logits, bias)
     statistics = row_statistics(x, targets, uniforms, ignore_index, temperature, ban_original)
     if writes_gradient:
         logits.copy_(row_gradients(x, targets, statistics[3], ignore_index))
     return statistics
+
+
+def cross_entropy_rows_backward_(
+    logits: Tensor, bias: Tensor | None, targets: Tensor, logsumexp: Tensor, ignore_index: int
+) -> None:
+    """`RowKernels.gradient`: logits + bias become their gradient."""
+    logits.copy_(row_gradients(_biased(logits, bias), targets, logsumexp, ignore_index))
+
+
+def _biased(logits: Tensor, bias: Tensor | None) -> Tensor:
+    x = logits.to(accumulation_dtype(logits.dtype))
+    return x if bias is None else x + bias
+
+
+ROW_KERNELS = RowKernels(cross_entropy_rows_, cross_entropy_rows_backward_)
 
 
 def _checked_rows(
@@ -168,25 +174,26 @@ def linear_cross_entropy_sample(
     temperature: float,
     ban_original: bool,
     needs_gradient: Sequence[bool],
-    row_kernel: RowKernel = cross_entropy_rows_,
+    row_kernels: RowKernels = ROW_KERNELS,
 ) -> tuple[Tensor, ...]:
     """hidden [..., E], weight [V, E], bias [V] → loss, tokens [...], is_top1 [...], logsumexp [...],
     denominator [], and the unnormalised gradients of hidden, weight and bias (empty unless needed).
 
-    Chunks of rows: GEMM into one reused buffer, ``row_kernel`` turns it into loss, sample and gradient while
+    Chunks of rows: GEMM into one reused buffer, the row kernel turns it into loss, sample and gradient while
     it is in the cache, two GEMMs take the gradient to hidden and weight. This loop serves every back end;
-    each brings its row kernel. With reduction "none" the gradients wait for the upstream one.
+    each brings its row kernels. With reduction "none" the gradients wait for the upstream one.
     """
     flat_targets, flat_uniforms = _checked_rows(targets, uniforms, weight.shape[0], ignore_index)
     needs = [needed and reduction != "none" for needed in needs_gradient]
     rows = _counted_rows(hidden, flat_targets, ignore_index)
-    gradients = _Gradients(rows, weight, needs)
     dtype = accumulation_dtype(hidden.dtype)
+    projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(dtype).contiguous()
+    gradients = Gradients(rows, projection, needs)
     losses, logsumexp = (flat_uniforms.new_empty(flat_uniforms.shape, dtype=dtype) for _ in range(2))
     tokens, is_top1 = (flat_targets.new_empty(flat_targets.shape, dtype=t) for t in (torch.int64, torch.bool))
-    for chunk, logits in _chunks_of_logits(rows, weight):
-        options = (ignore_index, temperature, ban_original, any(needs))
-        statistics = row_kernel(logits, bias, flat_targets[chunk], flat_uniforms[chunk], *options)
+    options = (ignore_index, temperature, ban_original, any(needs))
+    for chunk, logits in chunks_of_logits(rows, projection):
+        statistics = row_kernels.visit(logits, bias, flat_targets[chunk], flat_uniforms[chunk], *options)
         losses[chunk], tokens[chunk], is_top1[chunk], logsumexp[chunk] = statistics
         gradients.add(chunk, logits, rows[chunk])
     losses, tokens, is_top1, logsumexp = (
@@ -211,12 +218,13 @@ def linear_cross_entropy_sample_backward(
     ignore_index: int,
     reduction: str,
     needs_gradient: Sequence[bool],
+    row_kernels: RowKernels = ROW_KERNELS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias (empty unless needed), in their own dtypes."""
     if reduction == "none":
         scale = _upstream_scale(grad_loss, denominator, targets, ignore_index, logsumexp.dtype)
         factor, gradients = _gradients_per_row(
-            scale, hidden, weight, bias, targets, logsumexp, ignore_index, needs_gradient
+            scale, hidden, weight, bias, targets, logsumexp, ignore_index, needs_gradient, row_kernels
         )
         grad_hidden, grad_weight, grad_bias = gradients.hidden, gradients.weight, gradients.bias
         row_scale = scale.reshape(-1, 1) if needs_gradient[0] else factor
@@ -241,7 +249,8 @@ def _gradients_per_row(
     logsumexp: Tensor,
     ignore_index: int,
     needs_gradient: Sequence[bool],
-) -> tuple[Tensor, "_Gradients"]:
+    row_kernels: RowKernels,
+) -> tuple[Tensor, Gradients]:
     """Recompute the logits chunk by chunk; a row's upstream scale goes into weight and bias, not into hidden.
 
     In the GEMM the scale is carried by hidden's rows, relative to the largest, so that neither they nor the
@@ -251,11 +260,10 @@ def _gradients_per_row(
     relative = (scale * safe_reciprocal(factor)).reshape(-1, 1)
     flat_targets, flat_logsumexp = targets.reshape(-1), logsumexp.reshape(-1)
     rows = _counted_rows(hidden, flat_targets, ignore_index)
-    gradients = _Gradients(rows, weight, needs_gradient)
-    for chunk, logits in _chunks_of_logits(rows, weight):
-        x = logits.to(logsumexp.dtype)
-        x = x if bias is None else x + bias.to(x.dtype)
-        logits.copy_(row_gradients(x, flat_targets[chunk], flat_logsumexp[chunk], ignore_index))
+    projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(scale.dtype).contiguous()
+    gradients = Gradients(rows, projection, needs_gradient)
+    for chunk, logits in chunks_of_logits(rows, projection):
+        row_kernels.gradient(logits, bias, flat_targets[chunk], flat_logsumexp[chunk], ignore_index)
         gradients.add(chunk, logits, (rows[chunk] * relative[chunk]).to(rows.dtype), relative[chunk])
     return factor, gradients
 
@@ -263,44 +271,3 @@ def _gradients_per_row(
 def _counted_rows(hidden: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
     """[N, E]; an ignored row adds nothing to the weight's gradient, even if its hidden state is NaN."""
     return hidden.reshape(-1, hidden.shape[-1]).masked_fill((targets == ignore_index)[:, None], 0)
-
-
-def _chunks_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Pairs of row range and logits, all in one buffer whose rows are padded to 128 bytes with -inf."""
-    weight = weight.to(rows.dtype)
-    count, vocab_size = rows.shape[0], weight.shape[0]
-    elements = 128 // rows.element_size()
-    pitch = (vocab_size + elements - 1) // elements * elements
-    buffer = rows.new_full((min(CHUNK_ROWS, count), pitch), -torch.inf)[:, :vocab_size]
-    for start in range(0, count, CHUNK_ROWS):
-        chunk = slice(start, min(start + CHUNK_ROWS, count))
-        yield chunk, torch.mm(rows[chunk], weight.T, out=buffer[: chunk.stop - start])
-
-
-class _Gradients:
-    """The GEMMs behind the row kernel. Sums over rows are accumulated in float32 whatever the inputs are."""
-
-    def __init__(self, rows: Tensor, weight: Tensor, needs: Sequence[bool]) -> None:
-        dtype = accumulation_dtype(rows.dtype)
-        self.needs = needs
-        self.projection = weight.to(rows.dtype)
-        self.hidden = rows.new_empty(rows.shape if needs[0] else 0)
-        self.weight = weight.new_zeros(weight.shape if needs[1] else 0, dtype=dtype)
-        self.bias = weight.new_zeros(weight.shape[0] if needs[2] else 0, dtype=dtype)
-
-    def add(self, chunk: slice, logits: Tensor, rows: Tensor, row_scale: Tensor | None = None) -> None:
-        if self.needs[0]:
-            torch.mm(logits, self.projection, out=self.hidden[chunk])
-        if self.needs[1]:
-            _add_product_(self.weight, logits.T, rows)
-        if self.needs[2]:
-            scaled = logits if row_scale is None else logits * row_scale
-            self.bias += scaled.sum(0, dtype=self.bias.dtype)
-
-
-def _add_product_(accumulator: Tensor, left: Tensor, right: Tensor) -> None:
-    """accumulator += left @ right; a half-precision product is rounded once before it is added."""
-    if accumulator.dtype == left.dtype:
-        accumulator.addmm_(left, right)
-    else:
-        accumulator += torch.mm(left, right)

@@ -30,7 +30,10 @@ def test_it_gives_what_the_other_gives_and_overwrites_the_logits(device, dtype, 
     memory = logits.data_ptr()
     (overwritten,) = torch.autograd.grad(ours.loss * upstream, logits)
     assert overwritten.data_ptr() == memory, "no second tensor of this size"
-    torch.testing.assert_close(overwritten, gradient, atol=0, rtol=3 * torch.finfo(dtype).eps)
+    # One may take exp(x - logsumexp), the other exp(x - maximum) exp(maximum - logsumexp): in either an exponent of
+    # up to 8 is rounded in float32.
+    rtol = 3 * torch.finfo(dtype).eps + 4 * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(overwritten, gradient, atol=0, rtol=rtol)
 
 
 def test_nobody_who_needs_the_old_values_gets_the_new_ones(device):

@@ -142,8 +142,11 @@ def test_without_a_bias(device, dtype, reduction):
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_float32_weights_get_float32_gradients(device, half, reduction):
-    """Master weights: their gradient is accumulated in float32 and not rounded to the activations' dtype."""
-    (hidden, weight, bias), targets = _inputs(200, 37, 6, torch.float32, device)
+    """Master weights: their gradient is accumulated in float32 and not rounded to the activations' dtype.
+
+    The product of a chunk of rows may be rounded: these are more rows than a chunk has.
+    """
+    (hidden, weight, bias), targets = _inputs(600, 37, 6, torch.float32, device)
     leaves = hidden.to(half).requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
     linear_cross_entropy_sample(*leaves, targets, reduction=reduction).loss.sum().backward()
     parameters = (leaves[0], weight.to(half), bias)

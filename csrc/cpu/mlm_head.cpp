@@ -1,0 +1,95 @@
+// Masked-LM loss, sample and gradient of one row, all from one visit: the exponentials that the log-sum-exp
+// needs are kept (in the cache: a row of 30,522 is 122 KB) and become the gradient by one product.
+//
+//     loss = logsumexp(x) - x[target]        d/dx = softmax(x) - one_hot(target)
+
+#include "rows.h"
+
+namespace electra_kernels {
+namespace {
+
+template <typename T>
+inline float logit_at(const Row& row, int64_t index) {
+  const float x = to_float(static_cast<const T*>(row.logits)[index * row.stride]);
+  return row.bias == nullptr ? x : x + row.bias[index];
+}
+
+// At the target softmax - 1 would leave rounding alone of a loss near 0.
+template <typename T>
+inline void write_target(const GradientRow& gradient, int64_t target, double distance) {
+  const float value = static_cast<float>(__builtin_expm1(distance) * gradient.scale);
+  convert(value, static_cast<T*>(gradient.data)[target * gradient.stride]);
+}
+
+// out = tile * factor
+template <typename T>
+inline void store_scaled(float* tile, int64_t count, float factor, T* out, int64_t stride) {
+  const int64_t whole = stride == 1 ? count / kLanes * kLanes : 0;
+  for (int64_t i = 0; i < whole; i += kLanes) store(out + i, load(tile + i) * factor);
+  for (int64_t i = whole; i < count; ++i) convert(tile[i] * factor, out[i * stride]);
+}
+
+// From the exponentials that `visit` has kept, each relative to its tile's maximum.
+template <typename T>
+inline void write_gradient(const Row& row, const Draw& draw, int64_t target, const GradientRow& gradient,
+                           float* scratch, const RowStatistics& statistics) {
+  const double logsumexp = statistics.is_bad ? __builtin_nan("") : statistics.logsumexp;
+  const Tiles parts = tiles_in(scratch, row.size, draw.temperature != 1);
+  for (int64_t t = 0; t < parts.count; ++t) {
+    parts.maximum[t] = static_cast<float>(parts.maximum[t] - logsumexp);
+  }
+  for (int64_t t = 0; t < parts.count; t += kLanes) {
+    store(parts.maximum + t, exponential(load(parts.maximum + t)) * gradient.scale);
+  }
+  for (int64_t t = 0; t < parts.count; ++t) {
+    const int64_t start = t * kTile;
+    const int64_t count = start + kTile < row.size ? kTile : row.size - start;
+    T* const out = static_cast<T*>(gradient.data) + start * gradient.stride;
+    store_scaled(scratch + start, count, parts.maximum[t], out, gradient.stride);
+  }
+  write_target<T>(gradient, target, statistics.target_logit - logsumexp);
+}
+
+template <typename T>
+void cross_entropy_row(const Row& row, const Draw& draw, int64_t target, const GradientRow& gradient,
+                       float* scratch, RowStatistics& statistics) {
+  statistics.target_logit = logit_at<T>(row, target);
+  if (gradient.data == nullptr) {
+    visit<T, false>(row, draw, scratch, statistics);
+  } else {
+    visit<T, true>(row, draw, scratch, statistics);
+    write_gradient<T>(row, draw, target, gradient, scratch, statistics);
+  }
+}
+
+template <typename T>
+void gradient_row(const Row& row, int64_t target, float logsumexp, const GradientRow& gradient) {
+  const float target_logit = logit_at<T>(row, target);
+  soft_max<T>(row, logsumexp, gradient.scale, static_cast<T*>(gradient.data), gradient.stride);
+  write_target<T>(gradient, target, static_cast<double>(target_logit) - logsumexp);
+}
+
+template <typename T>
+void scale_row(void* data, int64_t stride, int64_t size, float factor) {
+  const Row row = {data, stride, size, nullptr};
+  alignas(64) float tile[kTile];
+  for (int64_t start = 0; start < size; start += kTile) {
+    const int64_t count = start + kTile < size ? kTile : size - start;
+    if (factor != 0) {
+      load_tile<T>(row, start, count, tile);
+    } else {
+      for (float& x : tile) x = 0;
+    }
+    store_scaled(tile, count, factor, static_cast<T*>(data) + start * stride, stride);
+  }
+}
+
+}  // namespace
+
+const MlmHeadKernels EK_LEVEL::mlm_head = {
+    {cross_entropy_row<float>, cross_entropy_row<BFloat16>, cross_entropy_row<Float16>},
+    {gradient_row<float>, gradient_row<BFloat16>, gradient_row<Float16>},
+    {scale_row<float>, scale_row<BFloat16>, scale_row<Float16>},
+};
+
+}  // namespace electra_kernels

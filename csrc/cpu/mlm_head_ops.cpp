@@ -1,0 +1,242 @@
+// electra_kernels_cpp::cross_entropy_sample, its gradients, and the row kernel of the chunked linear head:
+// see electra_kernels/ops/mlm_head.py.
+
+#include <cmath>
+#include <limits>
+
+#include "host.h"
+
+namespace electra_kernels {
+namespace {
+
+// What the rows of one call share.
+struct Options {
+  int64_t ignore_index;
+  float temperature;
+  bool ban_original;
+};
+
+// Per row [...], written for every row.
+struct Statistics {
+  explicit Statistics(const Tensor& targets)
+      : losses(empty_like(targets, ScalarType::Float)),
+        tokens(empty_like(targets, ScalarType::Long)),
+        is_top1(empty_like(targets, ScalarType::Bool)),
+        logsumexp(empty_like(targets, ScalarType::Float)) {}
+  Tensor losses, tokens, is_top1, logsumexp;
+};
+
+void check_targets(const int64_t* targets, int64_t count, int64_t vocab_size, int64_t ignore_index) {
+  for (int64_t i = 0; i < count; ++i) {
+    const bool is_valid = targets[i] == ignore_index || (targets[i] >= 0 && targets[i] < vocab_size);
+    STD_TORCH_CHECK(is_valid, "targets out of range");
+  }
+}
+
+// One visit to every row of logits. With `overwrites`, the logits become their gradient times `scale`.
+Statistics visit_rows(const MlmHeadKernels& kernels, const Tensor& logits, const std::optional<Tensor>& bias,
+                      const Tensor& targets, const Tensor& uniforms, const Options& options, bool overwrites,
+                      float scale) {
+  const auto cross_entropy = for_type(kernels.cross_entropy, logits);
+  const auto scale_row = for_type(kernels.scale, logits);
+  const Rows rows = overwrites ? mutable_rows_of(logits) : rows_of(logits);
+  const Tensor packed_targets = packed(targets), packed_uniforms = packed(uniforms);
+  const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
+  const double* const u = packed_uniforms.const_data_ptr<double>();
+  const float* const bias_data = bias ? bias->const_data_ptr<float>() : nullptr;
+  check_targets(target, rows.count, rows.size, options.ignore_index);
+  check_uniforms(u, rows.count);
+
+  Statistics out(targets);
+  float* const losses = out.losses.mutable_data_ptr<float>();
+  int64_t* const tokens = out.tokens.mutable_data_ptr<int64_t>();
+  bool* const is_top1 = out.is_top1.mutable_data_ptr<bool>();
+  float* const logsumexps = out.logsumexp.mutable_data_ptr<float>();
+  for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
+    const Scratch scratch(scratch_floats(rows.size));
+    for (int64_t i = first; i < last; ++i) {
+      if (target[i] == options.ignore_index) {
+        losses[i] = logsumexps[i] = 0;
+        tokens[i] = -1;
+        is_top1[i] = false;
+        if (overwrites) scale_row(rows[i], rows.stride, rows.size, 0);
+        continue;
+      }
+      const Row row = {rows[i], rows.stride, rows.size, bias_data};
+      const Draw draw = {u[i], options.ban_original ? target[i] : -1, options.temperature};
+      const GradientRow gradient = {overwrites ? rows[i] : nullptr, rows.stride, scale};
+      RowStatistics row_out;
+      cross_entropy(row, draw, target[i], gradient, scratch.get(), row_out);
+      const double logsumexp = row_out.is_bad ? std::numeric_limits<double>::quiet_NaN() : row_out.logsumexp;
+      losses[i] = static_cast<float>(logsumexp - row_out.target_logit);
+      tokens[i] = row_out.token;
+      is_top1[i] = row_out.target_logit == row_out.maximum;
+      logsumexps[i] = static_cast<float>(logsumexp);
+    }
+  });
+  return out;
+}
+
+double safe_reciprocal(double denominator) { return denominator != 0 ? 1 / denominator : 0; }
+
+double denominator_of(const Tensor& targets, const std::optional<Tensor>& normalizer, int64_t ignore_index,
+                      const std::string& reduction) {
+  if (reduction != "mean") return 1;
+  if (normalizer) return *normalizer->const_data_ptr<double>();
+  const Tensor packed_targets = packed(targets);
+  const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
+  int64_t counted = 0;
+  for (int64_t i = 0; i < targets.numel(); ++i) counted += target[i] != ignore_index;
+  return static_cast<double>(counted);
+}
+
+template <typename Number>
+Tensor scalar(const Tensor& like, ScalarType dtype, Number value) {
+  Tensor result = torch::stable::new_empty(like, {}, dtype);
+  *result.mutable_data_ptr<Number>() = value;
+  return result;
+}
+
+// The losses in the order of the rows, whatever thread each came from.
+Tensor reduced(const Tensor& losses, double denominator, const std::string& reduction) {
+  if (reduction == "none") return losses;
+  const float* const loss = losses.const_data_ptr<float>();
+  double total = 0;
+  for (int64_t i = 0; i < losses.numel(); ++i) total += loss[i];
+  return scalar(losses, ScalarType::Float, static_cast<float>(total * safe_reciprocal(denominator)));
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
+    const Tensor& logits, const Tensor& targets, const Tensor& uniforms,
+    const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
+    double temperature, bool ban_original, int64_t level) {
+  const Options options = {ignore_index, static_cast<float>(temperature), ban_original};
+  const Statistics rows =
+      visit_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, false, 1);
+  const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
+  return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1, rows.logsumexp,
+          scalar(targets, ScalarType::Double, denominator)};
+}
+
+// The factor that is still missing is 1 / denominator in float16, which would flush the gradient to zero,
+// else 1.
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(
+    const Tensor& logits, const Tensor& targets, const Tensor& uniforms,
+    const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
+    double temperature, bool ban_original, int64_t level) {
+  const Options options = {ignore_index, static_cast<float>(temperature), ban_original};
+  const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
+  const float scale = static_cast<float>(safe_reciprocal(denominator));
+  const bool is_later = type_of(logits) == Type::kFloat16;
+  const Statistics rows = visit_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms,
+                                     options, true, is_later ? 1 : scale);
+  return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1,
+          scalar(targets, ScalarType::Float, is_later ? scale : 1)};
+}
+
+// Gradients of rows whose log-sum-exp is known, into `out`: upstream is one number, or one per row.
+void write_gradients(const MlmHeadKernels& kernels, const Tensor& logits, const std::optional<Tensor>& bias,
+                     const Tensor& targets, const Tensor& logsumexp, const float* upstream, bool is_per_row,
+                     double factor, int64_t ignore_index, const Tensor& out) {
+  const auto gradient_row = for_type(kernels.gradient, logits);
+  const auto scale_row = for_type(kernels.scale, logits);
+  const Rows rows = rows_of(logits), gradients = mutable_rows_of(out);
+  const Tensor packed_targets = packed(targets), packed_logsumexp = packed(logsumexp);
+  const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
+  const float* const logsumexps = packed_logsumexp.const_data_ptr<float>();
+  const float* const bias_data = bias ? bias->const_data_ptr<float>() : nullptr;
+  check_targets(target, rows.count, rows.size, ignore_index);
+  for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      if (target[i] == ignore_index) {
+        scale_row(gradients[i], gradients.stride, rows.size, 0);
+        continue;
+      }
+      const float scale = static_cast<float>(upstream[is_per_row ? i : 0] * factor);
+      const Row row = {rows[i], rows.stride, rows.size, bias_data};
+      gradient_row(row, target[i], logsumexps[i], {gradients[i], gradients.stride, scale});
+    }
+  });
+}
+
+Tensor cross_entropy_sample_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& targets,
+                                     const Tensor& logsumexp, const Tensor& denominator, int64_t ignore_index,
+                                     int64_t level) {
+  const Tensor gradient = empty_like(logits, logits.scalar_type());
+  const Tensor upstream = packed(grad_loss);
+  write_gradients(level_at(level).mlm_head, logits, std::nullopt, targets, logsumexp,
+                  upstream.const_data_ptr<float>(), grad_loss.dim() > 0,
+                  safe_reciprocal(*denominator.const_data_ptr<double>()), ignore_index, gradient);
+  return gradient;
+}
+
+void scale_gradient_(const Tensor& gradient, const Tensor& scale, int64_t level) {
+  const auto scale_row = for_type(level_at(level).mlm_head.scale, gradient);
+  const Tensor packed_scale = packed(scale);
+  const float* const factor = packed_scale.const_data_ptr<float>();
+  const bool is_per_row = scale.dim() > 0;
+  bool is_one = true;
+  for (int64_t i = 0; i < scale.numel(); ++i) is_one &= factor[i] == 1;
+  if (is_one) return;
+  const Rows rows = mutable_rows_of(gradient);
+  for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      scale_row(rows[i], rows.stride, rows.size, factor[is_per_row ? i : 0]);
+    }
+  });
+}
+
+// The row kernel of the chunked linear head.
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_rows_(
+    const Tensor& logits, const std::optional<Tensor>& bias, const Tensor& targets, const Tensor& uniforms,
+    int64_t ignore_index, double temperature, bool ban_original, bool writes_gradient, int64_t level) {
+  const Options options = {ignore_index, static_cast<float>(temperature), ban_original};
+  const Statistics rows =
+      visit_rows(level_at(level).mlm_head, logits, bias, targets, uniforms, options, writes_gradient, 1);
+  return {rows.losses, rows.tokens, rows.is_top1, rows.logsumexp};
+}
+
+// Its backward when the log-sum-exp is known: the logits become their unscaled gradient.
+void cross_entropy_rows_backward_(const Tensor& logits, const std::optional<Tensor>& bias,
+                                  const Tensor& targets, const Tensor& logsumexp, int64_t ignore_index,
+                                  int64_t level) {
+  const float one = 1;
+  write_gradients(level_at(level).mlm_head, logits, bias, targets, logsumexp, &one, false, 1, ignore_index,
+                  logits);
+}
+
+}  // namespace
+}  // namespace electra_kernels
+
+STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cpp, library) {
+  library.def(
+      "cross_entropy_sample(Tensor logits, Tensor targets, Tensor uniforms, Tensor? normalizer, int "
+      "ignore_index, "
+      "str reduction, float temperature, bool ban_original, int level) "
+      "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor denominator)");
+  library.def(
+      "cross_entropy_sample_(Tensor(a!) logits, Tensor targets, Tensor uniforms, Tensor? normalizer, "
+      "int ignore_index, str reduction, float temperature, bool ban_original, int level) "
+      "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor factor)");
+  library.def(
+      "cross_entropy_sample_backward(Tensor grad_loss, Tensor logits, Tensor targets, Tensor logsumexp, "
+      "Tensor denominator, int ignore_index, int level) -> Tensor");
+  library.def("scale_gradient_(Tensor(a!) gradient, Tensor scale, int level) -> ()");
+  library.def(
+      "cross_entropy_rows_(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor uniforms, int "
+      "ignore_index, "
+      "float temperature, bool ban_original, bool writes_gradient, int level) "
+      "-> (Tensor losses, Tensor tokens, Tensor is_top1, Tensor logsumexp)");
+  library.def(
+      "cross_entropy_rows_backward_(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor logsumexp, "
+      "int ignore_index, int level) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(electra_kernels_cpp, CPU, library) {
+  library.impl("cross_entropy_sample", TORCH_BOX(&electra_kernels::cross_entropy_sample));
+  library.impl("cross_entropy_sample_", TORCH_BOX(&electra_kernels::cross_entropy_sample_));
+  library.impl("cross_entropy_sample_backward", TORCH_BOX(&electra_kernels::cross_entropy_sample_backward));
+  library.impl("scale_gradient_", TORCH_BOX(&electra_kernels::scale_gradient_));
+  library.impl("cross_entropy_rows_", TORCH_BOX(&electra_kernels::cross_entropy_rows_));
+  library.impl("cross_entropy_rows_backward_", TORCH_BOX(&electra_kernels::cross_entropy_rows_backward_));
+}
