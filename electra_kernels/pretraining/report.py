@@ -65,7 +65,7 @@ or one per sequence (“was anything replaced?”).</h1>
 finds in the frozen encoders about single tokens: {probe["per_token"]:.2f} against {probe["per_row"]:.2f}.</p>
 <p class="note">AUC: the probability that a corrupted one is ranked above a clean one; 0.5 is chance. Half of the rows
 have 15 % of their tokens replaced by draws from the word frequencies. Both sides start from the same weights and see
-the same batches, each at the better of the learning rates tried for it. One seed.</p>"""
+the same batches, each at the best of the learning rates tried for it. One seed.</p>"""
 
 
 def _summary_section(metrics: dict[str, Any]) -> str:
