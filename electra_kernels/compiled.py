@@ -23,6 +23,13 @@ _OPS: dict[str, int | None] = {
     "cross_entropy_sample_backward": 1,
     "cross_entropy_sample_": 0,
     "scale_gradient_": 0,
+    "replace_tokens": None,
+    "sample_replacements": 0,
+    "mask_tokens": None,
+    "masked_bce_with_logits": 0,
+    "masked_bce_with_logits_backward": 1,
+    "linear_masked_bce": 0,
+    "linear_masked_bce_backward": 1,
 }
 
 _LIBRARY = Path(__file__).parent / "_cpp.so"

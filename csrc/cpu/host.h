@@ -26,6 +26,9 @@ struct Level {
   const char* name;
   const SamplingKernels& sampling;
   const MlmHeadKernels& mlm_head;
+  const BceKernels& bce;
+  const RtdHeadKernels& rtd_head;
+  const MaskingKernels& masking;
 };
 
 // Throws if the machine has no such level. The order is that of the build, from the least demanding up.

@@ -68,6 +68,102 @@ struct MlmHeadKernels {
   void (*scale[kTypes])(void* row, int64_t stride, int64_t size, float factor);
 };
 
+// A tensor as its numbers one after the other, in the order of its elements, whatever its strides: dimensions
+// outermost first, strides in numbers. At most 64 dimensions, at least one.
+enum class Number { kFloat32, kBFloat16, kFloat16, kFloat64, kUint8, kInt32, kInt64 };
+struct Elements {
+  const void* data;  // null: a tensor that is not given, every number is 1
+  Number type;       // bool is kUint8
+  int dimensions;
+  const int64_t* sizes;
+  const int64_t* strides;
+};
+
+// What is known of the tokens of a batch for their binary cross-entropy.
+struct Terms {
+  Elements labels, mask, positive_weight;
+  float label_smoothing;
+};
+
+// Upstream gradient of each token: its number times a factor.
+struct Upstream {
+  Elements numbers;
+  float factor;
+};
+
+// Over the tokens whose mask is set.
+struct TokenSums {
+  double loss;
+  double weight;    // of the mask
+  double gradient;  // of the logits; of the linear head alone
+  int64_t true_positives, false_positives, false_negatives, true_negatives;
+  bool has_bad_label;
+};
+
+// For tokens [first, first + count); what is written begins with token `first`.
+struct BceKernels {
+  void (*as_floats)(const Elements&, int64_t first, int64_t count, float* out);
+  void (*forward)(const Elements& logits, const Terms&, int64_t first, int64_t count, float* losses,
+                  TokenSums&);
+  void (*backward[kTypes])(const Elements& logits, const Terms&, const Upstream&, int64_t first,
+                           int64_t count, void* gradient);
+};
+
+// Hidden states of tokens [first, first + count), count up to kTile.
+struct HiddenRows {
+  const void* const* rows;
+  int64_t stride;
+  int64_t size;
+  int64_t first;
+  int64_t count;
+};
+
+// Floats of scratch memory that kTile rows need.
+constexpr int64_t kRowGroup = 16;
+constexpr int64_t head_scratch_floats(int64_t size) { return kRowGroup * size; }
+
+struct RtdHeadKernels {
+  // losses and weight_gradient may be null. weight_gradient [size] is added to, not yet divided by the
+  // denominator.
+  void (*forward[kTypes])(const HiddenRows&, const float* weight, float bias, const Terms&, float* scratch,
+                          float* logits, float* losses, float* weight_gradient, TokenSums&);
+  // gradient [count, size]
+  void (*backward[kTypes])(const HiddenRows&, const float* weight, const float* logits, const Terms&,
+                           const Upstream&, float* scratch, void* gradient, float* weight_gradient,
+                           TokenSums&);
+  void (*scaled[kTypes])(const float* numbers, float factor, int64_t size, void* out);
+};
+
+// One row of a batch to mask; arrays without a stride are contiguous.
+struct MaskingRow {
+  const int64_t* input_ids;
+  int64_t input_stride;
+  const uint8_t* maskable;
+  int64_t maskable_stride;
+  int64_t length;
+  const double* uniforms;  // [slots, 2]
+  int64_t slots;
+  int64_t* masked_ids;
+  int64_t* positions;
+  int64_t* targets;
+};
+
+struct MaskingOptions {
+  int64_t mask_token_id;
+  int64_t vocab_size;
+  double probability;
+  double mask_fraction;
+  double random_fraction;
+};
+
+// 64-bit words of scratch memory that a row of `length` tokens needs.
+constexpr int64_t masking_words(int64_t length) { return 2 * ((length + 63) / 64) + 1; }
+
+struct MaskingKernels {
+  // False if an id is not in the vocabulary.
+  bool (*mask_row)(const MaskingRow&, const MaskingOptions&, uint64_t* scratch);
+};
+
 }  // namespace electra_kernels
 
 // Every level's tables, by name.
@@ -75,5 +171,8 @@ struct MlmHeadKernels {
   namespace electra_kernels::level {     \
   extern const SamplingKernels sampling; \
   extern const MlmHeadKernels mlm_head;  \
+  extern const BceKernels bce;           \
+  extern const RtdHeadKernels rtd_head;  \
+  extern const MaskingKernels masking;   \
   }
 EK_FOR_EACH_LEVEL(EK_DECLARE_LEVEL)

@@ -1,0 +1,146 @@
+// Host side of the per-token losses: tensors of any strides as Elements, and sums over fixed blocks of
+// tokens.
+
+#pragma once
+
+#include "host.h"
+
+namespace electra_kernels {
+
+inline Number number_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return Number::kFloat32;
+    case ScalarType::BFloat16:
+      return Number::kBFloat16;
+    case ScalarType::Half:
+      return Number::kFloat16;
+    case ScalarType::Double:
+      return Number::kFloat64;
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+      return Number::kUint8;
+    case ScalarType::Int:
+      return Number::kInt32;
+    case ScalarType::Long:
+      return Number::kInt64;
+    default:
+      STD_TORCH_CHECK(false, "no dtype of labels, mask or weights");
+  }
+}
+
+// Keeps what the Elements of a tensor point to; of no tensor, numbers that are all 1.
+class Strided {
+ public:
+  explicit Strided(const Tensor& tensor) : data_(tensor.const_data_ptr()), type_(number_of(tensor)) {
+    const auto sizes = tensor.sizes();
+    const auto strides = tensor.strides();
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      // Dimensions that continue each other are one.
+      if (!sizes_.empty() && strides_.back() == strides[i] * sizes[i]) {
+        sizes_.back() *= sizes[i];
+        strides_.back() = strides[i];
+      } else if (sizes[i] != 1) {
+        sizes_.push_back(sizes[i]);
+        strides_.push_back(strides[i]);
+      }
+    }
+    if (sizes_.empty()) {
+      sizes_.push_back(1);
+      strides_.push_back(1);
+    }
+  }
+  explicit Strided(const std::optional<Tensor>& tensor) {
+    if (tensor) *this = Strided(*tensor);
+  }
+
+  Elements elements() const {
+    return {data_, type_, static_cast<int>(sizes_.size()), sizes_.data(), strides_.data()};
+  }
+
+ private:
+  const void* data_ = nullptr;
+  Number type_ = Number::kFloat32;
+  std::vector<int64_t> sizes_, strides_;
+};
+
+// Labels, mask and positive weight, all of the logits' shape.
+class StridedTerms {
+ public:
+  StridedTerms(const Tensor& labels, const std::optional<Tensor>& mask,
+               const std::optional<Tensor>& positive_weight, double label_smoothing)
+      : labels_(labels),
+        mask_(mask),
+        positive_weight_(positive_weight),
+        label_smoothing_(static_cast<float>(label_smoothing)) {}
+
+  Terms terms() const {
+    return {labels_.elements(), mask_.elements(), positive_weight_.elements(), label_smoothing_};
+  }
+
+ private:
+  Strided labels_, mask_, positive_weight_;
+  float label_smoothing_;
+};
+
+template <typename Value>
+Tensor scalar_like(const Tensor& like, ScalarType dtype, Value value) {
+  Tensor result = torch::stable::new_empty(like, {}, dtype);
+  *result.mutable_data_ptr<Value>() = value;
+  return result;
+}
+
+// Nothing was counted: loss and gradient are 0.
+inline double reciprocal_or_zero(double denominator) { return denominator != 0 ? 1 / denominator : 0; }
+
+// What the loss is divided by, of "mean" alone.
+inline double denominator_of(const TokenSums& sums, const std::optional<Tensor>& normalizer,
+                             const std::string& reduction) {
+  if (reduction != "mean") return 1;
+  return normalizer ? *normalizer->const_data_ptr<double>() : sums.weight;
+}
+
+inline Tensor counts_like(const Tensor& like, const TokenSums& sums) {
+  Tensor counts = torch::stable::new_empty(like, {4}, ScalarType::Long);
+  int64_t* const cells = counts.mutable_data_ptr<int64_t>();
+  cells[0] = sums.true_positives;
+  cells[1] = sums.false_positives;
+  cells[2] = sums.false_negatives;
+  cells[3] = sums.true_negatives;
+  return counts;
+}
+
+// The blocks in their order, whatever thread each came from.
+inline TokenSums total(const std::vector<TokenSums>& blocks) {
+  TokenSums sums = {};
+  for (const TokenSums& block : blocks) {
+    sums.loss += block.loss;
+    sums.weight += block.weight;
+    sums.gradient += block.gradient;
+    sums.true_positives += block.true_positives;
+    sums.false_positives += block.false_positives;
+    sums.false_negatives += block.false_negatives;
+    sums.true_negatives += block.true_negatives;
+    sums.has_bad_label |= block.has_bad_label;
+  }
+  return sums;
+}
+
+// The upstream gradient over the denominator: a factor if it is one number, else its numbers too.
+class StridedUpstream {
+ public:
+  StridedUpstream(const Tensor& gradient, const Tensor& denominator, bool is_per_token)
+      : numbers_(is_per_token ? std::optional<Tensor>(gradient) : std::nullopt) {
+    const double upstream = is_per_token ? 1 : *gradient.const_data_ptr<float>();
+    factor_ = static_cast<float>(upstream * reciprocal_or_zero(*denominator.const_data_ptr<double>()));
+  }
+
+  Upstream upstream() const { return {numbers_.elements(), factor_}; }
+  float factor() const { return factor_; }
+
+ private:
+  Strided numbers_;
+  float factor_;
+};
+
+}  // namespace electra_kernels
