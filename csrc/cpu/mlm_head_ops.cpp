@@ -162,7 +162,7 @@ void write_gradients(const MlmHeadKernels& kernels, const Tensor& logits, const 
 Tensor cross_entropy_sample_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& targets,
                                      const Tensor& logsumexp, const Tensor& denominator, int64_t ignore_index,
                                      int64_t level) {
-  const Tensor gradient = empty_like(logits, logits.scalar_type());
+  const Tensor gradient = new_like(logits);
   const Tensor upstream = packed(grad_loss);
   write_gradients(level_at(level).mlm_head, logits, std::nullopt, targets, logsumexp,
                   upstream.const_data_ptr<float>(), grad_loss.dim() > 0,

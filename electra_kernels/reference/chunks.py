@@ -43,11 +43,11 @@ def cache_bytes() -> int:
 
 
 def chunk_rows(vocab_size: int, dtype: torch.dtype) -> int:
-    """Rows of logits that fill half of the cache. In half precision a chunk's share of the weight's gradient is
+    """Rows of logits that fill the cache. In half precision a chunk's share of the weight's gradient is
     rounded and costs a pass over the accumulator, so there the most rows are taken."""
     if dtype.itemsize < 4:
         return MOST_ROWS
-    fitting = cache_bytes() // 2 // (vocab_size * dtype.itemsize)
+    fitting = cache_bytes() // (vocab_size * dtype.itemsize)
     return min(max(fitting // LEAST_ROWS * LEAST_ROWS, LEAST_ROWS), MOST_ROWS)
 
 
