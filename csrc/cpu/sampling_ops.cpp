@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor> sample_tokens(const Tensor& logits, const std::option
 Tensor sample_tokens_backward(const Tensor& grad_logsumexp, const Tensor& logits, const Tensor& logsumexp,
                               int64_t level) {
   const auto soft_max = for_type(level_at(level).sampling.soft_max, logits);
-  Tensor gradient = empty_like(logits, logits.scalar_type());
+  Tensor gradient = new_like(logits);
   const Rows rows = rows_of(logits);
   const Rows gradients = mutable_rows_of(gradient);
   const Tensor packed_grad = packed(grad_logsumexp), packed_logsumexp = packed(logsumexp);
