@@ -5,7 +5,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from electra_kernels._version import __version__
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _fail(str(error))
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
 
@@ -59,10 +59,11 @@ def pretrain(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     from electra_kernels.pretraining.evaluate import evaluate
+    from electra_kernels.pretraining.report import finite
 
     figures = evaluate(arguments.model, arguments.text)
     if arguments.json:
-        print(json.dumps(figures, indent=2))
+        print(json.dumps(finite(figures), indent=2, allow_nan=False))
         return 0
     for name, value in figures.items():
         print(f"{name:20}{value:12.4f}" if isinstance(value, float) else f"{name:20}{value:12,}")
@@ -74,7 +75,9 @@ def detect(arguments: argparse.Namespace) -> int:
 
     from electra_kernels.pretraining.detect import detect
 
-    texts = sys.stdin.read().splitlines() if arguments.text == ["-"] else arguments.text
+    texts = arguments.text
+    if texts == ["-"]:
+        texts = [line for line in sys.stdin.read().splitlines() if line.strip()]
     lines = detect(arguments.model, texts)
     if arguments.json:
         print(
@@ -145,13 +148,13 @@ def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
-        "--minutes", type=_positive(float), help="train this long, the learning rate decaying to 0"
+        "--minutes", type=_number(float), help="train this long, the learning rate decaying to 0"
     )
     length.add_argument(
-        "--steps", type=_positive(int), help="train so many steps instead of the configuration's"
+        "--steps", type=_number(int), help="train so many steps instead of the configuration's"
     )
     parser.add_argument(
-        "--batch-size", type=_positive(int), help="rows per step instead of the configuration's"
+        "--batch-size", type=_number(int), help="rows per step instead of the configuration's"
     )
     vocabulary = parser.add_mutually_exclusive_group()
     vocabulary.add_argument(
@@ -160,16 +163,19 @@ def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="vocab.txt or tokenizer.json to use; by default one is trained on the text",
     )
     vocabulary.add_argument(
-        "--vocab-size", type=_positive(int), help="entries of the vocabulary that is trained"
+        "--vocab-size", type=_number(int), help="entries of the vocabulary that is trained"
     )
     parser.add_argument(
         "--pair-minutes",
-        type=float,
+        type=_number(float, zero=True),
         default=0.0,
         help="minutes for the controlled pair, one label per token against one per sequence (0: leave it out)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of initial weights, order of the rows, and draws"
+        "--seed",
+        type=_number(int, zero=True),
+        default=0,
+        help="of initial weights, order of the rows, and draws",
     )
 
 
@@ -180,7 +186,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         description="AUC on random replacements and on the generator's own samples, losses, accuracy.",
     )
     parser.set_defaults(command=evaluate)
-    parser.add_argument("--model", type=Path, required=True, help="OUTPUT/model of a pretrain run")
+    _add_model(parser)
     parser.add_argument("--text", type=Path, nargs="+", required=True, metavar="PATH", help="as for pretrain")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -194,8 +200,17 @@ def _add_detect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     parser.set_defaults(command=detect)
     parser.add_argument("text", nargs="+", help="one or more texts, or - for the lines of standard input")
-    parser.add_argument("--model", type=Path, required=True, help="OUTPUT/model of a pretrain run")
+    _add_model(parser)
     parser.add_argument("--json", action="store_true", help="print tokens and probabilities as JSON")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=Path("report/model"),
+        help="OUTPUT/model of a pretrain run (default: %(default)s, where make demo puts it)",
+    )
 
 
 def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -205,17 +220,18 @@ def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(command=doctor)
 
 
-def _positive(number: type[int] | type[float]) -> "type[int] | type[float]":
-    """A converter for argparse that names what it wants."""
+def _number(kind: type, *, zero: bool = False) -> Callable[[str], float]:
+    """A converter for argparse that says what it wants."""
 
     def convert(text: str) -> float:
-        value = number(text)
-        if value <= 0:
-            raise argparse.ArgumentTypeError(f"{text} should be above 0")
+        value: float = kind(text)
+        if not 0 <= value < 2**62 or (value == 0 and not zero):
+            wanted = "of at least 0" if zero else "above 0"
+            raise argparse.ArgumentTypeError(f"{text} should be a finite number {wanted}")
         return value
 
-    convert.__name__ = number.__name__
-    return convert  # type: ignore[return-value]
+    convert.__name__ = kind.__name__
+    return convert
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def use_backend(name: str, *, isa: str | None = None) -> Iterator[None]:
     if backend not in BACKENDS:
         raise ValueError(f"name is {name!r}, should be one of {', '.join(BACKENDS)}")
     if backend not in _implementations:
-        raise RuntimeError(f"back end {name!r} is not available: {_unavailable[name]}")
+        raise RuntimeError(f"back end {backend!r} is not available: {_unavailable[backend]}")
     level = isa or level
     if level and level not in _levels(backend):
         expected = ", ".join(map(repr, _levels(backend))) or "left out"

@@ -81,6 +81,7 @@ def test_the_report_shows_the_figures_of_the_run_and_needs_no_other_file(trained
     metrics = json.loads((output / "metrics.json").read_text())
     assert f"{metrics['final']['auc_random']:.3f}" in page
     assert f"After {metrics['pair']['steps']:,} steps" in page
+    assert f"--model {output / 'model'}" in page
     assert page.count('src="data:image/png;base64,') == page.count("<img") == 6
     assert "http" not in page
     assert page.index("only the label differs") < page.index("The run")
@@ -100,6 +101,20 @@ def test_detect_reads_standard_input_and_prints_json(trained):
     (line,) = json.loads(done.stdout)
     assert [token["piece"] for token in line] == ["the", "old", "cat"]
     assert all(0 < token["probability"] < 1 for token in line)
+
+
+def test_blank_lines_of_standard_input_are_passed_over(trained):
+    output, _ = trained
+    done = run("detect", "-", "--json", "--model", output / "model", input="the old cat\n\n  \na dog\n")
+    assert [len(line) for line in json.loads(done.stdout)] == [3, 2]
+
+
+def test_figures_that_are_not_defined_are_null_in_json(trained, tmp_path):
+    output, _ = trained
+    (tmp_path / "one.txt").write_text("cat " * 40)
+    done = run("evaluate", "--json", "--model", output / "model", "--text", tmp_path / "one.txt")
+    assert "NaN" not in done.stdout
+    json.loads(done.stdout)
 
 
 def test_detect_covers_a_text_longer_than_a_row(trained):
@@ -132,6 +147,12 @@ def test_evaluate_prints_figures(trained, text):
             ["pretrain", "--output", "{tmp}", "--text", "{tmp}/long.txt", "--vocabulary", "{tmp}/empty.txt"],
             "[PAD]",
         ),
+        (["pretrain", "--output", "{tmp}", "--text", "{tmp}/binary.txt"], "binary.txt: not UTF-8 text"),
+        (
+            ["pretrain", "--output", "{tmp}", "--text", "{tmp}/long.txt", "--vocabulary", "{tmp}/twice.txt"],
+            "more than once",
+        ),
+        (["evaluate", "--text", "{tmp}/unknown.txt", "--model", "{model}"], "enough known words"),
         (["detect", "words", "--model", "{tmp}"], "config.json is missing"),
         (["detect", " ", "--model", "{model}"], "text 1 has no words"),
         (["evaluate", "--text", "{tmp}/long.txt", "--model", "{tmp}"], "config.json is missing"),
@@ -141,6 +162,9 @@ def test_a_mistake_is_one_clear_line(arguments, message, trained, tmp_path, text
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "short.txt").write_text("two words\n\nthree more words\n")
     (tmp_path / "long.txt").write_text(text.read_text())
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)))
+    (tmp_path / "twice.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ncat\ncat\n")
+    (tmp_path / "unknown.txt").write_text("Ω " * 40)
     places = {"tmp": tmp_path, "model": trained[0] / "model"}
     done = run(*(argument.format(**places) for argument in arguments))
     assert done.returncode == 2

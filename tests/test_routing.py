@@ -50,6 +50,12 @@ def test_a_missing_back_end_says_why():
         pass
 
 
+def test_a_level_of_a_missing_back_end_says_why_too():
+    missing = next(iter(backends().unavailable))
+    with pytest.raises(RuntimeError, match=f"'{missing}' is not available"), use_backend(f"{missing}:level"):
+        pass
+
+
 @pytest.fixture
 def registered(monkeypatch):
     """A back end that counts the calls of one op, registered for the duration of a test."""

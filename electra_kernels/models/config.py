@@ -1,6 +1,6 @@
 """Sizes and options of the reference ELECTRA, and the configurations of the original."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 POSITION_EMBEDDINGS = ("absolute", "rotary")
@@ -228,10 +228,12 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_names(what: str, values: dict[str, Any], cls: type[EncoderConfig] | type[ElectraConfig]) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{what} is {type(values).__name__}, should be a dict")
     known = [field.name for field in fields(cls)]
-    unknown = sorted(set(values) - set(known))
-    missing = [name for name in known if name not in values]
-    if unknown or missing:
-        raise ValueError(
-            f"{what} has unknown names {unknown} and lacks {missing}, should have {', '.join(known)}"
-        )
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{what} has {name!r}, should have only {', '.join(known)}")
+    for field in fields(cls):
+        if field.default is MISSING and field.name not in values:
+            raise ValueError(f"{what} has no {field.name!r}, should have it")

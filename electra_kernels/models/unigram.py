@@ -33,6 +33,10 @@ class Unigram(nn.Module):
         shares = weights.cumsum(0)
         self.register_buffer("cumulative", (shares / shares[-1] * _WHOLE).round().long())
 
+    def shares(self) -> Tensor:
+        """The probability of each token, float64 [V]."""
+        return self.cumulative.diff(prepend=self.cumulative.new_zeros(1)).double() / _WHOLE
+
     def forward(self, targets: Tensor, *, uniforms: Tensor, ban_original: bool = False) -> Tensor:
         """One token per slot, by inverse CDF.
 

@@ -110,9 +110,11 @@ def normalizer_tensor(
         raise ValueError(f'normalizer is given with reduction={reduction!r}, should be with reduction="mean"')
     if isinstance(normalizer, Tensor):
         check_shape("normalizer", normalizer, [], "a number or a 0-dim tensor")
+        if normalizer.requires_grad:
+            raise ValueError("normalizer requires grad, should be detached: no gradient is computed for it")
         if normalizer.device != device:
             raise ValueError(f"normalizer is on {normalizer.device}, should be on {device} like the logits")
-        return normalizer.detach().double()
+        return normalizer.double()
     check_number("normalizer", normalizer)
     if not 0 <= normalizer < float("inf"):
         raise ValueError(f"normalizer is {normalizer}, should be a finite number of at least 0")

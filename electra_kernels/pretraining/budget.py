@@ -11,8 +11,8 @@ class Budget:
     """
 
     def __init__(self, steps: int, minutes: float | None = None) -> None:
-        if minutes is not None and minutes <= 0:
-            raise ValueError(f"minutes is {minutes}, should be above 0")
+        if minutes is not None and not 0 < minutes < float("inf"):
+            raise ValueError(f"minutes is {minutes}, should be a finite number above 0")
         if steps < 1:
             raise ValueError(f"steps is {steps}, should be at least 1")
         self.steps, self.minutes = steps, minutes
@@ -22,8 +22,8 @@ class Budget:
         """Seconds since the run began."""
         return time.monotonic() - self.start
 
-    def fraction(self, step: int) -> float:
-        """How much of the run is over after ``step`` steps, in [0, 1]."""
+    def fraction(self, step: float) -> float:
+        """How much of the run is over after ``step`` steps, in [0, 1]; half a step is its middle."""
         if self.minutes is None:
             return min(1.0, step / self.steps)
         return min(1.0, self.seconds() / (60 * self.minutes))

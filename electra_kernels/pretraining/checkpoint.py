@@ -32,7 +32,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     config = {"model": checkpoint.model.config.to_dict(), "recipe": checkpoint.recipe.to_dict()}
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_model(checkpoint.model, str(partial / "model.safetensors"))
     save_vocabulary(checkpoint.tokenizer, partial)
     previous = directory.with_name(f"{directory.name}.previous")
@@ -63,7 +63,7 @@ def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Chec
         counts = torch.ones(entries) if has_unigram and config.generator_kind != "uniform" else None
         model = Electra(config, counts)
         load_model(model, str(weights), device=str(device))
-    except (RuntimeError, SafetensorError) as error:
+    except (RuntimeError, TypeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{weights} does not fit {directory}/config.json: {line}") from error
     return Checkpoint(model.to(device).eval(), tokenizer, recipe)
@@ -72,7 +72,7 @@ def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Chec
 def _read_config(directory: Path) -> tuple[ElectraConfig, Recipe]:
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         return ElectraConfig.from_dict(config["model"]), Recipe(**config["recipe"])
     except FileNotFoundError:
         raise UserError(_missing(path)) from None

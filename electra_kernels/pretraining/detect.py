@@ -6,6 +6,7 @@ from pathlib import Path
 from electra_kernels.pretraining.checkpoint import load_checkpoint
 from electra_kernels.pretraining.colouring import ScoredToken, score_rows
 from electra_kernels.pretraining.errors import UserError
+from electra_kernels.pretraining.evaluation import slices
 from electra_kernels.pretraining.rows import encode_rows
 from electra_kernels.pretraining.text import Document
 
@@ -23,8 +24,10 @@ def detect(directory: Path, texts: Sequence[str]) -> list[list[ScoredToken]]:
         rows = encode_rows([document], checkpoint.tokenizer, checkpoint.recipe.length, shortest=1)
         if not len(rows.input_ids):
             raise UserError(f"text {number} has no words")
-        scored = score_rows(
-            checkpoint.model.discriminator, checkpoint.tokenizer, rows.input_ids, rows.attention_mask
-        )
-        lines.append([token for row in scored for token in row])
+        line: list[ScoredToken] = []
+        for part in slices(rows):
+            ids, mask = rows.input_ids[part], rows.attention_mask[part]
+            scored = score_rows(checkpoint.model.discriminator, checkpoint.tokenizer, ids, mask)
+            line += [token for row in scored for token in row]
+        lines.append(line)
     return lines

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import re
 import tarfile
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.fetch import Package, cache_directory, fetch_packages
+from electra_kernels.pretraining.files import write_whole
 from electra_kernels.pretraining.restructured_text import prose_paragraphs, section_titles
 from electra_kernels.pretraining.text import Document
 
@@ -81,9 +81,7 @@ def _is_text(name: str) -> bool:
 
 def _save(documents: list[Document], path: Path) -> None:
     lines = [json.dumps({"name": document.name, "paragraphs": document.paragraphs}) for document in documents]
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    unfinished.write_bytes(gzip.compress("\n".join(lines).encode(), compresslevel=6, mtime=0))
-    os.replace(unfinished, path)
+    write_whole(path, gzip.compress("\n".join(lines).encode(), compresslevel=6, mtime=0))
 
 
 def _load(path: Path) -> list[Document]:

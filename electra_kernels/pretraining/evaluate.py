@@ -11,16 +11,21 @@ from electra_kernels.pretraining.text import read_documents
 
 
 def evaluate(directory: Path, text: Sequence[Path]) -> dict[str, float | int]:
-    """Figures of `evaluate_electra` on all rows of the text; random replacements follow its own word frequencies.
+    """Figures of `evaluate_electra` on all rows of the text; random replacements follow the training text's.
 
     Raises:
         UserError: no checkpoint in ``directory``, or text that cannot be read.
     """
     checkpoint = load_checkpoint(directory)
     rows = encode_rows(read_documents(text), checkpoint.tokenizer, checkpoint.recipe.length)
-    if not len(rows.input_ids):
-        raise UserError(f"too little text in {', '.join(map(str, text))}: no document fills a row")
-    counts = unigram_counts(rows, checkpoint.tokenizer.get_vocab_size())
+    if not rows.maskable.any():
+        raise UserError(
+            f"too little text in {', '.join(map(str, text))}: no document has enough known words for a row"
+        )
+    unigram = checkpoint.model.unigram
+    counts = (
+        unigram_counts(rows, checkpoint.tokenizer.get_vocab_size()) if unigram is None else unigram.shares()
+    )
     fixed = FixedCorruption(rows, counts)
     figures: dict[str, float | int] = {"rows": len(rows.input_ids), "tokens": int(rows.maskable.sum())}
     figures |= evaluate_electra(checkpoint.model, fixed)

@@ -1,11 +1,13 @@
 """What a model has learned, on text that it has not seen. Nothing here disturbs a training that goes on around it."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from electra_kernels import masked_bce_with_logits
 from electra_kernels.models import Electra
 from electra_kernels.models.unigram import Unigram
 from electra_kernels.pretraining.corruption import corrupt
@@ -14,10 +16,11 @@ from electra_kernels.pretraining.objectives import take
 from electra_kernels.pretraining.rows import Rows
 
 BATCH_ROWS = 64
+EVALUATION_SEED = 20_260  # no seed that a run is likely to have
 
 
 @contextmanager
-def isolated(module: nn.Module, seed: int = 0) -> Iterator[None]:
+def isolated(module: nn.Module, seed: int = EVALUATION_SEED) -> Iterator[None]:
     """Evaluation mode, no gradients, and random numbers of its own: torch's global state comes back as it was."""
     training = module.training
     with torch.no_grad(), torch.random.fork_rng():
@@ -45,9 +48,9 @@ class FixedCorruption:
 
     def __init__(self, rows: Rows, counts: Tensor, *, share_of_rows: float = 1.0) -> None:
         with torch.random.fork_rng():
-            torch.manual_seed(0)
+            torch.manual_seed(EVALUATION_SEED)
             replaced = corrupt(rows.input_ids, rows.maskable, Unigram(counts), share_of_rows=share_of_rows)
-        self.rows = rows
+        self.rows, self.counts = rows, counts
         self.input_ids, self.is_replaced = replaced
         self.attention_mask, self.maskable = rows.attention_mask, rows.maskable
 
@@ -72,38 +75,38 @@ def evaluate_electra(model: Electra, fixed: FixedCorruption) -> dict[str, float]
     """Figures of generator and discriminator on the rows of ``fixed``, corrupted as they are there or by the generator.
 
     Returns:
-        ``auc_random``: AUC on the fixed corruption; ``auc_frequency``: what the rarity of the token alone gives
-        there. With a generator also ``mlm_loss`` (nats per masked token), ``mlm_accuracy``, and on its own
-        samples ``auc_samples``, ``rtd_loss``, ``base_rate_entropy`` (nats: the loss of always saying the share
-        of replaced tokens) and ``recall`` at probability 0.5.
+        ``auc_random``: AUC on the fixed corruption. With a generator also ``mlm_loss`` (nats per masked token),
+        ``mlm_accuracy``, and on its own samples, over the tokens that could be replaced: ``auc_samples``,
+        ``auc_samples_frequency`` (of the rarity of the token alone), ``rtd_loss``, ``base_rate_entropy`` (nats: the
+        loss of always saying the share of replaced tokens), ``recall`` at probability 0.5 and ``replaced``.
     """
     device = next(model.parameters()).device
     with isolated(model):
         figures = {"auc_random": fixed.token_auc(fixed.scores(model.discriminator.logits, device))}
         if model.generator is not None:
-            figures |= _evaluate_samples(model, fixed.rows, device)
+            figures |= _evaluate_samples(model, fixed, device)
     return figures
 
 
-def _evaluate_samples(model: Electra, rows: Rows, device: torch.device) -> dict[str, float]:
-    parts = [take(rows, torch.arange(len(rows.input_ids))[s], device) for s in slices(rows)]
+def _evaluate_samples(model: Electra, fixed: FixedCorruption, device: torch.device) -> dict[str, float]:
+    index = torch.arange(len(fixed.rows.input_ids))
+    parts = [take(fixed.rows, index[s], device) for s in slices(fixed.rows)]
     outputs = [model(*part) for part in parts]
     predicted = torch.stack([(output.masked.targets >= 0).sum() for output in outputs]).double()
     mlm_losses = torch.stack([output.mlm.loss for output in outputs]).double()
     correct = torch.stack([output.mlm.is_top1.sum() for output in outputs]).double()
     logits = torch.cat([output.rtd.logits[part.maskable] for output, part in zip(outputs, parts)])
     labels = torch.cat([output.replaced.is_replaced[part.maskable] for output, part in zip(outputs, parts)])
-    counts = torch.stack([output.rtd.counts for output in outputs])
-    rtd_losses = torch.stack([output.rtd.loss for output in outputs]).double()
-    true_positives, _, false_negatives, _ = counts.sum(0).tolist()
-    share = (true_positives + false_negatives) / int(counts.sum())
+    ids = torch.cat([output.replaced.input_ids[part.maskable] for output, part in zip(outputs, parts)])
+    share = float(labels.double().mean())
     return {
         "mlm_loss": float((mlm_losses * predicted).sum() / predicted.sum()),
         "mlm_accuracy": float(correct.sum() / predicted.sum()),
         "auc_samples": area_under_curve(logits, labels),
-        "rtd_loss": float((rtd_losses * counts.sum(-1)).sum() / counts.sum()),
+        "auc_samples_frequency": area_under_curve(rarity(ids.cpu(), fixed.counts), labels.cpu()),
+        "rtd_loss": float(masked_bce_with_logits(logits, labels)),
         "base_rate_entropy": binary_entropy(share),
-        "recall": true_positives / max(1, true_positives + false_negatives),
+        "recall": float((logits[labels] > 0).double().mean()) if labels.any() else math.nan,
         "replaced": share,
     }
 
@@ -117,9 +120,16 @@ def binary_entropy(share: float) -> float:
 def rarity(input_ids: Tensor, counts: Tensor) -> Tensor:
     """-log frequency of each token of input_ids [...]: the baseline that knows words but no context."""
     frequency = (counts.double() + 1) / (counts.sum() + counts.numel())
-    return -frequency.log()[input_ids].float()
+    return -frequency.log()[input_ids]
 
 
 def unigram_entropy(rows: Rows, counts: Tensor) -> float:
     """Nats per token of guessing held-out words by their frequency alone: the plateau that a generator must leave."""
     return float(rarity(rows.input_ids[rows.maskable], counts).mean())
+
+
+def standard_error(positives: int, negatives: int) -> float:
+    """Of an area under the curve near 1/2: sqrt((n + m + 1) / (12 n m)) (Mann and Whitney 1947)."""
+    if not positives or not negatives:
+        return math.nan
+    return math.sqrt((positives + negatives + 1) / (12 * positives * negatives))

@@ -55,8 +55,8 @@ def _draw_pair_tokens(axis: Axes, pair: dict[str, Any]) -> None:
 
 def _finish_pair(axis: Axes, title: str) -> None:
     _chance(axis)
-    axis.set(xlabel="step", ylabel="AUC, held-out text", ylim=(0.45, 0.95), title=title)
-    axis.legend(fontsize=8, frameon=False, loc="upper left")
+    axis.set(xlabel="step", ylabel="AUC, held-out text", title=title)
+    _finish_auc(axis)
 
 
 def mlm_figure(evaluations: Sequence[dict[str, float]], plateau: float) -> bytes:
@@ -106,8 +106,8 @@ def _draw_auc(axis: Axes, evaluations: Sequence[dict[str, float]], frequency: fl
         frequency, color=MUTED, linestyle="--", linewidth=1, label="rarity of the word, random replacements"
     )
     _chance(axis)
-    axis.set(xlabel="minutes", ylabel="AUC", title="Finding replaced tokens, held-out text", ylim=(0.4, 0.95))
-    axis.legend(fontsize=8, frameon=False, loc="upper left")
+    axis.set(xlabel="minutes", ylabel="AUC", title="Finding replaced tokens, held-out text")
+    _finish_auc(axis)
 
 
 def step_figure(seconds: dict[str, float]) -> bytes:
@@ -120,6 +120,13 @@ def _draw_step(axis: Axes, seconds: dict[str, float]) -> None:
     bars = axis.barh(names[::-1], [1e3 * seconds[name] for name in names[::-1]], color=PER_TOKEN, height=0.6)
     axis.bar_label(bars, [f"{seconds[name] / total:.0%}" for name in names[::-1]], padding=3, fontsize=9)
     axis.set(xlabel="milliseconds, forward and backward", title="One step")
+
+
+def _finish_auc(axis: Axes) -> None:
+    """Limits that hold every curve and leave room for the legend above them."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(min(low, 0.45), max(high + 0.14, 0.95))
+    axis.legend(fontsize=8, frameon=False, loc="upper left")
 
 
 def _line(axis: Axes, x: Sequence[float], y: Sequence[float], colour: str, label: str) -> None:

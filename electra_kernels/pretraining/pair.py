@@ -1,5 +1,6 @@
 """The controlled pair: same text, same encoder, same corrupted rows, same steps; only the label differs."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from electra_kernels import linear_masked_bce
 from electra_kernels.models import Discriminator, Encoder, EncoderConfig, electra_config
 from electra_kernels.models.unigram import Unigram
 from electra_kernels.pretraining.budget import Budget
-from electra_kernels.pretraining.evaluation import FixedCorruption, isolated
+from electra_kernels.pretraining.evaluation import FixedCorruption, isolated, rarity, standard_error
 from electra_kernels.pretraining.objectives import CorruptedRows, CorruptedTokens, take
 from electra_kernels.pretraining.objectives.corrupted_tokens import CorruptedBatch
 from electra_kernels.pretraining.recipe import Recipe
@@ -38,52 +39,71 @@ def train_pair(
     budget: Budget,
     *,
     seed: int,
+    device: torch.device,
     report: Callable[[int, float, dict[str, float]], None],
 ) -> dict[str, Any]:
-    """Train both sides step by step in turn, on the same batches, from the same initial encoder.
+    """Train both sides step by step in turn, on the same batches, from the same initial weights.
 
     Returns:
         ``curve``: a list of {step, per_token_tokens, per_token_rows, per_row_rows} (AUC on fixed held-out
-        corruptions); ``probe``: AUC for tokens of a linear probe on each frozen encoder; ``steps``.
+        corruptions); ``probe``: AUC for tokens of a linear probe on each frozen encoder and on the untrained one;
+        ``auc_frequency``: AUC for tokens of their rarity alone; ``standard_error_rows``, ``standard_error_tokens``
+        of an AUC near chance; ``steps``.
     """
     counts = unigram_counts(rows, vocab_size)
-    per_token, per_row = make_pair(vocab_size, Unigram(counts), seed)
+    per_token, per_row = make_pair(vocab_size, counts, seed, device)
+    untrained = copy.deepcopy(per_token.model.encoder)
     fixed = FixedCorruption(held_out, counts, share_of_rows=0.5)
     trainers = [Trainer(per_token, PER_TOKEN), Trainer(per_row, PER_ROW)]
-    device = trainers[0].device
     curve: list[dict[str, float]] = []
     step, fraction = 0, 0.0
     for index in batches(rows, PER_TOKEN.batch_size, seed):
         batch = per_token.batch(take(rows, index, device))
+        rate_at = budget.fraction(step + 0.5)
         for trainer in trainers:
-            trainer.step(batch, fraction)
+            trainer.step(batch, rate_at)
         step, fraction = step + 1, budget.fraction(step + 1)
         if fraction >= len(curve) / EVALUATIONS or fraction >= 1.0:
-            curve.append({"step": step, **_compare(per_token, per_row, fixed)})
+            curve.append({"step": step, **_compare(per_token, per_row, fixed, device)})
             report(step, fraction, curve[-1])
         if fraction >= 1.0:
             break
-    index = next(batches(rows, PROBE_ROWS, seed + 1))
-    probed = per_token.batch(take(rows, index, device))
-    probe = {
-        "per_token": _probe(per_token.model.encoder, probed, fixed),
-        "per_row": _probe(per_row.encoder, probed, fixed),
+    probed = per_token.batch(take(rows, next(batches(rows, PROBE_ROWS, seed + 1)), device))
+    encoders = {
+        "per_token": per_token.model.encoder,
+        "per_row": per_row.model.encoder,
+        "untrained": untrained,
     }
-    return {"curve": curve, "probe": probe, "steps": step}
+    return {
+        "curve": curve,
+        "probe": {name: _probe(encoder, probed, fixed) for name, encoder in encoders.items()},
+        "auc_frequency": fixed.token_auc(rarity(fixed.input_ids, counts)),
+        "standard_error_rows": _standard_error(fixed.is_replaced.any(-1)),
+        "standard_error_tokens": _standard_error(fixed.is_replaced[fixed.maskable]),
+        "steps": step,
+    }
 
 
-def make_pair(vocab_size: int, unigram: Unigram, seed: int) -> tuple[CorruptedTokens, CorruptedRows]:
-    """Two objectives whose encoders start from the same weights."""
-    config = pair_encoder(vocab_size)
+def make_pair(
+    vocab_size: int, counts: Tensor, seed: int, device: torch.device
+) -> tuple[CorruptedTokens, CorruptedRows]:
+    """Two objectives on the same module with the same weights."""
     torch.manual_seed(seed)
-    per_token = CorruptedTokens(Discriminator(Encoder(config)), unigram)
-    per_row = CorruptedRows(Encoder(config), unigram)
-    per_row.encoder.load_state_dict(per_token.model.encoder.state_dict())
-    return per_token, per_row
+    model = Discriminator(Encoder(pair_encoder(vocab_size)))
+    return (
+        CorruptedTokens(model, Unigram(counts)).to(device),
+        CorruptedRows(copy.deepcopy(model), Unigram(counts)).to(device),
+    )
 
 
-def _compare(per_token: CorruptedTokens, per_row: CorruptedRows, fixed: FixedCorruption) -> dict[str, float]:
-    device = next(per_token.parameters()).device
+def _standard_error(labels: Tensor) -> float:
+    positives = int(labels.sum())
+    return standard_error(positives, labels.numel() - positives)
+
+
+def _compare(
+    per_token: CorruptedTokens, per_row: CorruptedRows, fixed: FixedCorruption, device: torch.device
+) -> dict[str, float]:
     with isolated(per_token), isolated(per_row):
         return {
             "per_token_tokens": fixed.token_auc(fixed.scores(per_token.token_scores, device)),

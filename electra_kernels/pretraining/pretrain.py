@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from electra_kernels import backends
 from electra_kernels.models import Electra, electra_config
 from electra_kernels.pretraining import evaluation
 from electra_kernels.pretraining.budget import Budget
@@ -29,7 +30,7 @@ from electra_kernels.pretraining.real_word_errors import (
 )
 from electra_kernels.pretraining.recipe import RECIPES, Recipe
 from electra_kernels.pretraining.report import write_report
-from electra_kernels.pretraining.rows import Rows, encode_rows, unigram_counts
+from electra_kernels.pretraining.rows import Rows, encode_rows, spread, unigram_counts
 from electra_kernels.pretraining.run import State, train
 from electra_kernels.pretraining.step_time import time_step
 from electra_kernels.pretraining.text import Corpus, read_documents, split_held_out
@@ -38,7 +39,7 @@ from electra_kernels.pretraining.vocabulary import load_vocabulary, special_ids,
 EVALUATIONS = 12
 CURVE_ROWS, FINAL_ROWS = 192, 1_024
 SAMPLES = 8
-STEP_REPEATS = 20
+STEP_REPEATS = 20  # at the most; a big model gets fewer
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def pretrain(options: Options, progress: Progress) -> Path:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = _objective(options, recipe, data).to(device)
     model = objective.model
-    fixed = FixedCorruption(_first(data.held_out, CURVE_ROWS), data.counts)
+    fixed = FixedCorruption(spread(data.held_out, CURVE_ROWS), data.counts)
     evaluations: list[dict[str, float]] = []
     budget = Budget(recipe.steps, options.minutes)
     with progress.bar("pre-training") as bar:
@@ -95,13 +96,20 @@ def pretrain(options: Options, progress: Progress) -> Path:
             if state.fraction >= len(evaluations) / EVALUATIONS:
                 figures = evaluate_electra(model, fixed)
                 evaluations.append({"step": state.step, "seconds": state.seconds, **figures})
+                # An interrupted run keeps what it had learned by now.
+                save_checkpoint(options.output / "model", Checkpoint(model, data.tokenizer, recipe))
             bar.update(state, evaluations[-1] if evaluations else {})
 
         state = train(objective, data.train, recipe, budget, seed=options.seed, report=report)
-    save_checkpoint(options.output / "model", Checkpoint(model, data.tokenizer, recipe))
     progress.say(f"the model is in {options.output / 'model'}")
-    metrics = _measure(options, recipe, data, model, state, evaluations, progress)
-    return write_report(options.output, metrics, coloured_samples(model, data))
+    metrics = _describe(options, data, state, device) | {"evaluations": evaluations}
+    metrics |= _measure(options, data, model, progress)
+    samples = coloured_samples(model, data)
+    report_path = write_report(options.output, metrics, samples)
+    if options.pair_minutes:
+        metrics["pair"] = _pair(options, data, device, progress)
+        write_report(options.output, metrics, samples)
+    return report_path
 
 
 def _recipe(options: Options) -> Recipe:
@@ -129,8 +137,8 @@ def read_data(options: Options, recipe: Recipe, say: Callable[[str], None]) -> D
     rows = encode_rows(corpus.train, tokenizer, recipe.length)
     held_out = encode_rows(corpus.held_out, tokenizer, recipe.length)
     for name, part in (("training", rows), ("held-out", held_out)):
-        if not len(part.input_ids):
-            raise UserError(f"too little {name} text: no document has enough words for a row")
+        if not part.maskable.any():
+            raise UserError(f"too little {name} text: no document has enough known words for a row")
     counts = unigram_counts(rows, tokenizer.get_vocab_size())
     say(f"{int(rows.maskable.sum()):,} word pieces to train on, {int(held_out.maskable.sum()):,} held out")
     return Data(corpus, source, tokenizer, rows, held_out, counts)
@@ -146,32 +154,32 @@ def _objective(options: Options, recipe: Recipe, data: Data) -> ReplacedTokenDet
     )
 
 
-def _first(rows: Rows, count: int) -> Rows:
-    """An even selection of the rows, so that every document has its share."""
-    step = max(1, len(rows.input_ids) // count)
-    return Rows(rows.input_ids[::step][:count], rows.document[::step][:count], rows.special_ids)
-
-
-def _measure(
-    options: Options,
-    recipe: Recipe,
-    data: Data,
-    model: Electra,
-    state: State,
-    evaluations: list[dict[str, float]],
-    progress: Progress,
-) -> dict[str, Any]:
-    device = next(model.parameters()).device
+def _measure(options: Options, data: Data, model: Electra, progress: Progress) -> dict[str, Any]:
+    """Everything that is measured on held-out text once the training is over."""
     progress.say("measuring on held-out text")
-    final_rows = _first(data.held_out, FINAL_ROWS)
-    fixed = FixedCorruption(final_rows, data.counts)
-    baselines = {
-        "auc_frequency": fixed.token_auc(evaluation.rarity(fixed.input_ids, data.counts)),
-        "unigram_entropy": evaluation.unigram_entropy(final_rows, data.counts),
+    rows = spread(data.held_out, FINAL_ROWS)
+    fixed = FixedCorruption(rows, data.counts)
+    recipe = _recipe(options)
+    return {
+        "final": evaluate_electra(model, fixed),
+        "baselines": {
+            "auc_frequency": fixed.token_auc(evaluation.rarity(fixed.input_ids, data.counts)),
+            "unigram_entropy": evaluation.unigram_entropy(rows, data.counts),
+        },
+        "real_word_errors": _real_word_errors(model, data, recipe),
+        "step_seconds": time_step(
+            model, data.train, recipe.batch_size, repeats=STEP_REPEATS, seed=options.seed
+        ),
+        "pair": None,
     }
+
+
+def _describe(options: Options, data: Data, state: State, device: torch.device) -> dict[str, Any]:
+    """What was run, on what."""
     return {
         "config": options.config,
-        "recipe": recipe.to_dict(),
+        "model": str(options.output / "model"),
+        "recipe": _recipe(options).to_dict(),
         "text": {
             "source": data.source,
             "documents": len(data.corpus.train),
@@ -189,17 +197,9 @@ def _measure(
             "threads": torch.get_num_threads(),
             "device": _device_name(device),
             "bfloat16": has_native_bfloat16(device),
+            "backend": backends().serving["linear_cross_entropy_sample", device.type],
             "torch": torch.__version__,
         },
-        "evaluations": evaluations,
-        "final": evaluate_electra(model, fixed),
-        "baselines": baselines,
-        "real_word_errors": _real_word_errors(model, data, recipe),
-        "step_seconds": time_step(
-            model, data.train, recipe.batch_size, repeats=STEP_REPEATS, seed=options.seed
-        ),
-        "step_repeats": STEP_REPEATS,
-        "pair": _pair(options, data, progress) if options.pair_minutes else None,
     }
 
 
@@ -225,7 +225,7 @@ def _device_name(device: torch.device) -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
-def _pair(options: Options, data: Data, progress: Progress) -> dict[str, Any]:
+def _pair(options: Options, data: Data, device: torch.device, progress: Progress) -> dict[str, Any]:
     """The pair has a vocabulary and rows of its own, of the same text."""
     tokenizer = train_vocabulary(data.corpus.train, PER_TOKEN.vocab_size)
     rows, held_out = (
@@ -235,17 +235,18 @@ def _pair(options: Options, data: Data, progress: Progress) -> dict[str, Any]:
     with progress.bar("one label per token, one per sequence") as bar:
         return train_pair(
             rows,
-            _first(held_out, FINAL_ROWS),
+            spread(held_out, FINAL_ROWS),
             tokenizer.get_vocab_size(),
             budget,
             seed=options.seed,
+            device=device,
             report=bar.update_pair,
         )
 
 
 def coloured_samples(model: Electra, data: Data) -> list[list[ScoredToken]]:
     """Held-out rows with the generator's replacements, scored by the discriminator."""
-    rows = _first(data.held_out, SAMPLES)
+    rows = spread(data.held_out, SAMPLES)
     device = next(model.parameters()).device
     with evaluation.isolated(model):
         ids, mask, maskable = (

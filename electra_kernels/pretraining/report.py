@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import math
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,23 +12,36 @@ from typing import Any
 
 from electra_kernels.pretraining import figures
 from electra_kernels.pretraining.colouring import ScoredToken, to_html
+from electra_kernels.pretraining.files import write_whole
 
 
 def write_report(directory: Path, metrics: dict[str, Any], samples: Sequence[Sequence[ScoredToken]]) -> Path:
     """Write metrics.json and report.html, which shows what ``metrics`` holds; returns the page's path."""
-    (directory / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_whole(directory / "metrics.json", json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
     sections = [
         _pair_section(metrics),
         _summary_section(metrics),
-        _samples_section(samples),
+        _samples_section(samples, metrics),
         _errors_section(metrics),
         _curves_section(metrics),
         _step_section(metrics),
     ]
-    template = resources.files("electra_kernels.pretraining").joinpath("report.html").read_text()
+    template = (
+        resources.files("electra_kernels.pretraining").joinpath("report.html").read_text(encoding="utf-8")
+    )
     page = directory / "report.html"
-    page.write_text(Template(template).substitute(title="pre-training report", body="\n".join(sections)))
+    body = "\n".join(sections)
+    write_whole(page, Template(template).substitute(title="pre-training report", body=body))
     return page
+
+
+def finite(values: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON does not have."""
+    if isinstance(values, dict):
+        return {name: finite(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _image(png: bytes, alternative: str) -> str:
@@ -57,15 +71,21 @@ def _pair_section(metrics: dict[str, Any]) -> str:
         _image(draw(pair), "AUC of both encoders over the steps")
         for draw in (figures.pair_rows_figure, figures.pair_tokens_figure)
     )
+    chance = ""
+    if last["per_row_rows"] < 0.5 + 2 * pair["standard_error_rows"]:
+        chance = ", which is chance within two standard errors: in these steps it has learned nothing"
     return f"""<h1>Same text, same encoder, same corrupted rows, same steps; only the label differs: one per token,
 or one per sequence (“was anything replaced?”).</h1>
 <div class="curves">{pictures}</div>
-<p>After {pair["steps"]:,} steps the encoder with a label per token tells corrupted rows from clean ones with AUC
-{last["per_token_rows"]:.2f}, the one that was asked just that with {last["per_row_rows"]:.2f}. What a linear probe
-finds in the frozen encoders about single tokens: {probe["per_token"]:.2f} against {probe["per_row"]:.2f}.</p>
-<p class="note">AUC: the probability that a corrupted one is ranked above a clean one; 0.5 is chance. Half of the rows
-have 15 % of their tokens replaced by draws from the word frequencies. Both sides start from the same weights and see
-the same batches, each at the best of the learning rates tried for it. One seed.</p>"""
+<p>After {pair["steps"]:,} steps the model with a label per token tells corrupted rows from clean ones with AUC
+{last["per_token_rows"]:.2f}, the one that was asked just that with {last["per_row_rows"]:.2f}{chance}. What a linear
+probe finds in the frozen encoders about single tokens: {probe["per_token"]:.2f} against {probe["per_row"]:.2f}
+(untrained encoder: {probe["untrained"]:.2f}, rarity of the word: {pair["auc_frequency"]:.2f}).</p>
+<p class="note">AUC: the probability that a corrupted one is ranked above a clean one; 0.5 is chance, its standard error
+{pair["standard_error_rows"]:.3f} for rows and {pair["standard_error_tokens"]:.3f} for tokens. Half of the rows have
+15 % of their tokens replaced by draws from the word frequencies. Both sides are the same module with the same initial
+weights and see the same batches, each at the best of the learning rates tried for it. One answers at every token, and
+a row's score is the log-sum-exp of its tokens' logits; the other answers at [CLS]. One seed.</p>"""
 
 
 def _summary_section(metrics: dict[str, Any]) -> str:
@@ -77,6 +97,8 @@ def _summary_section(metrics: dict[str, Any]) -> str:
     if "mlm_loss" in final:
         rows += [
             ("AUC, the generator's own samples", f"{final['auc_samples']:.3f}"),
+            ("the same by the rarity of the word alone", f"{final['auc_samples_frequency']:.3f}"),
+            ("found of these at probability 0.5", f"{final['recall']:.1%}"),
             ("generator, nats per masked token", f"{final['mlm_loss']:.2f}"),
             ("the same by word frequency alone", f"{metrics['baselines']['unigram_entropy']:.2f}"),
             ("generator, masked tokens right", f"{final['mlm_accuracy']:.1%}"),
@@ -87,16 +109,17 @@ def _summary_section(metrics: dict[str, Any]) -> str:
 training text and were dropped). {run["steps"]:,} steps, {run["tokens"]:,} tokens,
 {run["seconds"] / 60:.1f} minutes, {run["tokens"] / run["seconds"]:,.0f} tokens/s on
 {run["threads"]} threads of {html.escape(run["device"])}{", bfloat16" if run["bfloat16"] else ""},
-seed {run["seed"]}.</p>
-{_table(rows)}"""
+back end {run["backend"]}, seed {run["seed"]}.</p>
+{_table(rows)}
+<p class="note">Time and tokens/s include the evaluations. The recipe was chosen on the same held-out documents.</p>"""
 
 
-def _samples_section(samples: Sequence[Sequence[ScoredToken]]) -> str:
+def _samples_section(samples: Sequence[Sequence[ScoredToken]], metrics: dict[str, Any]) -> str:
     lines = "\n".join(f'<div class="sample">{to_html(tokens)}</div>' for tokens in samples)
     return f"""<h2>Held-out text through the discriminator</h2>
 <p>The redder, the more probable that the token was replaced. <u>Underlined</u>: it was, by a sample of the generator;
 the original follows, struck out. Colour your own text:
-<code>electra-kernels detect "some text" --model MODEL</code></p>
+<code>electra-kernels detect "some text" --model {html.escape(metrics["model"])}</code></p>
 {lines}"""
 
 
@@ -130,7 +153,6 @@ def _step_section(metrics: dict[str, Any]) -> str:
     picture = _image(figures.step_figure(metrics["step_seconds"]), "time of one step by part")
     return f"""<h2>Where the time of a step goes</h2>
 <div class="curves">{picture}</div>
-<p class="note">Median over {metrics["step_repeats"]} steps after the training, each part forward and backward on its
-own.
+<p class="note">Median over up to 20 steps after the training, each part forward and backward on its own.
 “Head and sampling” is what the ops of electra_kernels do: masking, both heads with their losses, sampling,
 replacement.</p>"""

@@ -79,6 +79,13 @@ def encode_rows(
     return Rows(input_ids, torch.tensor(sources, dtype=torch.int64), ids)
 
 
+def spread(rows: Rows, count: int) -> Rows:
+    """At most ``count`` rows, evenly spread over all, so that every document has its share."""
+    total = len(rows.input_ids)
+    index = torch.linspace(0, total - 1, min(count, total)).round().long()
+    return Rows(rows.input_ids[index], rows.document[index], rows.special_ids)
+
+
 def batches(rows: Rows, batch_size: int, seed: int) -> Iterator[Tensor]:
     """Endless batches of row indices, each int64 [batch_size].
 

@@ -75,13 +75,14 @@ def train(
     ``report`` may evaluate the objective as long as it leaves torch's global generator alone (see
     `evaluation.isolated`), from which the training draws.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + 1)  # the initial weights have been drawn from ``seed``
     trainer = Trainer(objective, recipe)
     objective.train()
     state, sums = State(), _Means()
     for index in _until_spent(batches(rows, recipe.batch_size, seed), budget, state):
-        tokens = take(rows, index, trainer.device)
-        state.learning_rate, metrics = trainer.step(objective.batch(tokens), state.fraction)
+        batch = objective.batch(take(rows, index, trainer.device))
+        # The middle of the step: a first one at a learning rate of 0 would be lost.
+        state.learning_rate, metrics = trainer.step(batch, budget.fraction(state.step + 0.5))
         sums.add(metrics)
         state.step += 1
         state.tokens += int(rows.attention_mask[index].sum())

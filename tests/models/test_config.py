@@ -87,11 +87,20 @@ def test_a_configuration_survives_json(name):
 
 def test_from_dict_names_what_does_not_belong():
     values = electra_config("small", vocab_size=1_000, mask_token_id=4).to_dict()
-    with pytest.raises(ValueError, match=r"unknown names \['colour'\] and lacks \[\]"):
+    with pytest.raises(ValueError, match="the configuration has 'colour', should have only discriminator"):
         ElectraConfig.from_dict({**values, "colour": 3})
     del values["discriminator"]["hidden_size"]
-    with pytest.raises(ValueError, match=r"discriminator has unknown names \[\] and lacks \['hidden_size'\]"):
+    with pytest.raises(ValueError, match="discriminator has no 'hidden_size', should have it"):
         ElectraConfig.from_dict(values)
+    with pytest.raises(ValueError, match="discriminator is list, should be a dict"):
+        ElectraConfig.from_dict({**values, "discriminator": []})
+
+
+def test_from_dict_fills_in_what_has_a_default():
+    config = electra_config("small", vocab_size=1_000, mask_token_id=4)
+    values = config.to_dict()
+    del values["sampling_dropout"], values["discriminator"]["initializer_range"]
+    assert ElectraConfig.from_dict(values) == config
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,14 @@ def test_a_budget_of_minutes_does_not_care_for_steps():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"steps": 0}, {"steps": 5, "minutes": 0.0}, {"steps": 5, "minutes": -1.0}]
+    "arguments",
+    [
+        {"steps": 0},
+        {"steps": 5, "minutes": 0.0},
+        {"steps": 5, "minutes": -1.0},
+        {"steps": 5, "minutes": float("nan")},
+        {"steps": 5, "minutes": float("inf")},
+    ],
 )
 def test_an_empty_budget_is_refused(arguments):
     with pytest.raises(ValueError, match="should be"):

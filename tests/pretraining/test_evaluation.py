@@ -10,8 +10,10 @@ from electra_kernels.pretraining.evaluation import (
     evaluate_electra,
     isolated,
     rarity,
+    standard_error,
     unigram_entropy,
 )
+from electra_kernels.pretraining.metrics import area_under_curve
 
 CPU = torch.device("cpu")
 
@@ -75,6 +77,7 @@ def test_figures_of_a_model_are_repeatable_and_complete(model, held_out, counts)
     assert figures["mlm_loss"] == pytest.approx(math.log(counts.numel()), rel=0.2), "untrained: near uniform"
     assert 0 <= figures["auc_random"] <= 1
     assert 0 < figures["replaced"] < 0.2
+    assert 0 <= figures["auc_samples_frequency"] <= 1
     assert figures["base_rate_entropy"] == pytest.approx(binary_entropy(figures["replaced"]))
 
 
@@ -104,3 +107,11 @@ def test_rarity_is_the_negative_log_frequency():
 def test_the_unigram_entropy_is_the_loss_of_knowing_frequencies_alone(rows, counts):
     shares = counts[counts > 0] / counts.sum()
     assert unigram_entropy(rows, counts) == pytest.approx(float(-(shares * shares.log()).sum()), rel=0.02)
+
+
+def test_the_standard_error_is_that_of_random_scores():
+    torch.manual_seed(0)
+    labels = torch.arange(100) < 30
+    areas = torch.tensor([area_under_curve(torch.rand(100), labels) for _ in range(1_000)])
+    assert standard_error(30, 70) == pytest.approx(areas.std().item(), rel=0.1)
+    assert math.isnan(standard_error(0, 5))

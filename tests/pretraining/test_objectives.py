@@ -23,7 +23,7 @@ def _objectives(model, encoder_config, counts):
     return [
         ReplacedTokenDetection(model),
         CorruptedTokens(Discriminator(Encoder(encoder_config)), unigram),
-        CorruptedRows(Encoder(encoder_config), unigram),
+        CorruptedRows(Discriminator(Encoder(encoder_config)), unigram),
     ]
 
 

@@ -1,13 +1,17 @@
 import torch
 
-from electra_kernels.models.unigram import Unigram
 from electra_kernels.pretraining import pair
 from electra_kernels.pretraining.budget import Budget
+from electra_kernels.pretraining.objectives import take
+from electra_kernels.pretraining.rows import batches
+from electra_kernels.pretraining.run import Trainer
+
+CPU = torch.device("cpu")
 
 
-def test_both_sides_start_from_the_same_encoder(counts):
-    per_token, per_row = pair.make_pair(counts.numel(), Unigram(counts), seed=5)
-    ours, theirs = per_token.model.encoder.state_dict(), per_row.encoder.state_dict()
+def test_both_sides_are_one_module_with_the_same_weights(counts):
+    per_token, per_row = pair.make_pair(counts.numel(), counts, 5, CPU)
+    ours, theirs = per_token.model.state_dict(), per_row.model.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -21,6 +25,7 @@ def test_the_pair_learns_side_by_side_and_is_repeatable(rows, held_out, counts):
             counts.numel(),
             Budget(24),
             seed=0,
+            device=CPU,
             report=lambda step, fraction, figures: reports.append((step, fraction)),
         )
         return result, reports
@@ -29,6 +34,18 @@ def test_the_pair_learns_side_by_side_and_is_repeatable(rows, held_out, counts):
     assert result["steps"] == 24
     assert reports[-1] == (24, 1.0)
     assert [step for step, _ in reports] == [point["step"] for point in result["curve"]]
-    assert set(result["probe"]) == {"per_token", "per_row"}
+    assert set(result["probe"]) == {"per_token", "per_row", "untrained"}
     assert all(0 <= value <= 1 for value in result["probe"].values())
     assert result == run()[0]
+
+
+def test_a_label_per_row_can_be_learned(rows, counts):
+    """What the pair compares with is a side that learns where the error is plain: one word the text never has."""
+    strange = (torch.arange(counts.numel()) == counts.argmin()).long()
+    _, per_row = pair.make_pair(counts.numel(), strange, 0, CPU)
+    trainer = Trainer(per_row, pair.PER_ROW)
+    losses = []
+    for step, index in zip(range(120), batches(rows, 32, 0)):
+        _, metrics = trainer.step(per_row.batch(take(rows, index, CPU)), step / 120)
+        losses.append(float(metrics["row_loss"]))
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])

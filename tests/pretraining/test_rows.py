@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from electra_kernels.pretraining import rows as rows_module
 from electra_kernels.pretraining.errors import UserError
-from electra_kernels.pretraining.rows import Rows, batches, encode_rows, unigram_counts
+from electra_kernels.pretraining.rows import Rows, batches, encode_rows, spread, unigram_counts
 from electra_kernels.pretraining.text import Document
 from electra_kernels.pretraining.vocabulary import SpecialIds, train_vocabulary
 
@@ -69,9 +69,9 @@ def test_documents_stay_in_order_when_encoded_in_parts(monkeypatch):
 
 
 def test_masks_say_what_is_a_token_and_what_may_be_masked():
-    rows = encode_rows([Document("a", ("alpha ☃ beta [MASK] gamma delta kappa omega alpha",))], TOKENIZER, 14)
+    rows = encode_rows([Document("a", ("alpha ☃ beta gamma delta kappa omega alpha",))], TOKENIZER, 14)
     ids = rows.input_ids
-    assert {UNK, MASK} <= set(ids[0].tolist())
+    assert UNK in ids[0]
     assert rows.attention_mask.dtype == rows.maskable.dtype == torch.bool
     assert torch.equal(rows.attention_mask, ids != PAD)
     assert torch.equal(rows.maskable, ids > MASK)
@@ -129,3 +129,20 @@ def test_batches_of_nothing_are_refused_at_once():
         batches(some_rows(0), 4, 0)
     with pytest.raises(ValueError, match="batch_size: 0 should be at least 1"):
         batches(some_rows(3), 0, 0)
+
+
+def test_a_selection_is_spread_over_all_rows():
+    rows = Rows(torch.arange(30).reshape(15, 2), torch.arange(15), SpecialIds(0, 1, 2, 3, 4))
+    assert spread(rows, 10).document.tolist() == [0, 2, 3, 5, 6, 8, 9, 11, 12, 14]
+    assert spread(rows, 99).document.tolist() == list(range(15))
+    assert torch.equal(spread(rows, 2).input_ids, rows.input_ids[[0, 14]])
+
+
+def test_special_tokens_that_a_text_speaks_of_are_text(corpus, tokenizer):
+    document = Document("manual", ("the cat [PAD] saw [SEP] a small [MASK] dog near our house",))
+    rows = encode_rows([document], tokenizer, 40)
+    ids = rows.special_ids
+    assert rows.input_ids[0, 0] == ids.cls
+    inside = rows.input_ids[0, 1 : int(rows.attention_mask[0].sum()) - 1]
+    assert not torch.isin(inside, torch.tensor([ids.pad, ids.cls, ids.sep, ids.mask])).any()
+    assert tokenizer.decode(inside.tolist()).endswith("our house"), "nothing after [SEP] is lost"

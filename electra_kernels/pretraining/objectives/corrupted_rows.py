@@ -1,29 +1,27 @@
 """One label per row: was anything in it replaced? The contrast to `corrupted_tokens`: only the label differs."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from electra_kernels import masked_bce_with_logits
-from electra_kernels.models import Encoder
+from electra_kernels.models import Discriminator
 from electra_kernels.models.unigram import Unigram
 from electra_kernels.pretraining.objectives.base import Objective, TokenBatch
 from electra_kernels.pretraining.objectives.corrupted_tokens import CorruptedBatch, corrupt_half
 
 
 class CorruptedRows(Objective):
-    """The corrupted rows of `CorruptedTokens`, one question per row, answered from the state of ``[CLS]``.
+    """The corrupted rows of `CorruptedTokens`, one question per row, answered at its first token, ``[CLS]``.
 
     Args:
-        encoder: its first token is ``[CLS]``.
+        model: encoder and head, the same module as that of `CorruptedTokens`.
         unigram: the distribution of the replacements.
     """
 
     metrics = ("row_loss",)
 
-    def __init__(self, encoder: Encoder, unigram: Unigram) -> None:
+    def __init__(self, model: Discriminator, unigram: Unigram) -> None:
         super().__init__()
-        self.encoder, self.unigram = encoder, unigram
-        width = encoder.config.hidden_size
-        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.model, self.unigram = model, unigram
 
     def batch(self, tokens: TokenBatch) -> CorruptedBatch:
         return corrupt_half(tokens, self.unigram)
@@ -35,5 +33,4 @@ class CorruptedRows(Objective):
 
     def row_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[B], higher where the row looks corrupted."""
-        scores: Tensor = self.head(self.encoder(input_ids, attention_mask)[:, 0]).squeeze(-1)
-        return scores
+        return self.model.logits(input_ids, attention_mask)[:, 0]
