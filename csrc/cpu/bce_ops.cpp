@@ -51,7 +51,7 @@ Tensor masked_bce_with_logits_backward(const Tensor& grad_loss, const Tensor& lo
   const Terms terms = strided_terms.terms();
   const Elements x = strided_logits.elements();
   const Upstream upstream = strided_upstream.upstream();
-  Tensor gradient = empty_like(logits, logits.scalar_type());
+  Tensor gradient = new_like(logits);
   char* const out = static_cast<char*>(gradient.mutable_data_ptr());
   const int64_t count = logits.numel(), bytes = element_size(logits);
   for_rows((count + kBlock - 1) / kBlock, kBlock, [&](int64_t first, int64_t last) {

@@ -9,6 +9,21 @@
 namespace electra_kernels {
 namespace {
 
+// Place of the set bit before which `rank` are set: the byte from prefix sums over the bytes of the word, the
+// bit by taking away the lower ones.
+inline int64_t select(uint64_t bits, uint64_t rank) {
+  constexpr uint64_t kEach = 0x0101010101010101u;
+  uint64_t sums = bits - (bits >> 1 & 0x5555555555555555u);
+  sums = (sums & 0x3333333333333333u) + (sums >> 2 & 0x3333333333333333u);
+  sums = ((sums + (sums >> 4)) & 0x0f0f0f0f0f0f0f0fu) * kEach;
+  const uint64_t is_before = (((rank * kEach) | 0x80 * kEach) - sums) >> 7 & kEach;
+  const uint64_t shift = 8 * ((is_before * kEach) >> 56);
+  rank -= (sums << 8) >> shift & 0xff;
+  bits >>= shift;
+  for (; rank > 0; --rank) bits &= bits - 1;
+  return static_cast<int64_t>(shift) + __builtin_ctzll(bits);
+}
+
 // Tokens that are left.
 class Left {
  public:
@@ -36,12 +51,10 @@ class Left {
         rank -= tree_[w];
       }
     }
-    uint64_t bits = bits_[w];
-    for (; rank > 0; --rank) bits &= bits - 1;
-    const uint64_t lowest = bits & -bits;
-    bits_[w] ^= lowest;
+    const int64_t bit = select(bits_[w], rank);
+    bits_[w] ^= uint64_t{1} << bit;
     for (int64_t i = w + 1; i <= words_; i += i & -i) --tree_[i];
-    return w * 64 + __builtin_ctzll(lowest);
+    return w * 64 + bit;
   }
 
  private:

@@ -125,7 +125,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_masked_bce_backward(
   const Tensor packed_logits = packed(logits);
   const float* const x = packed_logits.const_data_ptr<float>();
 
-  Tensor grad_hidden = empty_like(hidden, hidden.scalar_type());
+  Tensor grad_hidden = new_like(hidden);
   char* const out = static_cast<char*>(grad_hidden.mutable_data_ptr());
   const int64_t row_bytes = rows.size * element_size(hidden);
   Blocks blocks(labels.numel(), rows.size, is_per_token);

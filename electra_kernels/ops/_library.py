@@ -23,6 +23,8 @@ def define(schema: str, fake: Callable[..., object]) -> None:
 
 def _router(name: str, device: str) -> Callable[..., object]:
     def route(*args: object) -> object:
+        if not torch.is_autocast_enabled(device):
+            return implementation(name, device)(*args)
         # Autocast has been dealt with by the public function; it must not reach into an implementation.
         with torch.autocast(device, enabled=False):
             return implementation(name, device)(*args)

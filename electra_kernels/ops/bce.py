@@ -138,6 +138,8 @@ def _refuse_gradient(name: str, value: Tensor) -> None:
 
 def _expand(name: str, value: Tensor, shape: torch.Size) -> Tensor:
     _refuse_gradient(name, value)
+    if value.shape == shape:
+        return value
     fits = value.dim() <= len(shape) and all(
         ours in (1, theirs) for ours, theirs in zip(reversed(value.shape), reversed(shape))
     )

@@ -96,7 +96,9 @@ def mask_tokens(
         uniforms = draw_uniforms((batch, slots, 2), generator=generator, device=input_ids.device)
     check_uniforms(uniforms, (batch, slots, 2), "[B, K, 2]", input_ids.device)
     options = (mask_token_id, vocab_size, float(probability), float(mask_fraction), float(random_fraction))
-    return MaskedTokens(*torch.ops.electra_kernels.mask_tokens(input_ids, maskable != 0, uniforms, *options))
+    if maskable.dtype != torch.bool:
+        maskable = maskable != 0
+    return MaskedTokens(*torch.ops.electra_kernels.mask_tokens(input_ids, maskable, uniforms, *options))
 
 
 def _check_options(
