@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from electra_kernels.models import Electra
+
 from .tiny import CONFIGS, COUNTS, V, batch, model, plain_loss, uniforms
 
 
