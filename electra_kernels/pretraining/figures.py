@@ -100,11 +100,14 @@ def auc_figure(evaluations: Sequence[dict[str, float]], frequency: float) -> byt
 def _draw_auc(axis: Axes, evaluations: Sequence[dict[str, float]], frequency: float) -> None:
     minutes = [point["seconds"] / 60 for point in evaluations]
     _line(axis, minutes, [p["auc_random"] for p in evaluations], PER_TOKEN, "fixed random replacements")
-    samples = [p["auc_samples"] for p in evaluations]
-    _line(axis, minutes, samples, PER_ROW, "the generator's own samples (they get harder)")
     axis.axhline(
-        frequency, color=MUTED, linestyle="--", linewidth=1, label="rarity of the word, random replacements"
+        frequency, color=PER_TOKEN, linestyle="--", linewidth=1, label="rarity of the word, on these"
     )
+    if "auc_samples" in evaluations[-1]:
+        samples = [p["auc_samples"] for p in evaluations]
+        _line(axis, minutes, samples, PER_ROW, "the generator's own samples (they get harder)")
+        rarity = [p["auc_samples_frequency"] for p in evaluations]
+        axis.plot(minutes, rarity, "--", color=PER_ROW, linewidth=1, label="rarity of the word, on these")
     _chance(axis)
     axis.set(xlabel="minutes", ylabel="AUC", title="Finding replaced tokens, held-out text")
     _finish_auc(axis)
@@ -125,7 +128,7 @@ def _draw_step(axis: Axes, seconds: dict[str, float]) -> None:
 def _finish_auc(axis: Axes) -> None:
     """Limits that hold every curve and leave room for the legend above them."""
     low, high = axis.get_ylim()
-    axis.set_ylim(min(low, 0.45), max(high + 0.14, 0.95))
+    axis.set_ylim(min(low, 0.45), max(high + 0.2, 0.95))
     axis.legend(fontsize=8, frameon=False, loc="upper left")
 
 
