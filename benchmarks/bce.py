@@ -3,31 +3,50 @@
 from collections.abc import Iterator
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch import Tensor
 
 import electra_kernels
+from benchmarks import contenders, recipes
 from benchmarks.harness import Case
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    for batch, length in [(256, 512)] if quick else [(16, 128), (256, 512), (1024, 512)]:
-        yield _case(batch, length)
+    if quick:
+        yield _case(256, 512)
+        return
+    yield _case(256, 512, is_main=True)
+    yield _case(1024, 512)
+    for dtype in (torch.bfloat16, torch.float16):
+        yield _case(256, 512, dtype)
 
 
-def _case(batch: int, length: int) -> Case:
-    logits = torch.randn(batch, length, requires_grad=True)
+def _case(batch: int, length: int, dtype: torch.dtype = torch.float32, is_main: bool = False) -> Case:
+    logits = torch.randn(batch, length, dtype=dtype, requires_grad=True)
     labels = torch.rand(batch, length) < 0.1
     mask = torch.rand(batch, length) < 0.9
+    arguments = (logits, labels, mask)
 
-    def eager() -> object:
-        losses = binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
-        return torch.autograd.grad((losses * mask).sum() / mask.sum(), logits)
+    def differentiate(loss: Tensor) -> object:
+        return torch.autograd.grad(loss, logits)
 
     def ours() -> object:
-        return torch.autograd.grad(electra_kernels.masked_bce_with_logits(logits, labels, mask), logits)
+        return differentiate(electra_kernels.masked_bce_with_logits(*arguments))
 
-    # logits, labels and mask are read by the forward and again by the backward, the gradient is written
-    bytes_moved = batch * length * (2 * (4 + 1 + 1) + 4)
+    runs, absent = contenders.line_up(
+        lambda: differentiate(recipes.masked_bce(*arguments)),
+        contenders.compiled(recipes.masked_bce, arguments, differentiate) if is_main else None,
+        contenders.ours("masked_bce_with_logits", ours, everywhere=is_main),
+    )
+    tokens, size = batch * length, dtype.itemsize
     return Case(
-        f"masked_bce_with_logits f+b B={batch} T={length}", {"eager": eager, "ours": ours}, bytes_moved
+        "masked_bce_with_logits f+b",
+        {"B": batch, "T": length},
+        runs,
+        # logits, labels and mask by the forward and again by the backward
+        bytes_read=2 * tokens * (size + 1 + 1),
+        bytes_written=tokens * size,
+        gradient_bytes=tokens * size,
+        dtype=dtype,
+        absent=absent,
+        is_main=is_main,
     )

@@ -5,31 +5,41 @@ from collections.abc import Iterator
 import torch
 
 import electra_kernels
+from benchmarks import contenders, recipes
 from benchmarks.harness import Case
-
-MASK, VOCAB_SIZE = 103, 30_522
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    for batch, length in [(128, 128)] if quick else [(16, 128), (128, 128), (256, 512)]:
-        yield _case(batch, length)
+    yield _case(128, 128, is_main=not quick)
 
 
-def _case(batch: int, length: int) -> Case:
-    input_ids = torch.randint(1000, VOCAB_SIZE, (batch, length))
+def slots(length: int) -> int:
+    """K, as `electra_kernels.mask_tokens` has it at probability 0.15."""
+    return max(1, int(0.155 * length))
+
+
+def _case(batch: int, length: int, is_main: bool) -> Case:
+    input_ids = torch.randint(1000, recipes.VOCAB_SIZE, (batch, length))
     maskable = torch.ones_like(input_ids, dtype=torch.bool)
-    slots = int(0.155 * length)
-
-    def eager() -> object:
-        keys = torch.rand(batch, length).masked_fill_(~maskable, -1)
-        positions = keys.topk(slots).indices
-        targets = input_ids.gather(1, positions)
-        written = targets.where(torch.rand(batch, slots) >= 0.85, MASK)
-        return input_ids.scatter(1, positions, written), positions, targets
+    arguments = (input_ids, maskable, slots(length))
 
     def ours() -> object:
-        return electra_kernels.mask_tokens(input_ids, maskable, mask_token_id=MASK, vocab_size=VOCAB_SIZE)
+        return electra_kernels.mask_tokens(
+            input_ids, maskable, mask_token_id=recipes.MASK, vocab_size=recipes.VOCAB_SIZE
+        )
 
-    # ids are read and written, the mask is read, positions and targets are written
-    bytes_moved = batch * length * (8 + 8 + 1) + batch * slots * (8 + 8)
-    return Case(f"mask_tokens B={batch} T={length}", {"eager": eager, "ours": ours}, bytes_moved)
+    runs, absent = contenders.line_up(
+        lambda: recipes.mask(*arguments),
+        contenders.compiled(recipes.mask, arguments, lambda result: result) if is_main else None,
+        contenders.ours("mask_tokens", ours, everywhere=is_main),
+    )
+    return Case(
+        "mask_tokens",
+        {"B": batch, "T": length},
+        runs,
+        # ids and maskable; masked ids, positions and targets
+        bytes_read=batch * length * (8 + 1),
+        bytes_written=batch * length * 8 + batch * slots(length) * (8 + 8),
+        absent=absent,
+        is_main=is_main,
+    )

@@ -1,68 +1,173 @@
 """The generator's loss and sample, forward and backward, from logits and from hidden states."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
+from torch.nn import functional as F
 
 import electra_kernels
+from benchmarks import contenders, recipes
 from benchmarks.harness import Case
+from electra_kernels.pretraining.precision import has_native_bfloat16
 
-VOCAB_SIZE, WIDTH = 30_522, 128
+MAIN_ROWS, MAIN_WIDTH = 1024, 128
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    for rows in [128] if quick else [160, 1024]:
-        yield _from_logits(rows)
-        yield _from_hidden(rows)
+    if quick:
+        yield _from_logits(128, recipes.VOCAB_SIZE)
+        yield _from_hidden(128, recipes.VOCAB_SIZE, MAIN_WIDTH)
+        return
+    yield _from_logits(MAIN_ROWS, recipes.VOCAB_SIZE, is_main=True)
+    yield _from_hidden(MAIN_ROWS, recipes.VOCAB_SIZE, MAIN_WIDTH, is_main=True)
+    for rows, vocab_size in ((64, 30_522), (4096, 30_522), (MAIN_ROWS, 1_000), (MAIN_ROWS, 128_000)):
+        yield _from_logits(rows, vocab_size)
+        yield _from_hidden(rows, vocab_size, MAIN_WIDTH)
+    for width in (64, 768):
+        yield _from_hidden(MAIN_ROWS, recipes.VOCAB_SIZE, width)
+    for dtype in HALVES:
+        yield _from_logits(MAIN_ROWS, recipes.VOCAB_SIZE, dtype)
+        yield _from_hidden(_half_rows(dtype), recipes.VOCAB_SIZE, MAIN_WIDTH, dtype)
 
 
-def _gumbel(logits: Tensor) -> Tensor:
-    noise = -torch.log(-torch.log(torch.rand_like(logits).clamp_(min=1e-20)))
-    return (logits + noise).argmax(-1)
+def _half_rows(dtype: torch.dtype) -> int:
+    """Without instructions for it a product in half precision takes 50 times as long: minutes at the main size."""
+    device = torch.get_default_device()
+    native = device.type == "cuda" or (dtype == torch.bfloat16 and has_native_bfloat16(device))
+    return MAIN_ROWS if native else 32
 
 
-def _from_logits(rows: int) -> Case:
-    logits = torch.randn(rows, VOCAB_SIZE, requires_grad=True)
-    targets = torch.randint(VOCAB_SIZE, (rows,))
+class _Given(torch.autograd.Function):
+    """``memory`` as the result of an op, as logits are, which nothing has to compute: it may be overwritten."""
 
-    def eager() -> object:
-        loss = cross_entropy(logits, targets)
-        return torch.autograd.grad(loss, logits), _gumbel(logits.detach())
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor, memory: Tensor) -> Tensor:
+        return memory.detach()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.sum(), None
+
+
+def _eager_from_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    return F.cross_entropy(logits, targets), recipes.gumbel_max(logits.detach())
+
+
+def _from_logits(
+    rows: int, vocab_size: int, dtype: torch.dtype = torch.float32, is_main: bool = False
+) -> Case:
+    logits = torch.randn(rows, vocab_size, dtype=dtype, requires_grad=True)
+    targets = torch.randint(vocab_size, (rows,))
+    memory = logits.detach().clone()
+    leaf = torch.zeros((), dtype=dtype, requires_grad=True)
+
+    def differentiate(result: tuple[Tensor, Tensor]) -> object:
+        return torch.autograd.grad(result[0], logits), result[1]
 
     def ours() -> object:
         return torch.autograd.grad(electra_kernels.cross_entropy_sample(logits, targets).loss, logits)
 
-    memory = logits.detach().clone()
-    uniforms = electra_kernels.draw_uniforms((rows,))
-
     def ours_in_place() -> object:
-        # The op below inplace_backward=True: whose memory the logits are does not change what it costs.
-        return torch.ops.electra_kernels.cross_entropy_sample_(
-            memory, targets, uniforms, None, -100, "mean", 1.0, False
-        )
+        given = _Given.apply(leaf, memory)
+        loss = electra_kernels.cross_entropy_sample(given, targets, inplace_backward=True).loss
+        return torch.autograd.grad(loss, given)
 
-    contenders = {"eager + Gumbel-max": eager, "ours": ours, "ours in place": ours_in_place}
-    return Case(f"cross_entropy_sample f+b N={rows} V={VOCAB_SIZE}", contenders, 2 * 4 * rows * VOCAB_SIZE)
+    in_place = contenders.ours("cross_entropy_sample_", ours_in_place, everywhere=is_main)
+    runs, absent = contenders.line_up(
+        lambda: differentiate(_eager_from_logits(logits, targets)),
+        contenders.compiled(_eager_from_logits, (logits, targets), differentiate) if is_main else None,
+        contenders.ours("cross_entropy_sample", ours, everywhere=is_main),
+        {name.replace("ours", "ours in place"): run for name, run in in_place.items()},
+    )
+    size = rows * vocab_size * dtype.itemsize
+    sizes = {"N": rows, "V": vocab_size}
+    return Case(
+        # the logits once, their gradient once
+        "cross_entropy_sample f+b",
+        sizes,
+        runs,
+        size,
+        size,
+        dtype=dtype,
+        absent=absent,
+        is_main=is_main,
+    )
 
 
-def _from_hidden(rows: int) -> Case:
-    hidden = torch.randn(rows, WIDTH, requires_grad=True)
-    weight = (0.02 * torch.randn(VOCAB_SIZE, WIDTH)).requires_grad_()
-    bias = torch.zeros(VOCAB_SIZE, requires_grad=True)
-    targets = torch.randint(VOCAB_SIZE, (rows,))
+def _eager_from_hidden(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _eager_from_logits(F.linear(hidden, weight, bias), targets)
 
-    def eager() -> object:
-        logits = linear(hidden, weight, bias)
-        tokens = _gumbel(logits.detach())
-        return torch.autograd.grad(cross_entropy(logits, targets), (hidden, weight, bias)), tokens
+
+def _from_hidden(
+    rows: int, vocab_size: int, width: int, dtype: torch.dtype = torch.float32, is_main: bool = False
+) -> Case:
+    hidden = torch.randn(rows, width, dtype=dtype, requires_grad=True)
+    weight = (0.02 * torch.randn(vocab_size, width)).to(dtype).requires_grad_()
+    bias = torch.zeros(vocab_size, dtype=dtype, requires_grad=True)
+    parameters = (hidden, weight, bias)
+    targets = torch.randint(vocab_size, (rows,))
+
+    def differentiate(result: tuple[Tensor, Tensor]) -> object:
+        return torch.autograd.grad(result[0], parameters), result[1]
 
     def ours() -> object:
-        loss = electra_kernels.linear_cross_entropy_sample(hidden, weight, bias, targets).loss
+        return torch.autograd.grad(
+            electra_kernels.linear_cross_entropy_sample(*parameters, targets).loss, parameters
+        )
+
+    torchs, missing = _linear_cross_entropy(hidden, weight, bias, targets)
+    runs, absent = contenders.line_up(
+        lambda: differentiate(_eager_from_hidden(*parameters, targets)),
+        contenders.compiled(_eager_from_hidden, (*parameters, targets), differentiate) if is_main else None,
+        torchs,
+        {"its three products alone": _products(hidden.detach(), weight.detach())},
+        contenders.ours("linear_cross_entropy_sample", ours, everywhere=is_main),
+    )
+    # the logits need not reach memory
+    size = (rows * width + vocab_size * width + vocab_size) * dtype.itemsize
+    return Case(
+        "linear_cross_entropy_sample f+b",
+        {"N": rows, "V": vocab_size, "E": width},
+        runs,
+        bytes_read=size,
+        bytes_written=size,
+        gradient_bytes=size,
+        dtype=dtype,
+        absent=absent | missing,
+        is_main=is_main,
+    )
+
+
+def _linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor
+) -> contenders.Contenders:
+    """torch's own, which draws no sample, by default and in chunks."""
+    name = "F.linear_cross_entropy"
+    function = getattr(F, "linear_cross_entropy", None)
+    if function is None:
+        return contenders.Contenders({}, {name: f"torch is {torch.__version__}, it came with 2.13"})
+
+    def run(options: Any) -> object:
+        loss = function(hidden, weight, targets, linear_bias=bias, options=options)
         return torch.autograd.grad(loss, (hidden, weight, bias))
 
-    # the weight is read and its gradient written; the logits need not reach memory
-    bytes_moved = 2 * 4 * VOCAB_SIZE * WIDTH
-    name = f"linear_cross_entropy_sample f+b N={rows} V={VOCAB_SIZE} E={WIDTH}"
-    return Case(name, {"eager + Gumbel-max": eager, "ours": ours}, bytes_moved)
+    chunked = torch.nn.LinearCrossEntropyOptions()
+    return contenders.Contenders({name: lambda: run(None), f"{name}, chunked": lambda: run(chunked)}, {})
+
+
+def _products(hidden: Tensor, weight: Tensor) -> contenders.Run:
+    """The matrix products of the head into memory that is there already: what no head can do without."""
+    logits = hidden.new_empty(hidden.shape[0], weight.shape[0])
+    grad_hidden, grad_weight = torch.empty_like(hidden), torch.empty_like(weight)
+
+    def run() -> object:
+        torch.mm(hidden, weight.T, out=logits)
+        torch.mm(logits, weight, out=grad_hidden)
+        return torch.mm(logits.T, hidden, out=grad_weight)
+
+    return run

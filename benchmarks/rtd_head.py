@@ -3,33 +3,58 @@
 from collections.abc import Iterator
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, linear
+from torch import Tensor
+from torch.nn.functional import linear
 
 import electra_kernels
+from benchmarks import contenders, recipes
 from benchmarks.harness import Case
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    for batch, length, width in [(64, 128, 256)] if quick else [(16, 128, 256), (256, 512, 256)]:
-        yield _case(batch, length, width)
+    if quick:
+        yield _case(64, 128, 256)
+        return
+    yield _case(256, 512, 256, is_main=True)
+    for dtype in (torch.bfloat16, torch.float16):
+        yield _case(256, 512, 256, dtype)
 
 
-def _case(batch: int, length: int, width: int) -> Case:
-    hidden = torch.randn(batch, length, width, requires_grad=True)
-    weight, bias = torch.randn(1, width, requires_grad=True), torch.zeros(1, requires_grad=True)
+def _eager(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    return recipes.masked_bce(linear(hidden, weight, bias).squeeze(-1), labels, mask)
+
+
+def _case(
+    batch: int, length: int, width: int, dtype: torch.dtype = torch.float32, is_main: bool = False
+) -> Case:
+    hidden = torch.randn(batch, length, width, dtype=dtype, requires_grad=True)
+    weight = torch.randn(1, width, dtype=dtype, requires_grad=True)
+    bias = torch.zeros(1, dtype=dtype, requires_grad=True)
     labels = torch.rand(batch, length) < 0.1
     mask = torch.rand(batch, length) < 0.9
+    arguments = (hidden, weight, bias, labels, mask)
 
-    def eager() -> object:
-        logits = linear(hidden, weight, bias).squeeze(-1)
-        losses = binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
-        return torch.autograd.grad((losses * mask).sum() / mask.sum(), (hidden, weight, bias))
-
-    def ours() -> object:
-        loss = electra_kernels.linear_masked_bce(hidden, weight, bias, labels, mask).loss
+    def differentiate(loss: Tensor) -> object:
         return torch.autograd.grad(loss, (hidden, weight, bias))
 
-    # hidden is read once and its gradient written once
-    bytes_moved = 2 * 4 * batch * length * width
-    name = f"linear_masked_bce f+b B={batch} T={length} H={width}"
-    return Case(name, {"eager": eager, "ours": ours}, bytes_moved)
+    def ours() -> object:
+        return differentiate(electra_kernels.linear_masked_bce(*arguments).loss)
+
+    runs, absent = contenders.line_up(
+        lambda: differentiate(_eager(*arguments)),
+        contenders.compiled(_eager, arguments, differentiate) if is_main else None,
+        contenders.ours("linear_masked_bce", ours, everywhere=is_main),
+    )
+    hidden_bytes = hidden.numel() * dtype.itemsize
+    return Case(
+        "linear_masked_bce f+b",
+        {"B": batch, "T": length, "H": width},
+        runs,
+        # hidden once, its gradient once
+        bytes_read=hidden_bytes,
+        bytes_written=hidden_bytes,
+        gradient_bytes=hidden_bytes,
+        dtype=dtype,
+        absent=absent,
+        is_main=is_main,
+    )

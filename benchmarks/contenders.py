@@ -1,0 +1,65 @@
+"""What runs beside the default: lower instruction sets, the reference, and torch.compile of the eager recipe."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from electra_kernels import backends, use_backend
+
+Run = Callable[[], object]
+
+
+class Contenders(NamedTuple):
+    """``runs``: name → what is run; ``absent``: name → why it is not there."""
+
+    runs: dict[str, Run]
+    absent: dict[str, str]
+
+
+def ours(op: str, run: Run, *, everywhere: bool) -> dict[str, Run]:
+    """``run`` by the default back end; with ``everywhere`` also at its lower instruction sets and by the reference."""
+    table = backends()
+    default = table.serving[op, torch.get_default_device().type]
+    runs = {"ours": run}
+    if not everywhere:
+        return runs
+    for level in table.levels.get(default, ())[1:]:
+        runs[f"ours, {level}"] = _served(run, default, level)
+    if default != "reference":
+        runs["ours, reference"] = _served(run, "reference", None)
+    return runs
+
+
+def _served(run: Run, backend: str, level: str | None) -> Run:
+    def served() -> object:
+        with use_backend(backend, isa=level):
+            return run()
+
+    return served
+
+
+def compiled(
+    recipe: Callable[..., Any], arguments: tuple[Any, ...], finish: Callable[[Any], object]
+) -> Contenders:
+    """torch.compile of an eager recipe, compiled here; ``finish`` takes its result, for the backward."""
+    function = torch.compile(recipe, dynamic=False)
+
+    def run() -> object:
+        return finish(function(*arguments))
+
+    try:
+        run()
+    except torch._dynamo.exc.TorchDynamoException as error:
+        return Contenders({}, {"torch.compile": str(error).splitlines()[0]})
+    return Contenders({"torch.compile": run}, {})
+
+
+def line_up(eager: Run, compiled: Contenders | None, *others: Mapping[str, Run]) -> Contenders:
+    """The eager recipe first, which is the baseline; then torch.compile of it, then the others."""
+    runs = {"eager": eager}
+    if compiled is not None:
+        runs |= compiled.runs
+    for other in others:
+        runs |= other
+    return Contenders(runs, {} if compiled is None else compiled.absent)

@@ -1,0 +1,114 @@
+"""The results file: the machine, and every case and contender with all figures, in seconds and bytes."""
+
+import json
+import os
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.harness import Case, Measurement
+from benchmarks.memory import can_measure
+from electra_kernels import __version__, backends
+from electra_kernels.pretraining.precision import has_native_bfloat16
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, without a date; ``name`` serves as the name of a file."""
+    device = torch.get_default_device()
+    table = backends()
+    capability = torch.backends.cpu.get_cpu_capability()
+    facts = {
+        "device": device.type,
+        "processor": _processor(),
+        "capability": capability,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "native_bfloat16": has_native_bfloat16(device),
+        "torch": torch.__version__,
+        "electra_kernels": __version__,
+        "serving": {op: name for (op, kind), name in table.serving.items() if kind == device.type},
+        "levels": {name: list(levels) for name, levels in table.levels.items()},
+        "measures_memory": device.type == "cuda" or can_measure(),
+    }
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        return {
+            "name": _slug(gpu.name),
+            **facts,
+            "gpu": gpu.name,
+            "gpu_capability": f"{gpu.major}.{gpu.minor}",
+        }
+    return {"name": _slug(f"cpu-{capability}-{torch.get_num_threads()}-threads"), **facts}
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _processor() -> str:
+    """The name that Linux gives it, else that of its architecture."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def record(case: Case, measured: Sequence[Measurement]) -> dict[str, Any]:
+    """One case as JSON has it."""
+    first = measured[0]
+    return {
+        "op": case.op,
+        "sizes": dict(case.sizes),
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "is_main": case.is_main,
+        "baseline": first.contender,
+        "adds_to_baseline": case.adds_to_baseline,
+        "rounds": len(first.seconds),
+        "bytes_read": case.bytes_read,
+        "bytes_written": case.bytes_written,
+        "gradient_bytes": case.gradient_bytes,
+        "reading_seconds": _significant(first.reading),
+        "traffic_seconds": _significant(first.traffic),
+        "contenders": {one.contender: _figures(one) for one in measured},
+        "absent": dict(case.absent),
+    }
+
+
+def _figures(one: Measurement) -> dict[str, Any]:
+    return {
+        "median_seconds": _round(one.median),
+        "interquartile_seconds": _round(one.spread),
+        "speedup": _round(one.speedup),
+        "times_reading": _round(one.times_reading),
+        "times_traffic": _round(one.times_traffic),
+        "peak_extra_bytes": one.peak_extra_bytes,
+        "seconds": _significant(one.seconds),
+    }
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _significant(values: Sequence[float]) -> list[float]:
+    return [_round(value) for value in values]
+
+
+def write(path: Path, cases: Sequence[dict[str, Any]]) -> None:
+    """A machine and its cases, one contender's figures a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"machine": machine(), "cases": list(cases)}, indent=1)
+    # Lists of numbers on one line.
+    text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    path.write_text(text + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads(path.read_text())
+    return results

@@ -1,0 +1,150 @@
+"""The joint step of ELECTRA, forward and backward: what everything around the encoders adds to them.
+
+"encoders alone" is two passes over hidden states, with given gradients behind them; the heads' transforms, the masking,
+the losses and the sample are all on the other side.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks import contenders, masking, recipes
+from benchmarks.harness import Case
+from electra_kernels import gather_rows
+from electra_kernels.models import Electra, Generator, electra_config
+from electra_kernels.pretraining.optimizer import make_optimizer
+from electra_kernels.pretraining.precision import has_native_bfloat16
+from electra_kernels.pretraining.recipe import RECIPES
+
+LENGTH = 128
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    native = has_native_bfloat16(torch.get_default_device())
+    absent = {} if native else {"bfloat16 autocast": "this device has no bfloat16 instructions"}
+    batch = 2 if quick else 16
+    yield _case(batch, torch.float32, absent, is_main=not quick)
+    if quick:
+        return
+    if native:
+        yield _case(batch, torch.bfloat16, {}, is_main=False)
+    yield _demo()
+
+
+def _case(batch: int, dtype: torch.dtype, absent: dict[str, str], is_main: bool) -> Case:
+    model = Electra(electra_config("small", vocab_size=recipes.VOCAB_SIZE, mask_token_id=recipes.MASK))
+    step = _Step(model, torch.randint(1000, recipes.VOCAB_SIZE, (batch, LENGTH)), dtype)
+    runs = {
+        "encoders alone": step.encoders,
+        "eager, masked rows": lambda: step.run(lambda: step.eager(_loss_of_masked_rows)),
+        "eager, all rows": lambda: step.run(lambda: step.eager(_loss_of_all_rows)),
+        "ours": lambda: step.run(step.ours),
+    }
+    gradient_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    return Case(
+        "ELECTRA-Small step" if dtype == torch.float32 else "ELECTRA-Small step, autocast",
+        {"B": batch, "T": LENGTH},
+        runs,
+        # every weight once, its gradient once
+        bytes_read=gradient_bytes,
+        bytes_written=gradient_bytes,
+        gradient_bytes=gradient_bytes,
+        dtype=dtype,
+        absent=absent,
+        is_main=is_main,
+        adds_to_baseline=True,
+    )
+
+
+class _Step:
+    """One batch [B, T] through both models; ``dtype`` is that of autocast, where it is not float32."""
+
+    def __init__(self, model: Electra, input_ids: Tensor, dtype: torch.dtype) -> None:
+        assert model.generator is not None
+        self.model, self.input_ids, self.dtype = model.train(), input_ids, dtype
+        self.generator, self.discriminator = model.generator, model.discriminator
+        self.everywhere = torch.ones_like(input_ids, dtype=torch.bool)
+        widths = (self.generator.encoder.config.hidden_size, self.discriminator.encoder.config.hidden_size)
+        self.upstream = [torch.randn(*input_ids.shape, width) / input_ids.numel() for width in widths]
+
+    def run(self, loss: Callable[[], Tensor]) -> None:
+        self.model.zero_grad(set_to_none=True)
+        with self._autocast():
+            value = loss()
+        value.backward()
+
+    def encoders(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+        with self._autocast():
+            states = [part.encoder(self.input_ids) for part in (self.generator, self.discriminator)]
+        torch.autograd.backward(
+            states, [upstream.to(state.dtype) for upstream, state in zip(self.upstream, states)]
+        )
+
+    def ours(self) -> Tensor:
+        return self.model(self.input_ids, None, self.everywhere).loss
+
+    def eager(
+        self, generator_loss: Callable[[Generator, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        slots = masking.slots(self.input_ids.shape[1])
+        masked, positions, targets = recipes.mask(self.input_ids, self.everywhere, slots)
+        mlm, tokens = generator_loss(self.generator, masked, positions, targets)
+        replaced, is_replaced = recipes.replace(self.input_ids, positions, tokens)
+        discriminator = self.discriminator
+        hidden = discriminator.transform(discriminator.encoder(replaced))
+        logits = F.linear(hidden, discriminator.head.weight, discriminator.head.bias).squeeze(-1)
+        rtd = recipes.masked_bce(logits, is_replaced, self.everywhere)
+        return mlm + self.model.config.rtd_weight * rtd
+
+    def _autocast(self) -> torch.autocast:
+        device = self.input_ids.device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype != torch.float32)
+
+
+def _loss_of_masked_rows(
+    generator: Generator, masked: Tensor, positions: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    hidden = generator.transform(gather_rows(generator.encoder(masked), positions))
+    logits = F.linear(hidden, generator.head.weight, generator.head.bias)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), recipes.gumbel_max(logits.detach())
+
+
+def _loss_of_all_rows(
+    generator: Generator, masked: Tensor, positions: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    logits = F.linear(
+        generator.transform(generator.encoder(masked)), generator.head.weight, generator.head.bias
+    )
+    labels = torch.full_like(masked, -100).scatter(1, positions, targets)
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    return loss, recipes.gumbel_max(logits.detach()).gather(1, positions)
+
+
+def _demo() -> Case:
+    """The step of ``make demo``, with its optimiser, by the default back ends and by the reference."""
+    recipe = RECIPES["demo"]
+    model = Electra(electra_config("demo", vocab_size=recipe.vocab_size, mask_token_id=recipes.MASK)).train()
+    optimizer = make_optimizer(model, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    input_ids = torch.randint(1000, recipe.vocab_size, (recipe.batch_size, recipe.length))
+    everywhere = torch.ones_like(input_ids, dtype=torch.bool)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        model(input_ids, everywhere, everywhere).loss.backward()
+        optimizer.step()
+
+    served = contenders.ours("linear_cross_entropy_sample", run, everywhere=True)
+    reference = served.pop("ours, reference", run)
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    return Case(
+        "demo step with optimiser",
+        {"B": recipe.batch_size, "T": recipe.length, "V": recipe.vocab_size},
+        {"reference": reference, **served},
+        # weights, gradients and two moments
+        bytes_read=4 * size,
+        bytes_written=4 * size,
+        gradient_bytes=size,
+    )
