@@ -36,4 +36,4 @@ def draw_uniforms(
     options: dict[str, Any] = {} if generator is None else {"generator": generator}
     high = torch.rand(shape, device=device, dtype=torch.float32, **options)
     low = torch.rand(shape, device=device, dtype=torch.float32, **options)
-    return (high.double() + low.double() * 2.0**-24).clamp_(max=_LARGEST_BELOW_ONE)
+    return low.double().mul_(2.0**-24).add_(high).clamp_(max=_LARGEST_BELOW_ONE)
