@@ -30,8 +30,9 @@ format: $(READY)  ## Let ruff and clang-format rewrite the sources
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/clang-format -i $(CPP)
 
-bench: $(READY)  ## Time every op against eager torch; QUICK=1 for one size per op
+bench: $(READY)  ## Time every op against eager torch, write and draw the results; QUICK=1 for one size per op
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(BIN)/python -m benchmarks.plot)
 
 clean:  ## Remove what these targets made; downloads stay in the cache folder
 	rm -rf $(VENV) build dist report *.egg-info electra_kernels/_*.so electra_kernels/_build.json

@@ -142,6 +142,10 @@ def _find(target: Target, results: Mapping[str, Any]) -> Record | None:
         if case["op"] != target.op or case["dtype"] != target.dtype:
             continue
         is_asked = target.sizes or target.dtype != "float32"
-        if all(sizes.get(symbol) == size for symbol, size in target.sizes.items()) if is_asked else case["is_main"]:
+        if (
+            all(sizes.get(symbol) == size for symbol, size in target.sizes.items())
+            if is_asked
+            else case["is_main"]
+        ):
             return case
     return None

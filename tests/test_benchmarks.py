@@ -6,10 +6,10 @@ import time
 import pytest
 import torch
 
-from benchmarks import contenders, results
+from benchmarks import contenders, mlm_head, plot, results, targets
 from benchmarks.harness import Case, measure
 from benchmarks.memory import can_measure, peak_extra_bytes
-from electra_kernels import use_backend
+from electra_kernels import backends
 from electra_kernels.routing import current_choice
 
 MB = 1_000_000
@@ -85,31 +85,40 @@ def test_gradients_are_not_extra():
 
 
 def test_every_level_and_the_reference_serve_their_contenders():
-    with use_backend("cpp") if "cpp" in torch_levels() else use_backend("reference"):
-        expected = current_choice()
     chosen = contenders.ours("sample_tokens", current_choice, everywhere=True)
-    levels = torch_levels().get("cpp", ())
-    assert chosen.pop("ours")() is None
-    assert {name: run() for name, run in chosen.items()} == {
-        **{f"ours, {level}": f"{expected}:{level}" for level in levels[1:]},
-        **({"ours, reference": "reference"} if levels else {}),
-    }
+    levels = backends().levels.get("cpp", ())
+    expected = {f"ours, {level}": f"cpp:{level}" for level in levels[1:]}
+    expected |= {"ours, reference": "reference"} if levels else {}
+    assert {name: run() for name, run in chosen.items()} == {"ours": None, **expected}
 
 
-def torch_levels():
-    from electra_kernels import backends
+def test_in_place_overwrites_memory_with_the_gradient_of_the_loss():
+    case = mlm_head._from_logits(8, 50)
+    (expected,) = case.contenders["ours"]()
+    (gradient,) = case.contenders["ours in place"]()
+    torch.testing.assert_close(gradient, expected)
 
-    return backends().levels
+
+def test_a_target_is_met_or_not_by_its_own_case():
+    slow, fast = measure(sleep_case(), budget=0.1, rounds=2)
+    case = results.record(sleep_case(), [slow, fast]) | {"op": "linear_masked_bce f+b", "is_main": True}
+    case["contenders"]["ours"] = case["contenders"]["fast"]
+    file = {"machine": {"device": "cpu", "capability": "AVX2"}, "cases": [case]}
+    lines = targets.table(file).splitlines()
+    (met,) = (line for line in lines if "linear_masked_bce" in line)
+    assert met.endswith("✓ |")
+    assert sum("not measured" in line for line in lines) == len(targets.TARGETS) - 1
+    case["contenders"]["ours"] = case["contenders"]["slow"]
+    assert "1x | ✗ |" in targets.table(file)
 
 
-def test_a_recipe_that_does_not_compile_is_named_with_its_reason():
-    def recipe(x):
-        raise_in_backend = torch.compiler.is_compiling()
-        torch._dynamo.graph_break() if raise_in_backend else None
-        return x
-
-    runs, absent = contenders.compiled(recipe, (torch.ones(1),), lambda result: result)
-    assert set(runs) | set(absent) == {"torch.compile"}
+def test_the_picture_is_drawn(tmp_path):
+    cases = (sleep_case(is_main=True), sleep_case(is_main=True, adds_to_baseline=True))
+    records = [results.record(case, measure(case, budget=0.1, rounds=2)) for case in cases]
+    path = tmp_path / "machine.json"
+    results.write(path, records)
+    plot.draw(results.read(path), path.with_suffix(".png"))
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture(scope="module")
