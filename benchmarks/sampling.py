@@ -30,7 +30,7 @@ def cases(quick: bool) -> Iterator[Case]:
 def _sample(rows: int, vocab_size: int, dtype: torch.dtype = torch.float32, is_main: bool = False) -> Case:
     logits = torch.randn(rows, vocab_size, dtype=dtype)
     others: dict[str, contenders.Run] = {}
-    # They lose by the same factor at every size.
+    # At the larger sizes they would take most of the time that all benchmarks have.
     if is_main or rows * vocab_size < MAIN_ROWS * recipes.VOCAB_SIZE:
         others = {
             "exponential race": lambda: recipes.exponential_race(logits),

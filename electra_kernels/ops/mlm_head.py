@@ -244,7 +244,8 @@ def linear_cross_entropy_sample(
 
     Args:
         hidden: [..., E] float32, bfloat16 or float16; under autocast it is cast to autocast's dtype.
-        weight: [V, E] of hidden's dtype or float32; its gradient has its own dtype and is not rounded before.
+        weight: [V, E] of hidden's dtype or float32; its gradient has its own dtype. It is accumulated
+            in float32; from half-precision hidden states each chunk's share is rounded to their dtype once.
         bias: [V] of weight's dtype, or None.
         The others: as `cross_entropy_sample`, with [...] = hidden.shape[:-1].
 
