@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 SOURCES := electra_kernels benchmarks tests setup.py .ci
 CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: help demo test lint format bench clean again
+.PHONY: help demo test sanitize lint format bench clean again
 
 help:  ## Say what each target does (default)
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,9 @@ demo: $(READY)  ## Pre-train the reference ELECTRA on real text and write report
 
 test: $(READY)  ## Lint, build and every test, with the time of each part
 	@$(BIN)/python .ci/test.py
+
+sanitize: $(READY)  ## Tests of the compiled kernels with the address and undefined-behaviour sanitizers in them
+	@$(BIN)/python .ci/sanitize.py
 
 lint: $(READY)  ## ruff, mypy and clang-format, changing nothing
 	$(BIN)/ruff check $(SOURCES)

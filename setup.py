@@ -79,20 +79,20 @@ def compile_and_link(command: list[str]) -> None:
         raise BuildError(next(errors, f"{compiler[0]} ended with status {process.returncode}"))
 
 
-def kernel_commands() -> list[tuple[str, list[str]]]:
-    """(object name, compiler arguments): host sources once, kernels once per level, host sources first: they take
-    longest."""
+def kernel_commands(levels: dict[str, list[str]], extra: tuple[str, ...] = ()) -> list[tuple[str, list[str]]]:
+    """(object name, compiler arguments, source last): host sources once, kernels once per level, host sources
+    first: they take longest. ``extra`` comes after the flags that it may override."""
     sources = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
     host = [source for source in sources if source.stem == "levels" or source.stem.endswith("_ops")]
-    each_level = "-DEK_FOR_EACH_LEVEL(X)=" + " ".join(f"X({level})" for level in LEVELS)
+    each_level = "-DEK_FOR_EACH_LEVEL(X)=" + " ".join(f"X({level})" for level in levels)
     # As system headers: their warnings are not ours.
     with_torch = [*TORCH_FLAGS, "-isystem", str(torch_folder() / "include")]
     commands = [
-        (source.stem, [*FLAGS, *with_torch, each_level, "-c", str(source.relative_to(ROOT))])
+        (source.stem, [*FLAGS, *with_torch, each_level, *extra, "-c", str(source.relative_to(ROOT))])
         for source in host
     ]
-    for level, flags in LEVELS.items():
-        options = [*FLAGS, *KERNEL_FLAGS, *flags, f"-DEK_LEVEL={level}", each_level]
+    for level, flags in levels.items():
+        options = [*FLAGS, *KERNEL_FLAGS, *flags, f"-DEK_LEVEL={level}", each_level, *extra]
         commands += [
             (f"{source.stem}-{level}", [*options, "-c", str(source.relative_to(ROOT))])
             for source in sources
@@ -101,30 +101,32 @@ def kernel_commands() -> list[tuple[str, list[str]]]:
     return commands
 
 
-def build_kernels(target: Path) -> None:
+def build_objects(folder: Path, commands: list[tuple[str, list[str]]]) -> list[Path]:
     """An object file is named by what it was made from, and made again only if that has changed."""
-    commands = kernel_commands()
     inputs = hashlib.sha256(os.environ.get("CXX", "g++").encode())
     for source in sorted((ROOT / "csrc" / "cpu").iterdir()):
         inputs.update(source.read_bytes())
-    OBJECTS.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
     def build_object(command: tuple[str, list[str]]) -> Path:
         name, arguments = command
         digest = inputs.copy()
         digest.update("\0".join(arguments).encode())
-        path = OBJECTS / f"{name}.{digest.hexdigest()[:16]}.o"
+        path = folder / f"{name}.{digest.hexdigest()[:16]}.o"
         if not path.exists():
-            for stale in OBJECTS.glob(f"{name}.*.o"):
+            for stale in folder.glob(f"{name}.*.o"):
                 stale.unlink()
             compile_and_link([*arguments, "-o", f"{path}.part"])
             Path(f"{path}.part").rename(path)
         return path
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        objects = [str(path) for path in threads.map(build_object, commands)]
-    libraries = torch_folder() / "lib"
-    compile_and_link(["-shared", *objects, f"-L{libraries}", "-ltorch_cpu", "-o", str(target.absolute())])
+        return list(threads.map(build_object, commands))
+
+
+def link_kernels(objects: list[Path], target: Path, extra: tuple[str, ...] = ()) -> None:
+    torch = [f"-L{torch_folder() / 'lib'}", "-ltorch_cpu"]
+    compile_and_link(["-shared", *extra, *map(str, objects), *torch, "-o", str(target.absolute())])
 
 
 def build_module(
@@ -170,7 +172,7 @@ class BuildOrExplain(build_ext):
             if name == "_C":
                 build_module(extension, self.include_dirs, self.built, target)
             else:
-                build_kernels(target)
+                link_kernels(build_objects(OBJECTS, kernel_commands(LEVELS)), target)
                 self.built[name.removeprefix("_")] = list(LEVELS)
         except BuildError as reason:
             if os.environ.get("ELECTRA_KERNELS_BUILD") == "require":
@@ -208,4 +210,6 @@ extensions = [
     Extension("electra_kernels._C", sources=["csrc/bindings.cpp"], include_dirs=pybind11_include()),
 ]
 
-setup(ext_modules=extensions, cmdclass={"build_ext": BuildOrExplain})
+# .ci/sanitize.py imports the functions above.
+if __name__ == "__main__":
+    setup(ext_modules=extensions, cmdclass={"build_ext": BuildOrExplain})

@@ -11,6 +11,7 @@ PARTS = {
     "lint": ["make", "--no-print-directory", "lint"],
     "build": [*PYTEST, "tests/test_build.py"],
     "conformance": [*PYTEST, "tests/conformance"],
+    "sanitizers": [sys.executable, ".ci/sanitize.py"],
     "package": [*PYTEST, "tests", "--ignore=tests/conformance", "--ignore=tests/test_build.py"],
     "benchmarks": [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "2"],
 }
