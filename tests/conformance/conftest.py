@@ -1,7 +1,6 @@
 """Every test that takes ``device`` runs once for each back end, instruction set and device that can run here."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -34,14 +33,3 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
-    """A back end need not have every op; what it has not, it cannot be tested for."""
-    try:
-        return (yield)
-    except RuntimeError as error:
-        if "does not implement" in str(error):
-            pytest.skip(str(error))
-        raise
