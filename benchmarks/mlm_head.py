@@ -34,7 +34,7 @@ def cases(quick: bool) -> Iterator[Case]:
 
 
 def _half_rows(dtype: torch.dtype) -> int:
-    """Without instructions for it a half-precision product takes 10 to 20 times as long: minutes at the main size."""
+    """Without instructions for it a half-precision product takes 14 to 20 times as long: minutes at the main size."""
     device = torch.get_default_device()
     native = device.type == "cuda" or (dtype == torch.bfloat16 and has_native_bfloat16(device))
     return MAIN_ROWS if native else 32

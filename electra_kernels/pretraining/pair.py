@@ -14,7 +14,7 @@ from electra_kernels.models.unigram import Unigram
 from electra_kernels.pretraining.budget import Budget
 from electra_kernels.pretraining.evaluation import FixedCorruption, isolated, rarity, standard_error
 from electra_kernels.pretraining.objectives import CorruptedRows, CorruptedTokens, take
-from electra_kernels.pretraining.objectives.corrupted_tokens import CorruptedBatch
+from electra_kernels.pretraining.objectives.corrupted import CorruptedBatch
 from electra_kernels.pretraining.recipe import Recipe
 from electra_kernels.pretraining.rows import Rows, batches, unigram_counts
 from electra_kernels.pretraining.run import Trainer

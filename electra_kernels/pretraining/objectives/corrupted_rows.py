@@ -3,28 +3,13 @@
 from torch import Tensor
 
 from electra_kernels import masked_bce_with_logits
-from electra_kernels.models import Discriminator
-from electra_kernels.models.unigram import Unigram
-from electra_kernels.pretraining.objectives.base import Objective, TokenBatch
-from electra_kernels.pretraining.objectives.corrupted_tokens import CorruptedBatch, corrupt_half
+from electra_kernels.pretraining.objectives.corrupted import Corrupted, CorruptedBatch
 
 
-class CorruptedRows(Objective):
-    """The corrupted rows of `CorruptedTokens`, one question per row, answered at its first token, ``[CLS]``.
-
-    Args:
-        model: encoder and head, the same module as that of `CorruptedTokens`.
-        unigram: the distribution of the replacements.
-    """
+class CorruptedRows(Corrupted):
+    """One question per row, answered at its first token, ``[CLS]``, by the module of `CorruptedTokens`."""
 
     metrics = ("row_loss",)
-
-    def __init__(self, model: Discriminator, unigram: Unigram) -> None:
-        super().__init__()
-        self.model, self.unigram = model, unigram
-
-    def batch(self, tokens: TokenBatch) -> CorruptedBatch:
-        return corrupt_half(tokens, self.unigram)
 
     def forward(self, batch: CorruptedBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.row_scores(batch.replaced.input_ids, batch.attention_mask)
