@@ -20,7 +20,7 @@ from electra_kernels.pretraining.rows import Rows, batches, unigram_counts
 from electra_kernels.pretraining.run import Trainer
 
 EVALUATIONS = 12
-# Each side at the best of the rates that were tried for it (benchmarks/FINDINGS.md).
+# The rates are from trials; none of four took the side with one label per row off chance (benchmarks/FINDINGS.md).
 PER_TOKEN = Recipe(length=32, batch_size=64, learning_rate=2e-3, warmup=0.05, steps=1_500, vocab_size=4_096)
 PER_ROW = replace(PER_TOKEN, learning_rate=1e-3)
 PROBE_ROWS = 1_024

@@ -13,6 +13,7 @@ from typing import Any
 from electra_kernels.pretraining import figures
 from electra_kernels.pretraining.colouring import ScoredToken, to_html
 from electra_kernels.pretraining.files import write_whole
+from electra_kernels.pretraining.pair import PER_ROW, PER_TOKEN
 
 
 def write_report(directory: Path, metrics: dict[str, Any], samples: Sequence[Sequence[ScoredToken]]) -> Path:
@@ -84,7 +85,8 @@ probe finds in the frozen encoders about single tokens: {probe["per_token"]:.2f}
 <p class="note">AUC: the probability that a corrupted one is ranked above a clean one; 0.5 is chance, its standard error
 {pair["standard_error_rows"]:.3f} for rows and {pair["standard_error_tokens"]:.3f} for tokens. Half of the rows have
 15 % of their tokens replaced by draws from the word frequencies. Both sides are the same module with the same initial
-weights and see the same batches, each at the best of the learning rates tried for it. One answers at every token, and
+weights and see the same batches, with learning rates of {PER_TOKEN.learning_rate:g} and
+{PER_ROW.learning_rate:g}, from trials. One answers at every token, and
 a row's score is the log-sum-exp of its tokens' logits; the other answers at [CLS]. One seed.</p>"""
 
 
