@@ -46,6 +46,11 @@ needs_memory = pytest.mark.skipif(
 )
 
 
+def _typical_peak(run):
+    """The resident memory is that of the whole process, in which the test runner has threads of its own."""
+    return statistics.median(peak_extra_bytes(run) for _ in range(7))
+
+
 @needs_memory
 @pytest.mark.parametrize("size", [8 * MB, 100 * MB])
 def test_the_memory_of_a_temporary_and_of_a_result_is_seen(size):
@@ -54,7 +59,7 @@ def test_the_memory_of_a_temporary_and_of_a_result_is_seen(size):
         return torch.ones(size // 8)
 
     run()
-    assert peak_extra_bytes(run) == pytest.approx(size, rel=0.05)
+    assert _typical_peak(run) == pytest.approx(size, rel=0.05)
 
 
 @needs_memory
@@ -64,7 +69,7 @@ def test_memory_that_lives_at_different_times_is_not_added():
             torch.ones(5 * MB).sum()
 
     run()
-    assert peak_extra_bytes(run) == pytest.approx(20 * MB, rel=0.05)
+    assert _typical_peak(run) == pytest.approx(20 * MB, rel=0.05)
 
 
 @needs_memory
