@@ -15,22 +15,21 @@ from electra_kernels._build_info import build_info
 from electra_kernels.reference import mlm_head
 from electra_kernels.reference.chunks import RowKernels
 
-# Op → position of the argument that may be float64, which is the reference's alone; None: there is none.
-_OPS: dict[str, int | None] = {
-    "sample_tokens": 0,
-    "sample_tokens_backward": 1,
-    "cross_entropy_sample": 0,
-    "cross_entropy_sample_backward": 1,
-    "cross_entropy_sample_": 0,
-    "scale_gradient_": 0,
-    "replace_tokens": None,
-    "sample_replacements": 0,
-    "mask_tokens": None,
-    "masked_bce_with_logits": 0,
-    "masked_bce_with_logits_backward": 1,
-    "linear_masked_bce": 0,
-    "linear_masked_bce_backward": 1,
-}
+_OPS = (
+    "sample_tokens",
+    "sample_tokens_backward",
+    "cross_entropy_sample",
+    "cross_entropy_sample_backward",
+    "cross_entropy_sample_",
+    "scale_gradient_",
+    "replace_tokens",
+    "sample_replacements",
+    "mask_tokens",
+    "masked_bce_with_logits",
+    "masked_bce_with_logits_backward",
+    "linear_masked_bce",
+    "linear_masked_bce_backward",
+)
 
 _LIBRARY = Path(__file__).parent / "_cpp.so"
 
@@ -63,41 +62,28 @@ def implementations() -> dict[str, dict[str, Callable[..., object]]]:
 def _level(level: int) -> dict[str, Callable[..., object]]:
     ops = torch.ops.electra_kernels_cpp
     # A library that was built from older sources serves what it has.
-    served = {
-        name: _implementation(name, double, level) for name, double in _OPS.items() if hasattr(ops, name)
-    }
-    if not hasattr(ops, "cross_entropy_rows_backward_"):
-        return served
-    chunked: tuple[Callable[..., object], ...] = (
-        mlm_head.linear_cross_entropy_sample,
-        mlm_head.linear_cross_entropy_sample_backward,
-    )
-    return served | {loop.__name__: _chunked(loop, hidden, level) for hidden, loop in enumerate(chunked)}
+    served = {name: _implementation(name, level) for name in _OPS if hasattr(ops, name)}
+    if hasattr(ops, "cross_entropy_rows_backward_"):
+        loops = (mlm_head.linear_cross_entropy_sample, mlm_head.linear_cross_entropy_sample_backward)
+        served |= {loop.__name__: _chunked(loop, level) for loop in loops}
+    return {name: reference.double_is_the_reference(name, run) for name, run in served.items()}
 
 
-def _chunked(loop: Callable[..., object], hidden: int, level: int) -> Callable[..., object]:
+def _chunked(loop: Callable[..., object], level: int) -> Callable[..., object]:
     """The loop over chunks is the specification's; between its GEMMs runs the row kernel of the level."""
     ops = torch.ops.electra_kernels_cpp
     visit, gradient = ops.cross_entropy_rows_.default, ops.cross_entropy_rows_backward_.default
     rows = RowKernels(
         lambda *arguments: visit(*arguments, level), lambda *arguments: gradient(*arguments, level)
     )
-
-    def run(*arguments: Any) -> object:
-        if arguments[hidden].dtype == torch.float64:
-            return loop(*arguments)
-        return loop(*arguments, rows)
-
-    return run
+    return lambda *arguments: loop(*arguments, rows)
 
 
-def _implementation(name: str, double: int | None, level: int) -> Callable[..., object]:
+def _implementation(name: str, level: int) -> Callable[..., object]:
     kernel = getattr(torch.ops.electra_kernels_cpp, name).default
     specification = reference.IMPLEMENTATIONS[name]
 
     def run(*arguments: Any) -> object:
-        if double is not None and arguments[double].dtype == torch.float64:
-            return specification(*arguments)
         try:
             return kernel(*arguments, level)
         except RuntimeError:
