@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from electra_kernels import compiled, reference
+from electra_kernels import compiled, reference, triton
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
 DEVICES = ("cpu", "cuda")
@@ -158,6 +158,14 @@ def _register_compiled() -> None:
         register_backend("cpp", ("cpu",), next(iter(levels.values())), levels)
 
 
+def _register_triton() -> None:
+    try:
+        register_backend("triton", triton.devices(), triton.implementations())
+    except triton.NotAvailableError as reason:
+        _unavailable["triton"] = str(reason)
+
+
 register_backend("reference", DEVICES, reference.IMPLEMENTATIONS)
-_unavailable["cuda"] = _unavailable["triton"] = "this version has no kernels of this kind"
+_unavailable["cuda"] = "this version has no kernels of this kind"
 _register_compiled()
+_register_triton()
