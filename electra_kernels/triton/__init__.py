@@ -21,9 +21,11 @@ def implementations() -> dict[str, Callable[..., object]]:
     try:
         # A line per idea, and its ops below.
         bce = importlib.import_module("electra_kernels.triton.bce")
+        masking = importlib.import_module("electra_kernels.triton.masking")
     except ImportError as error:
         raise NotAvailableError(f"triton cannot be imported: {error}") from error
     functions: tuple[Callable[..., object], ...] = (
+        masking.mask_tokens,
         bce.masked_bce_with_logits,
         bce.masked_bce_with_logits_backward,
     )

@@ -20,9 +20,14 @@ PROGRAMS = 1024  # at most, of a kernel that sums; one program of the next kerne
 SUMS = 6  # loss, mask weights, true positives, false positives, false negatives, true negatives
 
 
+def reads_values(tensor: Tensor) -> bool:
+    """Whether values are checked: on a GPU that takes kernels of its own and waits for them."""
+    return tensor.device.type == "cpu" or _values._DEBUG
+
+
 def check_labels(labels: Tensor, mask: Tensor | None) -> None:
-    """Raise as the reference does for a label out of range, where reading it does not wait for a device."""
-    if labels.device.type == "cpu" or _values._DEBUG:
+    """Raise as the reference does for a label out of range."""
+    if reads_values(labels):
         label_terms(labels, mask, None, 0.0, _values.accumulation_dtype(labels.dtype))
 
 
@@ -63,7 +68,9 @@ def offsets_of(index, sizes, strides):
 
 
 @triton.jit
-def load_terms(labels, mask, pos_weight, label_smoothing, inside, label_offsets, mask_offsets, weight_offsets):
+def load_terms(
+    labels, mask, pos_weight, label_smoothing, inside, label_offsets, mask_offsets, weight_offsets
+):
     """Label and weight of each token (0 = not counted), and what softplus(-x) and softplus(x) are multiplied with."""
     label = tl.load(labels + label_offsets, mask=inside, other=0)
     weight = tl.where(inside, 1.0, 0.0)
