@@ -17,9 +17,9 @@ def draw_uniforms(
 ) -> Tensor:
     """Draw independent uniforms on [0, 1) that resolve probabilities down to 2**-48.
 
-    Two float32 draws of 24 bits are joined to ``high + low * 2**-24`` in float64. A plain
-    ``torch.rand(dtype=float64)`` has 53 bits in eager mode but 24 once inductor compiles it, and 24 bits
-    visibly bias the tail of a vocabulary of 30,000 tokens.
+    Eager ``torch.rand(dtype=float64)`` has 53 bits, but inductor compiles it to 24, and 24 bits visibly bias the
+    tail of a vocabulary of 30,000 tokens. So under ``torch.compile`` two float32 draws of 24 bits are joined to
+    ``high + low * 2**-24``, which takes twice as long.
 
     Args:
         shape: shape of the result; ``[...]`` for the sampling ops, ``[B, K, 2]`` for ``mask_tokens``.
@@ -34,6 +34,8 @@ def draw_uniforms(
         device = generator.device
     # Dynamo traces the overload with a generator, even None, for static shapes alone.
     options: dict[str, Any] = {} if generator is None else {"generator": generator}
+    if not torch.compiler.is_compiling():
+        return torch.rand(shape, device=device, dtype=torch.float64, **options)
     high = torch.rand(shape, device=device, dtype=torch.float32, **options)
     low = torch.rand(shape, device=device, dtype=torch.float32, **options)
     return low.double().mul_(2.0**-24).add_(high).clamp_(max=_LARGEST_BELOW_ONE)

@@ -11,18 +11,21 @@ void forward(const Elements& logits, const Terms& terms, int64_t first, int64_t 
              TokenSums& sums) {
   const Reading reading(terms);
   TermTile tile;
-  alignas(64) float x[kTile];
+  alignas(64) float x[kTile], rest[kTile];
   for (int64_t start = 0; start < count; start += kTile) {
     const int64_t size = start + kTile < count ? kTile : count - start;
     load_terms(terms, first + start, size, tile);
     load_elements(logits, first + start, size, x);
     for (int64_t i = size; i < padded(size); ++i) x[i] = 0;
+    // A loop of its own for each chain of dependent operations: several turns of a short one are in flight.
+    for (int64_t i = 0; i < padded(size); i += kLanes) store(rest + i, exponential(-absolute(load(x + i))));
+    for (int64_t i = 0; i < padded(size); i += kLanes) store(rest + i, log_one_plus(load(rest + i)));
     LaneSums lanes;
     Floats chains[kChains] = {};
     for (int64_t i = 0; i < padded(size); i += kLanes) {
       const Token token = token_at(tile, i, reading);
       const Floats logit = load(x + i);
-      const Floats loss = token_loss(token, logit, exponential(-absolute(logit)));
+      const Floats loss = token_loss(token, logit, load(rest + i));
       electra_kernels::count(token, logit, lanes);
       chains[i / kLanes % kChains] += loss;
       if (losses != nullptr) store(x + i, loss);
@@ -40,17 +43,20 @@ void backward(const Elements& logits, const Terms& terms, const Upstream& upstre
   const Reading reading(terms);
   T* const out = static_cast<T*>(gradient);
   TermTile tile;
-  alignas(64) float x[kTile], factors[kTile];
+  alignas(64) float x[kTile], decay[kTile], factors[kTile];
   for (int64_t start = 0; start < count; start += kTile) {
     const int64_t size = start + kTile < count ? kTile : count - start;
     load_terms(terms, first + start, size, tile);
     load_elements(logits, first + start, size, x);
-    load_elements(upstream.numbers, first + start, size, factors);
+    if (start == 0 || upstream.numbers.data != nullptr) {
+      load_elements(upstream.numbers, first + start, size, factors);
+    }
     for (int64_t i = size; i < padded(size); ++i) x[i] = factors[i] = 0;
+    for (int64_t i = 0; i < padded(size); i += kLanes) store(decay + i, exponential(-absolute(load(x + i))));
     for (int64_t i = 0; i < padded(size); i += kLanes) {
       const Token token = token_at(tile, i, reading);
       const Floats logit = load(x + i);
-      const Floats slope = token_gradient(token, logit, exponential(-absolute(logit)));
+      const Floats slope = token_gradient(token, logit, load(decay + i));
       const Floats scaled = slope * (load(factors + i) * upstream.factor);
       const Floats result = token.is_counted ? scaled : Floats{};
       if (i + kLanes <= size) {

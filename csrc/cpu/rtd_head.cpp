@@ -95,7 +95,7 @@ void forward(const HiddenRows& hidden, const float* weight, float bias, const Te
       const Token token = token_at(tile, start + r, reading);
       const Floats logit = load(x + r);
       const Floats decay = exponential(-absolute(logit));
-      const Floats token_losses = token_loss(token, logit, decay);
+      const Floats token_losses = token_loss(token, logit, log_one_plus(decay));
       const Floats token_slopes = token_gradient(token, logit, decay);
       electra_kernels::count(token, logit, lanes);
       lanes.loss += token_losses;

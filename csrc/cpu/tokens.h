@@ -99,8 +99,12 @@ using Choices = int32_t __attribute__((vector_size(4 * kLanes)));  // -1 or 0, a
 
 constexpr int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-// Up to kTile tokens, and up to a whole vector tokens whose mask is not set.
+// Up to kTile tokens, and up to a whole vector tokens whose mask is not set. What is not given stays 1; a
+// tile that is not full is the last that is loaded.
 struct TermTile {
+  TermTile() {
+    for (int64_t i = 0; i < kTile; ++i) mask[i] = positive_weight[i] = 1;
+  }
   alignas(64) float labels[kTile];
   alignas(64) float mask[kTile];
   alignas(64) float positive_weight[kTile];
@@ -110,8 +114,10 @@ EK_INLINE bool is_floating(Number type) { return type <= Number::kFloat64; }
 
 inline void load_terms(const Terms& terms, int64_t first, int64_t count, TermTile& tile) {
   load_elements(terms.labels, first, count, tile.labels);
-  load_elements(terms.mask, first, count, tile.mask);
-  load_elements(terms.positive_weight, first, count, tile.positive_weight);
+  if (terms.mask.data != nullptr) load_elements(terms.mask, first, count, tile.mask);
+  if (terms.positive_weight.data != nullptr) {
+    load_elements(terms.positive_weight, first, count, tile.positive_weight);
+  }
   for (int64_t i = count; i < padded(count); ++i) tile.labels[i] = tile.mask[i] = tile.positive_weight[i] = 0;
 }
 
@@ -164,9 +170,9 @@ EK_INLINE Floats log_one_plus(Floats x) {
   return multiply_add(s * square, p, s + s);
 }
 
-// decay = exp(-|x|). A factor of 0 wins over an infinite softplus, and a mask that is not set over all.
-EK_INLINE Floats token_loss(const Token& token, Floats x, Floats decay) {
-  const Floats rest = log_one_plus(decay);
+// rest = log(1 + exp(-|x|)). A factor of 0 wins over an infinite softplus, and a mask that is not set over
+// all.
+EK_INLINE Floats token_loss(const Token& token, Floats x, Floats rest) {
   const Floats positive = token.positive * (maximum(-x, Floats{}) + rest);
   const Floats negative = token.negative * (maximum(x, Floats{}) + rest);
   Floats loss =
@@ -175,6 +181,7 @@ EK_INLINE Floats token_loss(const Token& token, Floats x, Floats decay) {
   return token.is_counted ? loss * token.weight : Floats{};
 }
 
+// decay = exp(-|x|).
 EK_INLINE Floats token_gradient(const Token& token, Floats x, Floats decay) {
   const Floats high = 1.0f / (1.0f + decay);
   const Floats low = decay * high;

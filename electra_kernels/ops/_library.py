@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch._C import DispatchKeySet, _after_autograd_keyset, _any_requires_grad, _AutoDispatchBelowAutograd
 from torch.autograd.function import FunctionCtx
 
 from electra_kernels.routing import DEVICES, current_choice, implementation, use_backend
@@ -40,24 +41,41 @@ def served_by(backend: str | None) -> AbstractContextManager[None]:
 def differentiable(
     name: str, *, save: Callable[..., None], backward: Callable[..., tuple[object, ...]]
 ) -> None:
-    """Give an op its gradient. ``save(ctx, inputs, output)`` marks what has none and keeps what it needs."""
+    """Give an op its gradient. ``save(ctx, inputs, output)`` marks what has none and keeps what it needs.
 
-    def setup_context(ctx: Any, inputs: tuple[object, ...], output: object) -> None:
-        ctx.backend = current_choice()
-        ctx.set_materialize_grads(False)
-        save(ctx, inputs, output)
+    It is registered as ``torch.library.register_autograd`` does it, without its pass over the schema in every call,
+    which takes as long as the kernel of a small batch.
+    """
+    op = getattr(torch.ops.electra_kernels, name).default
+    inputs = len(op._schema.arguments)
 
-    inputs = len(getattr(torch.ops.electra_kernels, name).default._schema.arguments)
+    def below_autograd(keyset: DispatchKeySet, arguments: tuple[object, ...]) -> Any:
+        with _AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & _after_autograd_keyset, *arguments)
 
-    def run_backward(ctx: Any, *grads: object) -> tuple[object, ...]:
-        if grads[0] is None:  # nobody has asked for the gradient of the output that has one
-            return (None,) * inputs
-        with served_by(ctx.backend):
-            return backward(ctx, *grads)
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, keyset: DispatchKeySet, *arguments: object) -> Any:
+            output = below_autograd(keyset, arguments)
+            ctx.backend = current_choice()
+            ctx.set_materialize_grads(False)
+            save(ctx, arguments, output)
+            return output
 
-    torch.library.register_autograd(
-        f"electra_kernels::{name}", run_backward, setup_context=setup_context, lib=_library
-    )
+        @staticmethod
+        def backward(ctx: Any, *grads: object) -> tuple[object, ...]:
+            if grads[0] is None:  # nobody has asked for the gradient of the output that has one
+                return (None,) * (1 + inputs)
+            with served_by(ctx.backend):
+                return None, *backward(ctx, *grads)
+
+    def run(keyset: DispatchKeySet, *arguments: object) -> object:
+        if torch.is_grad_enabled() and _any_requires_grad(*arguments):
+            return Differentiable.apply(keyset, *arguments)
+        return below_autograd(keyset, arguments)
+
+    Differentiable.__name__ = Differentiable.__qualname__ = name
+    _library.impl(name, run, "Autograd", with_keyset=True)
 
 
 def refuse_double_backward(name: str) -> None:
@@ -67,4 +85,4 @@ def refuse_double_backward(name: str) -> None:
         op = name.removesuffix("_backward")
         raise RuntimeError(f"{op} cannot be differentiated twice: its gradient has no gradient")
 
-    torch.library.register_autograd(f"electra_kernels::{name}", refuse, lib=_library)
+    differentiable(name, save=lambda ctx, inputs, output: None, backward=refuse)
