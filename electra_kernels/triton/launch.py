@@ -4,11 +4,15 @@ Every launch goes through `run`, with constants and warps as keywords: who repla
 kernels) sees each kernel with its arguments as an op gives them, on any device, CPU and meta included.
 """
 
+import math
 import os
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from electra_kernels.reference import _values
 
 
 class NotAvailableError(Exception):
@@ -44,38 +48,62 @@ def run(kernel: Any, programs: int, *arguments: object, num_warps: int, **consta
         kernel[(programs,)](*arguments, num_warps=num_warps, enable_fp_fusion=False, **constants)
 
 
-class Rows(NamedTuple):
-    """A tensor [..., V] of any strides as N rows; a kernel finds row i at ``offsets[i]``, or at i x stride.
+@dataclass(frozen=True)
+class Rows:
+    """A tensor [..., V] of any strides as rows; a kernel finds row i at ``offsets[i]``, or at i x stride.
 
     Attributes:
         tensor: the tensor itself, for its pointer.
-        count: N.
+        number: how many rows.
         size: V.
-        offsets: [N] int64 elements from the pointer, or None where ``stride`` says it all.
+        offsets: [number] int64 elements from the pointer, or None where ``stride`` says it all.
         stride: elements from row to row.
         step: elements from column to column.
+        vector: elements in the widest load, up to 16 bytes, that every row consists of; 0 if columns are no neighbours.
     """
 
     tensor: Tensor
-    count: int
+    number: int
     size: int
     offsets: Tensor | None
     stride: int
     step: int
+    vector: int
+
+    @property
+    def pads(self) -> bool:
+        """Whether the last vector of a row ends in the padding."""
+        return self.vector > 1 and self.size % self.vector != 0
 
 
-def rows_of(tensor: Tensor) -> Rows:
-    """Nothing is copied: leading dimensions that do not collapse into one stride get a table of offsets."""
+def rows_of(tensor: Tensor, *, owns_padding: bool = False) -> Rows:
+    """Nothing is copied: leading dimensions that do not collapse into one stride get a table of offsets.
+
+    ``owns_padding``: the columns between the rows, up to the next multiple of 16 bytes, may be read and written.
+    """
     size, step = tensor.shape[-1], tensor.stride(-1)
-    count = tensor.numel() // size
     leading = [(n, stride) for n, stride in zip(tensor.shape[:-1], tensor.stride()) if n != 1]
-    collapsed = leading[-1:]
+    vector = _vector(tensor, [stride for _, stride in leading], owns_padding)
+    collapsed = leading[-1] if leading else (1, 0)
+    offsets = None
     for n, stride in reversed(leading[:-1]):
-        inner, inner_stride = collapsed[0]
+        inner, inner_stride = collapsed
         if stride != inner * inner_stride:
-            return Rows(tensor, count, size, _offsets(leading, tensor.device), 0, step)
-        collapsed = [(n * inner, inner_stride)]
-    return Rows(tensor, count, size, None, collapsed[0][1] if collapsed else 0, step)
+            offsets, collapsed = _offsets(leading, tensor.device), (0, 0)
+            break
+        collapsed = (n * inner, inner_stride)
+    return Rows(tensor, tensor.numel() // size, size, offsets, collapsed[1], step, vector)
+
+
+def _vector(tensor: Tensor, strides: list[int], owns_padding: bool) -> int:
+    if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
+        return 0
+    vector = 16 // tensor.element_size()
+    # Triton knows of a pointer that it is a multiple of 16 bytes, or nothing.
+    if tensor.data_ptr() % 16 != 0:
+        return 1
+    sizes = strides if owns_padding else [*strides, tensor.shape[-1]]
+    return math.gcd(vector, *sizes)
 
 
 def _offsets(leading: list[tuple[int, int]], device: torch.device) -> Tensor:
@@ -83,3 +111,25 @@ def _offsets(leading: list[tuple[int, int]], device: torch.device) -> Tensor:
     for n, stride in leading:
         offsets = offsets[..., None] + torch.arange(n, device=device) * stride
     return offsets.reshape(-1)
+
+
+def bias_vector(bias: Tensor | None) -> int:
+    """Elements of a float32 bias that are loaded at once; nothing lies behind its end."""
+    return 1 if bias is None else rows_of(bias).vector
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many programs of many warps run at once; in the interpreter none do, and two stand for a small GPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def parts(count: int, most: int, device: torch.device) -> int:
+    """Into how many parts, ``most`` at most, each of ``count`` rows is split so that there is work for every
+    multiprocessor; 1 if there are rows enough."""
+    wanted = 2 * multiprocessors(device)
+    return 1 if count >= wanted else min(-(-2 * wanted // count), most)
+
+
+def reads_values(tensor: Tensor) -> bool:
+    """Whether values are to be checked: always on the CPU, elsewhere only under ELECTRA_KERNELS_DEBUG=1."""
+    return tensor.device.type == "cpu" or _values._DEBUG

@@ -1,0 +1,216 @@
+"""`sample_tokens`, its gradient, `replace_tokens` and `sample_replacements`: see electra_kernels/ops/sampling.py.
+
+`sample_rows` reads each logit once and one tile a second time. It keeps nothing but three numbers per tile, so many
+programs share a multiprocessor and hide each other's latency. `replace_rows` copies the ids, scatters the tokens and
+labels them in one launch.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from electra_kernels import reference
+from electra_kernels.reference._values import require, require_unit_interval
+from electra_kernels.triton import launch, rows
+from electra_kernels.triton.softmax import write_softmax
+
+_WARPS = 4
+_BLOCK = 1024
+
+
+@triton.jit
+def sample_rows(
+    logits,  # N rows of size elements
+    offsets,  # [N] or None
+    banned,  # [N] or None
+    uniforms,  # [N] float64
+    statistics,  # [N, 3, tiles] float32
+    logsumexp,  # [N] float32
+    tokens,  # [N] int64
+    stride,
+    step,
+    size,
+    tiles,
+    parts,
+    inverse_temperature,
+    VECTOR: tl.constexpr,
+    TILES: tl.constexpr,
+    WARPS: tl.constexpr,
+    TEMPERED: tl.constexpr,
+    BANS: tl.constexpr,
+    SKIPS: tl.constexpr,  # rows whose banned token is negative draw nothing
+    VISITS: tl.constexpr,
+    DRAWS: tl.constexpr,
+):
+    """A program per row that visits and draws; or parts x N that visit, then N that draw."""
+    row = tl.program_id(0) // parts
+    start = logits + rows.row_start(offsets, stride, row, VECTOR)
+    statistics += row.to(tl.int64) * 3 * tiles
+    ban = tl.load(banned + row) if BANS or SKIPS else -1
+    if VISITS:
+        share = tl.cdiv(tl.cdiv(tiles, WARPS), parts) * WARPS
+        first = tl.program_id(0) % parts * share
+        last = tl.minimum(first + share, tiles)
+        if SKIPS:
+            last = tl.where(ban < 0, first, last)
+        rows.visit_tiles(
+            start, None, size, step, inverse_temperature, statistics, first, last, tiles, VECTOR, 1, WARPS, TEMPERED
+        )
+    if VISITS and DRAWS:
+        tl.debug_barrier()  # what other warps have written is about to be read
+    if DRAWS:
+        maxima, sums, drawable = rows.load_statistics(statistics, tiles, TILES, TEMPERED)
+        maximum, log_total, is_good = rows.row_total(maxima, sums)
+        u = tl.load(uniforms + row)
+        token = rows.draw_token(
+            start, None, maxima, drawable, u, ban, size, step, inverse_temperature, VECTOR, 1, BANS
+        )
+        if SKIPS:
+            is_good = is_good & (ban >= 0)
+        tl.store(tokens + row, tl.where(is_good, token, -1))
+        tl.store(logsumexp + row, rows.finite_or_zero(maximum) + log_total)
+
+
+@triton.jit
+def replace_rows(
+    input_ids,  # B rows of length elements
+    positions,  # [B, slots]
+    tokens,  # [B, slots]
+    replaced,  # [B, length]
+    is_replaced,  # [B, length] bool
+    stride,
+    step,
+    length,
+    slots,
+    BLOCK: tl.constexpr,
+):
+    """A program per row: copy it, then write over the copy; what was there is read from the original."""
+    row = tl.program_id(0).to(tl.int64)
+    source = input_ids + row * stride
+    replaced += row * length
+    is_replaced += row * length
+    for start in range(0, length, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        ids = tl.load(source + column.to(tl.int64) * step, column < length)
+        tl.store(replaced + column, ids, column < length)
+        tl.store(is_replaced + column, tl.zeros([BLOCK], tl.int1), column < length)
+    tl.debug_barrier()  # every warp has written its part of the copy
+    for start in range(0, slots, BLOCK):
+        slot = start + tl.arange(0, BLOCK)
+        token = tl.load(tokens + row * slots + slot, slot < slots, -1)
+        position = tl.load(positions + row * slots + slot, slot < slots, -1)
+        is_used = (token >= 0) & (position >= 0) & (position < length)
+        original = tl.load(source + position * step, is_used, -1)
+        tl.store(replaced + position, token, is_used)
+        tl.store(is_replaced + position, token != original, is_used)
+
+
+def _sample(
+    logits: Tensor,
+    banned: Tensor | None,
+    uniforms: Tensor,
+    temperature: float,
+    *,
+    bans: bool,
+    skips: bool = False,
+) -> tuple[Tensor, Tensor]:
+    view = launch.rows_of(logits)
+    tokens = torch.empty(uniforms.shape, dtype=torch.int64, device=logits.device)
+    logsumexp = torch.empty(uniforms.shape, dtype=torch.float32, device=logits.device)
+    if view.number == 0:
+        return logsumexp, tokens
+    tiles = triton.cdiv(view.size, rows.TILE.value)
+    parts = launch.parts(view.number, triton.cdiv(tiles, _WARPS), logits.device)
+    statistics = logsumexp.new_empty(view.number, 3, tiles)
+    banned = None if banned is None else banned.contiguous()
+    uniforms = uniforms.contiguous()
+    launches = [(1, True, True)] if parts == 1 else [(parts, True, False), (1, False, True)]
+    for split, visits, draws in launches:
+        launch.run(
+            sample_rows,
+            split * view.number,
+            view.tensor,
+            view.offsets,
+            banned,
+            uniforms,
+            statistics,
+            logsumexp,
+            tokens,
+            view.stride,
+            view.step,
+            view.size,
+            tiles,
+            split,
+            1 / temperature,
+            VECTOR=view.vector,
+            TILES=triton.next_power_of_2(tiles),
+            WARPS=_WARPS,
+            TEMPERED=temperature != 1,
+            BANS=bans,
+            SKIPS=skips,
+            VISITS=visits,
+            DRAWS=draws,
+            num_warps=_WARPS,
+        )
+    return logsumexp, tokens
+
+
+def sample_tokens(
+    logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    if launch.reads_values(logits):
+        require_unit_interval(uniforms)
+        if banned is not None:
+            limit = logits.shape[-1]
+            require(banned < limit, "banned", banned, f"below {limit} (negative bans nothing)")
+    return _sample(logits, banned, uniforms, temperature, bans=banned is not None)
+
+
+def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp: Tensor) -> Tensor:
+    gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    views = launch.rows_of(logits), launch.rows_of(gradient)
+    write_softmax(views[0], None, logsumexp, None, grad_logsumexp, None, views[1])
+    return gradient
+
+
+def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    if launch.reads_values(input_ids):
+        # The specification has the words for a position out of range or used twice.
+        reference.IMPLEMENTATIONS["replace_tokens"](input_ids, positions, tokens)
+    replaced = torch.empty(input_ids.shape, dtype=torch.int64, device=input_ids.device)
+    is_replaced = torch.empty(input_ids.shape, dtype=torch.bool, device=input_ids.device)
+    batch, length = input_ids.shape
+    if replaced.numel() > 0:
+        launch.run(
+            replace_rows,
+            batch,
+            input_ids,
+            positions.contiguous(),
+            tokens.contiguous(),
+            replaced,
+            is_replaced,
+            *input_ids.stride(),
+            length,
+            positions.shape[1],
+            BLOCK=_BLOCK,
+            num_warps=_WARPS,
+        )
+    return replaced, is_replaced
+
+
+def sample_replacements(
+    logits: Tensor,
+    input_ids: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    uniforms: Tensor,
+    temperature: float,
+    ban_original: bool,
+) -> tuple[Tensor, Tensor]:
+    if launch.reads_values(logits):
+        require_unit_interval(uniforms)
+        limit = logits.shape[-1]
+        require(targets < limit, "targets", targets, f"below {limit} (negative: unused slot)")
+    _, tokens = _sample(logits, targets, uniforms, temperature, bans=ban_original, skips=True)
+    return replace_tokens(input_ids, positions, tokens)

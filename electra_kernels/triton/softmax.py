@@ -1,0 +1,101 @@
+"""The gradient of rows of logits whose log-sum-exp is known: their soft-max, less one at the target."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from electra_kernels.triton import launch, rows
+
+_BLOCK, _WARPS = 4096, 4
+
+
+@triton.jit
+def softmax_rows(
+    logits,  # rows of size elements
+    offsets,  # [N] or None
+    bias,  # [size] float32 or None
+    logsumexp,  # [N] float32
+    targets,  # [N], or None for the soft-max alone
+    upstream,  # [N], or one number
+    denominator,  # one float64, or None
+    out,  # rows of size elements; may be the logits
+    out_offsets,  # [N] or None
+    stride,
+    step,
+    out_stride,
+    out_step,
+    size,
+    blocks,
+    ignore_index,
+    VECTOR: tl.constexpr,
+    OUT_VECTOR: tl.constexpr,
+    BIAS_VECTOR: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PER_ROW: tl.constexpr,  # upstream is
+    PADS: tl.constexpr,  # the last vector ends in padding, which is -inf
+):
+    """(softmax(x) - one_hot(target)) upstream / denominator, zero in ignored rows; each logit is read once and its
+    gradient written once. A program per block of a row: blocks x N of them."""
+    row = tl.program_id(0) // blocks
+    columns = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    source = logits + rows.row_start(offsets, stride, row, VECTOR)
+    sink = out + rows.row_start(out_offsets, out_stride, row, OUT_VECTOR) + rows.places(columns, out_step, OUT_VECTOR)
+    inside = rows.is_inside(columns, size, OUT_VECTOR)
+    target = tl.load(targets + row) if targets is not None else -1
+    if targets is not None and target == ignore_index:
+        tl.store(sink, rows.padded(tl.zeros([BLOCK], tl.float32), columns, size, PADS), inside)
+        return
+    scale = tl.load(upstream + (row if PER_ROW else 0)).to(tl.float64)
+    if denominator is not None:
+        scale *= rows.safe_reciprocal(tl.load(denominator))
+    x = rows.load_columns(source, bias, columns, size, step, VECTOR, BIAS_VECTOR)
+    log_total = tl.load(logsumexp + row)
+    gradient = rows.exponential(x - log_total)
+    if targets is not None:
+        at_target = rows.expm1(rows.load_logit(source, bias, target, size, step, VECTOR) - log_total)
+        gradient = tl.where(columns == target, at_target, gradient)
+        tl.debug_barrier()  # every warp has read the target's logit, which another may now overwrite
+    tl.store(sink, rows.padded(gradient * scale.to(tl.float32), columns, size, PADS), inside)
+
+
+def write_softmax(
+    logits: launch.Rows,
+    bias: Tensor | None,
+    logsumexp: Tensor,
+    targets: Tensor | None,
+    upstream: Tensor,
+    denominator: Tensor | None,
+    out: launch.Rows,
+    ignore_index: int = -1,
+) -> None:
+    """Launch `softmax_rows`. ``logsumexp`` and ``targets`` [...], ``upstream`` [] or [...], float32."""
+    if logits.number == 0:
+        return
+    blocks = triton.cdiv(logits.size, _BLOCK)
+    launch.run(
+        softmax_rows,
+        blocks * logits.number,
+        logits.tensor,
+        logits.offsets,
+        bias,
+        logsumexp.contiguous(),
+        None if targets is None else targets.contiguous(),
+        upstream.contiguous(),
+        denominator,
+        out.tensor,
+        out.offsets,
+        logits.stride,
+        logits.step,
+        out.stride,
+        out.step,
+        logits.size,
+        blocks,
+        ignore_index,
+        VECTOR=logits.vector,
+        OUT_VECTOR=out.vector,
+        BIAS_VECTOR=launch.bias_vector(bias),
+        BLOCK=_BLOCK,
+        PER_ROW=upstream.dim() > 0,
+        PADS=out.pads,
+        num_warps=_WARPS,
+    )
