@@ -24,6 +24,7 @@ from electra_kernels.triton.tokens import (
     load_terms,
     no_sums,
     offsets_of,
+    reciprocal_or_zero,
     store_sums,
     token_losses,
     token_slopes,
@@ -49,7 +50,7 @@ def _split(count: int) -> _Split:
 
 
 @triton.jit
-def _forward_kernel(
+def bce_forward(
     logits,  # all of the shape that sizes and the strides describe
     labels,
     mask,  # or None
@@ -93,7 +94,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _join_kernel(
+def bce_join(
     partials,
     normalizer,
     loss,
@@ -107,7 +108,7 @@ def _join_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def bce_backward(
     logits,  # all of the shape that sizes and the strides describe
     labels,
     mask,  # or None
@@ -143,9 +144,10 @@ def _backward_kernel(
         offsets_of(token, sizes, weight_strides),
     )
     upstream = tl.load(grad_loss + offsets_of(token, sizes, loss_strides), mask=inside, other=0)
-    scaled = token_slopes(x, decay_of(x), weight, positive, negative) * upstream_scale(upstream, denominator)
+    scale = upstream_scale(upstream, reciprocal_or_zero(tl.load(denominator)))
+    slopes = token_slopes(x, decay_of(x), weight, positive, negative) * scale
     # An upstream gradient that is not finite must not reach a token that is not counted.
-    result = tl.where(weight != 0, scaled, 0.0)
+    result = tl.where(weight != 0, slopes, 0.0)
     tl.store(gradient + token, result.to(gradient.dtype.element_ty), mask=inside)
 
 
@@ -168,7 +170,7 @@ def masked_bce_with_logits(
     denominator = logits.new_empty((), dtype=torch.float64)
     partials = logits.new_empty((SUMS, split.programs), dtype=torch.float64)
     run(
-        _forward_kernel,
+        bce_forward,
         split.programs,
         *(logits, labels, mask, pos_weight, losses, partials),
         *(count, split.tiles, label_smoothing, sizes, *strides),
@@ -177,7 +179,7 @@ def masked_bce_with_logits(
         BLOCK=_BLOCK,
     )
     run(
-        _join_kernel,
+        bce_join,
         1,
         *(partials, normalizer, total, counts, denominator, split.programs),
         num_warps=_WARPS,
@@ -205,7 +207,7 @@ def masked_bce_with_logits_backward(
     sizes, strides = collapse(logits.shape, logits, labels, mask, pos_weight, grad_loss)
     blocks = triton.cdiv(count, _BLOCK)
     run(
-        _backward_kernel,
+        bce_backward,
         blocks,
         *(logits, labels, mask, pos_weight, grad_loss, denominator, gradient),
         *(count, label_smoothing, sizes, *strides),

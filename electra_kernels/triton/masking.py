@@ -29,19 +29,6 @@ def _rank_among_left(uniform, left):
 
 
 @triton.jit
-def _ranks(uniforms, slot, uniform, count, used, uniform_step):
-    """Rank of each slot's token among the ``count`` maskable ones, from the uniforms of the slots before it."""
-    rank = _rank_among_left(uniform, count - slot)
-    # A later slot than these is not asked for: it would not change an earlier one.
-    last = tl.minimum(tl.max(slot), used)
-    for step in range(last):
-        earlier = last - 1 - step
-        taken = _rank_among_left(tl.load(uniforms + earlier.to(tl.int64) * uniform_step), count - earlier)
-        rank += ((earlier < slot) & (taken <= rank)).to(tl.int32)
-    return rank
-
-
-@triton.jit
 def _written(
     action, original, mask_token_id, vocab_size, mask_fraction, random_from, random_fraction, HAS_RANDOM
 ):
@@ -56,7 +43,7 @@ def _written(
 
 
 @triton.jit
-def _mask_kernel(
+def mask_rows(
     input_ids,  # [B, T]
     maskable,  # [B, T] bool
     uniforms,  # [B, K, 2] float64
@@ -108,7 +95,13 @@ def _mask_kernel(
         inside = slot < slots
         is_used = slot < used
         pair = uniforms + slot.to(tl.int64) * uniform_step
-        rank = _ranks(uniforms, slot, tl.load(pair, mask=is_used, other=0), count, used, uniform_step)
+        rank = _rank_among_left(tl.load(pair, mask=is_used, other=0), count - slot)
+        earlier_slots = tl.minimum(used, first + SLOTS - 1)
+        for step in range(earlier_slots):
+            earlier = earlier_slots - 1 - step
+            uniform = tl.load(uniforms + earlier.to(tl.int64) * uniform_step)
+            taken = _rank_among_left(uniform, count - earlier)
+            rank += ((slot > earlier) & (rank >= taken)).to(tl.int32)
         position = tl.load(table + rank, mask=is_used, other=0).to(tl.int64)
         original = tl.load(input_ids + position * id_step, mask=is_used, other=-100)
         action = tl.load(pair + uniform_pair, mask=is_used, other=0)
@@ -149,7 +142,7 @@ def mask_tokens(
         return masked_ids, positions, targets
     table = input_ids.new_empty((batch, length), dtype=torch.int32)
     run(
-        _mask_kernel,
+        mask_rows,
         batch,
         *(input_ids, maskable, uniforms, masked_ids, positions, targets, table),
         *(length, slots, mask_token_id, vocab_size),

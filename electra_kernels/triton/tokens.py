@@ -142,13 +142,14 @@ def token_slopes(x, decay, weight, positive, negative):
 
 @triton.jit
 def reciprocal_or_zero(denominator):
+    """1 / denominator, and 0 where nothing was counted: loss and gradient are then 0, never NaN."""
     return tl.where(denominator != 0, 1.0 / tl.where(denominator != 0, denominator, 1.0), 0.0)
 
 
 @triton.jit
-def upstream_scale(grad_loss, denominator):
-    """The upstream gradient over the denominator; 0 where nothing was counted."""
-    return (grad_loss.to(tl.float64) * reciprocal_or_zero(tl.load(denominator))).to(tl.float32)
+def upstream_scale(grad_loss, reciprocal):
+    """The upstream gradient over the denominator, rounded once."""
+    return (grad_loss.to(tl.float64) * reciprocal).to(tl.float32)
 
 
 @triton.jit

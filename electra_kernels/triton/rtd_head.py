@@ -1,0 +1,385 @@
+"""The discriminator's last linear layer with its loss: hidden is read once in all, its gradient written once.
+
+Eager torch reads hidden for the logits, reads it again for the gradient of the weight, and between them makes the chain
+of small tensors of the loss. Here a tile of rows in registers gives its logits, these give loss and slope, and the rows
+times their slopes are added to the gradient of the weight before the tile is dropped. That is legal because mean and
+sum only scale this gradient, by a number that the backward knows: it stays unnormalised until then. A program keeps its
+share of the gradient in registers over all its tiles and writes it once; a second kernel adds the shares in their
+order. The backward writes slope x weight from the saved logits and does not read hidden at all, unless reduction is
+"none": then the slopes, and with them the gradients of weight and bias, had to wait for the upstream gradient.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from electra_kernels.triton.launch import run
+from electra_kernels.triton.tokens import (
+    PROGRAMS,
+    SUMS,
+    add_tokens,
+    check_labels,
+    collapse,
+    decay_of,
+    join_sums,
+    load_terms,
+    no_sums,
+    offsets_of,
+    reciprocal_or_zero,
+    store_sums,
+    token_losses,
+    token_slopes,
+    upstream_scale,
+)
+
+_TILE = 4096  # elements of hidden in registers at a time: 32 to a thread, in pieces of 16 bytes
+_ROWS = 128  # at most, in a tile of narrow rows
+_TILES = 4  # at least, for each program, or the shares of the gradient are much traffic beside few rows
+_COLUMNS = 32  # of the gradient, for each program of the kernel that joins the shares
+_WARPS = 4
+
+
+class _Split(NamedTuple):
+    """Which program has which rows; it depends on their number and width alone, and so do the bits of the sums."""
+
+    programs: int
+    tiles: int  # of each program
+    rows: int  # of a tile
+    width: int  # of a tile: H, rounded up
+    warps: int
+    pitch: int  # of the shares: H columns, one for the bias, and some to align the next row
+    is_wide: bool  # whether the number of a row takes 64 bits
+
+
+def _split(count: int, size: int) -> _Split:
+    width = triton.next_power_of_2(max(1, size))
+    rows = max(1, min(_ROWS, _TILE // width))
+    blocks = max(1, triton.cdiv(count, rows))
+    tiles = triton.cdiv(blocks, min(PROGRAMS, triton.cdiv(blocks, _TILES)))
+    return _Split(
+        programs=triton.cdiv(blocks, tiles),
+        tiles=tiles,
+        rows=rows,
+        width=width,
+        warps=min(32, max(_WARPS, width // 1024)),
+        pitch=triton.cdiv(size + 1, _COLUMNS) * _COLUMNS,
+        is_wide=(blocks + tiles) * rows >= 2**31,
+    )
+
+
+@triton.jit
+def _first_row(tiles, IS_WIDE: tl.constexpr, ROWS: tl.constexpr):
+    program = tl.program_id(0)
+    if IS_WIDE:
+        program = program.to(tl.int64)
+    return program * tiles * ROWS
+
+
+@triton.jit
+def _load_rows(hidden, offsets, columns, step, inside):
+    places = hidden + offsets[:, None] + columns.to(tl.int64)[None, :] * step
+    return tl.load(places, mask=inside, other=0).to(tl.float32)
+
+
+@triton.jit
+def _add_rows(gradient, rows, slopes):
+    """A row without a slope is left out: it may hold numbers that are not finite."""
+    return gradient + tl.where(slopes[:, None] != 0, rows, 0.0) * slopes[:, None]
+
+
+@triton.jit
+def _store_share(shares, gradient, slopes, columns, width, pitch):
+    """Row ``program`` of shares [programs, pitch] float32: the gradient of the weight, then that of the bias."""
+    share = shares + tl.program_id(0).to(tl.int64) * pitch
+    tl.store(share + columns, tl.sum(gradient, 0), mask=columns < width)
+    tl.store(share + width, tl.sum(slopes))
+
+
+@triton.jit
+def head_forward(
+    hidden,  # [count, width], by the strides of its rows and the step between columns
+    weight,  # [width]
+    bias,  # [] or None
+    labels,  # [count], as all that follows, by strides
+    mask,  # or None
+    pos_weight,  # or None
+    logits,  # [count] float32
+    losses,  # [count] float32 for reduction "none", else None
+    partials,  # [SUMS, programs] float64
+    shares,  # [programs, pitch] float32, or None if no gradient of the parameters is needed
+    count,
+    width,
+    pitch,
+    tiles,
+    label_smoothing,
+    hidden_step,
+    weight_step,
+    sizes,
+    hidden_strides,
+    label_strides,
+    mask_strides,
+    weight_strides,
+    IS_WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    first = _first_row(tiles, IS_WIDE, ROWS)
+    columns = tl.arange(0, WIDTH)
+    w = tl.load(weight + columns.to(tl.int64) * weight_step, mask=columns < width, other=0).to(tl.float32)
+    offset = 0.0
+    if bias is not None:
+        offset = tl.load(bias).to(tl.float32)
+    sums = no_sums(ROWS)
+    gradient = tl.zeros([ROWS, WIDTH], tl.float32)
+    bias_gradient = tl.zeros([ROWS], tl.float32)
+    for tile in range(tiles):
+        row = first + tile * ROWS + tl.arange(0, ROWS)
+        inside = row < count
+        h = _load_rows(
+            hidden,
+            offsets_of(row, sizes, hidden_strides),
+            columns,
+            hidden_step,
+            inside[:, None] & (columns < width)[None, :],
+        )
+        x = tl.sum(h * w[None, :], 1) + offset
+        tl.store(logits + row, x, mask=inside)
+        label, m, positive, negative = load_terms(
+            labels,
+            mask,
+            pos_weight,
+            label_smoothing,
+            inside,
+            offsets_of(row, sizes, label_strides),
+            offsets_of(row, sizes, mask_strides),
+            offsets_of(row, sizes, weight_strides),
+        )
+        decay = decay_of(x)
+        loss = token_losses(x, decay, m, positive, negative)
+        sums = add_tokens(sums, loss, m, label, x)
+        if losses is not None:
+            tl.store(losses + row, loss, mask=inside)
+        if shares is not None:
+            slopes = token_slopes(x, decay, m, positive, negative)
+            bias_gradient += slopes
+            gradient = _add_rows(gradient, h, slopes)
+    store_sums(sums, partials)
+    if shares is not None:
+        _store_share(shares, gradient, bias_gradient, columns, width, pitch)
+
+
+@triton.jit
+def head_join(
+    grad_weight,  # [width]
+    grad_bias,  # []
+    shares,  # [programs, pitch], or None: the gradients are then zero
+    partials,  # [SUMS, programs] float64, or None, and all below with it: there are no sums to join
+    normalizer,  # [] float64, or None
+    loss,  # [], or None if it is not one number
+    counts,  # [4]
+    denominator,  # []
+    programs,
+    width,
+    pitch,
+    IS_MEAN: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    if partials is not None:  # noqa: SIM102 - the outer one is decided when compiled
+        if tl.program_id(0) == 0:
+            join_sums(partials, normalizer, loss, counts, denominator, programs, IS_MEAN, PROGRAMS)
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    gradient = tl.zeros([COLUMNS], tl.float32)
+    if shares is not None:
+        total = tl.zeros([COLUMNS, COLUMNS], tl.float32)
+        for start in range(0, programs, COLUMNS):
+            program = start + tl.arange(0, COLUMNS)
+            places = shares + program.to(tl.int64)[:, None] * pitch + columns[None, :]
+            inside = (program < programs)[:, None] & (columns <= width)[None, :]
+            total += tl.load(places, mask=inside, other=0)
+        gradient = tl.sum(total, 0)
+    tl.store(grad_weight + columns, gradient.to(grad_weight.dtype.element_ty), mask=columns < width)
+    ends = tl.zeros([COLUMNS], tl.int64)
+    tl.store(grad_bias + ends, gradient.to(grad_bias.dtype.element_ty), mask=columns == width)
+
+
+@triton.jit
+def head_backward(
+    hidden,  # [count, width]; read only for the shares
+    weight,  # [width]
+    labels,  # [count], as all that follows, by strides
+    mask,  # or None
+    pos_weight,  # or None
+    logits,
+    grad_loss,  # for a loss that was summed its strides are 0
+    denominator,  # [] float64
+    weight_sums,  # [width] float32, the gradients before their scale; not read if there are shares
+    bias_sum,  # []
+    grad_hidden,  # [count, width] without gaps
+    grad_weight,  # [width]
+    grad_bias,  # []
+    shares,  # [programs, pitch] float32 for reduction "none", else None
+    count,
+    width,
+    pitch,
+    tiles,
+    label_smoothing,
+    hidden_step,
+    weight_step,
+    sums_step,
+    sizes,
+    hidden_strides,
+    label_strides,
+    mask_strides,
+    weight_strides,
+    logit_strides,
+    loss_strides,
+    IS_WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    first = _first_row(tiles, IS_WIDE, ROWS)
+    columns = tl.arange(0, WIDTH)
+    w = tl.load(weight + columns.to(tl.int64) * weight_step, mask=columns < width, other=0).to(tl.float32)
+    reciprocal = reciprocal_or_zero(tl.load(denominator))
+    gradient = tl.zeros([ROWS, WIDTH], tl.float32)
+    bias_gradient = tl.zeros([ROWS], tl.float32)
+    for tile in range(tiles):
+        row = first + tile * ROWS + tl.arange(0, ROWS)
+        inside = row < count
+        x = tl.load(logits + offsets_of(row, sizes, logit_strides), mask=inside, other=0)
+        _, m, positive, negative = load_terms(
+            labels,
+            mask,
+            pos_weight,
+            label_smoothing,
+            inside,
+            offsets_of(row, sizes, label_strides),
+            offsets_of(row, sizes, mask_strides),
+            offsets_of(row, sizes, weight_strides),
+        )
+        upstream = tl.load(grad_loss + offsets_of(row, sizes, loss_strides), mask=inside, other=0)
+        slopes = token_slopes(x, decay_of(x), m, positive, negative) * upstream_scale(upstream, reciprocal)
+        # An upstream gradient that is not finite must not reach a token that is not counted.
+        slopes = tl.where(m != 0, slopes, 0.0)
+        inside = inside[:, None] & (columns < width)[None, :]
+        places = grad_hidden + row.to(tl.int64)[:, None] * width + columns[None, :]
+        tl.store(places, (slopes[:, None] * w[None, :]).to(grad_hidden.dtype.element_ty), mask=inside)
+        if shares is not None:
+            h = _load_rows(hidden, offsets_of(row, sizes, hidden_strides), columns, hidden_step, inside)
+            bias_gradient += slopes
+            gradient = _add_rows(gradient, h, slopes)
+    if shares is not None:
+        _store_share(shares, gradient, bias_gradient, columns, width, pitch)
+    elif tl.program_id(0) == 0:
+        scale = upstream_scale(tl.load(grad_loss), reciprocal)
+        sums = tl.load(weight_sums + columns.to(tl.int64) * sums_step, mask=columns < width, other=0)
+        tl.store(grad_weight + columns, (sums * scale).to(grad_weight.dtype.element_ty), mask=columns < width)
+        tl.store(grad_bias, (tl.load(bias_sum) * scale).to(grad_bias.dtype.element_ty))
+
+
+def _shares(split: _Split, hidden: Tensor) -> Tensor:
+    return hidden.new_empty((split.programs, split.pitch), dtype=torch.float32)
+
+
+def _join(
+    split: _Split,
+    sums: tuple[Tensor | None, ...],
+    shares: Tensor | None,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    is_mean: bool = False,
+) -> None:
+    """``sums``: partials, normalizer, loss, counts and denominator."""
+    run(
+        head_join,
+        split.pitch // _COLUMNS,
+        *(grad_weight, grad_bias, shares, *sums, split.programs, grad_weight.numel(), split.pitch),
+        num_warps=_WARPS,
+        IS_MEAN=is_mean,
+        PROGRAMS=PROGRAMS,
+        COLUMNS=_COLUMNS,
+    )
+
+
+def linear_masked_bce(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    mask: Tensor | None,
+    pos_weight: Tensor | None,
+    normalizer: Tensor | None,
+    label_smoothing: float,
+    reduction: str,
+    needs_parameter_gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """hidden [..., H], weight [H], bias [] → loss, logits [...], counts [4], denominator [], and the gradients
+    of weight [H] and bias [] before they are divided by the denominator (zeros unless they are needed)."""
+    check_labels(labels, mask)
+    width, split = hidden.shape[-1], _split(labels.numel(), hidden.shape[-1])
+    sizes, strides = collapse(labels.shape, hidden, labels, mask, pos_weight)
+    is_per_token = reduction == "none"
+    logits = hidden.new_empty(labels.shape, dtype=torch.float32)
+    loss = hidden.new_empty(labels.shape if is_per_token else (), dtype=torch.float32)
+    counts = hidden.new_empty(4, dtype=torch.int64)
+    denominator = hidden.new_empty((), dtype=torch.float64)
+    grad_weight = hidden.new_empty(width, dtype=torch.float32)
+    grad_bias = hidden.new_empty((), dtype=torch.float32)
+    partials = hidden.new_empty((SUMS, split.programs), dtype=torch.float64)
+    shares = _shares(split, hidden) if needs_parameter_gradients and not is_per_token else None
+    losses, total = (loss, None) if is_per_token else (None, loss)
+    run(
+        head_forward,
+        split.programs,
+        *(hidden, weight, bias, labels, mask, pos_weight, logits, losses, partials, shares),
+        *(labels.numel(), width, split.pitch, split.tiles, label_smoothing),
+        *(hidden.stride(-1), weight.stride(0), sizes, *strides),
+        num_warps=split.warps,
+        IS_WIDE=split.is_wide,
+        ROWS=split.rows,
+        WIDTH=split.width,
+    )
+    sums = (partials, normalizer, total, counts, denominator)
+    _join(split, sums, shares, grad_weight, grad_bias, reduction == "mean")
+    return loss, logits, counts, denominator, grad_weight, grad_bias
+
+
+def linear_masked_bce_backward(
+    grad_loss: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None,
+    pos_weight: Tensor | None,
+    denominator: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    label_smoothing: float,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of hidden, weight and bias; the forward summed the last two unless reduction is "none"."""
+    width, split = hidden.shape[-1], _split(labels.numel(), hidden.shape[-1])
+    grad_loss = grad_loss.expand(labels.shape)
+    sizes, strides = collapse(labels.shape, hidden, labels, mask, pos_weight, logits, grad_loss)
+    shares = _shares(split, hidden) if reduction == "none" else None
+    gradients = hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), weight.new_empty(())
+    run(
+        head_backward,
+        split.programs,
+        *(hidden, weight, labels, mask, pos_weight, logits, grad_loss, denominator),
+        *(grad_weight, grad_bias, *gradients, shares),
+        *(labels.numel(), width, split.pitch, split.tiles, label_smoothing),
+        *(hidden.stride(-1), weight.stride(0), grad_weight.stride(0), sizes, *strides),
+        num_warps=split.warps,
+        IS_WIDE=split.is_wide,
+        ROWS=split.rows,
+        WIDTH=split.width,
+    )
+    if shares is not None:
+        _join(split, (None,) * 5, shares, *gradients[1:])
+    return gradients
