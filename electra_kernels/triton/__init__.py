@@ -3,7 +3,6 @@
 Importing this package does not import triton: `implementations` does, where there is something to run it on.
 """
 
-import importlib
 from collections.abc import Callable
 
 from electra_kernels import reference
@@ -19,15 +18,19 @@ def implementations() -> dict[str, Callable[..., object]]:
         NotAvailableError: triton is not installed, or cannot be loaded.
     """
     try:
-        # A line per idea, and its ops below.
-        bce = importlib.import_module("electra_kernels.triton.bce")
-        masking = importlib.import_module("electra_kernels.triton.masking")
+        from electra_kernels.triton import bce, masking, rtd_head, sampling
     except ImportError as error:
         raise NotAvailableError(f"triton cannot be imported: {error}") from error
     functions: tuple[Callable[..., object], ...] = (
         masking.mask_tokens,
+        sampling.sample_tokens,
+        sampling.sample_tokens_backward,
+        sampling.replace_tokens,
+        sampling.sample_replacements,
         bce.masked_bce_with_logits,
         bce.masked_bce_with_logits_backward,
+        rtd_head.linear_masked_bce,
+        rtd_head.linear_masked_bce_backward,
     )
     return {
         function.__name__: reference.double_is_the_reference(function.__name__, function)
