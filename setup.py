@@ -1,8 +1,11 @@
-"""Builds ``electra_kernels._cpp``, the CPU kernels, and ``electra_kernels._C``, which says what was built.
+"""Builds ``electra_kernels._cpp``, the CPU kernels, ``electra_kernels._cuda``, the CUDA kernels, and
+``electra_kernels._C``, which says what was built.
 
-Everything else about the package stands in pyproject.toml. Both libraries are optional. A build that fails prints
-its first error line, leaves the reason in ``electra_kernels/_build.json`` for ``backends()`` and
-``electra-kernels doctor``, and the install goes on; with ELECTRA_KERNELS_BUILD=require it fails the install.
+Everything else about the package stands in pyproject.toml. All are optional. A build that fails prints its first
+error line, leaves the reason in ``electra_kernels/_build.json`` for ``backends()`` and ``electra-kernels doctor``,
+and the install goes on. ELECTRA_KERNELS_BUILD=require makes a failure of the CPU kernels or of ``_C`` one of the
+install, ELECTRA_KERNELS_CUDA=1 one of the CUDA kernels. These are built where nvcc is, for which no GPU is needed;
+ELECTRA_KERNELS_CUDA=0 leaves them out.
 """
 
 import hashlib
@@ -31,6 +34,18 @@ LEVELS = {
     "x86_64": {"sse2": [], "avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": [*_AVX512, "-mavx512bf16"]},
     "aarch64": {"neon": []},
 }.get(platform.machine(), {"scalar": []})
+
+# CUDA kernels for each generation, and PTX for those to come. -fmad=false: no contraction here either.
+GENERATIONS = (80, 90, 100)
+CUDA_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fmad=false",
+    "--expt-relaxed-constexpr",
+    "-Xcompiler=-Wall,-Wextra,-fvisibility=hidden,-fPIC",
+    *[f"-gencode=arch=compute_{number},code=sm_{number}" for number in GENERATIONS],
+    f"-gencode=arch=compute_{GENERATIONS[-1]},code=compute_{GENERATIONS[-1]}",
+]
 
 # The stable ABI of torch 2.11: the library serves every later torch too.
 TORCH_FLAGS = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
@@ -63,9 +78,21 @@ def torch_folder() -> Path:
     return Path(torch.__file__).parent
 
 
-def compile_and_link(command: list[str]) -> None:
-    """Run the compiler; its words are kept."""
-    compiler = os.environ.get("CXX", "g++").split()
+def host_compiler() -> list[str]:
+    return os.environ.get("CXX", "g++").split()
+
+
+def cuda_compiler() -> list[str]:
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    found = shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+    if found is None:
+        raise BuildError(f"there is no nvcc, neither on the PATH nor in {home}/bin (CUDA_HOME)")
+    return [found]
+
+
+def compile_and_link(command: list[str], compiler: list[str] | None = None) -> None:
+    """Run the compiler, by default that of the host; its words are kept."""
+    compiler = compiler or host_compiler()
     english = os.environ | {"LC_ALL": "C"}
     try:
         process = subprocess.run(
@@ -101,22 +128,47 @@ def kernel_commands(levels: dict[str, list[str]], extra: tuple[str, ...] = ()) -
     return commands
 
 
-def build_objects(folder: Path, commands: list[tuple[str, list[str]]]) -> list[Path]:
+def cuda_commands() -> list[tuple[str, list[str]]]:
+    """(object name, arguments of nvcc, source last)."""
+    with_torch = [*TORCH_FLAGS, "-DUSE_CUDA", "-isystem", str(torch_folder() / "include")]
+    folder = ROOT / "csrc" / "cuda"
+    sources = {path: [] for path in folder.glob("*.cu")} | dict.fromkeys(folder.glob("*.cpp"), with_torch)
+    return [
+        (f"cuda_{source.stem}", [*CUDA_FLAGS, *flags, "-c", str(source.relative_to(ROOT))])
+        for source, flags in sorted(sources.items())
+    ]
+
+
+def included(source: Path, folders: list[str]) -> list[Path]:
+    """The source and all that it includes by a quoted name: beside the file that does, or in one of the folders."""
+    found: set[Path] = set()
+    ahead = [source.resolve()]
+    while ahead:
+        path = ahead.pop()
+        found.add(path)
+        for name in re.findall(r'^#\s*include "(.+)"', path.read_text(), re.MULTILINE):
+            places = ((folder / name).resolve() for folder in (path.parent, *map(ROOT.joinpath, folders)))
+            ahead += [place for place in [next(filter(Path.exists, places), path)] if place not in found]
+    return sorted(found)
+
+
+def build_objects(
+    folder: Path, commands: list[tuple[str, list[str]]], compiler: list[str] | None = None
+) -> list[Path]:
     """An object file is named by what it was made from, and made again only if that has changed."""
-    inputs = hashlib.sha256(os.environ.get("CXX", "g++").encode())
-    for source in sorted((ROOT / "csrc" / "cpu").iterdir()):
-        inputs.update(source.read_bytes())
     folder.mkdir(parents=True, exist_ok=True)
 
     def build_object(command: tuple[str, list[str]]) -> Path:
         name, arguments = command
-        digest = inputs.copy()
-        digest.update("\0".join(arguments).encode())
+        folders = [argument[2:] for argument in arguments if argument.startswith("-I")]
+        digest = hashlib.sha256("\0".join([*(compiler or host_compiler()), *arguments]).encode())
+        for path in included(ROOT / arguments[-1], folders):
+            digest.update(path.read_bytes())
         path = folder / f"{name}.{digest.hexdigest()[:16]}.o"
         if not path.exists():
             for stale in folder.glob(f"{name}.*.o"):
                 stale.unlink()
-            compile_and_link([*arguments, "-o", f"{path}.part"])
+            compile_and_link([*arguments, "-o", f"{path}.part"], compiler)
             Path(f"{path}.part").rename(path)
         return path
 
@@ -127,6 +179,13 @@ def build_objects(folder: Path, commands: list[tuple[str, list[str]]]) -> list[P
 def link_kernels(objects: list[Path], target: Path, extra: tuple[str, ...] = ()) -> None:
     torch = [f"-L{torch_folder() / 'lib'}", "-ltorch_cpu"]
     compile_and_link(["-shared", *extra, *map(str, objects), *torch, "-o", str(target.absolute())])
+
+
+def link_cuda_kernels(objects: list[Path], target: Path) -> None:
+    """With a CUDA runtime of its own, of which nothing is visible: torch's may be another version, or absent."""
+    torch = [f"-L{torch_folder() / 'lib'}", "-ltorch_cpu"]
+    options = ["-shared", "-cudart=static", "-Xlinker=--exclude-libs,ALL"]
+    compile_and_link([*options, *map(str, objects), *torch, "-o", str(target.absolute())], cuda_compiler())
 
 
 def build_module(
@@ -169,16 +228,29 @@ class BuildOrExplain(build_ext):
         # A library that an earlier build left here must not pass for what this one made.
         target.unlink(missing_ok=True)
         try:
-            if name == "_C":
-                build_module(extension, self.include_dirs, self.built, target)
-            else:
-                link_kernels(build_objects(OBJECTS, kernel_commands(LEVELS)), target)
-                self.built[name.removeprefix("_")] = list(LEVELS)
+            self._build(name, extension, target)
         except BuildError as reason:
-            if os.environ.get("ELECTRA_KERNELS_BUILD") == "require":
+            if self._is_required(name):
                 raise SystemExit(f"{extension.name} is required but was not built: {reason}") from reason
             print(f"warning: {extension.name} was not built, going on without it: {reason}", file=sys.stderr)
             self.reasons[name.removeprefix("_") if name != "_C" else name] = str(reason)
+
+    def _build(self, name: str, extension: Extension, target: Path) -> None:
+        if name == "_C":
+            build_module(extension, self.include_dirs, self.built, target)
+        elif name == "_cpp":
+            link_kernels(build_objects(OBJECTS, kernel_commands(LEVELS)), target)
+            self.built["cpp"] = list(LEVELS)
+        elif os.environ.get("ELECTRA_KERNELS_CUDA") == "0":
+            raise BuildError("ELECTRA_KERNELS_CUDA is 0")
+        else:
+            link_cuda_kernels(build_objects(OBJECTS, cuda_commands(), cuda_compiler()), target)
+            self.built["cuda"] = [f"sm_{number}" for number in GENERATIONS] + [f"compute_{GENERATIONS[-1]}"]
+
+    def _is_required(self, name: str) -> bool:
+        if name == "_cuda":
+            return os.environ.get("ELECTRA_KERNELS_CUDA") == "1"
+        return os.environ.get("ELECTRA_KERNELS_BUILD") == "require"
 
     def get_ext_filename(self, fullname: str) -> str:
         """The kernels have no Python in them, so their file name has none either."""
@@ -206,10 +278,11 @@ class BuildOrExplain(build_ext):
 
 extensions = [
     Extension("electra_kernels._cpp", sources=[]),
+    Extension("electra_kernels._cuda", sources=[]),
     # Last: it holds the table of what was built before it.
     Extension("electra_kernels._C", sources=["csrc/bindings.cpp"], include_dirs=pybind11_include()),
 ]
 
-# .ci/sanitize.py imports the functions above.
+# .ci/sanitize.py and tests/cuda_on_cpu import the functions above.
 if __name__ == "__main__":
     setup(ext_modules=extensions, cmdclass={"build_ext": BuildOrExplain})

@@ -1,7 +1,8 @@
-"""The compiled CPU kernels: loads their library, once, and says which instruction-set levels this machine has.
+"""The compiled kernels: loads their libraries, once, and says what this machine can run of them.
 
-The library holds every level; each op takes the index of the level to run as its last argument. To add an op,
-register ``electra_kernels_cpp::X`` in csrc/cpu (see csrc/cpu/kernels.h) and name it in `_OPS`.
+``_cpp.so`` holds every instruction-set level; each of its ops takes the index of the level to run as its last
+argument. ``_cuda.so`` picks the code for the device by itself. To add an op, register ``electra_kernels_cpp::X`` in
+csrc/cpu and ``electra_kernels_cuda::X`` in csrc/cuda (see the kernels.h there) and name it in `_OPS`.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ _OPS = (
     "linear_masked_bce_backward",
 )
 
-_LIBRARY = Path(__file__).parent / "_cpp.so"
+_FOLDER = Path(__file__).parent
 
 
 class NotAvailableError(Exception):
@@ -39,53 +40,71 @@ class NotAvailableError(Exception):
 
 
 def implementations() -> dict[str, dict[str, Callable[..., object]]]:
-    """Level → implementations of the ops, best level first.
+    """Level → implementations of the ops on the CPU, best level first.
 
     Raises:
         NotAvailableError: the library was not built, or cannot be loaded.
     """
+    _load("cpp")
+    ops = torch.ops.electra_kernels_cpp
+    names: list[str] = []
+    while name := ops.supported_level(len(names)):
+        names.append(name)
+    return {names[level]: serving(ops, level) for level in reversed(range(len(names)))}
+
+
+def cuda_implementations() -> dict[str, Callable[..., object]]:
+    """Implementations of the ops on CUDA devices.
+
+    Raises:
+        NotAvailableError: there is no CUDA device, or the library was not built, or cannot be loaded.
+    """
+    if torch.version.cuda is None:
+        raise NotAvailableError("this torch is built without CUDA")
+    if torch.cuda.device_count() == 0:  # unlike is_available, it leaves processes able to fork
+        raise NotAvailableError("torch finds no CUDA device")
+    _load("cuda")
+    return serving(torch.ops.electra_kernels_cuda)
+
+
+def _load(name: str) -> None:
     build = build_info()
     if not build["built"]:
         raise NotAvailableError(f"electra_kernels._C is not built: {build['reason']}")
-    if "cpp" in build["missing"]:
-        raise NotAvailableError(f"electra_kernels._cpp is not built: {build['missing']['cpp']}")
+    if name in build["missing"]:
+        raise NotAvailableError(f"electra_kernels._{name} is not built: {build['missing'][name]}")
     try:
-        torch.ops.load_library(str(_LIBRARY))
+        torch.ops.load_library(str(_FOLDER / f"_{name}.so"))
     except OSError as error:
-        raise NotAvailableError(f"electra_kernels._cpp was built, but not for here: {error}") from error
-    names: list[str] = []
-    while name := torch.ops.electra_kernels_cpp.supported_level(len(names)):
-        names.append(name)
-    return {names[level]: _level(level) for level in reversed(range(len(names)))}
+        raise NotAvailableError(f"electra_kernels._{name} was built, but not for here: {error}") from error
 
 
-def _level(level: int) -> dict[str, Callable[..., object]]:
-    ops = torch.ops.electra_kernels_cpp
+def serving(ops: Any, *level: int) -> dict[str, Callable[..., object]]:
+    """Implementations by the ops of one library, each called with the ``level`` last if there is one."""
     # A library that was built from older sources serves what it has.
-    served = {name: _implementation(name, level) for name in _OPS if hasattr(ops, name)}
+    served = {name: _implementation(ops, name, level) for name in _OPS if hasattr(ops, name)}
     if hasattr(ops, "cross_entropy_rows_backward_"):
         loops = (mlm_head.linear_cross_entropy_sample, mlm_head.linear_cross_entropy_sample_backward)
-        served |= {loop.__name__: _chunked(loop, level) for loop in loops}
+        served |= {loop.__name__: _chunked(loop, ops, level) for loop in loops}
     return {name: reference.double_is_the_reference(name, run) for name, run in served.items()}
 
 
-def _chunked(loop: Callable[..., object], level: int) -> Callable[..., object]:
-    """The loop over chunks is the specification's; between its GEMMs runs the row kernel of the level."""
-    ops = torch.ops.electra_kernels_cpp
+def _chunked(loop: Callable[..., object], ops: Any, level: tuple[int, ...]) -> Callable[..., object]:
+    """The loop over chunks is the specification's; between its GEMMs runs the row kernel of the library."""
     visit, gradient = ops.cross_entropy_rows_.default, ops.cross_entropy_rows_backward_.default
     rows = RowKernels(
-        lambda *arguments: visit(*arguments, level), lambda *arguments: gradient(*arguments, level)
+        lambda *arguments: visit(*arguments, *level), lambda *arguments: gradient(*arguments, *level)
     )
     return lambda *arguments: loop(*arguments, rows)
 
 
-def _implementation(name: str, level: int) -> Callable[..., object]:
-    kernel = getattr(torch.ops.electra_kernels_cpp, name).default
+def _implementation(ops: Any, name: str, level: tuple[int, ...]) -> Callable[..., object]:
+    kernel = getattr(ops, name).default
     specification = reference.IMPLEMENTATIONS[name]
 
     def run(*arguments: Any) -> object:
         try:
-            return kernel(*arguments, level)
+            return kernel(*arguments, *level)
         except RuntimeError:
             # A kernel that refuses a value has written nothing yet; the specification has the words for it.
             specification(*arguments)

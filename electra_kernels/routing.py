@@ -156,6 +156,12 @@ def _register_compiled() -> None:
         _unavailable["cpp"] = str(reason)
     else:
         register_backend("cpp", ("cpu",), next(iter(levels.values())), levels)
+    try:
+        kernels = compiled.cuda_implementations()
+    except compiled.NotAvailableError as reason:
+        _unavailable["cuda"] = str(reason)
+    else:
+        register_backend("cuda", ("cuda",), kernels)
 
 
 def _register_triton() -> None:
@@ -166,6 +172,5 @@ def _register_triton() -> None:
 
 
 register_backend("reference", DEVICES, reference.IMPLEMENTATIONS)
-_unavailable["cuda"] = "this version has no kernels of this kind"
 _register_compiled()
 _register_triton()

@@ -175,7 +175,7 @@ def test_a_refused_value_is_named_and_nothing_is_written(level):
 
 def test_an_error_of_a_kernel_alone_is_not_swallowed(monkeypatch):
     """What the specification computes without complaint is still an error where the kernel raised it."""
-    run = compiled._implementation("sample_tokens", 99)
+    run = compiled._implementation(torch.ops.electra_kernels_cpp, "sample_tokens", (99,))
     assert "sample_tokens" in reference.IMPLEMENTATIONS
     logits, _, uniforms = _inputs()
     with pytest.raises(RuntimeError, match="no such instruction-set level here"):

@@ -1,0 +1,95 @@
+// What every kernel file (*.cu) needs: CUDA, launches, shared memory, and the names by which tests break a
+// kernel.
+//
+// The same sources also compile as host C++, with the threads of a block as fibers
+// (tests/cuda_on_cpu/fibers.h, EK_FIBERS). So a kernel uses what fibers.h has and no more: no cub, no
+// cooperative groups, no cuda:: barriers, collectives of whole warps, blocks of whole warps; shared memory by
+// EK_SHARED and EK_DYNAMIC_SHARED, launches by `launch`, inline PTX in elements.h alone. The compiler fuses
+// no product with a sum that the source does not
+// (-fmad=false): write fmaf where it pays.
+//
+// Each barrier, mask and bound has a name, which begins with that of the test in tests/conformance that sees
+// its absence: EK_BARRIER(masking_words) is __syncthreads(), EK_BOUND(masking_row, i < n) is i < n, and
+// EK_MUTANT(name) is false, but in the mutants that the tests make of the one build for fibers, one name at a
+// time.
+
+#pragma once
+
+#include "kernels.h"
+
+#if !defined(EK_FIBERS)
+#include <stdexcept>
+#include <string>
+
+#define EK_MUTANT(name) false
+#define EK_SHARED(name, ...) __shared__::electra_kernels::Same<__VA_ARGS__> name
+#define EK_DYNAMIC_SHARED(name, type)                                       \
+  extern __shared__ __align__(128) unsigned char electra_kernels_dynamic[]; \
+  type* const name = reinterpret_cast<type*>(electra_kernels_dynamic)
+#endif
+
+#define EK_BARRIER(name)                   \
+  do {                                     \
+    if (!EK_MUTANT(name)) __syncthreads(); \
+  } while (false)
+#define EK_BOUND(name, condition) (EK_MUTANT(name) || (condition))
+
+namespace electra_kernels {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+// What a block has without asking for more.
+constexpr int64_t kSharedBytes = 48 << 10;
+
+__device__ inline int lane() { return threadIdx.x % kWarp; }
+__device__ inline int warp() { return threadIdx.x / kWarp; }
+
+struct Launch {
+  int64_t blocks;  // none: nothing is launched
+  int threads;     // of a block, whole warps
+  cudaStream_t stream;
+  int64_t shared_bytes = 0;  // dynamic shared memory
+};
+
+#if defined(EK_FIBERS)
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), const Launch& launch, const Arguments&... arguments) {
+  fibers::machine.launch(launch.blocks, launch.threads, launch.shared_bytes, [&] { kernel(arguments...); });
+}
+#else
+template <typename T>
+using Same = T;
+
+inline void check(cudaError_t status) {
+  if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), const Launch& launch, const Arguments&... arguments) {
+  if (launch.blocks == 0) return;
+  if (launch.blocks > INT32_MAX) throw std::runtime_error("CUDA: more than 2^31 - 1 blocks");
+  if (launch.shared_bytes > kSharedBytes) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(launch.shared_bytes)));
+  }
+  kernel<<<static_cast<unsigned>(launch.blocks), launch.threads, launch.shared_bytes, launch.stream> > >(
+      arguments...);
+  check(cudaGetLastError());
+}
+#endif
+
+__device__ inline void refuse(FirstBadRow first_bad_row, int64_t row) {
+  if (first_bad_row != nullptr) atomicMin(first_bad_row, static_cast<unsigned long long>(row));
+}
+
+// Where the element `index` of a tensor lies, in elements from its first.
+__device__ inline int64_t offset(const Layout& layout, int64_t index) {
+  int64_t place = 0;
+  for (int d = layout.dimensions - 1; d > 0; --d) {
+    place += index % layout.sizes[d] * layout.strides[d];
+    index /= layout.sizes[d];
+  }
+  return place + index * layout.strides[0];
+}
+
+}  // namespace electra_kernels

@@ -1,0 +1,171 @@
+// Which tokens of a row are masked. Slot j takes the floor(u (n - j))-th of those of n maskable tokens that
+// are left.
+//
+// One block has one row, and one launch does what would be a copy, a cumulated sum per slot, two gathers and
+// a scatter: the ids are read and written once, the tokens that are left are a bit each and stay on the chip.
+// Each slot depends on those before it, so one warp takes the tokens out, in a few instructions a slot: a
+// lane owns a run of the bits and knows how many are left before it. All else is done by all threads.
+
+#include "device.h"
+
+namespace electra_kernels {
+namespace {
+
+constexpr int kThreads = 128;
+
+// Place of the set bit before which `rank` are set.
+__device__ int select(uint32_t bits, int rank) {
+  int place = 0;
+  for (int width = 16; width > 0; width /= 2) {
+    const int below = __popc(bits & ((1u << width) - 1));
+    if (rank < below) continue;
+    rank -= below;
+    bits >>= width;
+    place += width;
+  }
+  return place;
+}
+
+// Tokens that are left, of one warp.
+class Left {
+ public:
+  __device__ Left(uint32_t* words, int count) : words_(words) {
+    const int run = (count + kWarp - 1) / kWarp;
+    begin_ = min(lane() * run, count);
+    const int end = min(begin_ + run, count);
+    int own = 0;
+    for (int w = begin_; w < end; ++w) own += __popc(words[w]);
+    before_ = own;
+    for (int step = 1; step < kWarp; step *= 2) {
+      const int lower = __shfl_up_sync(kAllLanes, before_, step);
+      if (EK_BOUND(masking_scan, lane() >= step)) before_ += lower;
+    }
+    total_ = __shfl_sync(kAllLanes, before_, kWarp - 1);
+    before_ -= own;
+  }
+
+  __device__ int total() const { return total_; }
+
+  // Takes out the token before which `rank` are left, the same in every lane.
+  __device__ int take(int rank) {
+    // No lane behind the owner has so few before it: those that own nothing left have as many as the next.
+    const int owner = kWarp - 1 - __clz(__ballot_sync(kAllLanes, before_ <= rank));
+    int position = 0;
+    if (lane() == owner) {
+      rank -= before_;
+      int w = begin_;
+      for (int here; rank >= (here = __popc(words_[w])); ++w) rank -= here;
+      const int bit = select(words_[w], rank);
+      if (!EK_MUTANT(masking_taken_once)) words_[w] ^= 1u << bit;
+      position = w * 32 + bit;
+    }
+    if (EK_BOUND(masking_behind_the_owner, lane() > owner)) --before_;
+    return __shfl_sync(kAllLanes, position, owner);
+  }
+
+ private:
+  uint32_t* words_;
+  int begin_;   // of the lane's words
+  int before_;  // left in the words before them
+  int total_;   // before anything was taken
+};
+
+// The id that is written where `original` stood.
+__device__ int64_t written(const MaskingOptions& options, double action, int64_t original) {
+  if (action < options.mask_fraction) return options.mask_token_id;
+  if (options.random_fraction <= 0) return original;
+  const double remainder = (action - (1 - options.random_fraction)) / options.random_fraction;
+  if (!(remainder >= 0)) return original;
+  const int64_t id = static_cast<int64_t>(remainder * static_cast<double>(options.vocab_size));
+  return min(id, options.vocab_size - 1);
+}
+
+// Copies the ids of a row and sets the bits of its maskable tokens.
+__device__ void copy_ids(const MaskingBatch& batch, int64_t vocab_size, int64_t row, uint32_t* words,
+                         FirstBadRow first_bad_row) {
+  const int64_t* const ids = batch.input_ids + row * batch.input_row_stride;
+  const uint8_t* const flags = batch.maskable + row * batch.maskable_row_stride;
+  int64_t* const masked_ids = batch.masked_ids + row * batch.length;
+  for (int start = 0; start < batch.length; start += kThreads) {
+    const int i = start + static_cast<int>(threadIdx.x);
+    const bool is_inside = EK_BOUND(masking_end_of_row, i < batch.length);
+    const bool is_maskable = is_inside && flags[i * batch.maskable_stride] != 0;
+    const uint32_t word = __ballot_sync(kAllLanes, is_maskable);
+    if (lane() == 0 && EK_BOUND(masking_end_of_words, i < batch.length)) words[i / 32] = word;
+    if (!is_inside) continue;
+    const int64_t id = ids[i * batch.input_stride];
+    if (static_cast<uint64_t>(id) >= static_cast<uint64_t>(vocab_size)) refuse(first_bad_row, row);
+    masked_ids[i] = id;
+  }
+}
+
+// One warp: the positions of the slots that are used. Returns how many are.
+__device__ int pick(const MaskingBatch& batch, double probability, const double* uniforms, uint32_t* words,
+                    int64_t* positions) {
+  Left left(words, static_cast<int>(masking_words(batch.length)));
+  const int available = left.total();
+  int used = static_cast<int>(probability * available + 0.5);
+  used = min(min(max(used, 1), available), batch.slots);
+  for (int first = 0; first < used; first += kWarp) {
+    // What a slot's rank is does not depend on what others take: a warp's worth at a time.
+    const int slot = first + lane();
+    const int remaining = available - slot;
+    int rank = 0;
+    if (EK_BOUND(masking_used_slots, slot < used)) {
+      rank = static_cast<int>(uniforms[2 * slot] * remaining);
+      rank = max(0, min(rank, remaining - 1));
+    }
+    int position = 0;
+    for (int k = 0; k < min(kWarp, used - first); ++k) {
+      const int taken = left.take(__shfl_sync(kAllLanes, rank, k));
+      if (k == lane()) position = taken;
+    }
+    if (slot < used) positions[slot] = position;
+  }
+  return used;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    mask_row(const MaskingBatch batch, const MaskingOptions options, FirstBadRow first_bad_row) {
+  EK_DYNAMIC_SHARED(shared_words, uint32_t);
+  EK_SHARED(shared_used, int);
+  const int64_t row = blockIdx.x;
+  uint32_t* const words =
+      batch.words == nullptr ? shared_words : batch.words + row * masking_words(batch.length);
+  const double* const uniforms = batch.uniforms + row * batch.slots * 2;
+  int64_t* const positions = batch.positions + row * batch.slots;
+
+  copy_ids(batch, options.vocab_size, row, words, first_bad_row);
+  EK_BARRIER(masking_words_complete);
+  if (warp() == 0) {
+    const int used = pick(batch, options.probability, uniforms, words, positions);
+    if (lane() == 0) shared_used = used;
+  }
+  EK_BARRIER(masking_positions_complete);
+
+  const int used = shared_used;
+  for (int slot = threadIdx.x; slot < batch.slots; slot += kThreads) {
+    const double choice = uniforms[2 * slot], action = uniforms[2 * slot + 1];
+    if (!(choice >= 0 && choice < 1 && action >= 0 && action < 1)) refuse(first_bad_row, row);
+    int64_t target = -100;
+    if (slot < used) {
+      const int64_t position = positions[slot];
+      target = batch.input_ids[row * batch.input_row_stride + position * batch.input_stride];
+      batch.masked_ids[row * batch.length + position] = written(options, action, target);
+    } else {
+      positions[slot] = 0;
+    }
+    batch.targets[row * batch.slots + slot] = target;
+  }
+}
+
+}  // namespace
+
+void mask_rows(const MaskingBatch& batch, const MaskingOptions& options, FirstBadRow first_bad_row,
+               cudaStream_t stream) {
+  const int64_t words = batch.words == nullptr ? masking_words(batch.length) : 0;
+  launch(mask_row, {batch.batch, kThreads, stream, words * static_cast<int64_t>(sizeof(uint32_t))}, batch,
+         options, first_bad_row);
+}
+
+}  // namespace electra_kernels

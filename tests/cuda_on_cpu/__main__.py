@@ -1,0 +1,32 @@
+"""The CUDA kernels on this processor: ``python tests/cuda_on_cpu`` builds them with fibers, runs the conformance
+suite against them, then their mutants, each of which the suite has to catch."""
+
+import subprocess
+import sys
+import time
+
+import library
+
+# Not those of torch.compile: they run no other kernel than the rest, and most of their time is the compiler's.
+WITHOUT_KERNELS = ("test_citizens.py", "test_uniforms.py")
+PYTEST = ["-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-p", "fiber_backend"]
+
+
+def main() -> int:
+    start = time.monotonic()
+    library.build()
+    print(f"built with fibers: {time.monotonic() - start:.0f} s", flush=True)
+    environment = library.environment()
+    ignored = [f"--ignore=tests/conformance/{name}" for name in WITHOUT_KERNELS]
+    tests = [*PYTEST, "-k", "cuda-cpu or test_fibers", *ignored, "tests/conformance", library.HERE]
+    failed = 0
+    for command in (tests, [f"{library.HERE}/mutants.py"]):
+        failed += (
+            subprocess.run([sys.executable, *command], env=environment, cwd=library.ROOT).returncode != 0
+        )
+    print(f"fibers: {time.monotonic() - start:.0f} s")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

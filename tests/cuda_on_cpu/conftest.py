@@ -1,0 +1,5 @@
+"""The tests here need the library of fibers, which ``python tests/cuda_on_cpu`` builds and loads."""
+
+import sys
+
+collect_ignore = [] if "fiber_backend" in sys.modules else ["test_fibers.py"]

@@ -1,0 +1,498 @@
+// CUDA C++ on a CPU: the threads of a block are fibers of one processor thread, so that the kernels in
+// csrc/cuda compile and run unmodified where there is no GPU and no CUDA toolkit.
+//
+// What a kernel may use is what stands here, and nothing of it is approximate:
+// - Blocks run one after the other, in random order. A thread runs until it waits at a barrier or for the
+// other
+//   lanes of its warp; which one runs next is random too. So what a missing barrier lets through, shows.
+// - Shared memory is filled with NaN before each block, and lies on the heap, each variable by itself.
+// - What the hardware leaves undefined is an error that `launch` throws: threads at different barriers, a
+//   collective that lanes of the warp miss, a vector access that is not aligned, and with AddressSanitizer
+//   (which the build of the tests has) every access out of bounds.
+// EK_FIBER_SEED chooses another order, EK_MUTANT the fault that is put into the kernels.
+
+#pragma once
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <mutex>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+// Where AddressSanitizer would clear the stack, as no function returns.
+#define FIBERS_UNCHECKED __attribute__((no_sanitize_address))
+#else
+#define FIBERS_UNCHECKED
+#endif
+
+// ---- the language -----------------------------------------------------------------------------------------
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __grid_constant__
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) double2 {
+  double x, y;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace fibers {
+
+constexpr int kWarp = 32;
+constexpr size_t kStackBytes = 64 << 10;
+
+// A place where threads wait for each other.
+struct Meeting {
+  int expected = 0;
+  int line = 0;  // of the source: where the first one came from
+  std::vector<int> waiting = {};
+};
+
+struct Warp {
+  Meeting meeting;
+  uint64_t given[kWarp];  // by each lane that has come
+  uint64_t taken[kWarp];  // what they had given when the last one came
+};
+
+struct Fiber {
+  ucontext_t context;  // where it starts
+  void* place[5];      // where it goes on
+  bool is_started = false;
+  char* stack = nullptr;
+  size_t stack_bytes = 0;
+  void* fake_stack = nullptr;
+  dim3 thread = {};
+};
+
+struct SharedVariable {
+  const void* key;
+  void* memory;
+  size_t bytes;
+};
+
+inline std::string environment(const char* name) {
+  const char* const value = getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+inline bool is_mutant(const char* name) {
+  static const std::string chosen = environment("EK_MUTANT");
+  return chosen == name;
+}
+
+class Machine {
+ public:
+  Machine() : random_(strtoul(environment("EK_FIBER_SEED").c_str(), nullptr, 10) + 1) {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_set_error_report_callback(
+        [](const char* report) { sanitizer_report() += std::string(report, strnlen(report, 1500)); });
+#endif
+  }
+
+  // body() once for each thread of each block.
+  template <typename Body>
+  void launch(int64_t blocks, int threads, size_t dynamic_bytes, const Body& body) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (threads < kWarp || threads > 1024 || threads % kWarp != 0) {
+      throw std::runtime_error("fibers: a block should have whole warps and at most 1024 threads, it has " +
+                               std::to_string(threads));
+    }
+    body_ = &body;
+    invoke_ = [](const void* function) { (*static_cast<const Body*>(function))(); };
+    prepare(threads);
+    host_.stack = nullptr;  // another thread of the host may have been here before
+    host_.is_started = true;
+    gridDim = {static_cast<unsigned>(blocks), 1, 1};
+    blockDim = {static_cast<unsigned>(threads), 1, 1};
+    shared(nullptr, dynamic_bytes, 128);
+    std::vector<int64_t> order(blocks);
+    for (int64_t i = 0; i < blocks; ++i) order[i] = i;
+    std::shuffle(order.begin(), order.end(), random_);
+    for (const int64_t block : order) {
+      blockIdx = {static_cast<unsigned>(block), 0, 0};
+      run_block(threads);
+      if (!failure_.empty()) break;
+    }
+    for (const SharedVariable& variable : shared_) free(variable.memory);
+    shared_.clear();
+    report_failure();
+  }
+
+  void* shared(const void* key, size_t bytes, size_t alignment) {
+    for (const SharedVariable& variable : shared_) {
+      if (variable.key == key) return variable.memory;
+    }
+    void* memory = nullptr;
+    if (posix_memalign(&memory, std::max<size_t>(alignment, 16), std::max<size_t>(bytes, 1)) != 0) abort();
+    memset(memory, 0xff, bytes);
+    shared_.push_back({key, memory, bytes});
+    return memory;
+  }
+
+  void wait_for_block(int line) { wait(block_, line); }
+
+  // Gives a value and takes those of all lanes.
+  const uint64_t* wait_for_warp(uint64_t value, int line) {
+    Warp& warp = warps_[current_ / kWarp];
+    warp.given[current_ % kWarp] = value;
+    if (static_cast<int>(warp.meeting.waiting.size()) == kWarp - 1) {
+      memcpy(warp.taken, warp.given, sizeof(warp.taken));
+    }
+    wait(warp.meeting, line);
+    return warp.taken;
+  }
+
+  int lane() const { return current_ % kWarp; }
+
+  // The kernel goes on, `launch` will throw.
+  void note(const std::string& message) {
+    if (failure_.empty()) failure_ = message;
+  }
+
+ private:
+  static constexpr int kHost = -1;
+
+  static std::string& sanitizer_report() {
+    static std::string report;
+    return report;
+  }
+
+  std::string where() const {
+    return "block " + std::to_string(blockIdx.x) + ", thread " + std::to_string(threadIdx.x);
+  }
+
+  void prepare(int threads) {
+    while (static_cast<int>(fibers_.size()) < threads) {
+      fibers_.emplace_back();
+      Fiber& fiber = fibers_.back();
+      // With a page in front that stops an overflow.
+      const size_t page = 4096;
+      char* const memory = static_cast<char*>(mmap(nullptr, kStackBytes + page, PROT_READ | PROT_WRITE,
+                                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+      if (memory == MAP_FAILED) throw std::runtime_error("fibers: out of memory");
+      mprotect(memory, page, PROT_NONE);
+      fiber.stack = memory + page;
+      fiber.stack_bytes = kStackBytes;
+      fiber.thread = {static_cast<unsigned>(fibers_.size() - 1), 0, 0};
+      start(fiber);
+    }
+    warps_.resize(threads / kWarp);
+  }
+
+  static void start(Fiber& fiber) {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(fiber.stack, fiber.stack_bytes);
+#endif
+    fiber.is_started = false;
+    fiber.fake_stack = nullptr;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack;
+    fiber.context.uc_stack.ss_size = fiber.stack_bytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, &Machine::fiber_main, 0);
+  }
+
+  static void fiber_main();
+
+  void live() {
+    arrived();
+    for (;;) {
+      invoke_(body_);
+      --block_.expected;
+      release_if_complete(block_);
+      next();
+    }
+  }
+
+  void run_block(int threads) {
+    for (const SharedVariable& variable : shared_) memset(variable.memory, 0xff, variable.bytes);
+    block_ = {threads, 0, {}};
+    for (Warp& warp : warps_) warp.meeting = {kWarp, 0, {}};
+    ready_.clear();
+    for (int thread = 0; thread < threads; ++thread) ready_.push_back(thread);
+    next();
+    if (block_.expected == 0 || !failure_.empty()) return;
+    note("fibers: threads wait for others that never come, " + waiting_places());
+    // They are left where they are and start anew.
+    for (Fiber& fiber : fibers_) start(fiber);
+  }
+
+  std::string waiting_places() const {
+    std::string places = "block " + std::to_string(blockIdx.x);
+    if (!block_.waiting.empty()) {
+      places += "; " + std::to_string(block_.waiting.size()) + " of " + std::to_string(block_.expected) +
+                " threads at the barrier of line " + std::to_string(block_.line);
+    }
+    for (size_t i = 0; i < warps_.size(); ++i) {
+      const Meeting& meeting = warps_[i].meeting;
+      if (meeting.waiting.empty()) continue;
+      places += "; " + std::to_string(meeting.waiting.size()) + " lanes of warp " + std::to_string(i) +
+                " at the collective of line " + std::to_string(meeting.line);
+    }
+    return places;
+  }
+
+  void wait(Meeting& meeting, int line) {
+    if (meeting.waiting.empty()) meeting.line = line;
+    if (meeting.line != line) {
+      note("fibers: " + where() + " waits at line " + std::to_string(line) + ", others at line " +
+           std::to_string(meeting.line));
+    }
+    meeting.waiting.push_back(current_);
+    release_if_complete(meeting);
+    next();
+  }
+
+  void release_if_complete(Meeting& meeting) {
+    if (static_cast<int>(meeting.waiting.size()) != meeting.expected) return;
+    ready_.insert(ready_.end(), meeting.waiting.begin(), meeting.waiting.end());
+    meeting.waiting.clear();
+  }
+
+  Fiber& fiber_at(int thread) { return thread == kHost ? host_ : fibers_[thread]; }
+
+  // Goes on with some thread that can; with the host if there is none.
+  FIBERS_UNCHECKED void next() {
+    int chosen = kHost;
+    if (!ready_.empty()) {
+      const size_t i = random_() % ready_.size();
+      chosen = ready_[i];
+      ready_[i] = ready_.back();
+      ready_.pop_back();
+    }
+    if (chosen == current_) return;
+    Fiber& from = fiber_at(current_);
+    Fiber& to = fiber_at(chosen);
+    current_ = chosen;
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(&from.fake_stack, to.stack, to.stack_bytes);
+#endif
+    // swapcontext would ask the system for the signal mask, and make AddressSanitizer clear the whole stack.
+    if (__builtin_setjmp(from.place) == 0) go_to(to);
+    arrived();
+  }
+
+  FIBERS_UNCHECKED [[gnu::noinline]] static void go_to(Fiber& fiber) {
+    if (fiber.is_started) __builtin_longjmp(fiber.place, 1);
+    fiber.is_started = true;
+    setcontext(&fiber.context);
+  }
+
+  // On a stack that has just been switched to.
+  void arrived() {
+#if defined(__SANITIZE_ADDRESS__)
+    const void* bottom = nullptr;
+    size_t bytes = 0;
+    __sanitizer_finish_switch_fiber(fiber_at(current_).fake_stack, &bottom, &bytes);
+    if (host_.stack == nullptr) {
+      // The first switch comes from the host.
+      host_.stack = static_cast<char*>(const_cast<void*>(bottom));
+      host_.stack_bytes = bytes;
+    }
+#endif
+    if (current_ != kHost) threadIdx = fibers_[current_].thread;
+  }
+
+  void report_failure() {
+    std::string report = std::exchange(sanitizer_report(), "");
+    std::string failure = std::exchange(failure_, "");
+    if (!report.empty()) throw std::runtime_error("fibers: out of bounds, " + report);
+    if (!failure.empty()) throw std::runtime_error(failure);
+  }
+
+  std::mutex mutex_;
+  std::minstd_rand random_;
+  std::deque<Fiber> fibers_;  // a context must not move
+  std::vector<Warp> warps_;
+  std::vector<int> ready_;
+  std::vector<SharedVariable> shared_;
+  Meeting block_;
+  Fiber host_;
+  int current_ = kHost;
+  const void* body_ = nullptr;
+  void (*invoke_)(const void*) = nullptr;
+  std::string failure_;
+};
+
+inline Machine machine;
+
+inline void Machine::fiber_main() { machine.live(); }
+
+}  // namespace fibers
+
+// ---- what a kernel calls ----------------------------------------------------------------------------------
+
+#define __syncthreads() fibers::machine.wait_for_block(__LINE__)
+#define __syncwarp() static_cast<void>(fibers::machine.wait_for_warp(0, __LINE__))
+#define __threadfence() static_cast<void>(0)
+
+namespace fibers {
+
+template <typename T>
+uint64_t bits_of(T value) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "a shuffle takes 4 or 8 bytes");
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof(T));
+  return bits;
+}
+
+// What the lane `from` has given; a lane outside of the warp stands for the own one.
+template <typename T>
+T shuffle(unsigned mask, T value, int from, int line) {
+  if (mask != 0xffffffffu)
+    machine.note("fibers: a collective without all lanes, line " + std::to_string(line));
+  const uint64_t* const given = machine.wait_for_warp(bits_of(value), line);
+  const uint64_t bits = given[from >= 0 && from < kWarp ? from : machine.lane()];
+  memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+inline unsigned ballot(unsigned mask, bool predicate, int line) {
+  if (mask != 0xffffffffu)
+    machine.note("fibers: a collective without all lanes, line " + std::to_string(line));
+  const uint64_t* const given = machine.wait_for_warp(predicate, line);
+  unsigned bits = 0;
+  for (int lane = 0; lane < kWarp; ++lane) bits |= static_cast<unsigned>(given[lane]) << lane;
+  return bits;
+}
+
+template <typename T>
+T exchange(T* address, T value) {
+  return std::exchange(*address, value);
+}
+
+}  // namespace fibers
+
+#define __shfl_sync(mask, value, from) fibers::shuffle(mask, value, (from) & 31, __LINE__)
+#define __shfl_up_sync(mask, value, step) \
+  fibers::shuffle(mask, value, fibers::machine.lane() - (step), __LINE__)
+#define __shfl_down_sync(mask, value, step) \
+  fibers::shuffle(mask, value, fibers::machine.lane() + (step), __LINE__)
+#define __shfl_xor_sync(mask, value, bits) \
+  fibers::shuffle(mask, value, fibers::machine.lane() ^ (bits), __LINE__)
+#define __ballot_sync(mask, predicate) fibers::ballot(mask, predicate, __LINE__)
+#define __any_sync(mask, predicate) (fibers::ballot(mask, predicate, __LINE__) != 0)
+#define __all_sync(mask, predicate) (fibers::ballot(mask, predicate, __LINE__) == 0xffffffffu)
+
+// Threads take turns at their meetings alone, so these are atomic as they are.
+template <typename T>
+T atomicAdd(T* address, T value) {
+  return fibers::exchange(address, static_cast<T>(*address + value));
+}
+template <typename T>
+T atomicMin(T* address, T value) {
+  return fibers::exchange(address, std::min(*address, value));
+}
+template <typename T>
+T atomicMax(T* address, T value) {
+  return fibers::exchange(address, std::max(*address, value));
+}
+inline unsigned atomicOr(unsigned* address, unsigned value) {
+  return fibers::exchange(address, *address | value);
+}
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline float __int_as_float(int x) {
+  float y;
+  memcpy(&y, &x, sizeof(y));
+  return y;
+}
+inline int __float_as_int(float x) {
+  int y;
+  memcpy(&y, &x, sizeof(y));
+  return y;
+}
+template <typename T>
+T __ldg(const T* address) {
+  return *address;
+}
+using std::max;
+using std::min;
+
+// ---- the runtime, as far as the host functions use it -----------------------------------------------------
+
+using cudaStream_t = void*;
+using cudaError_t = int;
+constexpr cudaError_t cudaSuccess = 0;
+enum cudaMemcpyKind { cudaMemcpyDeviceToHost };
+
+inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
+inline cudaError_t cudaMemsetAsync(void* memory, int byte, size_t bytes, cudaStream_t) {
+  memset(memory, byte, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+// ---- the twins of csrc/cuda/device.h ----------------------------------------------------------------------
+
+namespace fibers {
+
+template <typename Vector>
+void check_alignment(const void* address, int line) {
+  if (reinterpret_cast<uintptr_t>(address) % alignof(Vector) != 0) {
+    machine.note("fibers: a vector access that is not aligned, line " + std::to_string(line));
+  }
+}
+
+}  // namespace fibers
+
+#define EK_MUTANT(name)                                     \
+  ([]() -> bool {                                           \
+    static const bool is_chosen = fibers::is_mutant(#name); \
+    return is_chosen;                                       \
+  }())
+#define EK_SHARED(name, ...)                      \
+  using name##_type = __VA_ARGS__;                \
+  static char name##_key;                         \
+  name##_type& name = *static_cast<name##_type*>( \
+      fibers::machine.shared(&name##_key, sizeof(name##_type), alignof(name##_type)))
+#define EK_DYNAMIC_SHARED(name, type) \
+  type* const name = static_cast<type*>(fibers::machine.shared(nullptr, 0, 128))

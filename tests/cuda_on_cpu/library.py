@@ -1,0 +1,56 @@
+"""The CUDA kernels as a library for this processor: the same sources with the threads of a block as fibers
+(`fibers.h`), compiled with AddressSanitizer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import setup as builder  # noqa: E402
+
+FOLDER = ROOT / "build" / "fibers"
+LIBRARY = FOLDER / "_cuda.so"
+HERE = "tests/cuda_on_cpu"
+SANITIZE = ("-fsanitize=address", "-fsanitize-recover=address", "-fno-omit-frame-pointer")
+# As nvcc's: no contraction. g++ does not know the ending .cu.
+FLAGS = ["-ffp-contract=off", "-DEK_FIBERS", f"-I{HERE}", "-Icsrc/cuda", "-O1", "-g", "-x", "c++"]
+
+
+def build() -> Path:
+    """Make the library, of which only what has changed is compiled again."""
+    with_torch = [*builder.TORCH_FLAGS, "-isystem", str(builder.torch_folder() / "include")]
+    folders = (ROOT / "csrc" / "cuda", ROOT / HERE)
+    sources = sorted(path for folder in folders for path in (*folder.glob("*.cu"), *folder.glob("*.cpp")))
+    commands = []
+    for source in sources:
+        flags = [*builder.FLAGS, *SANITIZE, *FLAGS, *(with_torch if source.suffix == ".cpp" else [])]
+        commands.append((source.name, [*flags, "-c", str(source.relative_to(ROOT))]))
+    builder.link_kernels(builder.build_objects(FOLDER / "objects", commands), LIBRARY, SANITIZE)
+    return LIBRARY
+
+
+def environment() -> dict[str, str]:
+    """Of a process that can load the library: AddressSanitizer comes first, and new memory is full of NaN."""
+    names = ("libasan.so", "libstdc++.so.6")
+    found = [
+        subprocess.check_output([*builder.host_compiler(), f"-print-file-name={name}"], text=True).strip()
+        for name in names
+    ]
+    options = {
+        "detect_leaks": 0,
+        # A report becomes an exception of the launch.
+        "halt_on_error": 0,
+        "suppress_equal_pcs": 0,
+        "max_malloc_fill_size": 1 << 30,
+        "malloc_fill_byte": 255,
+    }
+    return os.environ | {
+        "LD_PRELOAD": " ".join(found),
+        "ASAN_OPTIONS": ":".join(f"{name}={value}" for name, value in options.items()),
+        "PYTHONPATH": str(ROOT / HERE),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",  # the library of a GPU has ops of the same names
+    }

@@ -1,0 +1,86 @@
+"""Mutants of the CUDA kernels: each has one fault, and the conformance suite has to see it.
+
+The list stands in the kernels: every name in an EK_BARRIER, EK_BOUND or EK_MUTANT is a mutant without that barrier
+or bound. A name begins with that of the test file that has to fail: masking_words_complete is for
+tests/conformance/test_masking.py. The faults are switches in the one library, so a mutant is a fork of a process
+that has everything loaded.
+"""
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import fiber_backend  # noqa: F401
+import pytest
+import scipy.stats  # noqa: F401
+from library import FOLDER, ROOT
+
+PATTERN = re.compile(r"\bEK_(?:BARRIER|BOUND|MUTANT)\((\w+)")
+SECONDS = 120  # a mutant that hangs is caught too
+AT_ONCE = 2
+
+
+def names() -> list[str]:
+    sources = (path for path in (ROOT / "csrc" / "cuda").iterdir() if path.name != "device.h")
+    found = {name for path in sources for name in PATTERN.findall(path.read_text())}
+    return sorted(found)
+
+
+def test_file(name: str) -> Path:
+    """The longest file name that the mutant's begins with."""
+    files = (ROOT / "tests" / "conformance").glob("test_*.py")
+    matching = [path for path in files if name.startswith(path.stem.removeprefix("test_") + "_")]
+    if not matching:
+        raise SystemExit(
+            f"mutant {name}: its name should begin with that of a file tests/conformance/test_*.py"
+        )
+    return max(matching, key=lambda path: len(path.stem))
+
+
+def start(name: str, log: Path) -> int:
+    """Run the mutant's tests in a fork up to the first that fails; its process id."""
+    process = os.fork()
+    if process:
+        return process
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ["EK_MUTANT"] = name
+    signal.alarm(SECONDS)
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=line", "-k", "cuda-cpu"]
+    os._exit(pytest.main([*arguments, "--rootdir", str(ROOT), str(test_file(name))]))
+
+
+def outcome(status: int, log: Path) -> str | None:
+    """How the mutant was caught; None if it was not."""
+    if os.WIFSIGNALED(status):
+        return f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
+    failed = re.search(r"^FAILED \S*?(\w+\.py::\S+)", log.read_text(errors="replace"), re.MULTILINE)
+    return failed[1] if failed and os.WEXITSTATUS(status) == pytest.ExitCode.TESTS_FAILED else None
+
+
+def main() -> int:
+    start_time = time.monotonic()
+    folder = FOLDER / "mutants"
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting, running, survivors = names(), {}, []
+    total = len(waiting)
+    while waiting or running:
+        while waiting and len(running) < AT_ONCE:
+            name = waiting.pop(0)
+            running[start(name, folder / f"{name}.log")] = name
+        process, status = os.wait()
+        name = running.pop(process)
+        caught = outcome(status, folder / f"{name}.log")
+        print(f"{name:40} {caught or 'NOT CAUGHT'}", flush=True)
+        if caught is None:
+            survivors.append(name)
+    print(f"{total - len(survivors)} of {total} mutants caught, {time.monotonic() - start_time:.0f} s")
+    return bool(survivors)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
