@@ -23,7 +23,7 @@ def cases(quick: bool) -> Iterator[Case]:
         return
     yield _from_logits(MAIN_ROWS, recipes.VOCAB_SIZE, is_main=True)
     yield _from_hidden(MAIN_ROWS, recipes.VOCAB_SIZE, MAIN_WIDTH, is_main=True)
-    for rows, vocab_size in ((64, 30_522), (4096, 30_522), (MAIN_ROWS, 1_000), (MAIN_ROWS, 128_000)):
+    for rows, vocab_size in ((64, 30_522), (2048, 30_522), (MAIN_ROWS, 1_000), (512, 128_000)):
         yield _from_logits(rows, vocab_size)
         yield _from_hidden(rows, vocab_size, MAIN_WIDTH)
     for width in (64, 768):

@@ -83,16 +83,6 @@ class StridedTerms {
   float label_smoothing_;
 };
 
-template <typename Value>
-Tensor scalar_like(const Tensor& like, ScalarType dtype, Value value) {
-  Tensor result = torch::stable::new_empty(like, {}, dtype);
-  *result.mutable_data_ptr<Value>() = value;
-  return result;
-}
-
-// Nothing was counted: loss and gradient are 0.
-inline double reciprocal_or_zero(double denominator) { return denominator != 0 ? 1 / denominator : 0; }
-
 // What the loss is divided by, of "mean" alone.
 inline double denominator_of(const TokenSums& sums, const std::optional<Tensor>& normalizer,
                              const std::string& reduction) {

@@ -125,6 +125,16 @@ inline Tensor new_like(const Tensor& tensor) {
   return result;
 }
 
+template <typename Value>
+Tensor scalar_like(const Tensor& like, ScalarType dtype, Value value) {
+  Tensor result = torch::stable::new_empty(like, {}, dtype);
+  *result.mutable_data_ptr<Value>() = value;
+  return result;
+}
+
+// Nothing was counted: loss and gradient are 0.
+inline double reciprocal_or_zero(double denominator) { return denominator != 0 ? 1 / denominator : 0; }
+
 // Scratch memory of one thread.
 class Scratch {
  public:

@@ -77,8 +77,6 @@ Statistics visit_rows(const MlmHeadKernels& kernels, const Tensor& logits, const
   return out;
 }
 
-double safe_reciprocal(double denominator) { return denominator != 0 ? 1 / denominator : 0; }
-
 double denominator_of(const Tensor& targets, const std::optional<Tensor>& normalizer, int64_t ignore_index,
                       const std::string& reduction) {
   if (reduction != "mean") return 1;
@@ -90,20 +88,13 @@ double denominator_of(const Tensor& targets, const std::optional<Tensor>& normal
   return static_cast<double>(counted);
 }
 
-template <typename Number>
-Tensor scalar(const Tensor& like, ScalarType dtype, Number value) {
-  Tensor result = torch::stable::new_empty(like, {}, dtype);
-  *result.mutable_data_ptr<Number>() = value;
-  return result;
-}
-
 // The losses in the order of the rows, whatever thread each came from.
 Tensor reduced(const Tensor& losses, double denominator, const std::string& reduction) {
   if (reduction == "none") return losses;
   const float* const loss = losses.const_data_ptr<float>();
   double total = 0;
   for (int64_t i = 0; i < losses.numel(); ++i) total += loss[i];
-  return scalar(losses, ScalarType::Float, static_cast<float>(total * safe_reciprocal(denominator)));
+  return scalar_like(losses, ScalarType::Float, static_cast<float>(total * reciprocal_or_zero(denominator)));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
@@ -115,7 +106,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
       visit_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, false, 1);
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
   return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1, rows.logsumexp,
-          scalar(targets, ScalarType::Double, denominator)};
+          scalar_like(targets, ScalarType::Double, denominator)};
 }
 
 // The factor that is still missing is 1 / denominator in float16, which would flush the gradient to zero,
@@ -126,12 +117,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(
     double temperature, bool ban_original, int64_t level) {
   const Options options = {ignore_index, static_cast<float>(temperature), ban_original};
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
-  const float scale = static_cast<float>(safe_reciprocal(denominator));
+  const float scale = static_cast<float>(reciprocal_or_zero(denominator));
   const bool is_later = type_of(logits) == Type::kFloat16;
   const Statistics rows = visit_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms,
                                      options, true, is_later ? 1 : scale);
   return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1,
-          scalar(targets, ScalarType::Float, is_later ? scale : 1)};
+          scalar_like(targets, ScalarType::Float, is_later ? scale : 1)};
 }
 
 // Gradients of rows whose log-sum-exp is known, into `out`: upstream is one number, or one per row.
@@ -166,7 +157,7 @@ Tensor cross_entropy_sample_backward(const Tensor& grad_loss, const Tensor& logi
   const Tensor upstream = packed(grad_loss);
   write_gradients(level_at(level).mlm_head, logits, std::nullopt, targets, logsumexp,
                   upstream.const_data_ptr<float>(), grad_loss.dim() > 0,
-                  safe_reciprocal(*denominator.const_data_ptr<double>()), ignore_index, gradient);
+                  reciprocal_or_zero(*denominator.const_data_ptr<double>()), ignore_index, gradient);
   return gradient;
 }
 

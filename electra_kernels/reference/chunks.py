@@ -15,7 +15,7 @@ from torch import Tensor
 from electra_kernels.reference._values import accumulation_dtype
 
 # Fewer rows starve the GEMMs, more no longer help them.
-LEAST_ROWS, MOST_ROWS = 64, 512
+LEAST_ROWS, MOST_ROWS = 256, 512
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
