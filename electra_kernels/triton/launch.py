@@ -44,7 +44,7 @@ def run(kernel: Any, programs: int, *arguments: object, num_warps: int, **consta
     The grid has one dimension, since the others end at 65,535. ``constants``: the kernel's constexprs by name, and
     num_stages. What is not written as a fused multiply-add is none: Triton's default differs between its versions.
     """
-    with torch.cuda.device_of(arguments[0]):
+    with torch.cuda.device_of(next(a for a in arguments if isinstance(a, Tensor))):
         kernel[(programs,)](*arguments, num_warps=num_warps, enable_fp_fusion=False, **constants)
 
 
@@ -123,11 +123,16 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
-def parts(count: int, most: int, device: torch.device) -> int:
-    """Into how many parts, ``most`` at most, each of ``count`` rows is split so that there is work for every
-    multiprocessor; 1 if there are rows enough."""
+def halves(count: int, most: int, device: torch.device) -> list[tuple[int, bool, bool]]:
+    """The launches of a kernel that visits ``count`` rows and then draws from them: parts of a row, visits, draws.
+
+    One, or where there are too few rows for every multiprocessor one that visits each row in up to ``most`` parts, and
+    one that draws.
+    """
     wanted = 2 * multiprocessors(device)
-    return 1 if count >= wanted else min(-(-2 * wanted // count), most)
+    if count >= wanted or most == 1:
+        return [(1, True, True)]
+    return [(min(-(-2 * wanted // count), most), True, False), (1, False, True)]
 
 
 def reads_values(tensor: Tensor) -> bool:

@@ -104,6 +104,13 @@ def tile_sums(x):
 
 
 @triton.jit
+def part_of_row(part, parts, tiles, WARPS: tl.constexpr):
+    """First tile of a part and the one after its last; none may be left for the last parts."""
+    share = tl.cdiv(tl.cdiv(tiles, WARPS), parts) * WARPS
+    return part * share, tl.minimum(part * share + share, tiles)
+
+
+@triton.jit
 def visit_tiles(
     row,
     bias,

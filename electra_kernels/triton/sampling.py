@@ -49,13 +49,23 @@ def sample_rows(
     statistics += row.to(tl.int64) * 3 * tiles
     ban = tl.load(banned + row) if BANS or SKIPS else -1
     if VISITS:
-        share = tl.cdiv(tl.cdiv(tiles, WARPS), parts) * WARPS
-        first = tl.program_id(0) % parts * share
-        last = tl.minimum(first + share, tiles)
+        first, last = rows.part_of_row(tl.program_id(0) % parts, parts, tiles, WARPS)
         if SKIPS:
             last = tl.where(ban < 0, first, last)
         rows.visit_tiles(
-            start, None, size, step, inverse_temperature, statistics, first, last, tiles, VECTOR, 1, WARPS, TEMPERED
+            start,
+            None,
+            size,
+            step,
+            inverse_temperature,
+            statistics,
+            first,
+            last,
+            tiles,
+            VECTOR,
+            1,
+            WARPS,
+            TEMPERED,
         )
     if VISITS and DRAWS:
         tl.debug_barrier()  # what other warps have written is about to be read
@@ -121,15 +131,13 @@ def _sample(
     if view.number == 0:
         return logsumexp, tokens
     tiles = triton.cdiv(view.size, rows.TILE.value)
-    parts = launch.parts(view.number, triton.cdiv(tiles, _WARPS), logits.device)
     statistics = logsumexp.new_empty(view.number, 3, tiles)
     banned = None if banned is None else banned.contiguous()
     uniforms = uniforms.contiguous()
-    launches = [(1, True, True)] if parts == 1 else [(parts, True, False), (1, False, True)]
-    for split, visits, draws in launches:
+    for parts, visits, draws in launch.halves(view.number, triton.cdiv(tiles, _WARPS), logits.device):
         launch.run(
             sample_rows,
-            split * view.number,
+            parts * view.number,
             view.tensor,
             view.offsets,
             banned,
@@ -141,7 +149,7 @@ def _sample(
             view.step,
             view.size,
             tiles,
-            split,
+            parts,
             1 / temperature,
             VECTOR=view.vector,
             TILES=triton.next_power_of_2(tiles),

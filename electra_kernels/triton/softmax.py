@@ -16,7 +16,7 @@ def softmax_rows(
     bias,  # [size] float32 or None
     logsumexp,  # [N] float32
     targets,  # [N], or None for the soft-max alone
-    upstream,  # [N], or one number
+    upstream,  # [N], one number, or None for 1
     denominator,  # one float64, or None
     out,  # rows of size elements; may be the logits
     out_offsets,  # [N] or None
@@ -39,15 +39,21 @@ def softmax_rows(
     row = tl.program_id(0) // blocks
     columns = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     source = logits + rows.row_start(offsets, stride, row, VECTOR)
-    sink = out + rows.row_start(out_offsets, out_stride, row, OUT_VECTOR) + rows.places(columns, out_step, OUT_VECTOR)
+    sink = (
+        out
+        + rows.row_start(out_offsets, out_stride, row, OUT_VECTOR)
+        + rows.places(columns, out_step, OUT_VECTOR)
+    )
     inside = rows.is_inside(columns, size, OUT_VECTOR)
     target = tl.load(targets + row) if targets is not None else -1
     if targets is not None and target == ignore_index:
         tl.store(sink, rows.padded(tl.zeros([BLOCK], tl.float32), columns, size, PADS), inside)
         return
-    scale = tl.load(upstream + (row if PER_ROW else 0)).to(tl.float64)
+    scale = 1.0
+    if upstream is not None:
+        scale = tl.load(upstream + (row if PER_ROW else 0))
     if denominator is not None:
-        scale *= rows.safe_reciprocal(tl.load(denominator))
+        scale = (scale * rows.safe_reciprocal(tl.load(denominator))).to(tl.float32)
     x = rows.load_columns(source, bias, columns, size, step, VECTOR, BIAS_VECTOR)
     log_total = tl.load(logsumexp + row)
     gradient = rows.exponential(x - log_total)
@@ -55,7 +61,7 @@ def softmax_rows(
         at_target = rows.expm1(rows.load_logit(source, bias, target, size, step, VECTOR) - log_total)
         gradient = tl.where(columns == target, at_target, gradient)
         tl.debug_barrier()  # every warp has read the target's logit, which another may now overwrite
-    tl.store(sink, rows.padded(gradient * scale.to(tl.float32), columns, size, PADS), inside)
+    tl.store(sink, rows.padded(gradient * scale, columns, size, PADS), inside)
 
 
 def write_softmax(
@@ -63,12 +69,12 @@ def write_softmax(
     bias: Tensor | None,
     logsumexp: Tensor,
     targets: Tensor | None,
-    upstream: Tensor,
+    upstream: Tensor | None,
     denominator: Tensor | None,
     out: launch.Rows,
     ignore_index: int = -1,
 ) -> None:
-    """Launch `softmax_rows`. ``logsumexp`` and ``targets`` [...], ``upstream`` [] or [...], float32."""
+    """Launch `softmax_rows`. ``logsumexp`` [...] and ``upstream`` [] or [...] float32, ``targets`` [...] int64."""
     if logits.number == 0:
         return
     blocks = triton.cdiv(logits.size, _BLOCK)
@@ -80,7 +86,7 @@ def write_softmax(
         bias,
         logsumexp.contiguous(),
         None if targets is None else targets.contiguous(),
-        upstream.contiguous(),
+        None if upstream is None else upstream.contiguous(),
         denominator,
         out.tensor,
         out.offsets,
@@ -95,7 +101,7 @@ def write_softmax(
         OUT_VECTOR=out.vector,
         BIAS_VECTOR=launch.bias_vector(bias),
         BLOCK=_BLOCK,
-        PER_ROW=upstream.dim() > 0,
+        PER_ROW=upstream is not None and upstream.dim() > 0,
         PADS=out.pads,
         num_warps=_WARPS,
     )

@@ -1,0 +1,513 @@
+"""`cross_entropy_sample`, in place too, its gradient, and the row kernel of the linear head: see
+electra_kernels/ops/mlm_head.py.
+
+Where the gradient may overwrite the logits and a row fits into the registers of one program (`_LONGEST`), each logit
+is read once and its gradient written once (`cross_entropy_rows_`): two passes over memory instead of the eight of
+eager soft-max, loss, sample and gradient. That is legal as the draw and the target's logit, the only other reads,
+come before the first write, with barriers between. Longer rows, and rows too few to fill the GPU one program each,
+are read by `cross_entropy_rows`, in parts if need be, and again by the gradient's kernel (softmax.py).
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from electra_kernels.reference import mlm_head as reference
+from electra_kernels.reference._values import require_targets, require_unit_interval
+from electra_kernels.reference.chunks import RowKernels
+from electra_kernels.triton import launch, rows
+from electra_kernels.triton.softmax import write_softmax
+
+_WARPS = 4
+_LONGEST = 32 * rows.TILE.value  # a tile per warp, and no program has more warps
+_BLOCK = 1024
+
+
+@triton.jit
+def finish_row(
+    start,
+    bias,
+    row,
+    target,
+    is_ignored,
+    maxima,
+    sums,
+    drawable,
+    uniforms,
+    losses,
+    tokens,
+    is_top1,
+    logsumexp,
+    size,
+    step,
+    inverse_temperature,
+    VECTOR: tl.constexpr,
+    BIAS_VECTOR: tl.constexpr,
+    BANS: tl.constexpr,
+):
+    """Loss, token, top-1 and log-sum-exp of a row from the statistics of its tiles, and the first back, with
+    maximum of the row and logarithm of its sum of exp(x - maximum)."""
+    maximum, log_total, is_good = rows.row_total(maxima, sums)
+    u = tl.load(uniforms + row)
+    token = rows.draw_token(
+        start, bias, maxima, drawable, u, target, size, step, inverse_temperature, VECTOR, BIAS_VECTOR, BANS
+    )
+    log_total = tl.where(is_good, log_total, float("nan"))
+    target_logit = rows.load_logit(start, bias, target, size, step, VECTOR)
+    loss = (maximum - target_logit) + log_total
+    tl.store(losses + row, tl.where(is_ignored, 0.0, loss))
+    tl.store(tokens + row, tl.where(is_good & (is_ignored == 0), token, -1))
+    tl.store(is_top1 + row, (target_logit == maximum) & (is_ignored == 0))
+    tl.store(logsumexp + row, tl.where(is_ignored, 0.0, maximum + log_total))
+    return loss, maximum, log_total
+
+
+@triton.jit
+def cross_entropy_rows(
+    logits,  # N rows of size elements
+    offsets,  # [N] or None
+    bias,  # [size] float32 or None
+    targets,  # [N]
+    uniforms,  # [N] float64
+    statistics,  # [N, 3, tiles] float32
+    losses,  # [N] float32
+    tokens,  # [N] int64
+    is_top1,  # [N] bool
+    logsumexp,  # [N] float32
+    stride,
+    step,
+    size,
+    tiles,
+    parts,
+    ignore_index,
+    inverse_temperature,
+    VECTOR: tl.constexpr,
+    BIAS_VECTOR: tl.constexpr,
+    TILES: tl.constexpr,
+    WARPS: tl.constexpr,
+    TEMPERED: tl.constexpr,
+    BANS: tl.constexpr,
+    VISITS: tl.constexpr,
+    DRAWS: tl.constexpr,
+):
+    """A program per row that visits and draws; or parts x N that visit, then N that draw."""
+    row = tl.program_id(0) // parts
+    start = logits + rows.row_start(offsets, stride, row, VECTOR)
+    statistics += row.to(tl.int64) * 3 * tiles
+    target = tl.load(targets + row)
+    is_ignored = target == ignore_index
+    if VISITS:
+        first, last = rows.part_of_row(tl.program_id(0) % parts, parts, tiles, WARPS)
+        last = tl.where(is_ignored, first, last)
+        rows.visit_tiles(
+            start,
+            bias,
+            size,
+            step,
+            inverse_temperature,
+            statistics,
+            first,
+            last,
+            tiles,
+            VECTOR,
+            BIAS_VECTOR,
+            WARPS,
+            TEMPERED,
+        )
+    if VISITS and DRAWS:
+        tl.debug_barrier()  # what other warps have written is about to be read
+    if DRAWS:
+        maxima, sums, drawable = rows.load_statistics(statistics, tiles, TILES, TEMPERED)
+        finish_row(
+            start,
+            bias,
+            row,
+            target,
+            is_ignored,
+            maxima,
+            sums,
+            drawable,
+            uniforms,
+            losses,
+            tokens,
+            is_top1,
+            logsumexp,
+            size,
+            step,
+            inverse_temperature,
+            VECTOR,
+            BIAS_VECTOR,
+            BANS,
+        )
+
+
+@triton.jit
+def cross_entropy_rows_(
+    logits,  # N rows of size elements, which become their gradient
+    offsets,  # [N] or None
+    bias,  # [size] float32 or None
+    targets,  # [N]
+    uniforms,  # [N] float64
+    scale,  # one float32 that multiplies the gradient, or None
+    losses,  # [N] float32
+    tokens,  # [N] int64
+    is_top1,  # [N] bool
+    logsumexp,  # [N] float32
+    stride,
+    step,
+    size,
+    ignore_index,
+    inverse_temperature,
+    VECTOR: tl.constexpr,
+    BIAS_VECTOR: tl.constexpr,
+    WARPS: tl.constexpr,
+    TEMPERED: tl.constexpr,
+    BANS: tl.constexpr,
+    PADS: tl.constexpr,  # the last vector ends in padding, which is -inf
+):
+    """A program per row, a warp per tile; the exponentials stay in registers until the log-sum-exp is known."""
+    row = tl.program_id(0)
+    start = logits + rows.row_start(offsets, stride, row, VECTOR)
+    columns = rows.block_columns(0, VECTOR, WARPS)
+    inside = rows.is_inside(columns, size, VECTOR)
+    place = start + rows.places(columns, step, VECTOR)
+    target = tl.load(targets + row)
+    if target == ignore_index:
+        tl.store(place, rows.padded(tl.zeros(columns.shape, tl.float32), columns, size, PADS), inside)
+        tl.store(losses + row, 0.0)
+        tl.store(tokens + row, -1)
+        tl.store(is_top1 + row, False)
+        tl.store(logsumexp + row, 0.0)
+        return
+    factor = 1.0 if scale is None else tl.load(scale)
+    x = rows.load_columns(start, bias, columns, size, step, VECTOR, BIAS_VECTOR)
+    maxima = rows.tile_maxima(x)
+    x -= rows.finite_or_zero(maxima)[None, :, None]
+    weights = rows.exponential(x)
+    sums = rows.tile_sums(weights)
+    drawable = rows.tile_sums(rows.exponential(x * inverse_temperature)) if TEMPERED else sums
+    loss, maximum, log_total = finish_row(
+        start,
+        bias,
+        row,
+        target,
+        False,
+        maxima,
+        sums,
+        drawable,
+        uniforms,
+        losses,
+        tokens,
+        is_top1,
+        logsumexp,
+        size,
+        step,
+        inverse_temperature,
+        VECTOR,
+        BIAS_VECTOR,
+        BANS,
+    )
+    tl.debug_barrier()  # every warp has read what it needs of the row: now it may be overwritten
+    weights *= (rows.exponential((maxima - maximum) - log_total) * factor)[None, :, None]
+    tl.store(place, rows.padded(weights, columns, size, PADS), inside)
+    tl.debug_barrier()  # the soft-max is written: at the target, less one, without cancellation
+    is_column = (target >= 0) & (target < size)
+    tl.store(start + rows.places(target, step, VECTOR), rows.expm1(-loss) * factor, is_column)
+
+
+@triton.jit
+def reduce_losses(
+    losses,  # [N] float32, or None to have the denominator alone
+    targets,  # [N]
+    normalizer,  # one float64, or None
+    loss,  # one float32
+    denominator,  # one float64
+    reciprocal,  # one float32
+    count,
+    ignore_index,
+    MEAN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program, so that the order of the sum is fixed; N numbers are few beside N rows."""
+    total = tl.zeros([BLOCK], tl.float64)
+    counted = tl.zeros([BLOCK], tl.int64)
+    for start in range(0, count, BLOCK):
+        index = start + tl.arange(0, BLOCK)
+        inside = index < count
+        if losses is not None:
+            total += tl.load(losses + index, inside, 0.0).to(tl.float64)
+        if MEAN and normalizer is None:
+            target = tl.load(targets + index, inside, 0)
+            counted += (inside & (target != ignore_index)).to(tl.int64)
+    divisor = tl.sum(counted, 0).to(tl.float64)
+    if normalizer is not None:
+        divisor = tl.load(normalizer)
+    elif not MEAN:
+        divisor = divisor + 1
+    factor = rows.safe_reciprocal(divisor)
+    tl.store(denominator, divisor)
+    tl.store(reciprocal, factor.to(tl.float32))
+    if losses is not None:
+        tl.store(loss, (tl.sum(total, 0) * factor).to(tl.float32))
+
+
+@triton.jit
+def scale_rows_(
+    gradient,  # N rows of size elements
+    offsets,  # [N] or None
+    scale,  # [N], or one number; float32
+    stride,
+    step,
+    size,
+    blocks,
+    count,
+    VECTOR: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PER_ROW: tl.constexpr,
+):
+    """As many programs as run at once take turns at blocks x N = count blocks, and leave if there is nothing to do."""
+    if not PER_ROW and tl.load(scale) == 1:
+        return
+    for block in range(tl.program_id(0), count, tl.num_programs(0)):
+        row = block // blocks
+        columns = block % blocks * BLOCK + tl.arange(0, BLOCK)
+        place = gradient + rows.row_start(offsets, stride, row, VECTOR) + rows.places(columns, step, VECTOR)
+        inside = rows.is_inside(columns, size, VECTOR)
+        factor = tl.load(scale + (row if PER_ROW else 0))
+        tl.store(place, tl.load(place, inside).to(tl.float32) * factor, inside)
+
+
+def _visit(
+    view: launch.Rows,
+    bias: Tensor | None,
+    targets: Tensor,
+    uniforms: Tensor,
+    ignore_index: int,
+    temperature: float,
+    ban_original: bool,
+    *,
+    overwrites: bool,
+    scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses, tokens, is_top1 and logsumexp, each [...]; with ``overwrites`` the rows become their gradient."""
+    device = view.tensor.device
+    losses, logsumexp = (torch.empty(targets.shape, dtype=torch.float32, device=device) for _ in range(2))
+    tokens = torch.empty(targets.shape, dtype=torch.int64, device=device)
+    is_top1 = torch.empty(targets.shape, dtype=torch.bool, device=device)
+    results = losses, tokens, is_top1, logsumexp
+    if view.number == 0:
+        return results
+    targets, uniforms = targets.contiguous(), uniforms.contiguous()
+    tiles = triton.cdiv(view.size, rows.TILE.value)
+    constants = {
+        "VECTOR": view.vector,
+        "BIAS_VECTOR": launch.bias_vector(bias),
+        "TEMPERED": temperature != 1,
+        "BANS": ban_original,
+    }
+    fills_the_device = 2 * view.number >= launch.multiprocessors(device)
+    if overwrites and view.size <= _LONGEST and fills_the_device:
+        warps = triton.next_power_of_2(tiles)
+        launch.run(
+            cross_entropy_rows_,
+            view.number,
+            view.tensor,
+            view.offsets,
+            bias,
+            targets,
+            uniforms,
+            scale,
+            *results,
+            view.stride,
+            view.step,
+            view.size,
+            ignore_index,
+            1 / temperature,
+            WARPS=warps,
+            PADS=view.pads,
+            num_warps=warps,
+            **constants,
+        )
+        return results
+    statistics = losses.new_empty(view.number, 3, tiles)
+    for parts, visits, draws in launch.halves(view.number, triton.cdiv(tiles, _WARPS), device):
+        launch.run(
+            cross_entropy_rows,
+            parts * view.number,
+            view.tensor,
+            view.offsets,
+            bias,
+            targets,
+            uniforms,
+            statistics,
+            *results,
+            view.stride,
+            view.step,
+            view.size,
+            tiles,
+            parts,
+            ignore_index,
+            1 / temperature,
+            TILES=triton.next_power_of_2(tiles),
+            WARPS=_WARPS,
+            VISITS=visits,
+            DRAWS=draws,
+            num_warps=_WARPS,
+            **constants,
+        )
+    if overwrites:
+        write_softmax(view, bias, logsumexp, targets, scale, None, view, ignore_index)
+    return results
+
+
+def _reduce(
+    losses: Tensor | None, targets: Tensor, normalizer: Tensor | None, ignore_index: int, reduction: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss [] (unwritten without ``losses``), the denominator [] in float64 and its reciprocal [] in float32."""
+    loss, reciprocal = (torch.empty((), dtype=torch.float32, device=targets.device) for _ in range(2))
+    denominator = torch.empty((), dtype=torch.float64, device=targets.device)
+    launch.run(
+        reduce_losses,
+        1,
+        losses,
+        targets.contiguous(),
+        normalizer,
+        loss,
+        denominator,
+        reciprocal,
+        targets.numel(),
+        ignore_index,
+        MEAN=reduction == "mean",
+        BLOCK=_BLOCK,
+        num_warps=_WARPS,
+    )
+    return loss, denominator, reciprocal
+
+
+def _check_values(logits: Tensor, targets: Tensor, uniforms: Tensor, ignore_index: int) -> None:
+    if launch.reads_values(logits):
+        require_targets(targets, logits.shape[-1], ignore_index)
+        require_unit_interval(uniforms)
+
+
+def cross_entropy_sample(
+    logits: Tensor,
+    targets: Tensor,
+    uniforms: Tensor,
+    normalizer: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    temperature: float,
+    ban_original: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _check_values(logits, targets, uniforms, ignore_index)
+    options = (ignore_index, temperature, ban_original)
+    losses, tokens, is_top1, logsumexp = _visit(
+        launch.rows_of(logits), None, targets, uniforms, *options, overwrites=False
+    )
+    loss, denominator, _ = _reduce(losses, targets, normalizer, ignore_index, reduction)
+    return (losses if reduction == "none" else loss), tokens, is_top1, logsumexp, denominator
+
+
+def cross_entropy_sample_backward(
+    grad_loss: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    logsumexp: Tensor,
+    denominator: Tensor,
+    ignore_index: int,
+) -> Tensor:
+    gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    views = launch.rows_of(logits), launch.rows_of(gradient)
+    write_softmax(views[0], None, logsumexp, targets, grad_loss, denominator, views[1], ignore_index)
+    return gradient
+
+
+def cross_entropy_sample_(
+    logits: Tensor,
+    targets: Tensor,
+    uniforms: Tensor,
+    normalizer: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    temperature: float,
+    ban_original: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check_values(logits, targets, uniforms, ignore_index)
+    _, _, scale = _reduce(None, targets, normalizer, ignore_index, reduction)
+    is_later = logits.dtype == torch.float16
+    losses, tokens, is_top1, _ = _visit(
+        launch.rows_of(logits),
+        None,
+        targets,
+        uniforms,
+        ignore_index,
+        temperature,
+        ban_original,
+        overwrites=True,
+        scale=None if is_later else scale,
+    )
+    loss, _, _ = _reduce(losses, targets, normalizer, ignore_index, reduction)
+    return loss, tokens, is_top1, scale if is_later else torch.ones_like(scale)
+
+
+def scale_gradient_(gradient: Tensor, scale: Tensor) -> None:
+    view = launch.rows_of(gradient)
+    if view.number == 0:
+        return
+    block = 4096
+    blocks = triton.cdiv(view.size, block)
+    count = blocks * view.number
+    launch.run(
+        scale_rows_,
+        min(count, 8 * launch.multiprocessors(gradient.device)),
+        view.tensor,
+        view.offsets,
+        scale.contiguous(),
+        view.stride,
+        view.step,
+        view.size,
+        blocks,
+        count,
+        VECTOR=view.vector,
+        BLOCK=block,
+        PER_ROW=scale.dim() > 0,
+        num_warps=_WARPS,
+    )
+
+
+def _visit_chunk(
+    logits: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    uniforms: Tensor,
+    ignore_index: int,
+    temperature: float,
+    ban_original: bool,
+    writes_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    view = launch.rows_of(logits, owns_padding=True)
+    options = (ignore_index, temperature, ban_original)
+    return _visit(view, bias, targets, uniforms, *options, overwrites=writes_gradient)
+
+
+def _write_gradient(
+    logits: Tensor, bias: Tensor | None, targets: Tensor, logsumexp: Tensor, ignore_index: int
+) -> None:
+    view = launch.rows_of(logits, owns_padding=True)
+    write_softmax(view, bias, logsumexp, targets, None, None, view, ignore_index)
+
+
+_ROW_KERNELS = RowKernels(_visit_chunk, _write_gradient)
+
+
+def linear_cross_entropy_sample(*arguments: Any) -> tuple[Tensor, ...]:
+    """The loop over chunks is the specification's; between its GEMMs run the kernels of this file."""
+    return reference.linear_cross_entropy_sample(*arguments, _ROW_KERNELS)
+
+
+def linear_cross_entropy_sample_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    return reference.linear_cross_entropy_sample_backward(*arguments, _ROW_KERNELS)
