@@ -18,7 +18,7 @@ def implementations() -> dict[str, Callable[..., object]]:
         NotAvailableError: triton is not installed, or cannot be loaded.
     """
     try:
-        from electra_kernels.triton import bce, masking, rtd_head, sampling
+        from electra_kernels.triton import bce, masking, mlm_head, rtd_head, sampling
     except ImportError as error:
         raise NotAvailableError(f"triton cannot be imported: {error}") from error
     functions: tuple[Callable[..., object], ...] = (
@@ -27,6 +27,12 @@ def implementations() -> dict[str, Callable[..., object]]:
         sampling.sample_tokens_backward,
         sampling.replace_tokens,
         sampling.sample_replacements,
+        mlm_head.cross_entropy_sample,
+        mlm_head.cross_entropy_sample_backward,
+        mlm_head.cross_entropy_sample_,
+        mlm_head.scale_gradient_,
+        mlm_head.linear_cross_entropy_sample,
+        mlm_head.linear_cross_entropy_sample_backward,
         bce.masked_bce_with_logits,
         bce.masked_bce_with_logits_backward,
         rtd_head.linear_masked_bce,
