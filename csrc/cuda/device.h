@@ -72,9 +72,12 @@ void launch(void (*kernel)(Parameters...), const Launch& launch, const Arguments
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(launch.shared_bytes)));
   }
-  kernel<<<static_cast<unsigned>(launch.blocks), launch.threads, launch.shared_bytes, launch.stream> > >(
-      arguments...);
-  check(cudaGetLastError());
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(launch.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(launch.shared_bytes);
+  config.stream = launch.stream;
+  check(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 #endif
 

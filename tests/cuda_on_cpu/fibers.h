@@ -153,7 +153,7 @@ class Machine {
     for (const int64_t block : order) {
       blockIdx = {static_cast<unsigned>(block), 0, 0};
       run_block(threads);
-      if (!failure_.empty()) break;
+      if (is_broken()) break;
     }
     for (const SharedVariable& variable : shared_) free(variable.memory);
     shared_.clear();
@@ -186,7 +186,7 @@ class Machine {
 
   int lane() const { return current_ % kWarp; }
 
-  // The kernel goes on, `launch` will throw.
+  // The thread goes on to its next meeting, then `launch` throws.
   void note(const std::string& message) {
     if (failure_.empty()) failure_ = message;
   }
@@ -253,8 +253,8 @@ class Machine {
     ready_.clear();
     for (int thread = 0; thread < threads; ++thread) ready_.push_back(thread);
     next();
-    if (block_.expected == 0 || !failure_.empty()) return;
-    note("fibers: threads wait for others that never come, " + waiting_places());
+    if (block_.expected == 0) return;
+    if (!is_broken()) note("fibers: threads wait for others that never come, " + waiting_places());
     // They are left where they are and start anew.
     for (Fiber& fiber : fibers_) start(fiber);
   }
@@ -293,10 +293,12 @@ class Machine {
 
   Fiber& fiber_at(int thread) { return thread == kHost ? host_ : fibers_[thread]; }
 
-  // Goes on with some thread that can; with the host if there is none.
+  bool is_broken() const { return !failure_.empty() || !sanitizer_report().empty(); }
+
+  // Goes on with some thread that can; with the host if there is none, or something has gone wrong.
   FIBERS_UNCHECKED void next() {
     int chosen = kHost;
-    if (!ready_.empty()) {
+    if (!ready_.empty() && !is_broken()) {
       const size_t i = random_() % ready_.size();
       chosen = ready_[i];
       ready_[i] = ready_.back();

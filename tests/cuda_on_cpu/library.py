@@ -14,7 +14,12 @@ import setup as builder  # noqa: E402
 FOLDER = ROOT / "build" / "fibers"
 LIBRARY = FOLDER / "_cuda.so"
 HERE = "tests/cuda_on_cpu"
-SANITIZE = ("-fsanitize=address", "-fsanitize-recover=address", "-fno-omit-frame-pointer")
+SANITIZE = (
+    "-fsanitize=address",
+    "-fsanitize-recover=address",
+    "-fno-omit-frame-pointer",
+    "-fno-strict-aliasing",
+)
 # As nvcc's: no contraction. g++ does not know the ending .cu.
 FLAGS = ["-ffp-contract=off", "-DEK_FIBERS", f"-I{HERE}", "-Icsrc/cuda", "-O1", "-g", "-x", "c++"]
 

@@ -1,0 +1,138 @@
+// Numbers of the three types as floats, one at a time and 16 bytes at a time. The only file with inline PTX;
+// each instruction has its twin for fibers beside it.
+
+#pragma once
+
+#include "device.h"
+
+namespace electra_kernels {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+#if defined(EK_FIBERS)
+
+inline float float_of_half(uint16_t bits) {
+  _Float16 half;
+  memcpy(&half, &bits, sizeof(half));
+  return half;
+}
+inline uint16_t half_of(float x) {
+  const _Float16 half = static_cast<_Float16>(x);
+  uint16_t bits;
+  memcpy(&bits, &half, sizeof(bits));
+  return x == x ? bits : 0x7fff;
+}
+inline uint16_t bfloat_of(float x) {
+  const uint32_t bits = __float_as_int(x);
+  return x == x ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fff;
+}
+inline uint32_t halves_of(float low, float high) { return half_of(low) | half_of(high) << 16; }
+inline uint32_t bfloats_of(float low, float high) { return bfloat_of(low) | bfloat_of(high) << 16; }
+
+inline uint4 load16(const void* memory) {
+  fibers::check_alignment<uint4>(memory, __LINE__);
+  uint4 bits;
+  memcpy(&bits, memory, sizeof(bits));
+  return bits;
+}
+inline void store16(void* memory, uint4 bits) {
+  fibers::check_alignment<uint4>(memory, __LINE__);
+  memcpy(memory, &bits, sizeof(bits));
+}
+
+#else
+
+__device__ inline float float_of_half(uint16_t bits) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+  return x;
+}
+__device__ inline uint16_t half_of(float x) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+__device__ inline uint16_t bfloat_of(float x) {
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+__device__ inline uint32_t halves_of(float low, float high) {
+  uint32_t bits;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+__device__ inline uint32_t bfloats_of(float low, float high) {
+  uint32_t bits;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+
+__device__ inline uint4 load16(const void* memory) { return *static_cast<const uint4*>(memory); }
+__device__ inline void store16(void* memory, uint4 bits) { *static_cast<uint4*>(memory) = bits; }
+
+#endif
+
+// ---- one number -------------------------------------------------------------------------------------------
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(BFloat16 x) { return __int_as_float(static_cast<int>(x.bits) << 16); }
+__device__ inline float to_float(Float16 x) { return float_of_half(x.bits); }
+
+__device__ inline void convert(float x, float& out) { out = x; }
+__device__ inline void convert(float x, BFloat16& out) { out.bits = bfloat_of(x); }
+__device__ inline void convert(float x, Float16& out) { out.bits = half_of(x); }
+
+// ---- 16 bytes of them, at an address that is a multiple of 16
+// -----------------------------------------------
+
+template <typename T>
+constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
+
+__device__ inline bool is_aligned(const void* memory) {
+  return reinterpret_cast<uintptr_t>(memory) % 16 == 0;
+}
+
+__device__ inline void load_vector(const float* memory, float (&out)[4]) {
+  const uint4 bits = load16(memory);
+  out[0] = __int_as_float(bits.x);
+  out[1] = __int_as_float(bits.y);
+  out[2] = __int_as_float(bits.z);
+  out[3] = __int_as_float(bits.w);
+}
+__device__ inline void load_vector(const BFloat16* memory, float (&out)[8]) {
+  const uint4 bits = load16(memory);
+  const uint32_t pairs[4] = {bits.x, bits.y, bits.z, bits.w};
+  for (int i = 0; i < 4; ++i) {
+    out[2 * i] = __int_as_float(pairs[i] << 16);
+    out[2 * i + 1] = __int_as_float(pairs[i] & 0xffff0000u);
+  }
+}
+__device__ inline void load_vector(const Float16* memory, float (&out)[8]) {
+  const uint4 bits = load16(memory);
+  const uint32_t pairs[4] = {bits.x, bits.y, bits.z, bits.w};
+  for (int i = 0; i < 4; ++i) {
+    out[2 * i] = float_of_half(static_cast<uint16_t>(pairs[i]));
+    out[2 * i + 1] = float_of_half(static_cast<uint16_t>(pairs[i] >> 16));
+  }
+}
+
+__device__ inline void store_vector(float* memory, const float (&x)[4]) {
+  store16(memory,
+          make_uint4(__float_as_int(x[0]), __float_as_int(x[1]), __float_as_int(x[2]), __float_as_int(x[3])));
+}
+__device__ inline void store_vector(BFloat16* memory, const float (&x)[8]) {
+  store16(memory, make_uint4(bfloats_of(x[0], x[1]), bfloats_of(x[2], x[3]), bfloats_of(x[4], x[5]),
+                             bfloats_of(x[6], x[7])));
+}
+__device__ inline void store_vector(Float16* memory, const float (&x)[8]) {
+  store16(memory, make_uint4(halves_of(x[0], x[1]), halves_of(x[2], x[3]), halves_of(x[4], x[5]),
+                             halves_of(x[6], x[7])));
+}
+
+}  // namespace electra_kernels

@@ -1,0 +1,151 @@
+// Kernels of one block that do right or wrong in one way each, for test_fibers.py.
+
+#include "../../csrc/cuda/elements.h"
+#include "../../csrc/cuda/reduce.h"
+#include "faults.h"
+
+namespace cuda_on_cpu {
+namespace {
+
+using namespace electra_kernels;
+
+constexpr int kThreads = 96;
+
+__device__ float neighbour() { return static_cast<float>((threadIdx.x + 1) % kThreads); }
+
+__global__ void with_barrier(float* out) {
+  EK_SHARED(numbers, float[kThreads]);
+  numbers[threadIdx.x] = static_cast<float>(threadIdx.x);
+  __syncthreads();
+  out[threadIdx.x] = numbers[(threadIdx.x + 1) % kThreads];
+}
+
+__global__ void without_barrier(float* out) {
+  EK_SHARED(numbers, float[kThreads]);
+  numbers[threadIdx.x] = static_cast<float>(threadIdx.x);
+  out[threadIdx.x] = numbers[(threadIdx.x + 1) % kThreads];
+}
+
+__global__ void dynamic_shared(float* out) {
+  EK_DYNAMIC_SHARED(numbers, float);
+  numbers[threadIdx.x] = static_cast<float>(threadIdx.x);
+  __syncthreads();
+  out[threadIdx.x] = numbers[(threadIdx.x + 1) % kThreads];
+}
+
+__global__ void early_exit(float* out) {
+  out[threadIdx.x] = neighbour();
+  if (threadIdx.x < 40) return;
+  __syncthreads();
+}
+
+__global__ void reductions(float* out) {
+  EK_SHARED(scratch, float[kThreads / kWarp]);
+  const float sum = reduce_block(static_cast<float>(threadIdx.x), scratch, Sum());
+  const float maximum = reduce_block(static_cast<float>(threadIdx.x), scratch, Maximum());
+  const bool is_right = sum == kThreads * (kThreads - 1) / 2 && maximum == kThreads - 1;
+  out[threadIdx.x] = is_right ? neighbour() : -1;
+}
+
+// Each lane shuffles with what the documentation of CUDA says of its edges.
+__global__ void collectives(float* out) {
+  const int i = lane();
+  bool is_right = __shfl_sync(kAllLanes, i, 5) == 5 && __shfl_xor_sync(kAllLanes, i, 3) == (i ^ 3);
+  is_right &= __shfl_up_sync(kAllLanes, i, 2) == (i < 2 ? i : i - 2);
+  is_right &= __shfl_down_sync(kAllLanes, i, 2) == (i > 29 ? i : i + 2);
+  is_right &= __ballot_sync(kAllLanes, i < 3) == 7u;
+  is_right &= __any_sync(kAllLanes, i == 31) && !__all_sync(kAllLanes, i == 31);
+  is_right &= __shfl_sync(kAllLanes, i * 1e300, 7) == 7e300;
+  out[threadIdx.x] = is_right ? neighbour() : -1;
+}
+
+__global__ void vectors(float* out) {
+  EK_SHARED(numbers, Float16[kPerVector<Float16>]);
+  float x[8] = {0, -1.5f, 65504, 70000, 1e-7f, __builtin_inff(), 1.0009766f, 1.00048828125f};
+  if (threadIdx.x == 0) store_vector(numbers, x);
+  __syncthreads();
+  load_vector(numbers, x);
+  const float inf = __builtin_inff();
+  const float expected[8] = {0, -1.5f, 65504, inf, 1.1920929e-7f, inf, 1.0009765625f, 1};
+  bool is_right = true;
+  for (int i = 0; i < 8; ++i) is_right &= x[i] == expected[i];
+  out[threadIdx.x] = is_right ? neighbour() : -1;
+}
+
+__global__ void barrier_of_some(float* out) {
+  if (threadIdx.x < 40) __syncthreads();
+  if (threadIdx.x >= 40) out[threadIdx.x] = __shfl_sync(kAllLanes, 1.0f, 0);
+}
+
+__global__ void different_barriers(float* out) {
+  if (threadIdx.x < 40) {
+    __syncthreads();
+  } else {
+    __syncthreads();
+  }
+  out[threadIdx.x] = 0;
+}
+
+__global__ void collective_of_some(float* out) {
+  if (threadIdx.x % 2 == 0) out[threadIdx.x] = __shfl_sync(kAllLanes, 1.0f, 0);
+}
+
+__global__ void half_a_mask(float* out) { out[threadIdx.x] = __shfl_sync(0xffffu, 1.0f, 0); }
+
+__global__ void read_behind_global(float* out) { out[threadIdx.x] = out[threadIdx.x + 1]; }
+
+__global__ void write_behind_shared(float* out) {
+  EK_SHARED(numbers, float[kThreads]);
+  numbers[threadIdx.x + 1] = 0;
+  out[threadIdx.x] = 0;
+}
+
+__global__ void write_behind_dynamic_shared(float* out) {
+  EK_DYNAMIC_SHARED(numbers, float);
+  numbers[threadIdx.x + 1] = 0;
+  out[threadIdx.x] = 0;
+}
+
+__global__ void unaligned_vector(float* out) {
+  float x[4];
+  load_vector(out + 1, x);
+}
+
+// In which order the threads came.
+__global__ void order(float* out) {
+  EK_SHARED(count, int);
+  if (threadIdx.x == 0) count = 0;
+  __syncthreads();
+  out[atomicAdd(&count, 1)] = static_cast<float>(threadIdx.x);
+}
+
+#define KERNEL(name) {#name, name}
+const std::pair<const char*, void (*)(float*)> kKernels[] = {
+    KERNEL(with_barrier),
+    KERNEL(without_barrier),
+    KERNEL(dynamic_shared),
+    KERNEL(early_exit),
+    KERNEL(reductions),
+    KERNEL(collectives),
+    KERNEL(vectors),
+    KERNEL(barrier_of_some),
+    KERNEL(different_barriers),
+    KERNEL(collective_of_some),
+    KERNEL(half_a_mask),
+    KERNEL(read_behind_global),
+    KERNEL(unaligned_vector),
+    KERNEL(write_behind_shared),
+    KERNEL(write_behind_dynamic_shared),
+    KERNEL(order),
+};
+
+}  // namespace
+
+void run(const std::string& name, int threads, float* out) {
+  for (const auto& [known, kernel] : kKernels) {
+    if (name == known) return launch(kernel, {1, threads, nullptr, kThreads * sizeof(float)}, out);
+  }
+  throw std::runtime_error("no kernel " + name);
+}
+
+}  // namespace cuda_on_cpu

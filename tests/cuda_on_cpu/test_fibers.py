@@ -1,0 +1,59 @@
+"""The fibers themselves: what is right runs as on a GPU, and each kind of fault is seen."""
+
+import pytest
+import torch
+
+THREADS = 96
+
+
+def run(name, threads=THREADS):
+    out = torch.empty(threads)
+    torch.ops.cuda_on_cpu.run(name, out)
+    return out
+
+
+@pytest.mark.parametrize(
+    "name", ["with_barrier", "dynamic_shared", "early_exit", "reductions", "collectives", "vectors"]
+)
+def test_what_is_right_runs(name):
+    neighbours = (torch.arange(THREADS) + 1) % THREADS
+    assert torch.equal(run(name), neighbours.float())
+
+
+def test_without_a_barrier_some_threads_read_what_nobody_has_written():
+    numbers = run("without_barrier")
+    assert numbers.isnan().any()
+    assert not numbers.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("barrier_of_some", "wait for others that never come.*40 of 64 threads at the barrier"),
+        ("different_barriers", "waits at line [0-9]+, others at line [0-9]+"),
+        ("collective_of_some", "wait for others that never come.*16 lanes of warp 0 at the collective"),
+        ("half_a_mask", "a collective without all lanes"),
+        ("read_behind_global", "out of bounds.*heap-buffer-overflow"),
+        ("write_behind_shared", "out of bounds.*heap-buffer-overflow"),
+        ("write_behind_dynamic_shared", "out of bounds.*heap-buffer-overflow"),
+        ("unaligned_vector", "a vector access that is not aligned"),
+    ],
+)
+def test_a_fault_is_an_error_and_the_next_launch_is_right(name, message):
+    with pytest.raises(RuntimeError, match=f"(?s)fibers: .*{message}"):
+        run(name)
+    assert torch.equal(run("with_barrier"), (torch.arange(THREADS) + 1.0) % THREADS)
+
+
+@pytest.mark.parametrize("threads", [31, 33, 1056])
+def test_a_block_has_whole_warps(threads):
+    with pytest.raises(
+        RuntimeError, match=f"should have whole warps and at most 1024 threads, it has {threads}"
+    ):
+        run("with_barrier", threads)
+
+
+def test_the_order_of_the_threads_is_random():
+    orders = {tuple(run("order").tolist()) for _ in range(3)}
+    assert len(orders) == 3
+    assert all(sorted(order) == list(range(THREADS)) for order in orders)
