@@ -1,8 +1,8 @@
 """Masked binary cross-entropy on logits: loss, denominator and confusion counts in one pass, the gradient in one.
 
-Eager torch makes a tensor of the size of the logits for each step from labels to loss. Here a token's logit, label, mask
-and positive weight are read once, in the types and strides that they have, and what depends on all tokens leaves a
-program as six numbers. Forward: two kernels. Backward: one, which reads the same again and writes the gradient.
+Eager torch makes a tensor of the size of the logits for each step from labels to loss. Here a token's logit, label,
+mask and positive weight are read once, in the types and strides that they have, and what depends on all tokens leaves
+a program as six numbers. Forward: two kernels. Backward: one, which reads the same again and writes the gradient.
 """
 
 from typing import NamedTuple

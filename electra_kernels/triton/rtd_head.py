@@ -35,7 +35,9 @@ from electra_kernels.triton.tokens import (
     upstream_scale,
 )
 
-_TILE = 4096  # elements of hidden in registers at a time: 32 to a thread, in pieces of 16 bytes
+_TILE = (
+    4096  # elements of hidden in registers at a time, for _WARPS warps: 32 to a thread, in loads of 16 bytes
+)
 _ROWS = 128  # at most, in a tile of narrow rows
 _TILES = 4  # at least, for each program, or the shares of the gradient are much traffic beside few rows
 _COLUMNS = 32  # of the gradient, for each program of the kernel that joins the shares
@@ -43,28 +45,38 @@ _WARPS = 4
 
 
 class _Split(NamedTuple):
-    """Which program has which rows; it depends on their number and width alone, and so do the bits of the sums."""
+    """Which program has which rows: from number, width and type of the rows alone, and so are the bits of the sums.
+
+    A row is a few pieces of ``width`` columns, of which one warp reads 16 bytes a thread: then a warp has whole
+    rows, sums a logit without a barrier, and no two warps repeat the arithmetic of a token.
+    """
 
     programs: int
     tiles: int  # of each program
     rows: int  # of a tile
-    width: int  # of a tile: H, rounded up
+    pieces: int  # of a row
+    width: int  # of a piece
     warps: int
     pitch: int  # of the shares: H columns, one for the bias, and some to align the next row
     is_wide: bool  # whether the number of a row takes 64 bits
 
 
-def _split(count: int, size: int) -> _Split:
-    width = triton.next_power_of_2(max(1, size))
-    rows = max(1, min(_ROWS, _TILE // width))
+def _split(hidden: Tensor) -> _Split:
+    size, count = hidden.shape[-1], hidden.shape[:-1].numel()
+    vector = 16 // hidden.element_size()
+    width = max(32 * vector, triton.next_power_of_2(triton.cdiv(size, 32 // vector)))
+    width = min(width, triton.next_power_of_2(max(1, size)))
+    pieces = max(1, triton.cdiv(size, width))
+    rows = 1 << min(_ROWS, max(1, _TILE // (pieces * width))).bit_length() - 1
     blocks = max(1, triton.cdiv(count, rows))
     tiles = triton.cdiv(blocks, min(PROGRAMS, triton.cdiv(blocks, _TILES)))
     return _Split(
         programs=triton.cdiv(blocks, tiles),
         tiles=tiles,
         rows=rows,
+        pieces=pieces,
         width=width,
-        warps=min(32, max(_WARPS, width // 1024)),
+        warps=min(32, max(_WARPS, triton.next_power_of_2(pieces * width // 1024))),
         pitch=triton.cdiv(size + 1, _COLUMNS) * _COLUMNS,
         is_wide=(blocks + tiles) * rows >= 2**31,
     )
@@ -79,29 +91,67 @@ def _first_row(tiles, IS_WIDE: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _load_rows(hidden, offsets, columns, step, inside):
-    places = hidden + offsets[:, None] + columns.to(tl.int64)[None, :] * step
-    return tl.load(places, mask=inside, other=0).to(tl.float32)
+def _load_weight(weight, step, size, PIECES: tl.constexpr, WIDTH: tl.constexpr):
+    pieces = ()
+    for piece in tl.static_range(PIECES):
+        column = piece * WIDTH + tl.arange(0, WIDTH)
+        loaded = tl.load(weight + column.to(tl.int64) * step, mask=column < size, other=0)
+        pieces += (loaded.to(tl.float32)[None, :],)
+    return pieces
+
+
+@triton.jit
+def _load_rows(hidden, offsets, step, inside, size, PIECES: tl.constexpr, WIDTH: tl.constexpr):
+    pieces = ()
+    for piece in tl.static_range(PIECES):
+        column = piece * WIDTH + tl.arange(0, WIDTH)
+        places = hidden + offsets[:, None] + column.to(tl.int64)[None, :] * step
+        loaded = tl.load(places, mask=inside[:, None] & (column < size)[None, :], other=0)
+        pieces += (loaded.to(tl.float32),)
+    return pieces
+
+
+@triton.jit
+def _no_gradient(PIECES: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    pieces = ()
+    for _ in tl.static_range(PIECES):
+        pieces += (tl.zeros([ROWS, WIDTH], tl.float32),)
+    return pieces
+
+
+@triton.jit
+def _dot(rows, weight):
+    products = rows[0] * weight[0]
+    for piece in tl.static_range(1, len(rows)):
+        products = tl.fma(rows[piece], weight[piece].broadcast_to(products.shape), products)
+    return tl.sum(products, 1)
 
 
 @triton.jit
 def _add_rows(gradient, rows, slopes):
     """A row without a slope is left out: it may hold numbers that are not finite."""
-    return gradient + tl.where(slopes[:, None] != 0, rows, 0.0) * slopes[:, None]
+    is_added = slopes[:, None] != 0
+    pieces = ()
+    for piece in tl.static_range(len(rows)):
+        added = tl.where(is_added, rows[piece], 0.0)
+        pieces += (tl.fma(added, slopes[:, None].broadcast_to(added.shape), gradient[piece]),)
+    return pieces
 
 
 @triton.jit
-def _store_share(shares, gradient, slopes, columns, width, pitch):
+def _store_share(shares, gradient, slopes, size, pitch, WIDTH: tl.constexpr):
     """Row ``program`` of shares [programs, pitch] float32: the gradient of the weight, then that of the bias."""
     share = shares + tl.program_id(0).to(tl.int64) * pitch
-    tl.store(share + columns, tl.sum(gradient, 0), mask=columns < width)
-    tl.store(share + width, tl.sum(slopes))
+    for piece in tl.static_range(len(gradient)):
+        column = piece * WIDTH + tl.arange(0, WIDTH)
+        tl.store(share + column, tl.sum(gradient[piece], 0), mask=column < size)
+    tl.store(share + size, tl.sum(slopes))
 
 
 @triton.jit
 def head_forward(
-    hidden,  # [count, width], by the strides of its rows and the step between columns
-    weight,  # [width]
+    hidden,  # [count, size], by the strides of its rows and the step between columns
+    weight,  # [size]
     bias,  # [] or None
     labels,  # [count], as all that follows, by strides
     mask,  # or None
@@ -111,7 +161,7 @@ def head_forward(
     partials,  # [SUMS, programs] float64
     shares,  # [programs, pitch] float32, or None if no gradient of the parameters is needed
     count,
-    width,
+    size,
     pitch,
     tiles,
     label_smoothing,
@@ -124,28 +174,23 @@ def head_forward(
     weight_strides,
     IS_WIDE: tl.constexpr,
     ROWS: tl.constexpr,
+    PIECES: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
     first = _first_row(tiles, IS_WIDE, ROWS)
-    columns = tl.arange(0, WIDTH)
-    w = tl.load(weight + columns.to(tl.int64) * weight_step, mask=columns < width, other=0).to(tl.float32)
+    w = _load_weight(weight, weight_step, size, PIECES, WIDTH)
     offset = 0.0
     if bias is not None:
         offset = tl.load(bias).to(tl.float32)
     sums = no_sums(ROWS)
-    gradient = tl.zeros([ROWS, WIDTH], tl.float32)
+    gradient = _no_gradient(PIECES, ROWS, WIDTH)
     bias_gradient = tl.zeros([ROWS], tl.float32)
     for tile in range(tiles):
         row = first + tile * ROWS + tl.arange(0, ROWS)
         inside = row < count
-        h = _load_rows(
-            hidden,
-            offsets_of(row, sizes, hidden_strides),
-            columns,
-            hidden_step,
-            inside[:, None] & (columns < width)[None, :],
-        )
-        x = tl.sum(h * w[None, :], 1) + offset
+        offsets = offsets_of(row, sizes, hidden_strides)
+        h = _load_rows(hidden, offsets, hidden_step, inside, size, PIECES, WIDTH)
+        x = _dot(h, w) + offset
         tl.store(logits + row, x, mask=inside)
         label, m, positive, negative = load_terms(
             labels,
@@ -168,12 +213,12 @@ def head_forward(
             gradient = _add_rows(gradient, h, slopes)
     store_sums(sums, partials)
     if shares is not None:
-        _store_share(shares, gradient, bias_gradient, columns, width, pitch)
+        _store_share(shares, gradient, bias_gradient, size, pitch, WIDTH)
 
 
 @triton.jit
 def head_join(
-    grad_weight,  # [width]
+    grad_weight,  # [size]
     grad_bias,  # []
     shares,  # [programs, pitch], or None: the gradients are then zero
     partials,  # [SUMS, programs] float64, or None, and all below with it: there are no sums to join
@@ -182,7 +227,7 @@ def head_join(
     counts,  # [4]
     denominator,  # []
     programs,
-    width,
+    size,
     pitch,
     IS_MEAN: tl.constexpr,
     PROGRAMS: tl.constexpr,
@@ -198,32 +243,32 @@ def head_join(
         for start in range(0, programs, COLUMNS):
             program = start + tl.arange(0, COLUMNS)
             places = shares + program.to(tl.int64)[:, None] * pitch + columns[None, :]
-            inside = (program < programs)[:, None] & (columns <= width)[None, :]
+            inside = (program < programs)[:, None] & (columns <= size)[None, :]
             total += tl.load(places, mask=inside, other=0)
         gradient = tl.sum(total, 0)
-    tl.store(grad_weight + columns, gradient.to(grad_weight.dtype.element_ty), mask=columns < width)
+    tl.store(grad_weight + columns, gradient.to(grad_weight.dtype.element_ty), mask=columns < size)
     ends = tl.zeros([COLUMNS], tl.int64)
-    tl.store(grad_bias + ends, gradient.to(grad_bias.dtype.element_ty), mask=columns == width)
+    tl.store(grad_bias + ends, gradient.to(grad_bias.dtype.element_ty), mask=columns == size)
 
 
 @triton.jit
 def head_backward(
-    hidden,  # [count, width]; read only for the shares
-    weight,  # [width]
+    hidden,  # [count, size]; read only for the shares
+    weight,  # [size]
     labels,  # [count], as all that follows, by strides
     mask,  # or None
     pos_weight,  # or None
     logits,
     grad_loss,  # for a loss that was summed its strides are 0
     denominator,  # [] float64
-    weight_sums,  # [width] float32, the gradients before their scale; not read if there are shares
+    weight_sums,  # [size] float32, the gradients before their scale; not read if there are shares
     bias_sum,  # []
-    grad_hidden,  # [count, width] without gaps
-    grad_weight,  # [width]
+    grad_hidden,  # [count, size] without gaps
+    grad_weight,  # [size]
     grad_bias,  # []
     shares,  # [programs, pitch] float32 for reduction "none", else None
     count,
-    width,
+    size,
     pitch,
     tiles,
     label_smoothing,
@@ -239,13 +284,13 @@ def head_backward(
     loss_strides,
     IS_WIDE: tl.constexpr,
     ROWS: tl.constexpr,
+    PIECES: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
     first = _first_row(tiles, IS_WIDE, ROWS)
-    columns = tl.arange(0, WIDTH)
-    w = tl.load(weight + columns.to(tl.int64) * weight_step, mask=columns < width, other=0).to(tl.float32)
+    w = _load_weight(weight, weight_step, size, PIECES, WIDTH)
     reciprocal = reciprocal_or_zero(tl.load(denominator))
-    gradient = tl.zeros([ROWS, WIDTH], tl.float32)
+    gradient = _no_gradient(PIECES, ROWS, WIDTH)
     bias_gradient = tl.zeros([ROWS], tl.float32)
     for tile in range(tiles):
         row = first + tile * ROWS + tl.arange(0, ROWS)
@@ -265,19 +310,26 @@ def head_backward(
         slopes = token_slopes(x, decay_of(x), m, positive, negative) * upstream_scale(upstream, reciprocal)
         # An upstream gradient that is not finite must not reach a token that is not counted.
         slopes = tl.where(m != 0, slopes, 0.0)
-        inside = inside[:, None] & (columns < width)[None, :]
-        places = grad_hidden + row.to(tl.int64)[:, None] * width + columns[None, :]
-        tl.store(places, (slopes[:, None] * w[None, :]).to(grad_hidden.dtype.element_ty), mask=inside)
+        for piece in tl.static_range(PIECES):
+            column = piece * WIDTH + tl.arange(0, WIDTH)
+            places = grad_hidden + row.to(tl.int64)[:, None] * size + column[None, :]
+            result = (slopes[:, None] * w[piece]).to(grad_hidden.dtype.element_ty)
+            tl.store(places, result, mask=inside[:, None] & (column < size)[None, :])
         if shares is not None:
-            h = _load_rows(hidden, offsets_of(row, sizes, hidden_strides), columns, hidden_step, inside)
+            offsets = offsets_of(row, sizes, hidden_strides)
+            h = _load_rows(hidden, offsets, hidden_step, inside, size, PIECES, WIDTH)
             bias_gradient += slopes
             gradient = _add_rows(gradient, h, slopes)
     if shares is not None:
-        _store_share(shares, gradient, bias_gradient, columns, width, pitch)
+        _store_share(shares, gradient, bias_gradient, size, pitch, WIDTH)
     elif tl.program_id(0) == 0:
         scale = upstream_scale(tl.load(grad_loss), reciprocal)
-        sums = tl.load(weight_sums + columns.to(tl.int64) * sums_step, mask=columns < width, other=0)
-        tl.store(grad_weight + columns, (sums * scale).to(grad_weight.dtype.element_ty), mask=columns < width)
+        for piece in tl.static_range(PIECES):
+            column = piece * WIDTH + tl.arange(0, WIDTH)
+            total = tl.load(weight_sums + column.to(tl.int64) * sums_step, mask=column < size, other=0)
+            tl.store(
+                grad_weight + column, (total * scale).to(grad_weight.dtype.element_ty), mask=column < size
+            )
         tl.store(grad_bias, (tl.load(bias_sum) * scale).to(grad_bias.dtype.element_ty))
 
 
@@ -320,14 +372,14 @@ def linear_masked_bce(
     """hidden [..., H], weight [H], bias [] → loss, logits [...], counts [4], denominator [], and the gradients
     of weight [H] and bias [] before they are divided by the denominator (zeros unless they are needed)."""
     check_labels(labels, mask)
-    width, split = hidden.shape[-1], _split(labels.numel(), hidden.shape[-1])
+    size, split = hidden.shape[-1], _split(hidden)
     sizes, strides = collapse(labels.shape, hidden, labels, mask, pos_weight)
     is_per_token = reduction == "none"
     logits = hidden.new_empty(labels.shape, dtype=torch.float32)
     loss = hidden.new_empty(labels.shape if is_per_token else (), dtype=torch.float32)
     counts = hidden.new_empty(4, dtype=torch.int64)
     denominator = hidden.new_empty((), dtype=torch.float64)
-    grad_weight = hidden.new_empty(width, dtype=torch.float32)
+    grad_weight = hidden.new_empty(size, dtype=torch.float32)
     grad_bias = hidden.new_empty((), dtype=torch.float32)
     partials = hidden.new_empty((SUMS, split.programs), dtype=torch.float64)
     shares = _shares(split, hidden) if needs_parameter_gradients and not is_per_token else None
@@ -336,11 +388,12 @@ def linear_masked_bce(
         head_forward,
         split.programs,
         *(hidden, weight, bias, labels, mask, pos_weight, logits, losses, partials, shares),
-        *(labels.numel(), width, split.pitch, split.tiles, label_smoothing),
+        *(labels.numel(), size, split.pitch, split.tiles, label_smoothing),
         *(hidden.stride(-1), weight.stride(0), sizes, *strides),
         num_warps=split.warps,
         IS_WIDE=split.is_wide,
         ROWS=split.rows,
+        PIECES=split.pieces,
         WIDTH=split.width,
     )
     sums = (partials, normalizer, total, counts, denominator)
@@ -363,9 +416,10 @@ def linear_masked_bce_backward(
     reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias; the forward summed the last two unless reduction is "none"."""
-    width, split = hidden.shape[-1], _split(labels.numel(), hidden.shape[-1])
-    grad_loss = grad_loss.expand(labels.shape)
-    sizes, strides = collapse(labels.shape, hidden, labels, mask, pos_weight, logits, grad_loss)
+    size, split = hidden.shape[-1], _split(hidden)
+    # Only its strides: a tensor without elements has no pointer, and the scalar is read even if there are no rows.
+    per_token = grad_loss.expand(labels.shape)
+    sizes, strides = collapse(labels.shape, hidden, labels, mask, pos_weight, logits, per_token)
     shares = _shares(split, hidden) if reduction == "none" else None
     gradients = hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), weight.new_empty(())
     run(
@@ -373,11 +427,12 @@ def linear_masked_bce_backward(
         split.programs,
         *(hidden, weight, labels, mask, pos_weight, logits, grad_loss, denominator),
         *(grad_weight, grad_bias, *gradients, shares),
-        *(labels.numel(), width, split.pitch, split.tiles, label_smoothing),
+        *(labels.numel(), size, split.pitch, split.tiles, label_smoothing),
         *(hidden.stride(-1), weight.stride(0), grad_weight.stride(0), sizes, *strides),
         num_warps=split.warps,
         IS_WIDE=split.is_wide,
         ROWS=split.rows,
+        PIECES=split.pieces,
         WIDTH=split.width,
     )
     if shares is not None:

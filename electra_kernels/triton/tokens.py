@@ -1,5 +1,5 @@
-"""What the two losses per token share: tensors of any strides and types read as they are, the loss and slope of a token,
-and sums that give the same bits on every run.
+"""What the two losses per token share: tensors of any strides and types read as they are, the loss and slope of a
+token, and sums that give the same bits on every run.
 
 With the smoothed label y, the positive weight p and the mask weight m of a token with logit x:
 
