@@ -35,7 +35,12 @@ MUTANTS = [
         "load_elements(logits, first + start, size + 1, x)",
         "AddressSanitizer: heap-buffer-overflow",
     ),
-    ("masking", "uint64_t{1} << bit", "1 << bit", "runtime error: shift exponent"),
+    (
+        "masking",
+        "static_cast<double>(available) + 0.5",
+        "static_cast<double>(available) * 1e300",
+        "is outside the range of representable values",
+    ),
 ]
 PROBE = """
 import torch, electra_kernels

@@ -5,6 +5,7 @@ ratio within a round. The physical floors, reading and writing as many bytes as 
 """
 
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -89,7 +90,6 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 9
 # A block shorter than this is mostly the clock and the scheduler.
 _SHORTEST_BLOCK = 5e-3
-# A first run this long tells its time well enough; a shorter one is mostly warming up.
 _LONG_RUN = 0.3
 
 
@@ -102,8 +102,9 @@ def measure(case: Case, *, budget: float, rounds: int | None = None) -> list[Mea
         rounds: as many instead, at least 2.
     """
     floors = [_reading(case.bytes_read), _writing(case.bytes_written)]
-    timers = [*floors, *(_timer("run()", run=run) for run in case.contenders.values())]
-    once = [_once(timer) for timer in timers]
+    runs = [_timer("run()", run=run) for run in case.contenders.values()]
+    first = [_first(timer, run, case) for timer, run in zip(runs, case.contenders.values())]
+    timers, once = [*floors, *runs], [*map(_once, floors), *(seconds for seconds, _ in first)]
     blocks = [max(1, round(_SHORTEST_BLOCK / seconds)) for seconds in once]
     round_seconds = sum(seconds * block for seconds, block in zip(once, blocks))
     if rounds is None:
@@ -112,8 +113,8 @@ def measure(case: Case, *, budget: float, rounds: int | None = None) -> list[Mea
     reading, writing, baseline, *_ = columns = list(zip(*measured))
     traffic = [read + write if case.bytes_written else read for read, write in zip(reading, writing)]
     return [
-        Measurement(name, seconds, baseline, reading, traffic, _extra_bytes(run, case.gradient_bytes))
-        for (name, run), seconds in zip(case.contenders.items(), columns[2:])
+        Measurement(name, seconds, baseline, reading, traffic, extra)
+        for name, seconds, (_, extra) in zip(case.contenders, columns[2:], first)
     ]
 
 
@@ -130,9 +131,19 @@ def _writing(size: int) -> Timer:
 
 
 def _once(timer: Timer) -> float:
-    """Seconds of one run, after one that warms up unless that one was long."""
-    first: float = timer.timeit(1).mean
-    return first if first > _LONG_RUN else timer.timeit(1).mean
+    """Seconds of one run, after one that warms up."""
+    timer.timeit(1)
+    return timer.timeit(1).mean
+
+
+def _first(timer: Timer, run: Callable[[], object], case: Case) -> tuple[float, int | None]:
+    """Seconds of one run and its memory. A long run tells both at once; a short one is mostly warming up."""
+    start = time.perf_counter()
+    extra = _extra_bytes(run, case.gradient_bytes)
+    seconds = time.perf_counter() - start
+    if seconds > _LONG_RUN:
+        return seconds, extra
+    return _once(timer), _extra_bytes(run, case.gradient_bytes)
 
 
 def _extra_bytes(run: Callable[[], object], gradient_bytes: int) -> int | None:

@@ -156,12 +156,13 @@ struct MaskingOptions {
   double random_fraction;
 };
 
-// 64-bit words of scratch memory that a row of `length` tokens needs.
-constexpr int64_t masking_words(int64_t length) { return 2 * ((length + 63) / 64) + 1; }
+// Numbers of scratch memory that a row of `length` tokens needs: its maskable positions, and two per slot,
+// the latter in whole vectors.
+constexpr int64_t masking_scratch(int64_t length, int64_t slots) { return length + 1 + 2 * slots + 16; }
 
 struct MaskingKernels {
   // False if an id is not in the vocabulary.
-  bool (*mask_row)(const MaskingRow&, const MaskingOptions&, uint64_t* scratch);
+  bool (*mask_row)(const MaskingRow&, const MaskingOptions&, int32_t* scratch);
 };
 
 }  // namespace electra_kernels

@@ -1,88 +1,62 @@
 // Which tokens of a row are masked. Slot j takes the floor(u (n - j))-th of those of n maskable tokens that
-// are left: found and removed in a bit per token, with a Fenwick tree of counts over words of 64 bits.
+// are left. Taking them out one by one is a chain over the slots; putting them back is none: among what slot
+// i found, a token that is q-th after its turn was q-th, or (q + 1)-th from its rank on. So every slot walks
+// back through the earlier ones, from the latest to the first, all slots at once, a lane each.
 //
-// Nothing here is vectorised; it is compiled per level for the flags that keep a level's results apart from
-// the compiler's choices: the reference has every product and sum rounded.
+// Products and sums of float64 are rounded one by one, as in the reference: see the flags in setup.py.
 
 #include "kernels.h"
+#include "vector.h"
 
 namespace electra_kernels {
 namespace {
 
-// Place of the set bit before which `rank` are set: the byte from prefix sums over the bytes of the word, the
-// bit by taking away the lower ones.
-inline int64_t select(uint64_t bits, uint64_t rank) {
-  constexpr uint64_t kEach = 0x0101010101010101u;
-  uint64_t sums = bits - (bits >> 1 & 0x5555555555555555u);
-  sums = (sums & 0x3333333333333333u) + (sums >> 2 & 0x3333333333333333u);
-  sums = ((sums + (sums >> 4)) & 0x0f0f0f0f0f0f0f0fu) * kEach;
-  const uint64_t is_before = (((rank * kEach) | 0x80 * kEach) - sums) >> 7 & kEach;
-  const uint64_t shift = 8 * ((is_before * kEach) >> 56);
-  rank -= (sums << 8) >> shift & 0xff;
-  bits >>= shift;
-  for (; rank > 0; --rank) bits &= bits - 1;
-  return static_cast<int64_t>(shift) + __builtin_ctzll(bits);
+using Ranks = int32_t __attribute__((vector_size(4 * kLanes)));
+
+// Positions of the maskable tokens, in order, into `table`, one longer than the row; returns how many there
+// are.
+inline int64_t list_maskable(const MaskingRow& row, int32_t* table) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < row.length; ++i) {
+    table[count] = static_cast<int32_t>(i);
+    count += row.maskable[i * row.maskable_stride] != 0;
+  }
+  return count;
 }
 
-// Tokens that are left.
-class Left {
- public:
-  Left(const MaskingRow& row, uint64_t* scratch)
-      : words_((row.length + 63) / 64), bits_(scratch), tree_(scratch + words_) {
-    for (int64_t w = 0; w < words_; ++w) bits_[w] = word(row, w * 64);
-    for (int64_t i = 0; i <= words_; ++i) tree_[i] = 0;
-    for (int64_t i = 1; i <= words_; ++i) {
-      tree_[i] += __builtin_popcountll(bits_[i - 1]);
-      total_ += __builtin_popcountll(bits_[i - 1]);
-      const int64_t above = i + (i & -i);
-      if (above <= words_) tree_[above] += tree_[i];
-    }
-    while (2 * step_ <= words_) step_ *= 2;
+// Ranks among the tokens that are left at each slot's turn, then among all that are maskable.
+inline void find_ranks(const MaskingRow& row, int64_t available, int64_t used, int32_t* left,
+                       int32_t* ranks) {
+  for (int64_t slot = 0; slot < used; ++slot) {
+    const int64_t remaining = available - slot;
+    const int64_t rank = static_cast<int64_t>(row.uniforms[2 * slot] * static_cast<double>(remaining));
+    left[slot] = ranks[slot] = static_cast<int32_t>(rank < remaining ? rank : remaining - 1);
   }
-
-  int64_t total() const { return total_; }
-
-  // Takes out the token before which `rank` are left.
-  int64_t take(uint64_t rank) {
-    int64_t w = 0;
-    for (int64_t step = step_; step > 0; step /= 2) {
-      if (w + step <= words_ && tree_[w + step] <= rank) {
-        w += step;
-        rank -= tree_[w];
-      }
+  Ranks lane;
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+  for (int64_t earlier = used - 2; earlier >= 0; --earlier) {
+    const Ranks taken = left[earlier] - Ranks{};
+    // Always the same vectors, so that a load finds what was stored last in one piece.
+    for (int64_t start = (earlier + 1) / kLanes * kLanes; start < used; start += kLanes) {
+      Ranks rank = load_as<Ranks>(ranks + start);
+      const int32_t first = static_cast<int32_t>(earlier - start);
+      rank -= (rank >= taken) & (lane > first);
+      __builtin_memcpy(ranks + start, &rank, sizeof(rank));
     }
-    const int64_t bit = select(bits_[w], rank);
-    bits_[w] ^= uint64_t{1} << bit;
-    for (int64_t i = w + 1; i <= words_; i += i & -i) --tree_[i];
-    return w * 64 + bit;
   }
+}
 
- private:
-  static uint64_t word(const MaskingRow& row, int64_t start) {
-    const uint8_t* const flags = row.maskable + start * row.maskable_stride;
-    const int64_t count = start + 64 < row.length ? 64 : row.length - start;
-    uint64_t bits = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      bits |= static_cast<uint64_t>(flags[i * row.maskable_stride] != 0) << i;
-    }
-    return bits;
-  }
-
-  int64_t words_;
-  uint64_t* bits_;
-  uint64_t* tree_;  // from 1: tree[i] counts the i & -i words up to i
-  int64_t total_ = 0;
-  int64_t step_ = 1;
-};
-
-// The id that is written where `original` stood.
+// The id that is written where `original` stood. Chance decides, so nothing of it is a branch.
 inline int64_t written(const MaskingOptions& options, double action, int64_t original) {
-  if (action < options.mask_fraction) return options.mask_token_id;
-  if (options.random_fraction <= 0) return original;
-  const double remainder = (action - (1 - options.random_fraction)) / options.random_fraction;
-  if (remainder < 0) return original;
-  const int64_t id = static_cast<int64_t>(remainder * static_cast<double>(options.vocab_size));
-  return id < options.vocab_size ? id : options.vocab_size - 1;
+  int64_t id = original;
+  if (options.random_fraction > 0) {
+    const double remainder = (action - (1 - options.random_fraction)) / options.random_fraction;
+    const double above = remainder > 0 ? remainder : 0;
+    const int64_t drawn = static_cast<int64_t>(above * static_cast<double>(options.vocab_size));
+    const int64_t random_id = drawn < options.vocab_size ? drawn : options.vocab_size - 1;
+    id = remainder < 0 ? original : random_id;
+  }
+  return action < options.mask_fraction ? options.mask_token_id : id;
 }
 
 bool copy_ids(const MaskingRow& row, int64_t vocab_size) {
@@ -95,18 +69,18 @@ bool copy_ids(const MaskingRow& row, int64_t vocab_size) {
   return is_valid;
 }
 
-bool mask_row(const MaskingRow& row, const MaskingOptions& options, uint64_t* scratch) {
+bool mask_row(const MaskingRow& row, const MaskingOptions& options, int32_t* scratch) {
   if (!copy_ids(row, options.vocab_size)) return false;
-  Left left(row, scratch);
-  const int64_t available = left.total();
+  int32_t* const left = scratch + row.length + 1;
+  int32_t* const ranks = left + row.slots;
+  const int64_t available = list_maskable(row, scratch);
   int64_t used = static_cast<int64_t>(options.probability * static_cast<double>(available) + 0.5);
   used = used < 1 ? 1 : used;
   used = used < available ? used : available;
   used = used < row.slots ? used : row.slots;
+  find_ranks(row, available, used, left, ranks);
   for (int64_t slot = 0; slot < used; ++slot) {
-    const int64_t remaining = available - slot;
-    const int64_t rank = static_cast<int64_t>(row.uniforms[2 * slot] * static_cast<double>(remaining));
-    const int64_t position = left.take(rank < remaining ? rank : remaining - 1);
+    const int64_t position = scratch[ranks[slot]];
     const int64_t original = row.masked_ids[position];  // no other slot has this position
     row.positions[slot] = position;
     row.targets[slot] = original;

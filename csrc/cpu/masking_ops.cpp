@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor, Tensor> mask_tokens(const Tensor& input_ids, const Te
   int64_t* const target = targets.mutable_data_ptr<int64_t>();
   std::atomic<bool> is_valid{true};
   for_rows(batch, length + 16 * slots + 1, [&](int64_t first, int64_t last) {
-    std::vector<uint64_t> scratch(masking_words(length));
+    std::vector<int32_t> scratch(masking_scratch(length, slots));
     for (int64_t i = first; i < last; ++i) {
       const MaskingRow row = {ids + i * input_ids.stride(0),
                               input_ids.stride(1),
