@@ -81,10 +81,12 @@ def bce_forward(
             mask,
             pos_weight,
             label_smoothing,
+            token,
             inside,
-            offsets_of(token, sizes, label_strides),
-            offsets_of(token, sizes, mask_strides),
-            offsets_of(token, sizes, weight_strides),
+            sizes,
+            label_strides,
+            mask_strides,
+            weight_strides,
         )
         loss = token_losses(x, decay_of(x), weight, positive, negative)
         sums = add_tokens(sums, loss, weight, label, x)
@@ -138,10 +140,12 @@ def bce_backward(
         mask,
         pos_weight,
         label_smoothing,
+        token,
         inside,
-        offsets_of(token, sizes, label_strides),
-        offsets_of(token, sizes, mask_strides),
-        offsets_of(token, sizes, weight_strides),
+        sizes,
+        label_strides,
+        mask_strides,
+        weight_strides,
     )
     upstream = tl.load(grad_loss + offsets_of(token, sizes, loss_strides), mask=inside, other=0)
     scale = upstream_scale(upstream, reciprocal_or_zero(tl.load(denominator)))

@@ -42,6 +42,7 @@ _ROWS = 128  # at most, in a tile of narrow rows
 _TILES = 4  # at least, for each program, or the shares of the gradient are much traffic beside few rows
 _COLUMNS = 32  # of the gradient, for each program of the kernel that joins the shares
 _WARPS = 4
+_LANES = 32 * _WARPS
 
 
 class _Split(NamedTuple):
@@ -176,13 +177,13 @@ def head_forward(
     ROWS: tl.constexpr,
     PIECES: tl.constexpr,
     WIDTH: tl.constexpr,
+    LANES: tl.constexpr,
 ):
     first = _first_row(tiles, IS_WIDE, ROWS)
     w = _load_weight(weight, weight_step, size, PIECES, WIDTH)
     offset = 0.0
     if bias is not None:
         offset = tl.load(bias).to(tl.float32)
-    sums = no_sums(ROWS)
     gradient = _no_gradient(PIECES, ROWS, WIDTH)
     bias_gradient = tl.zeros([ROWS], tl.float32)
     for tile in range(tiles):
@@ -192,28 +193,49 @@ def head_forward(
         h = _load_rows(hidden, offsets, hidden_step, inside, size, PIECES, WIDTH)
         x = _dot(h, w) + offset
         tl.store(logits + row, x, mask=inside)
+        if shares is not None:
+            _, m, positive, negative = load_terms(
+                labels,
+                mask,
+                pos_weight,
+                label_smoothing,
+                row,
+                inside,
+                sizes,
+                label_strides,
+                mask_strides,
+                weight_strides,
+            )
+            slopes = token_slopes(x, decay_of(x), m, positive, negative)
+            bias_gradient += slopes
+            gradient = _add_rows(gradient, h, slopes)
+    if shares is not None:
+        _store_share(shares, gradient, bias_gradient, size, pitch, WIDTH)
+    # The sums have a thread for each row, where above all threads of a warp repeat the arithmetic of theirs.
+    tl.debug_barrier()
+    sums = no_sums(LANES)
+    for start in range(0, tiles * ROWS, LANES):
+        lane = start + tl.arange(0, LANES)
+        row = first + lane
+        inside = (lane < tiles * ROWS) & (row < count)
+        x = tl.load(logits + row, mask=inside, other=0)
         label, m, positive, negative = load_terms(
             labels,
             mask,
             pos_weight,
             label_smoothing,
+            row,
             inside,
-            offsets_of(row, sizes, label_strides),
-            offsets_of(row, sizes, mask_strides),
-            offsets_of(row, sizes, weight_strides),
+            sizes,
+            label_strides,
+            mask_strides,
+            weight_strides,
         )
-        decay = decay_of(x)
-        loss = token_losses(x, decay, m, positive, negative)
+        loss = token_losses(x, decay_of(x), m, positive, negative)
         sums = add_tokens(sums, loss, m, label, x)
         if losses is not None:
             tl.store(losses + row, loss, mask=inside)
-        if shares is not None:
-            slopes = token_slopes(x, decay, m, positive, negative)
-            bias_gradient += slopes
-            gradient = _add_rows(gradient, h, slopes)
     store_sums(sums, partials)
-    if shares is not None:
-        _store_share(shares, gradient, bias_gradient, size, pitch, WIDTH)
 
 
 @triton.jit
@@ -301,10 +323,12 @@ def head_backward(
             mask,
             pos_weight,
             label_smoothing,
+            row,
             inside,
-            offsets_of(row, sizes, label_strides),
-            offsets_of(row, sizes, mask_strides),
-            offsets_of(row, sizes, weight_strides),
+            sizes,
+            label_strides,
+            mask_strides,
+            weight_strides,
         )
         upstream = tl.load(grad_loss + offsets_of(row, sizes, loss_strides), mask=inside, other=0)
         slopes = token_slopes(x, decay_of(x), m, positive, negative) * upstream_scale(upstream, reciprocal)
@@ -395,6 +419,7 @@ def linear_masked_bce(
         ROWS=split.rows,
         PIECES=split.pieces,
         WIDTH=split.width,
+        LANES=_LANES,
     )
     sums = (partials, normalizer, total, counts, denominator)
     _join(split, sums, shares, grad_weight, grad_bias, reduction == "mean")

@@ -69,13 +69,22 @@ def offsets_of(index, sizes, strides):
 
 @triton.jit
 def load_terms(
-    labels, mask, pos_weight, label_smoothing, inside, label_offsets, mask_offsets, weight_offsets
+    labels,
+    mask,
+    pos_weight,
+    label_smoothing,
+    token,
+    inside,
+    sizes,
+    label_strides,
+    mask_strides,
+    weight_strides,
 ):
     """Label and weight of each token (0 = not counted), and what softplus(-x) and softplus(x) are multiplied with."""
-    label = tl.load(labels + label_offsets, mask=inside, other=0)
+    label = tl.load(labels + offsets_of(token, sizes, label_strides), mask=inside, other=0)
     weight = tl.where(inside, 1.0, 0.0)
     if mask is not None:
-        weight = tl.load(mask + mask_offsets, mask=inside, other=0)
+        weight = tl.load(mask + offsets_of(token, sizes, mask_strides), mask=inside, other=0)
         # A float is a weight; of anything else only whether it is set counts.
         if weight.dtype.is_floating():
             weight = weight.to(tl.float32)
@@ -87,7 +96,8 @@ def load_terms(
     smoothed = label * (1 - label_smoothing) + 0.5 * label_smoothing
     positive = smoothed
     if pos_weight is not None:
-        positive *= tl.load(pos_weight + weight_offsets, mask=inside, other=0).to(tl.float32)
+        weights = tl.load(pos_weight + offsets_of(token, sizes, weight_strides), mask=inside, other=0)
+        positive *= weights.to(tl.float32)
     return label, weight, positive, 1.0 - smoothed
 
 
