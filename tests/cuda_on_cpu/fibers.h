@@ -1,14 +1,15 @@
 // CUDA C++ on a CPU: the threads of a block are fibers of one processor thread, so that the kernels in
 // csrc/cuda compile and run unmodified where there is no GPU and no CUDA toolkit.
 //
-// What a kernel may use is what stands here, and nothing of it is approximate:
-// - Blocks run one after the other, in random order. A thread runs until it waits at a barrier or for the
-// other
-//   lanes of its warp; which one runs next is random too. So what a missing barrier lets through, shows.
-// - Shared memory is filled with NaN before each block, and lies on the heap, each variable by itself.
-// - What the hardware leaves undefined is an error that `launch` throws: threads at different barriers, a
-//   collective that lanes of the warp miss, a vector access that is not aligned, and with AddressSanitizer
-//   (which the build of the tests has) every access out of bounds.
+// What a kernel may use is what stands here, and nothing of it is approximate. Grids and blocks have one
+// dimension. Blocks run one after the other, in random order. A thread runs until it waits at a barrier or
+// for the other lanes of its warp; which one runs next is random too, so what a missing barrier lets through,
+// shows. Shared memory is filled with NaN before each block, and lies on the heap, each variable by itself.
+//
+// What the hardware leaves undefined is an error that `launch` throws: threads at different barriers, a
+// collective that lanes of the warp miss, a vector access that is not aligned, and with AddressSanitizer
+// (which the build of the tests has) every access out of bounds.
+//
 // EK_FIBER_SEED chooses another order, EK_MUTANT the fault that is put into the kernels.
 
 #pragma once
