@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from electra_kernels.triton.launch import run
+from electra_kernels.triton import launch
 from electra_kernels.triton.tokens import (
     PROGRAMS,
     SUMS,
@@ -46,7 +46,7 @@ class _Split(NamedTuple):
 def _split(count: int) -> _Split:
     blocks = max(1, triton.cdiv(count, _BLOCK))
     tiles = triton.cdiv(blocks, PROGRAMS)
-    return _Split(triton.cdiv(blocks, tiles), tiles, blocks * _BLOCK >= 2**31)
+    return _Split(triton.cdiv(blocks, tiles), tiles, (blocks + tiles) * _BLOCK >= 2**31)
 
 
 @triton.jit
@@ -68,6 +68,7 @@ def bce_forward(
     IS_WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, weight_strides)
     first = tl.program_id(0)
     if IS_WIDE:
         first = first.to(tl.int64)
@@ -77,16 +78,7 @@ def bce_forward(
         inside = token < count
         x = tl.load(logits + offsets_of(token, sizes, logit_strides), mask=inside, other=0).to(tl.float32)
         label, weight, positive, negative = load_terms(
-            labels,
-            mask,
-            pos_weight,
-            label_smoothing,
-            token,
-            inside,
-            sizes,
-            label_strides,
-            mask_strides,
-            weight_strides,
+            terms, label_smoothing, token, inside, sizes, term_strides
         )
         loss = token_losses(x, decay_of(x), weight, positive, negative)
         sums = add_tokens(sums, loss, weight, label, x)
@@ -129,24 +121,14 @@ def bce_backward(
     IS_WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, weight_strides)
     first = tl.program_id(0)
     if IS_WIDE:
         first = first.to(tl.int64)
     token = first * BLOCK + tl.arange(0, BLOCK)
     inside = token < count
     x = tl.load(logits + offsets_of(token, sizes, logit_strides), mask=inside, other=0).to(tl.float32)
-    _, weight, positive, negative = load_terms(
-        labels,
-        mask,
-        pos_weight,
-        label_smoothing,
-        token,
-        inside,
-        sizes,
-        label_strides,
-        mask_strides,
-        weight_strides,
-    )
+    _, weight, positive, negative = load_terms(terms, label_smoothing, token, inside, sizes, term_strides)
     upstream = tl.load(grad_loss + offsets_of(token, sizes, loss_strides), mask=inside, other=0)
     scale = upstream_scale(upstream, reciprocal_or_zero(tl.load(denominator)))
     slopes = token_slopes(x, decay_of(x), weight, positive, negative) * scale
@@ -173,7 +155,7 @@ def masked_bce_with_logits(
     counts = logits.new_empty(4, dtype=torch.int64)
     denominator = logits.new_empty((), dtype=torch.float64)
     partials = logits.new_empty((SUMS, split.programs), dtype=torch.float64)
-    run(
+    launch.run(
         bce_forward,
         split.programs,
         *(logits, labels, mask, pos_weight, losses, partials),
@@ -182,7 +164,7 @@ def masked_bce_with_logits(
         IS_WIDE=split.is_wide,
         BLOCK=_BLOCK,
     )
-    run(
+    launch.run(
         bce_join,
         1,
         *(partials, normalizer, total, counts, denominator, split.programs),
@@ -210,7 +192,7 @@ def masked_bce_with_logits_backward(
     grad_loss = grad_loss.expand(logits.shape)
     sizes, strides = collapse(logits.shape, logits, labels, mask, pos_weight, grad_loss)
     blocks = triton.cdiv(count, _BLOCK)
-    run(
+    launch.run(
         bce_backward,
         blocks,
         *(logits, labels, mask, pos_weight, grad_loss, denominator, gradient),

@@ -15,8 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from electra_kernels.reference._values import require, require_unit_interval
-from electra_kernels.triton.launch import run
-from electra_kernels.triton.tokens import reads_values
+from electra_kernels.triton import launch
 
 _BLOCK = 1024  # tokens, or slots, at a time
 
@@ -131,7 +130,7 @@ def mask_tokens(
     random_fraction: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """input_ids, maskable (bool) [B, T], uniforms [B, K, 2] → masked ids [B, T], positions, targets [B, K]."""
-    if reads_values(input_ids):
+    if launch.reads_values(input_ids):
         valid = (input_ids >= 0) & (input_ids < vocab_size)
         require(valid, "input_ids", input_ids, f"in [0, {vocab_size})")
         require_unit_interval(uniforms)
@@ -141,7 +140,7 @@ def mask_tokens(
     if batch == 0:
         return masked_ids, positions, targets
     table = input_ids.new_empty((batch, length), dtype=torch.int32)
-    run(
+    launch.run(
         mask_rows,
         batch,
         *(input_ids, maskable, uniforms, masked_ids, positions, targets, table),

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from electra_kernels.triton.launch import run
+from electra_kernels.triton import launch
 from electra_kernels.triton.tokens import (
     PROGRAMS,
     SUMS,
@@ -36,7 +36,7 @@ from electra_kernels.triton.tokens import (
 )
 
 _TILE = (
-    4096  # elements of hidden in registers at a time, for _WARPS warps: 32 to a thread, in loads of 16 bytes
+    4096  # elements of hidden in registers at a time: 32 to a thread of _WARPS warps, in loads of 16 bytes
 )
 _ROWS = 128  # at most, in a tile of narrow rows
 _TILES = 4  # at least, for each program, or the shares of the gradient are much traffic beside few rows
@@ -179,6 +179,7 @@ def head_forward(
     WIDTH: tl.constexpr,
     LANES: tl.constexpr,
 ):
+    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, weight_strides)
     first = _first_row(tiles, IS_WIDE, ROWS)
     w = _load_weight(weight, weight_step, size, PIECES, WIDTH)
     offset = 0.0
@@ -194,18 +195,7 @@ def head_forward(
         x = _dot(h, w) + offset
         tl.store(logits + row, x, mask=inside)
         if shares is not None:
-            _, m, positive, negative = load_terms(
-                labels,
-                mask,
-                pos_weight,
-                label_smoothing,
-                row,
-                inside,
-                sizes,
-                label_strides,
-                mask_strides,
-                weight_strides,
-            )
+            _, m, positive, negative = load_terms(terms, label_smoothing, row, inside, sizes, term_strides)
             slopes = token_slopes(x, decay_of(x), m, positive, negative)
             bias_gradient += slopes
             gradient = _add_rows(gradient, h, slopes)
@@ -219,18 +209,7 @@ def head_forward(
         row = first + lane
         inside = (lane < tiles * ROWS) & (row < count)
         x = tl.load(logits + row, mask=inside, other=0)
-        label, m, positive, negative = load_terms(
-            labels,
-            mask,
-            pos_weight,
-            label_smoothing,
-            row,
-            inside,
-            sizes,
-            label_strides,
-            mask_strides,
-            weight_strides,
-        )
+        label, m, positive, negative = load_terms(terms, label_smoothing, row, inside, sizes, term_strides)
         loss = token_losses(x, decay_of(x), m, positive, negative)
         sums = add_tokens(sums, loss, m, label, x)
         if losses is not None:
@@ -309,6 +288,7 @@ def head_backward(
     PIECES: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, weight_strides)
     first = _first_row(tiles, IS_WIDE, ROWS)
     w = _load_weight(weight, weight_step, size, PIECES, WIDTH)
     reciprocal = reciprocal_or_zero(tl.load(denominator))
@@ -318,18 +298,7 @@ def head_backward(
         row = first + tile * ROWS + tl.arange(0, ROWS)
         inside = row < count
         x = tl.load(logits + offsets_of(row, sizes, logit_strides), mask=inside, other=0)
-        _, m, positive, negative = load_terms(
-            labels,
-            mask,
-            pos_weight,
-            label_smoothing,
-            row,
-            inside,
-            sizes,
-            label_strides,
-            mask_strides,
-            weight_strides,
-        )
+        _, m, positive, negative = load_terms(terms, label_smoothing, row, inside, sizes, term_strides)
         upstream = tl.load(grad_loss + offsets_of(row, sizes, loss_strides), mask=inside, other=0)
         slopes = token_slopes(x, decay_of(x), m, positive, negative) * upstream_scale(upstream, reciprocal)
         # An upstream gradient that is not finite must not reach a token that is not counted.
@@ -370,7 +339,7 @@ def _join(
     is_mean: bool = False,
 ) -> None:
     """``sums``: partials, normalizer, loss, counts and denominator."""
-    run(
+    launch.run(
         head_join,
         split.pitch // _COLUMNS,
         *(grad_weight, grad_bias, shares, *sums, split.programs, grad_weight.numel(), split.pitch),
@@ -408,7 +377,7 @@ def linear_masked_bce(
     partials = hidden.new_empty((SUMS, split.programs), dtype=torch.float64)
     shares = _shares(split, hidden) if needs_parameter_gradients and not is_per_token else None
     losses, total = (loss, None) if is_per_token else (None, loss)
-    run(
+    launch.run(
         head_forward,
         split.programs,
         *(hidden, weight, bias, labels, mask, pos_weight, logits, losses, partials, shares),
@@ -447,7 +416,7 @@ def linear_masked_bce_backward(
     sizes, strides = collapse(labels.shape, hidden, labels, mask, pos_weight, logits, per_token)
     shares = _shares(split, hidden) if reduction == "none" else None
     gradients = hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), weight.new_empty(())
-    run(
+    launch.run(
         head_backward,
         split.programs,
         *(hidden, weight, labels, mask, pos_weight, logits, grad_loss, denominator),

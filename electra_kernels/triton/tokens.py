@@ -13,22 +13,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from electra_kernels.reference import _values
+from electra_kernels.reference._values import accumulation_dtype
 from electra_kernels.reference.bce import label_terms
+from electra_kernels.triton import launch
 
 PROGRAMS = 1024  # at most, of a kernel that sums; one program of the next kernel reads all their sums at once
 SUMS = 6  # loss, mask weights, true positives, false positives, false negatives, true negatives
 
 
-def reads_values(tensor: Tensor) -> bool:
-    """Whether values are checked: on a GPU that takes kernels of its own and waits for them."""
-    return tensor.device.type == "cpu" or _values._DEBUG
-
-
 def check_labels(labels: Tensor, mask: Tensor | None) -> None:
     """Raise as the reference does for a label out of range."""
-    if reads_values(labels):
-        label_terms(labels, mask, None, 0.0, _values.accumulation_dtype(labels.dtype))
+    if launch.reads_values(labels):
+        label_terms(labels, mask, None, 0.0, accumulation_dtype(labels.dtype))
 
 
 def collapse(
@@ -68,23 +64,16 @@ def offsets_of(index, sizes, strides):
 
 
 @triton.jit
-def load_terms(
-    labels,
-    mask,
-    pos_weight,
-    label_smoothing,
-    token,
-    inside,
-    sizes,
-    label_strides,
-    mask_strides,
-    weight_strides,
-):
-    """Label and weight of each token (0 = not counted), and what softplus(-x) and softplus(x) are multiplied with."""
-    label = tl.load(labels + offsets_of(token, sizes, label_strides), mask=inside, other=0)
+def load_terms(terms, label_smoothing, token, inside, sizes, strides):
+    """Label and weight of each token (0 = not counted), and what softplus(-x) and softplus(x) are multiplied with.
+
+    ``terms``: labels, mask and pos_weight, the last two None if there are none; ``strides``: theirs.
+    """
+    labels, mask, pos_weight = terms
+    label = tl.load(labels + offsets_of(token, sizes, strides[0]), mask=inside, other=0)
     weight = tl.where(inside, 1.0, 0.0)
     if mask is not None:
-        weight = tl.load(mask + offsets_of(token, sizes, mask_strides), mask=inside, other=0)
+        weight = tl.load(mask + offsets_of(token, sizes, strides[1]), mask=inside, other=0)
         # A float is a weight; of anything else only whether it is set counts.
         if weight.dtype.is_floating():
             weight = weight.to(tl.float32)
@@ -96,7 +85,7 @@ def load_terms(
     smoothed = label * (1 - label_smoothing) + 0.5 * label_smoothing
     positive = smoothed
     if pos_weight is not None:
-        weights = tl.load(pos_weight + offsets_of(token, sizes, weight_strides), mask=inside, other=0)
+        weights = tl.load(pos_weight + offsets_of(token, sizes, strides[2]), mask=inside, other=0)
         positive *= weights.to(tl.float32)
     return label, weight, positive, 1.0 - smoothed
 
