@@ -17,11 +17,16 @@
 
 #include "kernels.h"
 
-#if !defined(EK_FIBERS)
+#if defined(EK_FIBERS)
+#define EK_UNROLL
+#define EK_ROLLED
+#else
 #include <stdexcept>
 #include <string>
 
 #define EK_MUTANT(name) false
+#define EK_UNROLL _Pragma("unroll")
+#define EK_ROLLED _Pragma("unroll 1")
 #define EK_SHARED(name, ...) __shared__::electra_kernels::Same<__VA_ARGS__> name
 #define EK_DYNAMIC_SHARED(name, type)                                       \
   extern __shared__ __align__(128) unsigned char electra_kernels_dynamic[]; \

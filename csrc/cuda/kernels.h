@@ -73,4 +73,148 @@ struct ReplacementBatch {
 
 void replace_rows(const ReplacementBatch&, FirstBadRow, cudaStream_t);
 
+// ---- rows of logits ---------------------------------------------------------------------------------------
+
+enum class Type { kFloat32, kBFloat16, kFloat16 };
+
+// [count, size], each element `stride` elements from the next.
+struct LogitRows {
+  void* data;
+  Type type;
+  Layout layout;  // of the rows
+  int64_t stride;
+  int64_t count;
+  int size;
+  const float* bias;  // [size], added to every row, or null
+};
+
+// Columns that one warp visits. A row begins anywhere in its first 16 bytes, which hold up to 8 elements.
+constexpr int kTile = 1024;
+constexpr int tiles_of(int size) { return (size + 7 + kTile - 1) / kTile; }
+
+// Floats of scratch memory that a visit to the rows needs; none where their tiles' sums stay on the chip.
+int64_t visit_scratch(const LogitRows&);
+
+// Refuses a row whose uniform is out of [0, 1), and one whose token is not below `size`, or is negative if
+// that has no meaning.
+struct RowChecks {
+  const double* uniforms;  // [count] or null
+  const int64_t* tokens;   // [count] or null
+  int64_t count;
+  int size;
+  bool takes_negative;
+  int64_t ignore_index;
+};
+void check_rows(const RowChecks&, FirstBadRow, cudaStream_t);
+
+// Per row.
+struct SamplingBatch {
+  const int64_t* banned;  // or null; negative bans nothing
+  bool bans;              // if not, `banned` says by a negative number alone where nothing is drawn
+  bool skips;             // what is negative draws nothing
+  const double* uniforms;
+  float inverse_temperature;
+  float* logsumexp;  // or null
+  int64_t* tokens;
+};
+void sample_rows(const LogitRows&, const SamplingBatch&, float* scratch, cudaStream_t);
+
+// Of rows whose log-sum-exp is known: (softmax(x) - one_hot(target)) upstream / denominator, which may
+// overwrite the logits.
+struct GradientBatch {
+  const float* logsumexp;
+  const int64_t* targets;  // or null: the soft-max alone
+  int64_t ignore_index;    // such a row's gradient is zero
+  const float* upstream;   // one number or one per row; null: 1
+  bool is_per_row;
+  const double* denominator;  // or null: 1
+};
+void gradient_rows(const LogitRows&, const GradientBatch&, const LogitRows& gradient, cudaStream_t);
+
+// Per row, all of them written.
+struct CrossEntropyBatch {
+  const int64_t* targets;
+  int64_t ignore_index;
+  const double* uniforms;
+  float inverse_temperature;
+  bool ban_original;
+  bool overwrites;     // the logits, by their gradient
+  const float* scale;  // one number that multiplies it, or null
+  float* losses;
+  int64_t* tokens;
+  bool* is_top1;
+  float* logsumexp;
+};
+void cross_entropy_rows(const LogitRows&, const CrossEntropyBatch&, float* scratch, cudaStream_t);
+
+// Over the rows that are not ignored. One block: N numbers are few beside N rows, and their order is fixed.
+struct LossReduction {
+  const float* losses;  // [count] or null
+  const int64_t* targets;
+  int64_t count;
+  int64_t ignore_index;
+  bool is_mean;
+  const double* normalizer;  // one number or null
+  float* loss;
+  double* denominator;  // or null
+  float* reciprocal;    // of the denominator, or null
+};
+void reduce_losses(const LossReduction&, cudaStream_t);
+
+// One factor, for which 1 ends the kernel at once, or one per row.
+void scale_rows(const LogitRows& gradient, const float* factors, bool is_per_row, cudaStream_t);
+
+// ---- losses per token: several tensors of one shape, whatever their types and strides ---------------------
+
+enum class Number { kFloat32, kBFloat16, kFloat16, kFloat64, kUint8, kInt32, kInt64 };
+
+struct Numbers {
+  const void* data;                 // null: a tensor that is not given, every number is 1
+  Number type;                      // bool is kUint8
+  int64_t strides[kMaxDimensions];  // in numbers
+};
+
+// The tensors that may be known of the tokens of a batch. Of hidden states, the first number of each.
+enum Role { kLabels, kMask, kPositiveWeight, kLogits, kUpstream, kHidden, kRoles };
+
+// All of one shape: dimensions outermost first, those that continue each other in all of the tensors are one.
+struct TokenBatch {
+  int64_t count;
+  int dimensions;  // at least one
+  int64_t sizes[kMaxDimensions];
+  Numbers tensors[kRoles];
+  float label_smoothing;
+};
+
+// What the upstream gradient of each token (kUpstream) is multiplied with: the scalar over the denominator.
+struct UpstreamScale {
+  const float* scalar;  // null: 1
+  const double* denominator;
+};
+
+// A number of any of the types of parameters.
+struct Parameters {
+  void* data;
+  Number type;
+};
+
+// Sums over the tokens of each block, [kTokenSums, blocks], and where their totals go; null: nowhere.
+constexpr int kTokenSums = 7;
+struct TokenTotals {
+  double* partials;
+  int blocks;
+  bool is_mean;
+  const double* normalizer;
+  float* loss;
+  int64_t* counts;  // [4]
+  double* denominator;
+  Parameters bias_gradient;
+};
+
+int bce_blocks(int64_t count);
+// losses [count] or null
+void bce_forward(const TokenBatch&, float* losses, const TokenTotals&, FirstBadRow, cudaStream_t);
+// gradient [count] of the type of the logits
+void bce_backward(const TokenBatch&, const UpstreamScale&, void* gradient, cudaStream_t);
+
 }  // namespace electra_kernels
