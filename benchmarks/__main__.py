@@ -1,4 +1,7 @@
-"""``python -m benchmarks [--quick]``: every op against eager torch, in ratios measured side by side."""
+"""``python -m benchmarks [--quick]``: every op against eager torch on the CPU, in ratios measured side by side.
+
+On a GPU: ``python -m benchmarks.gpu_check``.
+"""
 
 import argparse
 import time
@@ -35,12 +38,9 @@ def main() -> None:
         type=Path,
         help="results file (default: benchmarks/results/MACHINE.json; with --quick, --only or --rounds none)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     arguments = parser.parse_args()
     if arguments.rounds is not None and arguments.rounds < 2:
         parser.error(f"--rounds is {arguments.rounds}, should be at least 2, for there to be a spread")
-    if arguments.device != "cpu":  # a default device, even this one, adds microseconds to every call of torch
-        torch.set_default_device(arguments.device)
     torch.manual_seed(0)
     machine = results.machine()
     output = arguments.output
@@ -57,9 +57,9 @@ def _run(ideas: Sequence[str], quick: bool, rounds: int | None) -> list[dict[str
     budget = _QUICK_BUDGET if quick else _BUDGET
     start, records = time.monotonic(), []
     for idea in ideas:
-        for case in IDEAS[idea].cases(quick):
+        for case in IDEAS[idea].cases("quick" if quick else "full"):
             measured = measure(case, budget=budget, rounds=rounds)
-            _show(case, measured)
+            show(case, measured)
             records.append(results.record(case, measured))
         print(f"-- {idea} done after {time.monotonic() - start:.0f} s")
     return records
@@ -76,7 +76,7 @@ def _headline(machine: Mapping[str, object]) -> str:
     return "\n".join([*lines, *legend, columns])
 
 
-def _show(case: Case, measured: Sequence[Measurement]) -> None:
+def show(case: Case, measured: Sequence[Measurement]) -> None:
     print(case.name)
     for one in measured:
         extra = "-" if one.peak_extra_bytes is None else f"{one.peak_extra_bytes / 1e6:.1f}"

@@ -7,12 +7,12 @@ from torch import Tensor
 
 import electra_kernels
 from benchmarks import contenders, recipes
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Size
 
 
-def cases(quick: bool) -> Iterator[Case]:
-    if quick:
-        yield _case(256, 512)
+def cases(size: Size) -> Iterator[Case]:
+    if size != "full":
+        yield _case(256, 512) if size == "quick" else _case(2, 16, is_main=True)
         return
     yield _case(256, 512, is_main=True)
     yield _case(1024, 512)

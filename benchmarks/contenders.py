@@ -1,13 +1,15 @@
-"""What runs beside the default: lower instruction sets, the reference, and torch.compile of the eager recipe."""
+"""What runs beside the default: lower instruction sets, other back ends, torch.compile of the eager recipe."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.meters import Run
 from electra_kernels import backends, use_backend
 
-Run = Callable[[], object]
+# Of torch.compile; another one tries a benchmark without waiting for compilers.
+compiler = "inductor"
 
 
 class Contenders(NamedTuple):
@@ -18,17 +20,16 @@ class Contenders(NamedTuple):
 
 
 def ours(op: str, run: Run, *, everywhere: bool) -> dict[str, Run]:
-    """``run`` by the default back end; with ``everywhere`` also at its lower instruction sets and by the reference."""
-    table = backends()
-    default = table.serving[op, torch.get_default_device().type]
+    """``run`` by the default back end; with ``everywhere`` also at its lower instruction sets and by the others."""
+    table, device = backends(), torch.get_default_device().type
+    default = table.serving[op, device]
     runs = {"ours": run}
     if not everywhere:
         return runs
     for level in table.levels.get(default, ())[1:]:
         runs[f"ours, {level}"] = _served(run, default, level)
-    if default != "reference":
-        runs["ours, reference"] = _served(run, "reference", None)
-    return runs
+    others = [name for name, devices in table.available.items() if device in devices and name != default]
+    return runs | {f"ours, {name}": _served(run, name, None) for name in others}
 
 
 def _served(run: Run, backend: str, level: str | None) -> Run:
@@ -42,12 +43,15 @@ def _served(run: Run, backend: str, level: str | None) -> Run:
 def compiled(
     recipe: Callable[..., Any], arguments: tuple[Any, ...], finish: Callable[[Any], object]
 ) -> Contenders:
-    """torch.compile of an eager recipe, compiled here; ``finish`` takes its result, for the backward."""
-    function = torch.compile(recipe, dynamic=False)
+    """torch.compile of an eager recipe; ``finish`` takes its result, for the backward."""
+    function = torch.compile(recipe, dynamic=False, backend=compiler)
 
     def run() -> object:
         return finish(function(*arguments))
 
+    if torch.get_default_device().type != "cpu":
+        # It is compiled by its first run: what is compiled under a default device is of no use without one.
+        return Contenders({"torch.compile": run}, {})
     try:
         run()
     except torch._dynamo.exc.TorchDynamoException as error:

@@ -6,13 +6,18 @@ ratio within a round. The physical floors, reading and writing as many bytes as 
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
-from torch.utils.benchmark import Timer
 
-from benchmarks.memory import peak_extra_bytes
+from benchmarks.meters import HostMeter, Meter, Run, peak_extra_bytes
+
+
+# Of an idea's cases. "full": all; "quick": one small one per op; "tiny": one per op with every contender, for the
+# interpreter of Triton too.
+Size = Literal["full", "quick", "tiny"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,12 @@ class Case:
         absent: a contender that is not there → why.
         is_main: the size of the op that the figure shows and that has all contenders.
         adds_to_baseline: the baseline is a part of the work of the others; what they add to it is asked.
+        back_to_back: runs follow one another as in a training loop, where time in which a GPU waits for the host counts.
     """
 
     op: str
     sizes: Mapping[str, int]
-    contenders: Mapping[str, Callable[[], object]]
+    contenders: Mapping[str, Run]
     bytes_read: int
     bytes_written: int = 0
     gradient_bytes: int = 0
@@ -40,6 +46,7 @@ class Case:
     absent: Mapping[str, str] = field(default_factory=dict)
     is_main: bool = False
     adds_to_baseline: bool = False
+    back_to_back: bool = False
 
     @property
     def name(self) -> str:
@@ -88,64 +95,61 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
 
 
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 9
-# A block shorter than this is mostly the clock and the scheduler.
-_SHORTEST_BLOCK = 5e-3
 _LONG_RUN = 0.3
 
 
-def measure(case: Case, *, budget: float, rounds: int | None = None) -> list[Measurement]:
+def measure(
+    case: Case, *, budget: float, rounds: int | None = None, meter: Meter | None = None
+) -> list[Measurement]:
     """Time every contender of a case, then its memory; the first contender is the baseline.
 
     Args:
         case: what to measure.
         budget: seconds that all rounds together may take; 3 to 9 rounds are made.
         rounds: as many instead, at least 2.
+        meter: what measures; by default the host's clock.
     """
-    floors = [_reading(case.bytes_read), _writing(case.bytes_written)]
-    runs = [_timer("run()", run=run) for run in case.contenders.values()]
-    first = [_first(timer, run, case) for timer, run in zip(runs, case.contenders.values())]
-    timers, once = [*floors, *runs], [*map(_once, floors), *(seconds for seconds, _ in first)]
-    blocks = [max(1, round(_SHORTEST_BLOCK / seconds)) for seconds in once]
-    round_seconds = sum(seconds * block for seconds, block in zip(once, blocks))
+    meter = HostMeter() if meter is None else meter
+    floors = meter.floors(case.bytes_read, case.bytes_written)
+    first = [_first(run, case, meter) for run in case.contenders.values()]
+    once = [*(_once(floor, meter, False) for floor in floors), *(seconds for seconds, _ in first)]
+    timed = [*((floor, False) for floor in floors)]
+    timed += [(run, case.back_to_back) for run in case.contenders.values()]
+    blocks = [meter.block(seconds, together) for seconds, (_, together) in zip(once, timed)]
+
+    def one_round() -> list[float]:
+        return [meter.seconds(run, block, together) for (run, together), block in zip(timed, blocks)]
+
+    start = time.perf_counter()
+    measured = [one_round()]
     if rounds is None:
-        rounds = min(max(int(budget / round_seconds), FEWEST_ROUNDS), MOST_ROUNDS)
-    measured = [[timer.timeit(block).mean for timer, block in zip(timers, blocks)] for _ in range(rounds)]
-    reading, writing, baseline, *_ = columns = list(zip(*measured))
-    traffic = [read + write if case.bytes_written else read for read, write in zip(reading, writing)]
+        rounds = min(max(int(budget / (time.perf_counter() - start)), FEWEST_ROUNDS), MOST_ROUNDS)
+    measured += [one_round() for _ in range(rounds - 1)]
+    reading, traffic, baseline, *_ = columns = list(zip(*measured))
+    if case.bytes_written == 0:
+        traffic = reading
     return [
         Measurement(name, seconds, baseline, reading, traffic, extra)
         for name, seconds, (_, extra) in zip(case.contenders, columns[2:], first)
     ]
 
 
-def _timer(statement: str, **names: object) -> Timer:
-    return Timer(statement, globals=names, num_threads=torch.get_num_threads())
-
-
-def _reading(size: int) -> Timer:
-    return _timer("memory.sum()", memory=torch.ones(max(1, size // 4)))
-
-
-def _writing(size: int) -> Timer:
-    return _timer("memory.zero_()", memory=torch.ones(max(1, size // 4)))
-
-
-def _once(timer: Timer) -> float:
+def _once(run: Run, meter: Meter, back_to_back: bool) -> float:
     """Seconds of one run, after one that warms up."""
-    timer.timeit(1)
-    return timer.timeit(1).mean
+    meter.seconds(run, 1, back_to_back)
+    return meter.seconds(run, 1, back_to_back)
 
 
-def _first(timer: Timer, run: Callable[[], object], case: Case) -> tuple[float, int | None]:
+def _first(run: Run, case: Case, meter: Meter) -> tuple[float, int | None]:
     """Seconds of one run and its memory. A long run tells both at once; a short one is mostly warming up."""
     start = time.perf_counter()
-    extra = _extra_bytes(run, case.gradient_bytes)
+    extra = _extra_bytes(run, case.gradient_bytes, meter)
     seconds = time.perf_counter() - start
     if seconds > _LONG_RUN:
         return seconds, extra
-    return _once(timer), _extra_bytes(run, case.gradient_bytes)
+    return _once(run, meter, case.back_to_back), _extra_bytes(run, case.gradient_bytes, meter)
 
 
-def _extra_bytes(run: Callable[[], object], gradient_bytes: int) -> int | None:
-    peak = peak_extra_bytes(run)
+def _extra_bytes(run: Run, gradient_bytes: int, meter: Meter) -> int | None:
+    peak = peak_extra_bytes(run, meter.device)
     return None if peak is None else max(0, peak - gradient_bytes)

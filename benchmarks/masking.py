@@ -6,11 +6,12 @@ import torch
 
 import electra_kernels
 from benchmarks import contenders, recipes
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Size
 
 
-def cases(quick: bool) -> Iterator[Case]:
-    yield _case(128, 128, is_main=not quick)
+def cases(size: Size) -> Iterator[Case]:
+    batch, length = (4, 16) if size == "tiny" else (128, 128)
+    yield _case(batch, length, is_main=size != "quick")
 
 
 def slots(length: int) -> int:

@@ -19,9 +19,9 @@ _USUAL = {_TRIM_THRESHOLD: 64 << 20, _MMAP_THRESHOLD: 32 << 20}
 _EAGER = {_TRIM_THRESHOLD: 128 << 10, _MMAP_THRESHOLD: 64 << 10}
 
 
-def peak_extra_bytes(run: Callable[[], object]) -> int | None:
+def peak_extra_bytes(run: Callable[[], object], device: torch.device) -> int | None:
     """Call ``run`` once, warm; None where the system does not tell. On a CPU 0.3 MB are noise."""
-    if torch.get_default_device().type == "cuda":
+    if device.type == "cuda":
         return _cuda_peak(run)
     return _resident_peak(run) if can_measure() else None
 

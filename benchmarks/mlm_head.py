@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -9,15 +10,26 @@ from torch.nn import functional as F
 
 import electra_kernels
 from benchmarks import contenders, recipes
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Size
+from benchmarks.meters import Graph
 from electra_kernels.pretraining.precision import has_native_bfloat16
+from electra_kernels.reference import chunks
 
 MAIN_ROWS, MAIN_WIDTH = 1024, 128
 HALVES = (torch.bfloat16, torch.float16)
 
 
-def cases(quick: bool) -> Iterator[Case]:
-    if quick:
+# 20 masked tokens in each of 128 rows, 77 in each of 256.
+GPU_ROWS = (2_560, 19_712)
+CHUNKS = (512, 1024, 2048, 4096)
+
+
+def cases(size: Size) -> Iterator[Case]:
+    if size == "tiny":
+        yield _from_logits(4, 300, is_main=True)
+        yield _from_hidden(4, 300, 16, is_main=True)
+        return
+    if size == "quick":
         yield _from_logits(128, recipes.VOCAB_SIZE)
         yield _from_hidden(128, recipes.VOCAB_SIZE, MAIN_WIDTH)
         return
@@ -31,6 +43,13 @@ def cases(quick: bool) -> Iterator[Case]:
     for dtype in HALVES:
         yield _from_logits(MAIN_ROWS, recipes.VOCAB_SIZE, dtype)
         yield _from_hidden(_half_rows(dtype), recipes.VOCAB_SIZE, MAIN_WIDTH, dtype)
+
+
+def on_gpu(size: Size) -> Iterator[Case]:
+    """The linear head in bfloat16, back to back, also as a CUDA graph and with chunks of several lengths."""
+    for rows in (6, 9) if size == "tiny" else GPU_ROWS:
+        vocab_size, width = (300, 16) if size == "tiny" else (recipes.VOCAB_SIZE, MAIN_WIDTH)
+        yield _from_hidden(rows, vocab_size, width, torch.bfloat16, is_main=True, back_to_back=True)
 
 
 def _half_rows(dtype: torch.dtype) -> int:
@@ -104,7 +123,12 @@ def _eager_from_hidden(
 
 
 def _from_hidden(
-    rows: int, vocab_size: int, width: int, dtype: torch.dtype = torch.float32, is_main: bool = False
+    rows: int,
+    vocab_size: int,
+    width: int,
+    dtype: torch.dtype = torch.float32,
+    is_main: bool = False,
+    back_to_back: bool = False,
 ) -> Case:
     hidden = torch.randn(rows, width, dtype=dtype, requires_grad=True)
     weight = (0.02 * torch.randn(vocab_size, width)).to(dtype).requires_grad_()
@@ -127,6 +151,7 @@ def _from_hidden(
         torchs,
         {"its three products alone": _products(hidden.detach(), weight.detach())},
         contenders.ours("linear_cross_entropy_sample", ours, everywhere=is_main),
+        _graphs(ours, hidden.device) if back_to_back else {},
     )
     # the logits need not reach memory
     size = (rows * width + vocab_size * width + vocab_size) * dtype.itemsize
@@ -140,7 +165,24 @@ def _from_hidden(
         dtype=dtype,
         absent=absent | missing,
         is_main=is_main,
+        back_to_back=back_to_back,
     )
+
+
+def _graphs(ours: contenders.Run, device: torch.device) -> dict[str, contenders.Run]:
+    """In a CUDA graph, where launches cost nothing: as it is, and with as many rows a chunk."""
+
+    def in_chunks(rows: int) -> contenders.Run:
+        def run() -> object:
+            with patch.object(chunks, "chunk_rows", return_value=rows):
+                return ours()
+
+        return Graph(run, device)
+
+    return {
+        "ours, in a CUDA graph": Graph(ours, device),
+        **{f"ours, in a CUDA graph, {rows} rows a chunk": in_chunks(rows) for rows in CHUNKS},
+    }
 
 
 def _linear_cross_entropy(

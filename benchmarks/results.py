@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from electra_kernels import __version__, backends
 from electra_kernels.pretraining.precision import has_native_bfloat16
 
 FOLDER = Path(__file__).parent / "results"
+CPU = torch.device("cpu")
 
 
-def machine() -> dict[str, Any]:
+def machine(device: torch.device = CPU) -> dict[str, Any]:
     """What the figures depend on, without a date; ``name`` serves as the name of a file."""
-    device = torch.get_default_device()
     table = backends()
     capability = torch.backends.cpu.get_cpu_capability()
     facts = {
@@ -102,11 +102,45 @@ def _significant(values: Sequence[float]) -> list[float]:
 
 def write(path: Path, cases: Sequence[dict[str, Any]]) -> None:
     """A machine and its cases, one contender's figures a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"machine": machine(), "cases": list(cases)}, indent=1)
+    _write(path, {"machine": machine(), "cases": list(cases)})
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    text = json.dumps(values, indent=1)
     # Lists of numbers on one line.
     text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
-    path.write_text(text + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In one go, so that who is stopped while it is written leaves a whole file.
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(text + "\n")
+    unfinished.replace(path)
+
+
+def merge(
+    path: Path,
+    here: Mapping[str, Any],
+    section: str,
+    facts: Mapping[str, Any],
+    cases: Sequence[Mapping[str, Any]] | None,
+) -> None:
+    """Put one section of a run into a file that others have written to, in the place of what it has of that section.
+
+    Args:
+        path: a file of another machine, or none, is begun anew.
+        here: what `machine` returns.
+        section: its name, which its cases bear.
+        facts: about the section itself, added to those that are there.
+        cases: as `record`; None leaves those that are there.
+    """
+    values = read(path) if path.exists() else {"machine": None}
+    if values["machine"] != here:
+        values = {"machine": here, "sections": {}, "cases": []}
+    known = values["sections"].get(section, {}) if cases is None else {}
+    values["sections"][section] = {**known, **facts}
+    if cases is not None:
+        kept = [case for case in values["cases"] if case["section"] != section]
+        values["cases"] = kept + [{**case, "section": section} for case in cases]
+    _write(path, values)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from torch.nn.functional import linear
 
 import electra_kernels
 from benchmarks import contenders, recipes
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Size
 
 
-def cases(quick: bool) -> Iterator[Case]:
-    if quick:
-        yield _case(64, 128, 256)
+def cases(size: Size) -> Iterator[Case]:
+    if size != "full":
+        yield _case(64, 128, 256) if size == "quick" else _case(2, 16, 8, is_main=True)
         return
     yield _case(256, 512, 256, is_main=True)
     for dtype in (torch.bfloat16, torch.float16):

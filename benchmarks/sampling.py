@@ -7,13 +7,17 @@ from torch import Tensor
 
 import electra_kernels
 from benchmarks import contenders, masking, recipes
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Size
 
 MAIN_ROWS = 1024
 
 
-def cases(quick: bool) -> Iterator[Case]:
-    if quick:
+def cases(size: Size) -> Iterator[Case]:
+    if size == "tiny":
+        yield _sample(4, 300, is_main=True)
+        yield from _replacements(2, 16, is_main=True)
+        return
+    if size == "quick":
         yield _sample(128, recipes.VOCAB_SIZE)
         yield from _replacements(16, 128, is_main=False)
         return

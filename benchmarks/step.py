@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import contenders, masking, recipes
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Size
+from benchmarks.meters import Graph
 from electra_kernels import gather_rows
 from electra_kernels.models import Electra, Generator, electra_config
 from electra_kernels.pretraining.optimizer import make_optimizer
@@ -21,27 +22,37 @@ from electra_kernels.pretraining.recipe import RECIPES
 LENGTH = 128
 
 
-def cases(quick: bool) -> Iterator[Case]:
+def cases(size: Size) -> Iterator[Case]:
     native = has_native_bfloat16(torch.get_default_device())
     absent = {} if native else {"bfloat16 autocast": "this device has no bfloat16 instructions"}
-    batch = 2 if quick else 16
-    yield _case(batch, torch.float32, absent, is_main=not quick)
-    if quick:
+    batch = 16 if size == "full" else 2
+    yield _case(batch, torch.float32, absent, is_main=size == "full")
+    if size != "full":
         return
     if native:
         yield _case(batch, torch.bfloat16, {}, is_main=False)
     yield _demo()
 
 
-def _case(batch: int, dtype: torch.dtype, absent: dict[str, str], is_main: bool) -> Case:
+def on_gpu(size: Size) -> Iterator[Case]:
+    """In bfloat16, with a batch that fills a GPU; encoders and ours also as CUDA graphs."""
+    yield _case(2 if size == "tiny" else 128, torch.bfloat16, {}, is_main=False, back_to_back=True)
+
+
+def _case(
+    batch: int, dtype: torch.dtype, absent: dict[str, str], is_main: bool, back_to_back: bool = False
+) -> Case:
     model = Electra(electra_config("small", vocab_size=recipes.VOCAB_SIZE, mask_token_id=recipes.MASK))
     step = _Step(model, torch.randint(1000, recipes.VOCAB_SIZE, (batch, LENGTH)), dtype)
-    runs = {
+    runs: dict[str, contenders.Run] = {
         "encoders alone": step.encoders,
         "eager, masked rows": lambda: step.run(lambda: step.eager(_loss_of_masked_rows)),
         "eager, all rows": lambda: step.run(lambda: step.eager(_loss_of_all_rows)),
         "ours": lambda: step.run(step.ours),
     }
+    if back_to_back:
+        for name in ("encoders alone", "ours"):
+            runs[f"{name}, in a CUDA graph"] = Graph(runs[name], step.input_ids.device)
     gradient_bytes = sum(parameter.nbytes for parameter in model.parameters())
     return Case(
         "ELECTRA-Small step" if dtype == torch.float32 else "ELECTRA-Small step, autocast",
@@ -55,6 +66,7 @@ def _case(batch: int, dtype: torch.dtype, absent: dict[str, str], is_main: bool)
         absent=absent,
         is_main=is_main,
         adds_to_baseline=True,
+        back_to_back=back_to_back,
     )
 
 
@@ -70,18 +82,18 @@ class _Step:
         self.upstream = [torch.randn(*input_ids.shape, width) / input_ids.numel() for width in widths]
 
     def run(self, loss: Callable[[], Tensor]) -> None:
-        self.model.zero_grad(set_to_none=True)
         with self._autocast():
             value = loss()
         value.backward()
+        self.model.zero_grad(set_to_none=True)
 
     def encoders(self) -> None:
-        self.model.zero_grad(set_to_none=True)
         with self._autocast():
             states = [part.encoder(self.input_ids) for part in (self.generator, self.discriminator)]
         torch.autograd.backward(
             states, [upstream.to(state.dtype) for upstream, state in zip(self.upstream, states)]
         )
+        self.model.zero_grad(set_to_none=True)
 
     def ours(self) -> Tensor:
         return self.model(self.input_ids, None, self.everywhere).loss
@@ -132,9 +144,9 @@ def _demo() -> Case:
     everywhere = torch.ones_like(input_ids, dtype=torch.bool)
 
     def run() -> None:
-        optimizer.zero_grad(set_to_none=True)
         model(input_ids, everywhere, everywhere).loss.backward()
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     served = contenders.ours("linear_cross_entropy_sample", run, everywhere=True)
     reference = served.pop("ours, reference", run)
