@@ -1,9 +1,43 @@
-// electra_kernels_cuda::replace_tokens: see electra_kernels/ops/sampling.py.
+// electra_kernels_cuda::sample_tokens, its gradient, replace_tokens and sample_replacements: see
+// electra_kernels/ops/sampling.py.
 
-#include "host.h"
+#include "logits.h"
 
 namespace electra_kernels {
 namespace {
+
+std::tuple<Tensor, Tensor> sample_tokens(const Tensor& logits, const std::optional<Tensor>& banned,
+                                         const Tensor& uniforms, double temperature) {
+  const OnDevice device(logits);
+  const Tensor view = viewable(logits);
+  const LogitRows rows = rows_of(view, false);
+  const Tensor packed_uniforms = packed(uniforms);
+  const std::optional<Tensor> packed_banned = packed(banned);
+  Tensor logsumexp = empty_like(uniforms, ScalarType::Float);
+  Tensor tokens = empty_like(uniforms, ScalarType::Long);
+  const SamplingBatch batch = {data_or_null<int64_t>(packed_banned),
+                               true,
+                               false,
+                               packed_uniforms.const_data_ptr<double>(),
+                               static_cast<float>(1 / temperature),
+                               logsumexp.mutable_data_ptr<float>(),
+                               tokens.mutable_data_ptr<int64_t>()};
+  check_values(logits, {batch.uniforms, batch.banned, rows.count, rows.size, true, -1}, device.stream);
+  const Scratch scratch(logits, visit_scratch(rows));
+  sample_rows(rows, batch, scratch.get(), device.stream);
+  return {logsumexp, tokens};
+}
+
+Tensor sample_tokens_backward(const Tensor& grad_logsumexp, const Tensor& logits, const Tensor& logsumexp) {
+  const OnDevice device(logits);
+  Tensor gradient = empty_like(logits, logits.scalar_type());
+  const Tensor upstream = packed(grad_logsumexp), packed_logsumexp = packed(logsumexp);
+  const GradientBatch batch = {packed_logsumexp.const_data_ptr<float>(), nullptr, 0,
+                               upstream.const_data_ptr<float>(),         true,    nullptr};
+  const Tensor view = viewable(logits);
+  gradient_rows(rows_of(view, false), batch, rows_of(gradient, true), device.stream);
+  return gradient;
+}
 
 // tokens [B, K], contiguous.
 std::tuple<Tensor, Tensor> replace(const Tensor& input_ids, const Tensor& positions, const Tensor& tokens,
@@ -32,13 +66,47 @@ std::tuple<Tensor, Tensor> replace_tokens(const Tensor& input_ids, const Tensor&
   return replace(input_ids, positions, packed(tokens), device.stream);
 }
 
+std::tuple<Tensor, Tensor> sample_replacements(const Tensor& logits, const Tensor& input_ids,
+                                               const Tensor& positions, const Tensor& targets,
+                                               const Tensor& uniforms, double temperature,
+                                               bool ban_original) {
+  const OnDevice device(logits);
+  const Tensor view = viewable(logits);
+  const LogitRows rows = rows_of(view, false);
+  const Tensor packed_uniforms = packed(uniforms), packed_targets = packed(targets);
+  Tensor tokens = empty_like(targets, ScalarType::Long);
+  const SamplingBatch batch = {packed_targets.const_data_ptr<int64_t>(),
+                               ban_original,
+                               true,
+                               packed_uniforms.const_data_ptr<double>(),
+                               static_cast<float>(1 / temperature),
+                               nullptr,
+                               tokens.mutable_data_ptr<int64_t>()};
+  check_values(logits, {batch.uniforms, batch.banned, rows.count, rows.size, true, -1}, device.stream);
+  const Scratch scratch(logits, visit_scratch(rows));
+  sample_rows(rows, batch, scratch.get(), device.stream);
+  return replace(input_ids, positions, tokens, device.stream);
+}
+
 }  // namespace
 }  // namespace electra_kernels
 
 STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cuda, library) {
   library.def(
+      "sample_tokens(Tensor logits, Tensor? banned, Tensor uniforms, float temperature) "
+      "-> (Tensor logsumexp, Tensor tokens)");
+  library.def("sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor logsumexp) -> Tensor");
+  library.def(
       "replace_tokens(Tensor input_ids, Tensor positions, Tensor tokens) "
       "-> (Tensor input_ids, Tensor is_replaced)");
+  library.def(
+      "sample_replacements(Tensor logits, Tensor input_ids, Tensor positions, Tensor targets, Tensor "
+      "uniforms, float temperature, bool ban_original) -> (Tensor input_ids, Tensor is_replaced)");
 }
 
-EK_LIBRARY_IMPL(library) { library.impl("replace_tokens", TORCH_BOX(&electra_kernels::replace_tokens)); }
+EK_LIBRARY_IMPL(library) {
+  library.impl("sample_tokens", TORCH_BOX(&electra_kernels::sample_tokens));
+  library.impl("sample_tokens_backward", TORCH_BOX(&electra_kernels::sample_tokens_backward));
+  library.impl("replace_tokens", TORCH_BOX(&electra_kernels::replace_tokens));
+  library.impl("sample_replacements", TORCH_BOX(&electra_kernels::sample_replacements));
+}
