@@ -1,11 +1,12 @@
 """`cross_entropy_sample`, in place too, its gradient, and the row kernel of the linear head: see
 electra_kernels/ops/mlm_head.py.
 
-Where the gradient may overwrite the logits and a row fits into the registers of one program (`_LONGEST`), each logit
-is read once and its gradient written once (`cross_entropy_rows_`): two passes over memory instead of the eight of
-eager soft-max, loss, sample and gradient. That is legal as the draw and the target's logit, the only other reads,
-come before the first write, with barriers between. Longer rows, and rows too few to fill the GPU one program each,
-are read by `cross_entropy_rows`, in parts if need be, and again by the gradient's kernel (softmax.py).
+`cross_entropy_rows` makes loss, sample and, where it may overwrite the logits, the gradient of a row in one program:
+memory is read once and written once instead of the eight passes of eager soft-max, loss, sample and gradient. The row
+is read again for its gradient, but from the cache: the rows that are under way at once are few (on an H100 500 of 61 KB
+in 50 MB). Overwriting is legal as the draw and the target's logit, the only reads of other columns, come before the
+first write, with a barrier between. Rows too few to fill the GPU one program each are visited in parts, and their
+gradient is softmax.py's.
 """
 
 from typing import Any
@@ -21,57 +22,19 @@ from electra_kernels.reference.chunks import RowKernels
 from electra_kernels.triton import launch, rows
 from electra_kernels.triton.softmax import write_softmax
 
-_WARPS = 4
-_LONGEST = 32 * rows.TILE.value  # a tile per warp, and no program has more warps
+# Of a row: enough that the rows under way fit into the cache, few enough that several hide each other's latency.
+_WARPS = 8
 _BLOCK = 1024
 
 
 @triton.jit
-def finish_row(
-    start,
-    bias,
-    row,
-    target,
-    is_ignored,
-    maxima,
-    sums,
-    drawable,
-    uniforms,
-    losses,
-    tokens,
-    is_top1,
-    logsumexp,
-    size,
-    step,
-    inverse_temperature,
-    VECTOR: tl.constexpr,
-    BIAS_VECTOR: tl.constexpr,
-    BANS: tl.constexpr,
-):
-    """Loss, token, top-1 and log-sum-exp of a row from the statistics of its tiles, and the first back, with
-    maximum of the row and logarithm of its sum of exp(x - maximum)."""
-    maximum, log_total, is_good = rows.row_total(maxima, sums)
-    u = tl.load(uniforms + row)
-    token = rows.draw_token(
-        start, bias, maxima, drawable, u, target, size, step, inverse_temperature, VECTOR, BIAS_VECTOR, BANS
-    )
-    log_total = tl.where(is_good, log_total, float("nan"))
-    target_logit = rows.load_logit(start, bias, target, size, step, VECTOR)
-    loss = (maximum - target_logit) + log_total
-    tl.store(losses + row, tl.where(is_ignored, 0.0, loss))
-    tl.store(tokens + row, tl.where(is_good & (is_ignored == 0), token, -1))
-    tl.store(is_top1 + row, (target_logit == maximum) & (is_ignored == 0))
-    tl.store(logsumexp + row, tl.where(is_ignored, 0.0, maximum + log_total))
-    return loss, maximum, log_total
-
-
-@triton.jit
 def cross_entropy_rows(
-    logits,  # N rows of size elements
+    logits,  # N rows of size elements; their gradient, if it is written
     offsets,  # [N] or None
     bias,  # [size] float32 or None
     targets,  # [N]
     uniforms,  # [N] float64
+    scale,  # one float32 that multiplies the gradient, or None
     statistics,  # [N, 3, tiles] float32
     losses,  # [N] float32
     tokens,  # [N] int64
@@ -90,10 +53,12 @@ def cross_entropy_rows(
     WARPS: tl.constexpr,
     TEMPERED: tl.constexpr,
     BANS: tl.constexpr,
+    PADS: tl.constexpr,
     VISITS: tl.constexpr,
     DRAWS: tl.constexpr,
+    WRITES: tl.constexpr,
 ):
-    """A program per row that visits and draws; or parts x N that visit, then N that draw."""
+    """A program per row that visits, draws and writes the gradient; or parts x N that visit, then N that draw."""
     row = tl.program_id(0) // parts
     start = logits + rows.row_start(offsets, stride, row, VECTOR)
     statistics += row.to(tl.int64) * 3 * tiles
@@ -103,119 +68,39 @@ def cross_entropy_rows(
         first, last = rows.part_of_row(tl.program_id(0) % parts, parts, tiles, WARPS)
         last = tl.where(is_ignored, first, last)
         rows.visit_tiles(
-            start,
-            bias,
-            size,
-            step,
-            inverse_temperature,
-            statistics,
-            first,
-            last,
-            tiles,
-            VECTOR,
-            BIAS_VECTOR,
-            WARPS,
-            TEMPERED,
-        )
+            start, bias, size, step, inverse_temperature, statistics, first, last, tiles,
+            VECTOR, BIAS_VECTOR, WARPS, TEMPERED,
+        )  # fmt: skip
     if VISITS and DRAWS:
         tl.debug_barrier()  # what other warps have written is about to be read
     if DRAWS:
         maxima, sums, drawable = rows.load_statistics(statistics, tiles, TILES, TEMPERED)
-        finish_row(
-            start,
-            bias,
-            row,
-            target,
-            is_ignored,
-            maxima,
-            sums,
-            drawable,
-            uniforms,
-            losses,
-            tokens,
-            is_top1,
-            logsumexp,
-            size,
-            step,
-            inverse_temperature,
-            VECTOR,
-            BIAS_VECTOR,
-            BANS,
-        )
-
-
-@triton.jit
-def cross_entropy_rows_(
-    logits,  # N rows of size elements, which become their gradient
-    offsets,  # [N] or None
-    bias,  # [size] float32 or None
-    targets,  # [N]
-    uniforms,  # [N] float64
-    scale,  # one float32 that multiplies the gradient, or None
-    losses,  # [N] float32
-    tokens,  # [N] int64
-    is_top1,  # [N] bool
-    logsumexp,  # [N] float32
-    stride,
-    step,
-    size,
-    ignore_index,
-    inverse_temperature,
-    VECTOR: tl.constexpr,
-    BIAS_VECTOR: tl.constexpr,
-    WARPS: tl.constexpr,
-    TEMPERED: tl.constexpr,
-    BANS: tl.constexpr,
-    PADS: tl.constexpr,  # the last vector ends in padding, which is -inf
-):
-    """A program per row, a warp per tile; the exponentials stay in registers until the log-sum-exp is known."""
-    row = tl.program_id(0)
-    start = logits + rows.row_start(offsets, stride, row, VECTOR)
-    columns = rows.block_columns(0, VECTOR, WARPS)
-    inside = rows.is_inside(columns, size, VECTOR)
-    place = start + rows.places(columns, step, VECTOR)
-    target = tl.load(targets + row)
-    if target == ignore_index:
-        tl.store(place, rows.padded(tl.zeros(columns.shape, tl.float32), columns, size, PADS), inside)
-        tl.store(losses + row, 0.0)
-        tl.store(tokens + row, -1)
-        tl.store(is_top1 + row, False)
-        tl.store(logsumexp + row, 0.0)
-        return
-    factor = 1.0 if scale is None else tl.load(scale)
-    x = rows.load_columns(start, bias, columns, size, step, VECTOR, BIAS_VECTOR)
-    maxima = rows.tile_maxima(x)
-    x -= rows.finite_or_zero(maxima)[None, :, None]
-    weights = rows.exponential(x)
-    sums = rows.tile_sums(weights)
-    drawable = rows.tile_sums(rows.exponential(x * inverse_temperature)) if TEMPERED else sums
-    loss, maximum, log_total = finish_row(
-        start,
-        bias,
-        row,
-        target,
-        False,
-        maxima,
-        sums,
-        drawable,
-        uniforms,
-        losses,
-        tokens,
-        is_top1,
-        logsumexp,
-        size,
-        step,
-        inverse_temperature,
-        VECTOR,
-        BIAS_VECTOR,
-        BANS,
-    )
-    tl.debug_barrier()  # every warp has read what it needs of the row: now it may be overwritten
-    weights *= (rows.exponential((maxima - maximum) - log_total) * factor)[None, :, None]
-    tl.store(place, rows.padded(weights, columns, size, PADS), inside)
-    tl.debug_barrier()  # the soft-max is written: at the target, less one, without cancellation
-    is_column = (target >= 0) & (target < size)
-    tl.store(start + rows.places(target, step, VECTOR), rows.expm1(-loss) * factor, is_column)
+        maximum, log_total, is_good = rows.row_total(maxima, sums)
+        token = rows.draw_token(
+            start, bias, maxima, drawable, tl.load(uniforms + row), target, size, step, inverse_temperature,
+            VECTOR, BIAS_VECTOR, BANS,
+        )  # fmt: skip
+        log_total = tl.where(is_good, log_total, float("nan"))
+        target_logit = rows.load_logit(start, bias, target, size, step, VECTOR)
+        tl.store(losses + row, tl.where(is_ignored, 0.0, (maximum - target_logit) + log_total))
+        tl.store(tokens + row, tl.where(is_good & (is_ignored == 0), token, -1))
+        tl.store(is_top1 + row, (target_logit == maximum) & (is_ignored == 0))
+        log_total = tl.where(is_ignored, 0.0, maximum + log_total)
+        tl.store(logsumexp + row, log_total)
+    if DRAWS and WRITES:
+        factor = 1.0 if scale is None else tl.load(scale)
+        tl.debug_barrier()  # every warp has read its share of the row for the draw: now it may be overwritten
+        for tile in range(0, tiles, WARPS):
+            columns = rows.block_columns(tile, VECTOR, WARPS)
+            gradient = rows.softmax_columns(
+                start, bias, columns, log_total, factor, is_ignored, size, step, VECTOR, BIAS_VECTOR, PADS
+            )
+            inside = rows.is_inside(columns, size, VECTOR)
+            tl.store(start + rows.places(columns, step, VECTOR), gradient, inside)
+        tl.debug_barrier()  # the soft-max is written; now, less one without cancellation, its target
+        is_column = (target >= 0) & (target < size) & (is_ignored == 0)
+        at_target = rows.expm1(target_logit - log_total) * factor
+        tl.store(start + rows.places(target, step, VECTOR), at_target, is_column)
 
 
 @triton.jit
@@ -302,38 +187,9 @@ def _visit(
         return results
     targets, uniforms = targets.contiguous(), uniforms.contiguous()
     tiles = triton.cdiv(view.size, rows.TILE.value)
-    constants = {
-        "VECTOR": view.vector,
-        "BIAS_VECTOR": launch.bias_vector(bias),
-        "TEMPERED": temperature != 1,
-        "BANS": ban_original,
-    }
-    fills_the_device = 2 * view.number >= launch.multiprocessors(device)
-    if overwrites and view.size <= _LONGEST and fills_the_device:
-        warps = triton.next_power_of_2(tiles)
-        launch.run(
-            cross_entropy_rows_,
-            view.number,
-            view.tensor,
-            view.offsets,
-            bias,
-            targets,
-            uniforms,
-            scale,
-            *results,
-            view.stride,
-            view.step,
-            view.size,
-            ignore_index,
-            1 / temperature,
-            WARPS=warps,
-            PADS=view.pads,
-            num_warps=warps,
-            **constants,
-        )
-        return results
     statistics = losses.new_empty(view.number, 3, tiles)
-    for parts, visits, draws in launch.halves(view.number, triton.cdiv(tiles, _WARPS), device):
+    halves = launch.halves(view.number, triton.cdiv(tiles, _WARPS), device)
+    for parts, visits, draws in halves:
         launch.run(
             cross_entropy_rows,
             parts * view.number,
@@ -342,6 +198,7 @@ def _visit(
             bias,
             targets,
             uniforms,
+            scale,
             statistics,
             *results,
             view.stride,
@@ -351,14 +208,19 @@ def _visit(
             parts,
             ignore_index,
             1 / temperature,
+            VECTOR=view.vector,
+            BIAS_VECTOR=launch.bias_vector(bias),
             TILES=triton.next_power_of_2(tiles),
             WARPS=_WARPS,
+            TEMPERED=temperature != 1,
+            BANS=ban_original,
+            PADS=view.pads,
             VISITS=visits,
             DRAWS=draws,
+            WRITES=overwrites and visits,
             num_warps=_WARPS,
-            **constants,
         )
-    if overwrites:
+    if overwrites and len(halves) == 2:
         write_softmax(view, bias, logsumexp, targets, scale, None, view, ignore_index)
     return results
 

@@ -51,9 +51,7 @@ def places(columns, step, VECTOR: tl.constexpr):
 @triton.jit
 def is_inside(columns, size, VECTOR: tl.constexpr):
     """Columns below size, asked of whole vectors: they end with the row or in padding that is the kernel's own."""
-    if VECTOR <= 1:
-        return columns < size
-    return columns // VECTOR < tl.cdiv(size, VECTOR)
+    return columns < size if VECTOR <= 1 else columns // VECTOR * VECTOR < size
 
 
 @triton.jit
@@ -69,18 +67,13 @@ def block_columns(first_tile, VECTOR: tl.constexpr, WARPS: tl.constexpr):
 def load_columns(row, bias, columns, size, step, VECTOR: tl.constexpr, BIAS_VECTOR: tl.constexpr):
     """Logits (+ bias) as float32; -inf beyond the row."""
     inside = is_inside(columns, size, VECTOR)
-    x = tl.load(row + places(columns, step, VECTOR), inside, -INFINITY, eviction_policy="evict_first")
+    x = tl.load(row + places(columns, step, VECTOR), inside, -INFINITY)
     x = x.to(tl.float32)
     if bias is not None:
-        # The same for every row: it may stay in the L1 cache.
+        # The same for every row: it had better stay in the L1 cache.
         inside = is_inside(columns, size, BIAS_VECTOR)
         x += tl.load(bias + columns, inside, 0.0, eviction_policy="evict_last")
     return x
-
-
-@triton.jit
-def padded(values, columns, size, PADS: tl.constexpr):
-    return tl.where(columns < size, values, -INFINITY) if PADS else values
 
 
 @triton.jit
@@ -225,6 +218,27 @@ def draw_token(
     x, _ = load_tile(row, bias, tile, banned, size, step, VECTOR, BIAS_VECTOR, BANS)
     offset, _ = invert_cdf(exponential(x * inverse_temperature).to(tl.float64), fraction)
     return tl.where(maximum > -INFINITY, tile * TILE + offset, -1)
+
+
+@triton.jit
+def softmax_columns(
+    row,
+    bias,
+    columns,
+    logsumexp,
+    factor,
+    is_ignored,
+    size,
+    step,
+    VECTOR: tl.constexpr,
+    BIAS_VECTOR: tl.constexpr,
+    PADS: tl.constexpr,
+):
+    """softmax(x) factor of these columns; 0 in an ignored row, -inf in the padding."""
+    x = load_columns(row, bias, columns, size, step, VECTOR, BIAS_VECTOR)
+    values = tl.where(is_ignored, 0.0, exponential(x - logsumexp) * factor)
+    # The padding of a buffer that is the kernel's own is -inf; the last vector ends in it.
+    return tl.where(columns < size, values, -INFINITY) if PADS else values
 
 
 @triton.jit

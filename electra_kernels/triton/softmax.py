@@ -6,7 +6,7 @@ from torch import Tensor
 
 from electra_kernels.triton import launch, rows
 
-_BLOCK, _WARPS = 4096, 4
+_BLOCK, _WARPS = 2048, 4
 
 
 @triton.jit
@@ -39,29 +39,23 @@ def softmax_rows(
     row = tl.program_id(0) // blocks
     columns = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     source = logits + rows.row_start(offsets, stride, row, VECTOR)
-    sink = (
-        out
-        + rows.row_start(out_offsets, out_stride, row, OUT_VECTOR)
-        + rows.places(columns, out_step, OUT_VECTOR)
-    )
-    inside = rows.is_inside(columns, size, OUT_VECTOR)
-    target = tl.load(targets + row) if targets is not None else -1
-    if targets is not None and target == ignore_index:
-        tl.store(sink, rows.padded(tl.zeros([BLOCK], tl.float32), columns, size, PADS), inside)
-        return
-    scale = 1.0
-    if upstream is not None:
-        scale = tl.load(upstream + (row if PER_ROW else 0))
+    sink = out + rows.row_start(out_offsets, out_stride, row, OUT_VECTOR)
+    factor = 1.0 if upstream is None else tl.load(upstream + (row if PER_ROW else 0))
     if denominator is not None:
-        scale = (scale * rows.safe_reciprocal(tl.load(denominator))).to(tl.float32)
-    x = rows.load_columns(source, bias, columns, size, step, VECTOR, BIAS_VECTOR)
+        factor = (factor * rows.safe_reciprocal(tl.load(denominator))).to(tl.float32)
     log_total = tl.load(logsumexp + row)
-    gradient = rows.exponential(x - log_total)
+    target = tl.load(targets + row) if targets is not None else -1
+    is_ignored = target == ignore_index if targets is not None else False
+    gradient = rows.softmax_columns(
+        source, bias, columns, log_total, factor, is_ignored, size, step, VECTOR, BIAS_VECTOR, PADS
+    )
     if targets is not None:
-        at_target = rows.expm1(rows.load_logit(source, bias, target, size, step, VECTOR) - log_total)
+        target_logit = rows.load_logit(source, bias, target, size, step, VECTOR)
+        at_target = tl.where(is_ignored, 0.0, rows.expm1(target_logit - log_total) * factor)
         gradient = tl.where(columns == target, at_target, gradient)
         tl.debug_barrier()  # every warp has read the target's logit, which another may now overwrite
-    tl.store(sink, rows.padded(gradient * scale, columns, size, PADS), inside)
+    inside = rows.is_inside(columns, size, OUT_VECTOR)
+    tl.store(sink + rows.places(columns, out_step, OUT_VECTOR), gradient, inside)
 
 
 def write_softmax(
