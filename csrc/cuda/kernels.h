@@ -217,4 +217,38 @@ void bce_forward(const TokenBatch&, float* losses, const TokenTotals&, FirstBadR
 // gradient [count] of the type of the logits
 void bce_backward(const TokenBatch&, const UpstreamScale&, void* gradient, cudaStream_t);
 
+// Hidden states [count, size], which begin where kHidden says, and the layer that they go through.
+struct HeadRows {
+  int64_t size;
+  int64_t stride;    // of their numbers
+  bool is_vectored;  // they are whole vectors of 16 bytes
+  Numbers weight;    // [size]
+  Numbers bias;      // [] or null
+};
+
+struct HeadOutputs {
+  float* logits;  // [count]
+  float* losses;  // [count] or null
+  float*
+      shares;  // [blocks, size], each block's of the gradient of the weight; null: no gradient of parameters
+  Parameters weight_gradient;  // [size], zeros if there are no shares
+};
+
+// Gradients of the parameters that lack their scale, and where the scaled ones go.
+struct ScaledSums {
+  const float* weight;  // [size]; null: there are none
+  const float* bias;
+  Parameters weight_gradient, bias_gradient;
+};
+
+int head_blocks(int64_t count);
+void head_forward(const TokenBatch&, const HeadRows&, const HeadOutputs&, const TokenTotals&, FirstBadRow,
+                  cudaStream_t);
+// gradient [count, size]
+void head_backward(const TokenBatch&, const HeadRows&, const UpstreamScale&, const Parameters& gradient,
+                   const ScaledSums&, cudaStream_t);
+// Of the logits that the forward has left, for a loss per token.
+void head_parameter_gradients(const TokenBatch&, const HeadRows&, const UpstreamScale&, const HeadOutputs&,
+                              const TokenTotals&, cudaStream_t);
+
 }  // namespace electra_kernels

@@ -24,6 +24,12 @@ inline Tensor viewable(const Tensor& tensor) {
   return layout_of(tensor, tensor.dim() - 1) ? tensor : torch::stable::contiguous(tensor);
 }
 
+inline void write_back(const Tensor& tensor, const Tensor& view) {
+  if (view.const_data_ptr() == tensor.const_data_ptr()) return;
+  Tensor target = tensor;
+  torch::stable::copy_(target, view);
+}
+
 // Rows that are read, or written: then a tensor that is shared lazily gets memory of its own.
 inline LogitRows rows_of(const Tensor& tensor, bool is_written, const std::optional<Tensor>& bias = {}) {
   const int64_t size = tensor.size(-1);

@@ -16,6 +16,7 @@ namespace electra_kernels {
 namespace {
 
 constexpr float kInfinity = __builtin_inff();
+constexpr float kNaN = __builtin_nanf("");
 
 // Of a tile, those of a lane.
 template <typename T>
@@ -68,7 +69,7 @@ __device__ Row<T> row_at(const LogitRows& rows, int64_t index) {
 // NaN where there is no such column.
 template <typename T>
 __device__ float logit_at(const Row<T>& row, int64_t column) {
-  if (static_cast<uint64_t>(column) >= static_cast<uint64_t>(row.size)) return __int_as_float(0x7fffffff);
+  if (static_cast<uint64_t>(column) >= static_cast<uint64_t>(row.size)) return kNaN;
   const float x = to_float(row[static_cast<int>(column)]);
   return row.bias == nullptr ? x : x + row.bias[column];
 }

@@ -1,0 +1,230 @@
+// Masked-LM loss, sample and gradient of rows of logits:
+//
+//     loss = logsumexp(x) - x[target]        d/dx = softmax(x) - one_hot(target)
+//
+// Where the gradient may overwrite the logits, one block reads a row into shared memory and writes its
+// gradient from there: two passes over memory, where eager soft-max, loss, sample and gradient make eight.
+// That is legal as all that is read from memory, the row and its target's logit, has been read before the
+// barrier behind which the first is overwritten; the draw reads its tile on the chip, by one warp, while the
+// others are writing. A row that does not fit, and rows too few to fill the GPU a block each, are visited as
+// those are whose logits are kept, and read again by the kernel of the gradient.
+
+#include "rows.h"
+
+namespace electra_kernels {
+namespace {
+
+// Of a block that holds a row: one of floats takes twice the memory, so half as many are there at once.
+template <typename T>
+constexpr int kHoldWarps = 4 * static_cast<int>(sizeof(T));
+constexpr int kThreads = 256;
+
+struct Target {
+  int column;  // -1: there is no such column
+  float logit;
+};
+
+template <typename T>
+__device__ Target target_of(const Row<T>& row, int64_t target) {
+  const bool is_inside = target >= 0 && target < row.size;
+  return {is_inside ? static_cast<int>(target) : -1, logit_at(row, target)};
+}
+
+__device__ float loss_of(const RowSums& sums, const Target& target) {
+  return sums.is_bad ? kNaN : (sums.maximum - target.logit) + sums.log_total;
+}
+
+__device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, float loss, int token,
+                                 bool is_top1, float logsumexp) {
+  if (lane() != 0) return;
+  batch.losses[index] = loss;
+  batch.tokens[index] = token;
+  batch.is_top1[index] = is_top1;
+  batch.logsumexp[index] = logsumexp;
+}
+
+// One warp: the draw, and what is known of the row.
+template <typename T>
+__device__ void finish_row(const Row<T>& row, int shift, const CrossEntropyBatch& batch, int64_t index,
+                           const Draw& draw, const Tiles& tiles, const RowSums& sums, const Target& target) {
+  int token = -1;
+  if (!sums.is_bad && sums.high > -kInfinity) token = draw_token(row, shift, draw, tiles, sums.high);
+  const float logsumexp = sums.is_bad ? kNaN : sums.logsumexp();
+  // Of a row with a NaN the maximum is that of the rest.
+  const bool is_top1 = target.logit == sums.maximum && sums.log_total == sums.log_total;
+  write_statistics(batch, index, loss_of(sums, target), token, is_top1, logsumexp);
+}
+
+// The logits are kept.
+template <typename T>
+__global__ void __launch_bounds__(kVisitWarps* kWarp)
+    cross_entropy_row(const LogitRows rows, const CrossEntropyBatch batch, float* const scratch,
+                      const Parts parts) {
+  EK_DYNAMIC_SHARED(shared_sums, float);
+  const int64_t index = blockIdx.x / parts.count;
+  const Row<T> row = row_at<T>(rows, index);
+  const int shift = row.shift();
+  const Tiles tiles = tiles_at(scratch == nullptr ? shared_sums : scratch + index * 3 * tiles_of(row.size),
+                               row.size, batch.inverse_temperature);
+  const bool is_last_warp = threadIdx.x / kWarp == blockDim.x / kWarp - 1;
+  if (batch.targets[index] == batch.ignore_index) {
+    if (parts.draws && is_last_warp) write_statistics(batch, index, 0, -1, false, 0);
+    return;
+  }
+  const Target target = target_of(row, batch.targets[index]);
+  const Draw draw = {batch.uniforms[index], batch.ban_original ? target.column : -1,
+                     batch.inverse_temperature};
+  if (parts.visits) visit_part(row, shift, draw, tiles, parts.count);
+  EK_BARRIER(mlm_head_tiles_complete);
+  if (!parts.draws || !is_last_warp) return;
+  const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
+  finish_row(row, shift, batch, index, draw, tiles, sums, target);
+}
+
+// Of a tile, what a lane will read of it.
+template <typename T>
+__device__ void copy_tile(const Row<T>& row, int first, const Places& places, const Row<T>& copy) {
+  if (row.has_vectors(first, kTile)) {
+    uint4 bits[kVectors<T>];
+    for (int v = 0; v < kVectors<T>; ++v) bits[v] = load16(row.logits + places.begin + v * places.step);
+    for (int v = 0; v < kVectors<T>; ++v) store16(copy.logits + places.begin + v * places.step, bits[v]);
+    return;
+  }
+  for (int v = 0; v < kVectors<T>; ++v) {
+    const int column = places.begin + v * places.step;
+    if (row.has_vectors(column, kPerVector<T>)) {
+      store16(copy.logits + column, load16(row.logits + column));
+      continue;
+    }
+    for (int i = column; i < column + kPerVector<T>; ++i) {
+      if (EK_BOUND(inplace_columns_read, row.has(i))) copy[i] = row[i];
+    }
+  }
+}
+
+template <typename T>
+__device__ void write_zeros(const Row<T>& row, int shift, int tile) {
+  const Places places = interleaved<T>(tile * kTile - shift);
+  const Share<T> zeros = {};
+  store_tile(row, places, zeros);
+}
+
+// The logits become their gradient.
+template <typename T>
+__global__ void __launch_bounds__(kHoldWarps<T>* kWarp)
+    cross_entropy_row_(const LogitRows rows, const CrossEntropyBatch batch) {
+  EK_DYNAMIC_SHARED(memory, T);  // the row, a whole number of tiles, and behind it their sums
+  const int64_t index = blockIdx.x;
+  const Row<T> row = row_at<T>(rows, index);
+  const int shift = row.shift(), count = tiles_of(row.size), warps = static_cast<int>(blockDim.x) / kWarp;
+  if (batch.targets[index] == batch.ignore_index) {
+    for (int tile = warp(); tile < count; tile += warps) write_zeros(row, shift, tile);
+    if (warp() == 0) write_statistics(batch, index, 0, -1, false, 0);
+    return;
+  }
+  // Where the row's vectors begin, so do those of the copy.
+  const Row<T> copy = {memory + shift, row.bias, 1, row.size};
+  const Tiles tiles =
+      tiles_at(reinterpret_cast<float*>(memory + count * kTile), row.size, batch.inverse_temperature);
+  const Target target = target_of(row, batch.targets[index]);
+  const Draw draw = {batch.uniforms[index], batch.ban_original ? target.column : -1,
+                     batch.inverse_temperature};
+  for (int tile = warp(); tile < count; tile += warps) {
+    const int first = tile * kTile - shift;
+    copy_tile(row, first, interleaved<T>(first), copy);
+    visit_tile(copy, shift, draw, tiles, tile);
+  }
+  EK_BARRIER(inplace_tiles_complete);
+
+  const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
+  // The last warp has the fewest tiles.
+  if (warp() == warps - 1) finish_row(copy, shift, batch, index, draw, tiles, sums, target);
+  const float logsumexp = sums.is_bad ? kNaN : sums.logsumexp();
+  const float scale = batch.scale == nullptr ? 1 : *batch.scale;
+  for (int tile = warp(); tile < count; tile += warps) {
+    const int first = tile * kTile - shift;
+    const Places places = interleaved<T>(first);
+    Share<T> x;
+    load_tile(copy, first, places, x);
+    soft_max_less_target<T>(first, places, logsumexp, target.column, -loss_of(sums, target), scale, x);
+    store_tile(row, places, x);
+  }
+}
+
+// One block.
+__global__ void __launch_bounds__(kThreads) reduce_all_losses(const LossReduction reduction) {
+  EK_SHARED(scratch, double[kThreads / kWarp]);
+  double total = 0, counted = 0;
+  for (int64_t i = threadIdx.x; i < reduction.count; i += kThreads) {
+    if (reduction.losses != nullptr) total += reduction.losses[i];
+    counted += reduction.targets[i] != reduction.ignore_index;
+  }
+  total = reduce_block(total, scratch, Sum());
+  counted = reduce_block(counted, scratch, Sum());
+  if (threadIdx.x != 0) return;
+  double divisor = 1;
+  if (reduction.is_mean) divisor = reduction.normalizer == nullptr ? counted : *reduction.normalizer;
+  const double factor = reciprocal_or_zero(divisor);
+  if (reduction.losses != nullptr) *reduction.loss = static_cast<float>(total * factor);
+  if (reduction.denominator != nullptr) *reduction.denominator = divisor;
+  if (reduction.reciprocal != nullptr) *reduction.reciprocal = static_cast<float>(factor);
+}
+
+// As many blocks as run at once take turns, so that there are few to end where there is nothing to do.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    scale_row(const LogitRows rows, const float* const factors, const bool is_per_row, const int blocks) {
+  if (!is_per_row && *factors == 1) return;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  for (int64_t i = blockIdx.x; i < rows.count * blocks; i += gridDim.x) {
+    const int64_t index = i / blocks;
+    const int tile = static_cast<int>(i % blocks) * warps + warp();
+    if (tile >= tiles_of(rows.size)) continue;
+    const float factor = factors[is_per_row ? index : 0];
+    const Row<T> row = row_at<T>(rows, index);
+    const int first = tile * kTile - row.shift();
+    const Places places = interleaved<T>(first);
+    Share<T> x;
+    load_tile(row, first, places, x);
+    for (int v = 0; v < kVectors<T>; ++v) {
+      for (int k = 0; k < kPerVector<T>; ++k) x[v][k] *= factor;
+    }
+    store_tile(row, places, x);
+  }
+}
+
+}  // namespace
+
+void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, float* scratch,
+                        cudaStream_t stream) {
+  with_type(rows.type, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t bytes = tiles_of(rows.size) * static_cast<int64_t>(kTile * sizeof(T) + 3 * sizeof(float));
+    if (batch.overwrites && parts_of(rows) == 1 && bytes <= current_device().shared_bytes) {
+      const int threads = warps_of(rows, kHoldWarps<T>) * kWarp;
+      launch(cross_entropy_row_<T>, {rows.count, threads, stream, bytes}, rows, batch);
+      return;
+    }
+    visit_in_parts(rows, scratch, stream, [&](const Parts& parts, const Launch& shape) {
+      launch(cross_entropy_row<T>, shape, rows, batch, scratch, parts);
+    });
+    if (!batch.overwrites) return;
+    gradient_rows(rows, {batch.logsumexp, batch.targets, batch.ignore_index, batch.scale, false, nullptr},
+                  rows, stream);
+  });
+}
+
+void reduce_losses(const LossReduction& reduction, cudaStream_t stream) {
+  launch(reduce_all_losses, {1, kThreads, stream}, reduction);
+}
+
+void scale_rows(const LogitRows& rows, const float* factors, bool is_per_row, cudaStream_t stream) {
+  const int warps = warps_of(rows), blocks = (tiles_of(rows.size) + warps - 1) / warps;
+  const int64_t at_once = 8 * current_device().multiprocessors;
+  with_type(rows.type, [&](auto zero) {
+    launch(scale_row<decltype(zero)>, {min(rows.count * blocks, at_once), warps * kWarp, stream}, rows,
+           factors, is_per_row, blocks);
+  });
+}
+
+}  // namespace electra_kernels

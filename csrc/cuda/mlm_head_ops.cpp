@@ -1,0 +1,198 @@
+// electra_kernels_cuda::cross_entropy_sample, its gradients, and the row kernel of the chunked linear head:
+// see electra_kernels/ops/mlm_head.py.
+
+#include "logits.h"
+
+namespace electra_kernels {
+namespace {
+
+// What the rows of one call share.
+struct Options {
+  int64_t ignore_index;
+  double temperature;
+  bool ban_original;
+};
+
+// Per row [...], written for every row.
+struct Statistics {
+  explicit Statistics(const Tensor& targets)
+      : losses(empty_like(targets, ScalarType::Float)),
+        tokens(empty_like(targets, ScalarType::Long)),
+        is_top1(empty_like(targets, ScalarType::Bool)),
+        logsumexp(empty_like(targets, ScalarType::Float)) {}
+  Tensor losses, tokens, is_top1, logsumexp;
+};
+
+// One visit to every row of logits. With `overwrites`, the logits become their gradient times `scale`, a
+// float on the device or null.
+Statistics visit_rows(const Tensor& logits, const std::optional<Tensor>& bias, const Tensor& targets,
+                      const Tensor& uniforms, const Options& options, bool overwrites, const float* scale,
+                      cudaStream_t stream) {
+  const Tensor view = viewable(logits);
+  const LogitRows rows = rows_of(view, overwrites, bias);
+  const Tensor packed_targets = packed(targets), packed_uniforms = packed(uniforms);
+  Statistics out(targets);
+  const CrossEntropyBatch batch = {packed_targets.const_data_ptr<int64_t>(),
+                                   options.ignore_index,
+                                   packed_uniforms.const_data_ptr<double>(),
+                                   static_cast<float>(1 / options.temperature),
+                                   options.ban_original,
+                                   overwrites,
+                                   scale,
+                                   out.losses.mutable_data_ptr<float>(),
+                                   out.tokens.mutable_data_ptr<int64_t>(),
+                                   out.is_top1.mutable_data_ptr<bool>(),
+                                   out.logsumexp.mutable_data_ptr<float>()};
+  check_values(logits, {batch.uniforms, batch.targets, rows.count, rows.size, false, options.ignore_index},
+               stream);
+  const Scratch scratch(logits, visit_scratch(rows));
+  cross_entropy_rows(rows, batch, scratch.get(), stream);
+  if (overwrites) write_back(logits, view);
+  return out;
+}
+
+// What "mean" divides by, 1 otherwise, and its reciprocal.
+struct Reduced {
+  explicit Reduced(const Tensor& targets)
+      : loss(torch::stable::new_empty(targets, {}, ScalarType::Float)),
+        denominator(torch::stable::new_empty(targets, {}, ScalarType::Double)),
+        reciprocal(torch::stable::new_empty(targets, {}, ScalarType::Float)) {}
+  Tensor loss, denominator, reciprocal;
+};
+
+// The sum of the losses over the denominator; without losses, that is not written.
+Reduced reduced(const std::optional<Tensor>& losses, const Tensor& targets,
+                const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
+                cudaStream_t stream) {
+  const Tensor packed_targets = packed(targets);
+  Reduced out(targets);
+  reduce_losses(
+      {data_or_null<float>(losses), packed_targets.const_data_ptr<int64_t>(), targets.numel(), ignore_index,
+       reduction == "mean", data_or_null<double>(normalizer), out.loss.mutable_data_ptr<float>(),
+       out.denominator.mutable_data_ptr<double>(), out.reciprocal.mutable_data_ptr<float>()},
+      stream);
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
+    const Tensor& logits, const Tensor& targets, const Tensor& uniforms,
+    const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
+    double temperature, bool ban_original) {
+  const OnDevice device(logits);
+  const Options options = {ignore_index, temperature, ban_original};
+  const Statistics rows =
+      visit_rows(logits, std::nullopt, targets, uniforms, options, false, nullptr, device.stream);
+  const Reduced sums = reduced(rows.losses, targets, normalizer, ignore_index, reduction, device.stream);
+  return {reduction == "none" ? rows.losses : sums.loss, rows.tokens, rows.is_top1, rows.logsumexp,
+          sums.denominator};
+}
+
+// The factor that is still missing is 1 / denominator in float16, which would flush the gradient to zero,
+// else 1.
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(const Tensor& logits, const Tensor& targets,
+                                                                 const Tensor& uniforms,
+                                                                 const std::optional<Tensor>& normalizer,
+                                                                 int64_t ignore_index,
+                                                                 const std::string& reduction,
+                                                                 double temperature, bool ban_original) {
+  const OnDevice device(logits);
+  const Options options = {ignore_index, temperature, ban_original};
+  const bool is_later = type_of(logits) == Type::kFloat16;
+  const Tensor scale =
+      reduced(std::nullopt, targets, normalizer, ignore_index, reduction, device.stream).reciprocal;
+  const Statistics rows = visit_rows(logits, std::nullopt, targets, uniforms, options, true,
+                                     is_later ? nullptr : scale.const_data_ptr<float>(), device.stream);
+  const Reduced sums = reduced(rows.losses, targets, normalizer, ignore_index, reduction, device.stream);
+  Tensor factor = sums.reciprocal;
+  if (!is_later) torch::stable::fill_(factor, 1.0);
+  return {sums.loss, rows.tokens, rows.is_top1, factor};
+}
+
+Tensor cross_entropy_sample_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& targets,
+                                     const Tensor& logsumexp, const Tensor& denominator,
+                                     int64_t ignore_index) {
+  const OnDevice device(logits);
+  const Tensor view = viewable(logits);
+  const Tensor packed_logsumexp = packed(logsumexp), packed_targets = packed(targets);
+  const Tensor upstream = packed(grad_loss);
+  Tensor gradient = empty_like(logits, logits.scalar_type());
+  const GradientBatch batch = {packed_logsumexp.const_data_ptr<float>(),
+                               packed_targets.const_data_ptr<int64_t>(),
+                               ignore_index,
+                               upstream.const_data_ptr<float>(),
+                               grad_loss.dim() > 0,
+                               denominator.const_data_ptr<double>()};
+  gradient_rows(rows_of(view, false), batch, rows_of(gradient, true), device.stream);
+  return gradient;
+}
+
+void scale_gradient_(const Tensor& gradient, const Tensor& scale) {
+  const OnDevice device(gradient);
+  const Tensor view = viewable(gradient), packed_scale = packed(scale);
+  scale_rows(rows_of(view, true), packed_scale.const_data_ptr<float>(), scale.dim() > 0, device.stream);
+  write_back(gradient, view);
+}
+
+// The row kernel of the chunked linear head.
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_rows_(const Tensor& logits,
+                                                               const std::optional<Tensor>& bias,
+                                                               const Tensor& targets, const Tensor& uniforms,
+                                                               int64_t ignore_index, double temperature,
+                                                               bool ban_original, bool writes_gradient) {
+  const OnDevice device(logits);
+  const Options options = {ignore_index, temperature, ban_original};
+  const Statistics rows =
+      visit_rows(logits, bias, targets, uniforms, options, writes_gradient, nullptr, device.stream);
+  return {rows.losses, rows.tokens, rows.is_top1, rows.logsumexp};
+}
+
+// Its backward when the log-sum-exp is known: the logits become their unscaled gradient.
+void cross_entropy_rows_backward_(const Tensor& logits, const std::optional<Tensor>& bias,
+                                  const Tensor& targets, const Tensor& logsumexp, int64_t ignore_index) {
+  const OnDevice device(logits);
+  const Tensor view = viewable(logits);
+  const Tensor packed_logsumexp = packed(logsumexp), packed_targets = packed(targets);
+  const GradientBatch batch = {packed_logsumexp.const_data_ptr<float>(),
+                               packed_targets.const_data_ptr<int64_t>(),
+                               ignore_index,
+                               nullptr,
+                               false,
+                               nullptr};
+  const LogitRows rows = rows_of(view, true, bias);
+  gradient_rows(rows, batch, rows, device.stream);
+  write_back(logits, view);
+}
+
+}  // namespace
+}  // namespace electra_kernels
+
+STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cuda, library) {
+  library.def(
+      "cross_entropy_sample(Tensor logits, Tensor targets, Tensor uniforms, Tensor? normalizer, int "
+      "ignore_index, str reduction, float temperature, bool ban_original) "
+      "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor denominator)");
+  library.def(
+      "cross_entropy_sample_(Tensor(a!) logits, Tensor targets, Tensor uniforms, Tensor? normalizer, "
+      "int ignore_index, str reduction, float temperature, bool ban_original) "
+      "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor factor)");
+  library.def(
+      "cross_entropy_sample_backward(Tensor grad_loss, Tensor logits, Tensor targets, Tensor logsumexp, "
+      "Tensor denominator, int ignore_index) -> Tensor");
+  library.def("scale_gradient_(Tensor(a!) gradient, Tensor scale) -> ()");
+  library.def(
+      "cross_entropy_rows_(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor uniforms, int "
+      "ignore_index, float temperature, bool ban_original, bool writes_gradient) "
+      "-> (Tensor losses, Tensor tokens, Tensor is_top1, Tensor logsumexp)");
+  library.def(
+      "cross_entropy_rows_backward_(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor logsumexp, "
+      "int ignore_index) -> ()");
+}
+
+EK_LIBRARY_IMPL(library) {
+  library.impl("cross_entropy_sample", TORCH_BOX(&electra_kernels::cross_entropy_sample));
+  library.impl("cross_entropy_sample_", TORCH_BOX(&electra_kernels::cross_entropy_sample_));
+  library.impl("cross_entropy_sample_backward", TORCH_BOX(&electra_kernels::cross_entropy_sample_backward));
+  library.impl("scale_gradient_", TORCH_BOX(&electra_kernels::scale_gradient_));
+  library.impl("cross_entropy_rows_", TORCH_BOX(&electra_kernels::cross_entropy_rows_));
+  library.impl("cross_entropy_rows_backward_", TORCH_BOX(&electra_kernels::cross_entropy_rows_backward_));
+}
