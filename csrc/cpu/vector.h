@@ -122,6 +122,7 @@ EK_INLINE void store(float* memory, Floats x) { __builtin_memcpy(memory, &x, siz
 
 EK_INLINE void store(BFloat16* memory, Floats x) {
 #if defined(__AVX512BF16__)
+  // It takes numbers below the smallest normal one for zeros.
   const __m256bh rounded = _mm512_cvtneps_pbh(x);
   __builtin_memcpy(memory, &rounded, sizeof(rounded));
 #else
