@@ -1,20 +1,25 @@
-"""Triton's interpreter, where it is on, at several times its speed: most of its time went into what no test needs."""
+"""Triton's interpreter, where it is on: at several times its speed, and rounding bfloat16 as the hardware does."""
 
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from electra_kernels.triton.launch import is_interpreted
 
 
-def _quicken_the_interpreter() -> None:
+def _patch_once() -> None:
+    """Most of the time goes into patching triton.language anew at every call of a device function.
+
+    The launch has patched it already, and restores it; what lies below it (the library of reductions) is patched by
+    the first call and stays so.
+    """
     import triton.language as tl
     from triton.runtime import interpreter
 
     patched = set()
 
     def call_device_function(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # The launch has patched triton.language, and restores it; what lies below it (the library of reductions) is
-        # patched by the first call and stays so. Triton does both anew at every call.
         names = self.fn.__globals__
         if names["__name__"] not in patched and all(value is not tl for value in names.values()):
             interpreter._patch_lang(self.fn)
@@ -27,5 +32,25 @@ def _quicken_the_interpreter() -> None:
     builder.options = replace(builder.options, sanitize_overflow=False)
 
 
+def _round_bfloat16() -> None:
+    """The interpreter truncates float32 to bfloat16, and subnormal numbers to something else."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    convert_any = interpreter._convert_float
+
+    def convert(values: Any, source: Any, destination: Any, rounding_mode: Any) -> Any:
+        if (source, destination) == (tl.float32, tl.bfloat16):
+            bits = values.view(np.uint32)
+            to_nearest = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+            return np.where(np.isnan(values), 0x7FC0, to_nearest).astype(np.uint16)
+        if (source, destination) == (tl.bfloat16, tl.float32):
+            return values.view(np.uint16).astype(np.uint32) << 16
+        return convert_any(values, source, destination, rounding_mode)
+
+    interpreter._convert_float = convert
+
+
 if is_interpreted():
-    _quicken_the_interpreter()
+    _patch_once()
+    _round_bfloat16()
