@@ -44,6 +44,7 @@ inline void store16(void* memory, uint4 bits) {
   fibers::check_alignment<uint4>(memory, __LINE__);
   memcpy(memory, &bits, sizeof(bits));
 }
+inline void forget_unpacked(uint4&) {}
 
 #else
 
@@ -75,6 +76,10 @@ __device__ inline uint32_t bfloats_of(float low, float high) {
 
 __device__ inline uint4 load16(const void* memory) { return *static_cast<const uint4*>(memory); }
 __device__ inline void store16(void* memory, uint4 bits) { *static_cast<uint4*>(memory) = bits; }
+// What is held for later stays packed: the compiler takes the bits for others and unpacks them again.
+__device__ inline void forget_unpacked(uint4& bits) {
+  asm("" : "+r"(bits.x), "+r"(bits.y), "+r"(bits.z), "+r"(bits.w));
+}
 
 #endif
 

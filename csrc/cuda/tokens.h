@@ -71,24 +71,28 @@ __device__ inline uint2 load8(const void* memory) {
   return *static_cast<const uint2*>(memory);
 }
 
+template <typename T>
+__device__ inline void unpack(uint4 bits, float* out) {
+  T numbers[16 / sizeof(T)];
+  memcpy(numbers, &bits, sizeof(bits));
+  EK_UNROLL
+  for (int i = 0; i < static_cast<int>(16 / sizeof(T)); ++i) out[i] = number(numbers[i]);
+}
+
 // N numbers at an address that is a multiple of 16 bytes, of 8 if they are no more.
 template <typename T, int N>
 __device__ inline void load_together(const T* data, float (&out)[N]) {
-  constexpr int kBytes = static_cast<int>(sizeof(T)) * N;
-  alignas(16) T numbers[N];
-  if constexpr (kBytes == 8) {
+  if constexpr (sizeof(T) * N == 8) {
+    T numbers[N];
     const uint2 bits = load8(data);
     memcpy(numbers, &bits, sizeof(bits));
-  } else {
     EK_UNROLL
-    for (int i = 0; i < kBytes / 16; ++i) {
-      constexpr int kEach = 16 / static_cast<int>(sizeof(T));
-      const uint4 bits = load16(data + i * kEach);
-      memcpy(numbers + i * kEach, &bits, sizeof(bits));
-    }
+    for (int i = 0; i < N; ++i) out[i] = number(numbers[i]);
+  } else {
+    constexpr int kEach = 16 / static_cast<int>(sizeof(T));
+    EK_UNROLL
+    for (int i = 0; i < N; i += kEach) unpack<T>(load16(data + i), out + i);
   }
-  EK_UNROLL
-  for (int i = 0; i < N; ++i) out[i] = number(numbers[i]);
 }
 
 // N numbers `stride` apart, of which `available` exist; 0 stands for the others.
@@ -193,8 +197,8 @@ struct Run {
 
 // What softplus(-x) and softplus(x) are multiplied with, and the weight of the token: 0, it is not counted.
 struct Token {
-  float positive, negative, weight;
-  bool is_positive, is_bad;
+  float positive = 0, negative = 0, weight = 0;
+  bool is_positive = false, is_bad = false;
 };
 
 __device__ inline Token token_of(const TokenBatch& batch, float label, float mask, float positive_weight) {

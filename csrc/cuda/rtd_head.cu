@@ -1,0 +1,384 @@
+// The discriminator's last linear layer with its loss: hidden is read once in all, its gradient written once.
+//
+// Torch would read hidden for the logits and again for the gradient of the weight, with the chain of small
+// tensors of the loss between. Here a warp holds a few rows in registers: they give their logits, these, a
+// lane for each row, loss and slope, and the rows times their slopes are added to the warp's share of the
+// gradient before they are dropped. That is legal because mean and sum only scale this gradient, by a number
+// that the backward knows. A block writes its share once, a second kernel adds the shares in their order.
+// The backward writes slope x weight from the logits and reads no hidden states, unless the loss is one per
+// token: then the slopes, and with them the gradients of the parameters, had to wait for the upstream
+// gradient.
+//
+// Rows that are no whole vectors of 16 bytes, or too wide for registers, are read again for the gradient
+// while a block still has them in its cache.
+
+#include "tokens.h"
+
+namespace electra_kernels {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int64_t kMaxBlocks = 1024;
+constexpr int kUnit = 256;  // columns that a warp holds at least: 8 of a lane
+constexpr int kMaxUnits = 4;
+
+// ---- rows of a warp ---------------------------------------------------------------------------------------
+
+// kRows rows from `first` on, one of each of the first lanes; behind the last row, the first row of all
+// stands in and its token is not counted.
+template <int kRows>
+struct Group {
+  __device__ Group(const TokenBatch& batch, int64_t first)
+      : row(first + lane()),
+        is_inside(lane() < kRows && EK_BOUND(rtd_head_rows_end, row < batch.count)),
+        place(batch, is_inside ? row : 0) {
+    if (is_inside) token = token_at(batch, place);
+  }
+
+  int64_t row;
+  bool is_inside;
+  Place place;
+  Token token;
+};
+
+// Writes what the logit gives and returns its slope, 0 if no gradient is asked for.
+template <int kRows>
+__device__ float score(const Group<kRows>& group, float x, const HeadOutputs& out, TokenSums& sums,
+                       FirstBadRow first_bad_token) {
+  if (!group.is_inside) return 0;
+  if (group.token.is_bad) refuse(first_bad_token, group.row);
+  const float decay = decay_of(x), loss = token_loss(group.token, x, decay);
+  count(group.token, x, sums);
+  sums.loss += loss;
+  out.logits[group.row] = x;
+  if (out.losses != nullptr) out.losses[group.row] = loss;
+  if (out.shares == nullptr) return 0;
+  const float slope = token_gradient(group.token, x, decay);
+  sums.gradient += slope;
+  return slope;
+}
+
+template <int kRows>
+__device__ float upstream_slope(const TokenBatch& batch, const Group<kRows>& group, float factor) {
+  if (!group.is_inside) return 0;
+  const float x = number_at(batch.tensors[kLogits], group.place.in[kLogits]);
+  const float upstream = number_at(batch.tensors[kUpstream], group.place.in[kUpstream]);
+  return scaled_gradient(group.token, x, upstream * factor);
+}
+
+__device__ float bias_of(const HeadRows& rows) {
+  return rows.bias.data == nullptr ? 0 : number_at(rows.bias, 0);
+}
+
+template <int N>
+__device__ void load_weight(const HeadRows& rows, int64_t column, float (&weight)[N]) {
+  const int64_t stride = rows.weight.strides[0];
+  load_run(rows.weight, column * stride, stride, rows.size - column, weight);
+}
+
+// ---- forward ----------------------------------------------------------------------------------------------
+
+// As many as leave room in the registers for weight and gradient.
+constexpr int held_rows(int pieces) { return pieces <= 2 ? 8 : pieces <= 4 ? 4 : 2; }
+
+// A piece is 16 bytes of a lane.
+template <typename T, int kUnits>
+__global__ void __launch_bounds__(kThreads)
+    forward_held(const __grid_constant__ TokenBatch batch, const __grid_constant__ HeadRows rows,
+                 const __grid_constant__ HeadOutputs out, const __grid_constant__ TokenTotals totals,
+                 FirstBadRow first_bad_token) {
+  constexpr int kEach = kPerVector<T>, kPieces = kUnits * kUnit / kWarp / kEach;
+  constexpr int kRows = held_rows(kPieces), kWidth = kUnits * kUnit;
+  EK_DYNAMIC_SHARED(joined, float);  // [kWarps, kWidth]
+  const T* const hidden = static_cast<const T*>(batch.tensors[kHidden].data);
+  const float bias = bias_of(rows);
+  float weight[kPieces][kEach], gradient[kPieces][kEach];
+  EK_UNROLL
+  for (int p = 0; p < kPieces; ++p) {
+    load_weight(rows, (p * kWarp + lane()) * kEach, weight[p]);
+    EK_UNROLL
+    for (int i = 0; i < kEach; ++i) gradient[p][i] = 0;
+  }
+  TokenSums sums;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps * kRows;
+  int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + warp()) * kRows;
+  for (; first < batch.count; first += step) {
+    const Group<kRows> group(batch, first);
+    uint4 held[kRows][kPieces];
+    EK_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t place = __shfl_sync(kAllLanes, group.place.in[kHidden], r);
+      EK_UNROLL
+      for (int p = 0; p < kPieces; ++p) {
+        const int column = (p * kWarp + lane()) * kEach;
+        const bool is_there = EK_BOUND(token_sizes_columns_end, column < rows.size);
+        held[r][p] = is_there ? load16(hidden + place + column) : make_uint4(0, 0, 0, 0);
+      }
+    }
+    float x = 0;
+    EK_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      float dot = 0;
+      EK_UNROLL
+      for (int p = 0; p < kPieces; ++p) {
+        float h[kEach];
+        unpack<T>(held[r][p], h);
+        EK_UNROLL
+        for (int i = 0; i < kEach; ++i) dot = fmaf(h[i], weight[p][i], dot);
+        forget_unpacked(held[r][p]);
+      }
+      dot = reduce_warp(dot, Sum());
+      if (lane() == r) x = dot;
+    }
+    const float slopes = score(group, x + bias, out, sums, first_bad_token);
+    EK_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const float slope = __shfl_sync(kAllLanes, slopes, r);
+      // A row without a slope may hold numbers that are not finite.
+      if (EK_BOUND(token_sizes_no_slope, slope != 0)) {
+        EK_UNROLL
+        for (int p = 0; p < kPieces; ++p) {
+          float h[kEach];
+          unpack<T>(held[r][p], h);
+          EK_UNROLL
+          for (int i = 0; i < kEach; ++i) gradient[p][i] = fmaf(h[i], slope, gradient[p][i]);
+        }
+      }
+    }
+  }
+  if (out.shares != nullptr) {
+    EK_UNROLL
+    for (int p = 0; p < kPieces; ++p) {
+      EK_UNROLL
+      for (int i = 0; i < kEach; ++i) {
+        joined[warp() * kWidth + (p * kWarp + lane()) * kEach + i] = gradient[p][i];
+      }
+    }
+    EK_BARRIER(token_sizes_gradients_written);
+    for (int column = threadIdx.x; column < rows.size; column += kThreads) {
+      float total = 0;
+      for (int w = 0; w < kWarps; ++w) total += joined[w * kWidth + column];
+      out.shares[blockIdx.x * rows.size + column] = total;
+    }
+  }
+  store_sums<kWarps>(sums, totals);
+}
+
+// Logit of a row of any layout, without bias.
+template <typename T>
+__device__ float dot(const HeadRows& rows, const T* row) {
+  constexpr int kEach = kPerVector<T>;
+  float total = 0;
+  for (int64_t column = lane() * kEach; column < rows.size; column += kWarp * kEach) {
+    float h[kEach], weight[kEach];
+    load_run(row + column * rows.stride, rows.stride, rows.size - column, h);
+    load_weight(rows, column, weight);
+    EK_UNROLL
+    for (int i = 0; i < kEach; ++i) total = fmaf(h[i], weight[i], total);
+  }
+  return reduce_warp(total, Sum());
+}
+
+// share += slopes x rows. Each thread has its own columns.
+template <typename T, int kRows>
+__device__ void add_rows(const HeadRows& rows, const T* hidden, const int64_t (&places)[kRows],
+                         const float (&slopes)[kRows], float* share) {
+  constexpr int kEach = kPerVector<T>;
+  for (int64_t column = threadIdx.x * kEach; column < rows.size; column += kThreads * kEach) {
+    float total[kEach] = {};
+    for (int r = 0; r < kRows; ++r) {
+      if (!EK_BOUND(rtd_head_no_slope, slopes[r] != 0)) continue;
+      float h[kEach];
+      load_run(hidden + places[r] + column * rows.stride, rows.stride, rows.size - column, h);
+      EK_UNROLL
+      for (int i = 0; i < kEach; ++i) total[i] = fmaf(h[i], slopes[r], total[i]);
+    }
+    EK_UNROLL
+    for (int i = 0; i < kEach; ++i) {
+      if (EK_BOUND(rtd_head_share_end, column + i < rows.size)) share[column + i] += total[i];
+    }
+  }
+}
+
+// Rows of any layout and width. kIsForward: from hidden states to logits and what follows from them; if not,
+// the gradients of the parameters from logits and upstream gradient. The bound on blocks keeps the compiler
+// from spilling for the sake of more.
+template <typename T, bool kIsForward>
+__global__ void __launch_bounds__(kThreads, 6)
+    visit_any(const __grid_constant__ TokenBatch batch, const __grid_constant__ HeadRows rows,
+              const UpstreamScale scale, const __grid_constant__ HeadOutputs out,
+              const __grid_constant__ TokenTotals totals, FirstBadRow first_bad_token) {
+  constexpr int kRows = 8, kBlockRows = kWarps * kRows;
+  EK_SHARED(slopes, float[kBlockRows]);
+  EK_SHARED(places, int64_t[kBlockRows]);
+  const T* const hidden = static_cast<const T*>(batch.tensors[kHidden].data);
+  float* const share = out.shares == nullptr ? nullptr : out.shares + blockIdx.x * rows.size;
+  if (share != nullptr) {
+    // By the thread that adds to them.
+    constexpr int kEach = kPerVector<T>;
+    for (int64_t column = threadIdx.x * kEach; column < rows.size; column += kThreads * kEach) {
+      for (int64_t c = column; c < min(column + kEach, rows.size); ++c) share[c] = 0;
+    }
+  }
+  const float bias = kIsForward ? bias_of(rows) : 0, factor = kIsForward ? 0 : factor_of(scale);
+  TokenSums sums;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kBlockRows; first < batch.count;
+       first += static_cast<int64_t>(gridDim.x) * kBlockRows) {
+    const Group<kRows> group(batch, first + warp() * kRows);
+    float slope = 0;
+    if constexpr (kIsForward) {
+      float x = 0;
+      for (int r = 0; r < kRows; ++r) {
+        const int64_t place = __shfl_sync(kAllLanes, group.place.in[kHidden], r);
+        const float total = dot(rows, hidden + place);
+        if (lane() == r) x = total;
+      }
+      slope = score(group, x + bias, out, sums, first_bad_token);
+    } else {
+      slope = upstream_slope(batch, group, factor);
+      sums.gradient += slope;
+    }
+    if (lane() < kRows) {
+      slopes[warp() * kRows + lane()] = slope;
+      places[warp() * kRows + lane()] = group.place.in[kHidden];
+    }
+    EK_BARRIER(rtd_head_slopes_written);
+    if (share != nullptr) add_rows(rows, hidden, places, slopes, share);
+    EK_BARRIER(token_sizes_slopes_read);
+  }
+  store_sums<kWarps>(sums, totals);
+}
+
+// ---- joining the blocks -----------------------------------------------------------------------------------
+
+constexpr int kJoinWarps = 16;
+
+// A block has kWarp columns of the shares, and the first one the sums over the tokens.
+__global__ void __launch_bounds__(kJoinWarps* kWarp)
+    join(const __grid_constant__ HeadOutputs out, const __grid_constant__ TokenTotals totals, int64_t size) {
+  EK_SHARED(joined, double[kJoinWarps][kWarp]);
+  if (blockIdx.x == 0) join_sums(totals);
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + lane();
+  const bool is_inside = EK_BOUND(rtd_head_join_end, column < size);
+  double total = 0;
+  if (is_inside && out.shares != nullptr) {
+    for (int64_t i = warp(); i < totals.blocks; i += kJoinWarps) total += out.shares[i * size + column];
+  }
+  joined[warp()][lane()] = total;
+  EK_BARRIER(rtd_head_columns_written);
+  if (warp() != 0 || !is_inside) return;
+  for (int w = 1; w < kJoinWarps; ++w) total += joined[w][lane()];
+  store_number(out.weight_gradient, column, total);
+}
+
+// ---- backward ---------------------------------------------------------------------------------------------
+
+template <typename T>
+__device__ void store_columns(T* data, bool is_vectored, int64_t available, const float (&x)[kPerVector<T>]) {
+  if (is_vectored) return store_vector(data, x);
+  EK_UNROLL
+  for (int i = 0; i < kPerVector<T>; ++i) {
+    if (EK_BOUND(rtd_head_gradient_end, i < available)) convert(x[i], data[i]);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    backward(const __grid_constant__ TokenBatch batch, const __grid_constant__ HeadRows rows,
+             const UpstreamScale scale, T* gradient, const __grid_constant__ ScaledSums sums) {
+  constexpr int kEach = kPerVector<T>, kRows = 8;
+  const float factor = factor_of(scale);
+  const int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + warp()) * kRows;
+  if (first < batch.count) {
+    const Group<kRows> group(batch, first);
+    const float own = upstream_slope(batch, group, factor);
+    float slopes[kRows];
+    EK_UNROLL
+    for (int r = 0; r < kRows; ++r) slopes[r] = __shfl_sync(kAllLanes, own, r);
+    const bool is_vectored = EK_BOUND(rtd_head_whole_vectors, rows.size % kEach == 0);
+    for (int64_t column = lane() * kEach; column < rows.size; column += kWarp * kEach) {
+      float weight[kEach];
+      load_weight(rows, column, weight);
+      EK_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        if (!EK_BOUND(rtd_head_gradient_rows_end, first + r < batch.count)) continue;
+        float x[kEach];
+        EK_UNROLL
+        for (int i = 0; i < kEach; ++i) x[i] = slopes[r] * weight[i];
+        store_columns(gradient + (first + r) * rows.size + column, is_vectored, rows.size - column, x);
+      }
+    }
+  }
+  if (blockIdx.x != 0 || sums.weight == nullptr) return;
+  for (int64_t column = threadIdx.x; column < rows.size; column += kThreads) {
+    store_number(sums.weight_gradient, column, sums.weight[column] * factor);
+  }
+  if (threadIdx.x == 0) store_number(sums.bias_gradient, 0, *sums.bias * factor);
+}
+
+// ---- launches ---------------------------------------------------------------------------------------------
+
+template <typename T>
+void launch_forward(const TokenBatch& batch, const HeadRows& rows, const HeadOutputs& out,
+                    const TokenTotals& totals, FirstBadRow first_bad_token, cudaStream_t stream) {
+  const Launch plain = {totals.blocks, kThreads, stream};
+  if (!rows.is_vectored || rows.size > kMaxUnits * kUnit) {
+    return launch(visit_any<T, true>, plain, batch, rows, UpstreamScale{}, out, totals, first_bad_token);
+  }
+  constexpr decltype(&forward_held<T, 1>) kKernels[kMaxUnits] = {forward_held<T, 1>, forward_held<T, 2>,
+                                                                 forward_held<T, 3>, forward_held<T, 4>};
+  const int64_t units = rows.size <= kUnit ? 1 : (rows.size + kUnit - 1) / kUnit;
+  const int64_t shared_bytes = kWarps * units * kUnit * static_cast<int64_t>(sizeof(float));
+  launch(kKernels[units - 1], {totals.blocks, kThreads, stream, shared_bytes}, batch, rows, out, totals,
+         first_bad_token);
+}
+
+void launch_join(const HeadOutputs& out, const TokenTotals& totals, int64_t size, cudaStream_t stream) {
+  const int64_t blocks = size == 0 ? 1 : (size + kWarp - 1) / kWarp;
+  launch(join, {blocks, kJoinWarps * kWarp, stream}, out, totals, size);
+}
+
+template <typename Visit>
+void for_type(Number type, const Visit& visit) {
+  if (type == Number::kFloat32) return visit(float());
+  if (type == Number::kBFloat16) return visit(BFloat16());
+  visit(Float16());
+}
+
+}  // namespace
+
+// Of the number of rows alone, and so are the bits of the sums.
+int head_blocks(int64_t count) {
+  const int64_t blocks = (count + kWarp - 1) / kWarp;
+  return static_cast<int>(blocks == 0 ? 1 : blocks < kMaxBlocks ? blocks : kMaxBlocks);
+}
+
+void head_forward(const TokenBatch& batch, const HeadRows& rows, const HeadOutputs& out,
+                  const TokenTotals& totals, FirstBadRow first_bad_token, cudaStream_t stream) {
+  for_type(batch.tensors[kHidden].type, [&](auto zero) {
+    launch_forward<decltype(zero)>(batch, rows, out, totals, first_bad_token, stream);
+  });
+  launch_join(out, totals, rows.size, stream);
+}
+
+void head_backward(const TokenBatch& batch, const HeadRows& rows, const UpstreamScale& scale,
+                   const Parameters& gradient, const ScaledSums& sums, cudaStream_t stream) {
+  const int64_t blocks = (batch.count + kThreads / 4 - 1) / (kThreads / 4);
+  for_type(gradient.type, [&](auto zero) {
+    using T = decltype(zero);
+    launch(backward<T>, {blocks == 0 ? 1 : blocks, kThreads, stream}, batch, rows, scale,
+           static_cast<T*>(gradient.data), sums);
+  });
+}
+
+void head_parameter_gradients(const TokenBatch& batch, const HeadRows& rows, const UpstreamScale& scale,
+                              const HeadOutputs& out, const TokenTotals& totals, cudaStream_t stream) {
+  for_type(batch.tensors[kHidden].type, [&](auto zero) {
+    launch(visit_any<decltype(zero), false>, {totals.blocks, kThreads, stream}, batch, rows, scale, out,
+           totals, nullptr);
+  });
+  launch_join(out, totals, rows.size, stream);
+}
+
+}  // namespace electra_kernels
