@@ -1,5 +1,6 @@
 """The build of the compiled libraries, each time in a copy of the sources and without pip, to be quick."""
 
+import importlib.util
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import electra_kernels
 
@@ -19,8 +21,12 @@ ROOT = Path(__file__).parent.parent
 OBJECTS = ROOT / "build" / "objects"
 MODULE = "_C" + sysconfig.get_config_var("EXT_SUFFIX")
 KERNELS = "_cpp.so"
+CUDA_KERNELS = "_cuda.so"
 NO_COMPILER = {"CXX": "/nonexistent/g++"}
-BUILT_RECORD = {"built": True, "reason": None, "missing": {}}
+# Of the builds that the tests make without CUDA, wherever they run.
+NO_CUDA = {"ELECTRA_KERNELS_CUDA": "0"}
+NO_CUDA_REASON = "ELECTRA_KERNELS_CUDA is 0"
+BUILT_RECORD = {"built": True, "reason": None, "missing": {"cuda": NO_CUDA_REASON}}
 
 # The compiler of a machine without Python's headers: it does not look where Python.h lies.
 WITHOUT_PYTHON_H = """
@@ -77,7 +83,7 @@ def run_build(kind, sources, *, environment=None):
     return subprocess.run(
         [sys.executable, "-c", hook],
         cwd=sources,
-        env=clean | (environment or {}),
+        env=clean | NO_CUDA | (environment or {}),
         capture_output=True,
         text=True,
     )
@@ -157,10 +163,56 @@ def test_kernels_are_compiled_again_only_if_something_changed(sources):
     before = {path.name: path.stat().st_mtime_ns for path in objects.iterdir()}
     build("editable", sources)
     assert {path.name: path.stat().st_mtime_ns for path in objects.iterdir()} == before
-    with (sources / "csrc" / "cpu" / "vector.h").open("a") as header:
-        header.write("\n#error changed\n")
+    (sources / "csrc" / "cpu" / "rows.h").write_text("#error changed\n")
     run_build("editable", sources)
     assert record(sources)["missing"]["cpp"].endswith("error: #error changed")
+
+
+@pytest.fixture
+def builder(tmp_path, monkeypatch):
+    """setup.py as a module, with a folder of its own, a few sources there, and a compiler that only writes a file."""
+    spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "compile_and_link", lambda command, _: Path(command[-1]).touch())
+    for name, text in {
+        "a.cu": '#include "b.h"\n#include <c.h>\n#include "absent.h"\n',
+        "b.h": '#pragma once\n#if X\n# include "deep/d.h"\n#endif\n',
+        "c.h": "",
+        "deep/d.h": '#include "../a.cu"\n#include "e.h"\n',
+        "far/e.h": "",
+        "other.cu": '#include "c.h"',
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return module
+
+
+def test_what_a_source_includes_is_found_beside_it_and_in_the_folders_given(builder, tmp_path):
+    for folders, expected in (
+        ([], ["a.cu", "b.h", "deep/d.h"]),
+        (["far"], ["a.cu", "b.h", "deep/d.h", "far/e.h"]),
+    ):
+        found = builder.included(tmp_path / "a.cu", folders)
+        assert [str(path.relative_to(tmp_path)) for path in found] == expected
+
+
+def test_only_what_includes_a_changed_file_is_compiled_again(builder, tmp_path):
+    commands = [(name, ["-Ifar", f"{name}.cu"]) for name in ("a", "other")]
+
+    def objects():
+        return {path.name.partition(".")[0]: path.name for path in builder.build_objects(tmp_path, commands)}
+
+    first = objects()
+    assert objects() == first
+    (tmp_path / "far" / "e.h").write_text("changed")
+    second = objects()
+    assert second["a"] != first["a"]
+    assert second["other"] == first["other"]
+    assert sorted(path.name for path in tmp_path.glob("*.o")) == sorted(second.values()), (
+        "the old one is gone"
+    )
 
 
 def test_a_checkout_of_another_machine_loads_no_kernels_and_says_why(unpacked_wheel, tmp_path):
@@ -203,7 +255,8 @@ def test_without_a_compiler_the_build_goes_on_and_says_why(sources, kind):
         made = unpack_wheel(sources / "dist" / process.stdout.splitlines()[-1], sources / "unpacked")
     else:
         made = sources
-    assert record(made) == {"built": False, "reason": reason, "missing": {"cpp": reason}}
+    missing = {"cpp": reason, "cuda": NO_CUDA_REASON}
+    assert record(made) == {"built": False, "reason": reason, "missing": missing}
     assert not (made / "electra_kernels" / MODULE).exists()
     assert not (made / "electra_kernels" / KERNELS).exists()
     unavailable = python(made, "print(json.dumps(electra_kernels.backends().unavailable))")
@@ -245,6 +298,71 @@ def test_a_module_of_another_version_is_not_used(unpacked_wheel, tmp_path):
     unavailable = python(tmp_path, "print(json.dumps(electra_kernels.backends().unavailable))")
     expected = f"it was built for version {electra_kernels.__version__}, this is 9.9: install again"
     assert unavailable["cpp"] == f"electra_kernels._C is not built: {expected}"
+
+
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc on the PATH")
+
+
+@pytest.fixture(scope="module")
+def cuda_build(tmp_path_factory):
+    """Sources in which the CUDA kernels were built."""
+    sources = copy_sources(tmp_path_factory.mktemp("cuda") / "sources")
+    build("editable", sources, environment={"ELECTRA_KERNELS_CUDA": "1"})
+    return sources
+
+
+@needs_nvcc
+def test_the_cuda_library_is_built_for_each_generation_and_says_so(cuda_build):
+    assert record(cuda_build)["missing"] == {}
+    program = (
+        "from electra_kernels._build_info import build_info; print(json.dumps(build_info()['libraries']))"
+    )
+    assert python(cuda_build, program)["cuda"] == ["sm_80", "sm_90", "sm_100", "compute_100"]
+    text = (cuda_build / "electra_kernels" / CUDA_KERNELS).read_bytes()
+    assert b".target sm_100" in text or b"compute_100" in text
+
+
+@needs_nvcc
+def test_the_cuda_library_needs_no_cuda_to_load_and_shows_nothing_of_its_runtime(cuda_build):
+    library = cuda_build / "electra_kernels" / CUDA_KERNELS
+    command = ["nm", "--dynamic", "--demangle", library]
+    symbols = [line.split()[-1] for line in subprocess.check_output(command, text=True).splitlines()]
+    assert not [name for name in symbols if re.match("_*cuda[A-Z]", name)]
+    program = f"""
+import torch
+torch.ops.load_library({str(library)!r})
+print(json.dumps([hasattr(torch.ops.electra_kernels_cuda, "mask_tokens"), electra_kernels.backends().unavailable]))
+"""
+    has_op, unavailable = python(cuda_build, program)
+    assert has_op
+    if torch.version.cuda is None:
+        assert unavailable["cuda"] == "this torch is built without CUDA"
+
+
+def test_without_nvcc_the_build_goes_on_and_says_why(sources):
+    environment = {"ELECTRA_KERNELS_CUDA": "", "CUDA_HOME": "/nonexistent", "PATH": str(gxx_alone(sources))}
+    process = run_build("editable", sources, environment=environment)
+    assert process.returncode == 0, process.stderr
+    reason = "there is no nvcc, neither on the PATH nor in /nonexistent/bin (CUDA_HOME)"
+    assert record(sources) == BUILT_RECORD | {"missing": {"cuda": reason}}
+    assert f"warning: electra_kernels._cuda was not built, going on without it: {reason}" in process.stderr
+    assert not (sources / "electra_kernels" / CUDA_KERNELS).exists()
+
+
+def test_required_cuda_kernels_that_cannot_be_built_fail_the_build(sources):
+    environment = {"ELECTRA_KERNELS_CUDA": "1", "CUDA_HOME": "/nonexistent", "PATH": str(gxx_alone(sources))}
+    process = run_build("editable", sources, environment=environment)
+    assert process.returncode != 0
+    assert "electra_kernels._cuda is required but was not built: there is no nvcc" in process.stderr
+
+
+def gxx_alone(sources):
+    """A folder for the PATH with what g++ runs, and no nvcc."""
+    folder = sources / "bin"
+    folder.mkdir()
+    for name in ("g++", "as", "ld"):
+        (folder / name).symlink_to(shutil.which(name))
+    return folder
 
 
 def is_ready(sources, **environment):
