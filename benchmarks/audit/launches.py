@@ -1,0 +1,56 @@
+"""What the ops launch: `electra_kernels.triton.launch.run`, through which all of it goes, is replaced."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from torch import Tensor
+
+from electra_kernels.triton import launch
+
+
+@dataclass(frozen=True)
+class Launch:
+    kernel: Any
+    programs: int
+    arguments: tuple[object, ...]
+    num_warps: int
+    constants: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.kernel.fn.__name__)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The kernel's own name of each argument that is a tensor → it."""
+        named = zip(self.kernel.arg_names, self.arguments)
+        return {name: value for name, value in named if isinstance(value, Tensor)}
+
+    def elements(self, streamed: Collection[str]) -> int:
+        """Of the largest tensor among ``streamed``."""
+        return max((one.numel() for name, one in self.tensors.items() if name in streamed), default=0)
+
+
+@contextmanager
+def instead_of_run(handle: Callable[[Launch], None], multiprocessors: int) -> Iterator[None]:
+    """Give every launch to ``handle`` instead, as on a GPU of so many multiprocessors."""
+
+    def run(kernel: Any, programs: int, *arguments: object, num_warps: int, **constants: object) -> None:
+        handle(Launch(kernel, programs, arguments, num_warps, constants))
+
+    with (
+        mock.patch.object(launch, "run", run),
+        mock.patch.object(launch, "multiprocessors", return_value=multiprocessors),
+    ):
+        yield
+
+
+def launches_of(run: Callable[[], object], multiprocessors: int) -> list[Launch]:
+    """What ``run`` would launch; nothing is, and its results are empty."""
+    launches: list[Launch] = []
+    with instead_of_run(launches.append, multiprocessors):
+        run()
+    return launches

@@ -1,0 +1,297 @@
+"""Joins what was compiled, counted and predicted; finds what is wrong; writes the table."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import triton
+from torch import Tensor
+
+from benchmarks.audit import assembly, compilation, gpus
+from benchmarks.audit.cases import Case
+from benchmarks.audit.gpus import GPUS, Gpu
+from benchmarks.audit.launches import Launch, launches_of
+from electra_kernels.triton.rows import TILE
+
+Record = dict[str, Any]
+
+# Elements that a thread takes in one turn of its hottest loop, or in all where there is no loop: of the logits, the
+# hidden states, the tokens. A kernel that is not here joins a few numbers of each program.
+_ELEMENTS = {
+    "sample_rows": lambda c, lanes: TILE.value * c["WARPS"] / lanes,
+    "cross_entropy_rows": lambda c, lanes: TILE.value * c["WARPS"] / lanes,
+    "cross_entropy_rows_": lambda c, lanes: TILE.value * c["WARPS"] * c["ROUNDS"] / lanes,
+    "softmax_rows": lambda c, lanes: c["BLOCK"] / lanes,
+    "bce_forward": lambda c, lanes: c["BLOCK"] / lanes,
+    "bce_backward": lambda c, lanes: c["BLOCK"] / lanes,
+    "head_forward": lambda c, lanes: c["ROWS"] * c["PIECES"] * c["WIDTH"] / lanes,
+    "head_backward": lambda c, lanes: c["ROWS"] * c["PIECES"] * c["WIDTH"] / lanes,
+    "mask_rows": lambda c, lanes: c["TOKENS"] / lanes,
+    "replace_rows": lambda c, lanes: c["BLOCK"] / lanes,
+}
+
+
+def natural_width(tensor: Tensor) -> int:
+    """Bytes, up to 16, of the widest vectors that all its rows consist of."""
+    if tensor.stride(-1) != 1:
+        return tensor.itemsize
+    return math.gcd(16, *(stride * tensor.itemsize for n, stride in zip(tensor.shape, tensor.stride()[:-1])))
+
+
+class Audit:
+    """Compiles each kernel once per architecture and kind of arguments, whoever launches it."""
+
+    def __init__(self, architectures: Sequence[int | str]) -> None:
+        self.architectures = architectures
+        self.kernels: dict[Any, Record] = {}
+
+    def op(self, case: Case) -> Record:
+        """The record of an op: its launches on each GPU, and the time predicted for them."""
+        sizes = {"least_bytes": case.least, "again_bytes": case.again}
+        record: Record = {"op": case.op, "sizes": case.sizes, "dtype": case.dtype_name, **sizes, "gpus": {}}
+        for gpu in GPUS:
+            if gpu.capability in self.architectures:
+                record["gpus"][gpu.name] = self._on(gpu, case)
+        if compilation.AMD_ARCHITECTURE in self.architectures:
+            for launch in launches_of(case.run, GPUS[1].multiprocessors):
+                self._kernel(launch, compilation.AMD_ARCHITECTURE, case)
+        return record
+
+    def _on(self, gpu: Gpu, case: Case) -> Record:
+        launches = launches_of(case.run, gpu.multiprocessors)
+        kernels = [self._kernel(launch, gpu.capability, case) for launch in launches]
+        instructions = {
+            pipe: sum(_executed(kernel, launch, pipe, case) for kernel, launch in zip(kernels, launches))
+            for pipe in ("issue", "special", "double")
+        }
+        under_way = max(_under_way(gpu, kernel, launch, case) for kernel, launch in zip(kernels, launches))
+        size = case.least + (case.again if under_way > gpu.cache else 0)
+        bounds = gpus.seconds(gpu, size, instructions)
+        bound = max(bounds, key=lambda name: bounds[name])
+        return {
+            "launches": _named(kernels),
+            "under_way_bytes": under_way,
+            "memory_bytes": size,
+            "predicted_microseconds": round(bounds[bound] * 1e6, 2),
+            "bound_by": bound,
+            "times_memory": round(bounds[bound] / bounds["memory"], 3),
+        }
+
+    def _kernel(self, launch: Launch, architecture: int | str, case: Case) -> Record:
+        target = compilation.target_of(architecture)
+        _, _, key = compilation.bind(launch, target)
+        if key not in self.kernels:
+            compiled = compilation.compile_launch(launch, target)
+            read = _read_amd if isinstance(architecture, str) else _read_cuda
+            number = sum(one["kernel"] == launch.name for one in self.kernels.values()) + 1
+            self.kernels[key] = {
+                "kernel": launch.name,
+                "id": f"{launch.name}/{architecture}/{number}",
+                "first_case": case.name,
+                "architecture": architecture,
+                "warps": launch.num_warps,
+                "shared": compiled.metadata.shared,
+                **read(launch, compiled, case),
+            }
+        return self.kernels[key]
+
+
+def _under_way(gpu: Gpu, kernel: Record, launch: Launch, case: Case) -> int:
+    """Bytes of streamed tensors that belong to the programs that run at once."""
+    tensors = launch.tensors
+    size = sum(tensors[name].numel() * tensors[name].itemsize for name in case.streamed if name in tensors)
+    return round(size * min(1.0, kernel["programs_at_once"] * gpu.multiprocessors / launch.programs))
+
+
+def _named(kernels: Iterable[Record]) -> dict[str, int]:
+    """How often each was launched."""
+    names = [kernel["id"] for kernel in kernels]
+    return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def _read_cuda(launch: Launch, compiled: Any, case: Case) -> Record:
+    sass, usage = assembly.disassemble(compiled.asm["cubin"])
+    everything = assembly.instructions(sass)
+    loop = assembly.hot_loops(everything)
+    lanes = 32 * launch.num_warps
+    elements = _ELEMENTS.get(launch.name) if launch.constants.get("VISITS", True) else None
+    per_thread = elements(launch.constants, lanes) if elements else None
+    counted = assembly.by_pipe(loop or everything)
+    gpu = next(one for one in GPUS if one.capability == compiled.metadata.target.arch)
+    at_once = gpus.programs_at_once(gpu, usage["REG"], compiled.metadata.shared, launch.num_warps)
+    return {
+        "registers": usage["REG"],
+        "stack_bytes": usage["STACK"],
+        "spill_stores": sum(one.name.startswith("STL") for one in everything),
+        "spill_loads": sum(one.name.startswith("LDL") for one in everything),
+        "programs_at_once": at_once,
+        "occupancy": round(gpus.occupancy(at_once, launch.num_warps), 3),
+        "loads": assembly.count_widths(everything, "LDG"),
+        "stores": assembly.count_widths(everything, "STG"),
+        "arguments": _widths(launch, compiled.asm["ptx"], case),
+        "instructions": assembly.by_pipe(everything),
+        "loop_instructions": assembly.by_pipe(loop),
+        "elements_per_thread": per_thread,
+        "instructions_per_element": round(counted["issue"] / per_thread, 2) if per_thread else None,
+    }
+
+
+def _widths(launch: Launch, ptx: str, case: Case) -> Record:
+    """Of the streamed arguments: bytes of a thread's loads and stores, those that depend on the thread, and how many
+    bytes they could be."""
+    pointers = list(launch.tensors)
+    found: Record = {}
+    for access in assembly.accesses(ptx):
+        # Behind the arguments are two pointers to scratch memory.
+        if access.argument is None or access.argument >= len(pointers) or not access.is_streamed:
+            continue
+        name = pointers[access.argument]
+        if name not in case.streamed:
+            continue
+        entry = found.setdefault(
+            name, {"could_be": natural_width(launch.tensors[name]), "loads": {}, "stores": {}}
+        )
+        counts = entry["loads" if access.is_load else "stores"]
+        counts[access.size] = counts.get(access.size, 0) + 1
+    return found
+
+
+def _read_amd(launch: Launch, compiled: Any, case: Case) -> Record:
+    return assembly.amd_resources(compiled.asm["amdgcn"])
+
+
+def _executed(kernel: Record, launch: Launch, pipe: str, case: Case) -> float:
+    """Instructions of all threads of a launch: the loop as often as its elements need, the rest once."""
+    once = kernel["instructions"][pipe] - kernel["loop_instructions"][pipe]
+    threads = launch.programs * 32 * launch.num_warps
+    turns = 0.0
+    if kernel["elements_per_thread"] is not None:
+        turns = launch.elements(case.streamed) / kernel["elements_per_thread"]
+    return once * threads + kernel["loop_instructions"][pipe] * turns
+
+
+def faults(record: Mapping[str, Any]) -> list[str]:
+    """What must not be: spills, loads and stores narrower than the data allows, bytes beyond the formula."""
+    found = []
+    for kernel in record["kernels"]:
+        where = f"{kernel['id']} ({kernel['first_case']})"
+        spills = [kernel.get(name, 0) for name in ("spill_stores", "spill_loads", "vgpr_spill_count")]
+        if any(spills):
+            found.append(f"{where} spills: {spills[0]} stores, {spills[1]} loads, {spills[2]} AMD registers")
+        for name, widths in kernel.get("arguments", {}).items():
+            narrow = [size for size in (*widths["loads"], *widths["stores"]) if size < widths["could_be"]]
+            if narrow:
+                found.append(
+                    f"{where} moves {name} by {min(narrow)} bytes a thread, could be {widths['could_be']}"
+                )
+    for counted in record["traffic"]:
+        if counted["asked_bytes"] > counted["allowed_bytes"]:
+            sizes = " ".join(f"{symbol}={size}" for symbol, size in counted["sizes"].items())
+            found.append(
+                f"{counted['op']} {sizes} {counted['dtype']} asks for {counted['asked_bytes']} bytes, "
+                f"should be at most {counted['allowed_bytes']:.0f}"
+            )
+    return found
+
+
+def joined(audit: Audit, ops: Sequence[Record], traffic: Sequence[Record]) -> Record:
+    return {
+        "triton": triton.__version__,
+        "gpus": [vars(gpu) for gpu in GPUS],
+        "kernels": list(audit.kernels.values()),
+        "ops": list(ops),
+        "traffic": list(traffic),
+    }
+
+
+def write(path: Path, record: Record) -> None:
+    """One kernel or op a line."""
+    lines = []
+    for name, value in record.items():
+        if isinstance(value, list):
+            entries = ",\n  ".join(json.dumps(entry) for entry in value)
+            lines.append(f' "{name}": [\n  {entries}\n ]')
+        else:
+            lines.append(f' "{name}": {json.dumps(value)}')
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def tables(record: Mapping[str, Any]) -> str:
+    """Both in Markdown: the kernels as compiled, the ops as predicted."""
+    return "\n\n".join([_kernel_table(record["kernels"]), _op_table(record["ops"])])
+
+
+def _kernel_table(kernels: Sequence[Record]) -> str:
+    """A line per kernel and first use; the figures of sm_80 / sm_90 / sm_100, else of one."""
+    lines = [
+        "| kernel | first used by | registers sm_80 / 90 / 100 | spills | occupancy | shared bytes "
+        "| bytes a load, a store | instructions per element | gfx942 registers, spills |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str], dict[int | str, Record]] = {}
+    for kernel in kernels:
+        groups.setdefault((kernel["kernel"], kernel["first_case"]), {})[kernel["architecture"]] = kernel
+    for (name, case), by_architecture in groups.items():
+        cuda = [one for key, one in by_architecture.items() if isinstance(key, int)]
+        amd = by_architecture.get(compilation.AMD_ARCHITECTURE)
+        cells = [
+            f"`{name}`",
+            case,
+            _listed(one["registers"] for one in cuda),
+            _listed(one["spill_stores"] + one["spill_loads"] for one in cuda),
+            _listed(f"{one['occupancy']:.0%}" for one in cuda),
+            _listed(one["shared"] for one in cuda),
+            _width_cell(cuda),
+            _listed(_or_dash(one["instructions_per_element"]) for one in cuda),
+            f"{amd['vgpr_count']}, {amd['vgpr_spill_count']}" if amd else "–",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _width_cell(cuda: Sequence[Record]) -> str:
+    """Narrowest per streamed argument, of all architectures, and what it could be."""
+    cells = {
+        f"{name} {min(min([*widths['loads'], *widths['stores']]) for widths in _of(cuda, name))} "
+        f"of {_of(cuda, name)[0]['could_be']}"
+        for one in cuda
+        for name in one["arguments"]
+    }
+    return ", ".join(sorted(cells)) or "–"
+
+
+def _of(cuda: Sequence[Record], name: str) -> list[Record]:
+    return [one["arguments"][name] for one in cuda if name in one["arguments"]]
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _listed(values: Iterable[object]) -> str:
+    """One where all are the same."""
+    texts = [str(value) for value in values]
+    return texts[0] if len(set(texts)) == 1 else " / ".join(texts)
+
+
+def _op_table(ops: Sequence[Record]) -> str:
+    names = [gpu.name for gpu in GPUS]
+    lines = [
+        f"| op | sizes | dtype | MB | {' | '.join(f'{name}, µs *predicted*' for name in names)} |",
+        "|---|---|---|---|" + "---|" * len(names),
+    ]
+    for op in ops:
+        sizes = ", ".join(f"{symbol} = {size:,}" for symbol, size in op["sizes"].items())
+        times = [_time_cell(op["gpus"].get(name)) for name in names]
+        cells = [f"`{op['op']}`", sizes, op["dtype"], f"{op['least_bytes'] / 1e6:.1f}", *times]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _time_cell(prediction: Record | None) -> str:
+    if prediction is None:
+        return "–"
+    bound = "" if prediction["bound_by"] == "memory" else f" ({prediction['bound_by']})"
+    return f"{prediction['predicted_microseconds']:.1f}{bound}"

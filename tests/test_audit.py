@@ -1,0 +1,179 @@
+"""The Triton kernels compiled at their real shapes for a GPU that is not here; and the audit sees what is wrong."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+import triton
+import triton.language as tl
+
+from benchmarks.audit import assembly, compilation, gpus, report, traffic
+from benchmarks.audit.cases import Case, real_cases
+from benchmarks.audit.launches import Launch
+from electra_kernels.triton import launch
+
+pytestmark = pytest.mark.skipif(
+    launch.is_interpreted(),
+    reason="Triton's interpreter holds for the whole process, in which nothing compiles",
+)
+
+CASES = {case.name: case for case in real_cases()}
+OPS = sorted({case.op for case in CASES.values()})
+SHAPED = {"sizes": {}, "dtype": torch.float32, "least": 1, "again": 0}
+
+
+def faults_of(*, kernels=(), traffic=()):
+    return report.faults({"kernels": list(kernels), "traffic": list(traffic)})
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_no_kernel_spills_or_moves_its_data_in_small_pieces(op):
+    audit = report.Audit([90])
+    for case in CASES.values():
+        if case.op == op:
+            audit.op(case)
+    assert audit.kernels
+    assert faults_of(kernels=audit.kernels.values()) == []
+
+
+def test_no_kernel_asks_for_more_bytes_than_its_formula():
+    counted = traffic.counted()
+    assert {one["op"] for one in counted} == set(OPS)
+    assert faults_of(traffic=counted) == []
+    # Less than all inputs and outputs once: a formula that is too large would find nothing.
+    assert all(one["asked_bytes"] > 0.99 * one["least_bytes"] for one in counted)
+
+
+@triton.jit
+def copy_rows(x, out, stride, WIDTH: tl.constexpr):  # noqa: N803
+    columns = tl.arange(0, WIDTH)
+    tl.store(out + tl.program_id(0) * stride + columns, tl.load(x + tl.program_id(0) * stride + columns))
+
+
+@triton.jit
+def count_smaller(x, out, WIDTH: tl.constexpr):  # noqa: N803
+    columns = tl.arange(0, WIDTH)
+    values = tl.load(x + columns)
+    total = tl.zeros([WIDTH], tl.float32)
+    for rounds in range(8):
+        total += tl.cumsum(values + total, 0) * tl.cumsum(values * rounds, 0)
+    tl.store(out + columns, total * values)
+
+
+def audited(kernel, *arguments, num_warps=4, streamed=("x", "out"), architecture=90, **constants):
+    def run():
+        launch.run(kernel, 1, *arguments, num_warps=num_warps, **constants)
+
+    audit = report.Audit([architecture])
+    audit.op(Case("op", run=run, streamed=streamed, **SHAPED))
+    (kernel,) = audit.kernels.values()
+    return kernel
+
+
+# Triton asks of pointers and strides whether they are multiples of 16, and no more.
+@pytest.mark.parametrize("offset, pitch, width", [(0, 4096, 16), (0, 4100, 4), (1, 4096, 4)])
+def test_widths_are_those_of_a_launch_with_these_pointers_and_strides(offset, pitch, width):
+    memory = torch.empty(2 * pitch + 8)
+    start = -memory.data_ptr() // 4 % 4 + offset
+    found = audited(copy_rows, memory[start:], torch.empty(2, pitch, device="meta"), pitch, WIDTH=1024)
+    assert found["loads"] == {width: 32 // width}
+    assert found["arguments"]["x"]["loads"] == {width: 32 // width}
+    assert found["arguments"]["out"]["stores"] == ({16: 2} if pitch == 4096 else {4: 8})
+
+
+def test_small_pieces_are_a_fault():
+    x = torch.empty(2, 4096, device="meta")
+    narrow = audited(copy_rows, x, x, 4098, WIDTH=1024)
+    assert any("x by 4 bytes a thread, could be 16" in fault for fault in faults_of(kernels=[narrow]))
+    assert faults_of(kernels=[audited(copy_rows, x, x, 4096, WIDTH=1024)]) == []
+
+
+def test_spills_are_a_fault():
+    x = torch.empty(16384, device="meta")
+    spilling = audited(count_smaller, x, x, num_warps=2, WIDTH=16384)
+    assert spilling["spill_stores"] > 0
+    assert spilling["stack_bytes"] > 0
+    assert any("spills" in fault for fault in faults_of(kernels=[spilling]))
+
+
+def test_too_many_bytes_are_a_fault():
+    counted = {"op": "op", "sizes": {"N": 2}, "dtype": "float32", "asked_bytes": 102, "allowed_bytes": 101}
+    assert len(faults_of(traffic=[counted])) == 1
+    assert faults_of(traffic=[counted | {"asked_bytes": 101}]) == []
+
+
+def test_amd_says_its_registers():
+    x = torch.empty(2, 4096, device="meta")
+    found = audited(copy_rows, x, x, 4096, WIDTH=1024, architecture=compilation.AMD_ARCHITECTURE)
+    assert found["vgpr_count"] > 0
+    assert found["loads"] == {16: 1}
+
+
+# As NVIDIA's occupancy calculator has it.
+@pytest.mark.parametrize(
+    "capability, registers, shared, warps, expected",
+    [(80, 32, 0, 4, 16), (80, 33, 0, 4, 12), (90, 128, 0, 16, 1), (90, 64, 0, 32, 1), (90, 255, 0, 4, 2),
+     (80, 32, 48 << 10, 4, 3), (90, 32, 48 << 10, 4, 4), (100, 16, 0, 1, 32)],
+)  # fmt: skip
+def test_programs_at_once(capability, registers, shared, warps, expected):
+    gpu = next(gpu for gpu in gpus.GPUS if gpu.capability == capability)
+    assert gpus.programs_at_once(gpu, registers, shared, warps) == expected
+
+
+def test_the_slowest_unit_bounds_the_time():
+    h100 = gpus.GPUS[1]
+    bounds = gpus.seconds(h100, h100.bandwidth, {"issue": 0.0, "special": 0.0, "double": 0.0})
+    assert bounds["memory"] == 1
+    instructions = {"issue": 132 * 128 * 1.98e9, "special": 132 * 16 * 1.98e9, "double": 132 * 64 * 1.98e9}
+    assert gpus.seconds(h100, 0.0, instructions) == pytest.approx(
+        {"memory": 0, "issue": 1, "special": 1, "double": 1}
+    )
+
+
+def test_an_address_is_followed_back_to_its_argument_through_a_loop():
+    ptx = """
+    .param .u64 .ptr .global .align 1 f_param_0,
+    .param .u64 .ptr .global .align 1 f_param_1,
+    .param .u32 f_param_2
+    ld.param.b64 \t%rd1, [f_param_0];
+    ld.param.b64 \t%rd2, [f_param_1];
+    ld.param.b32 \t%r9, [f_param_2];
+    mov.u32 \t%r1, %tid.x;
+    mul.wide.u32 \t%rd3, %r1, 16;
+    add.s64 \t%rd4, %rd1, %rd3;
+    $L: add.s64 \t%rd4, %rd4, 64;
+    @%p1 ld.global.L1::evict_first.v4.b32 { %r2, %r3, %r4, %r5 }, [ %rd4 + 0 ];
+    mad.wide.u32 \t%rd5, %r2, 4, %rd2;
+    @%p1 st.global.b16 [ %rd5 + 0 ], { %rs1 };
+    """
+    first, second = assembly.accesses(ptx)
+    assert first == assembly.Access(argument=0, is_load=True, size=16, is_streamed=True)
+    # Where it goes is data: a scatter, which no vector serves.
+    assert second == assembly.Access(argument=1, is_load=False, size=2, is_streamed=False)
+
+
+def test_the_loop_is_the_one_that_streams():
+    sass = """
+        /*0000*/    S2R R0, SR_TID.X ;
+.L_x_0:
+        /*0010*/    LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0020*/    FADD R1, R1, R4 ;
+        /*0030*/    @P0 BRA `(.L_x_0) ;
+.L_x_1:
+        /*0040*/    LDG.E R4, desc[UR4][R2.64] ;
+        /*0050*/    @!P0 BRA `(.L_x_1) ;
+        /*0060*/    EXIT ;
+.L_x_2:
+        /*0070*/    BRA `(.L_x_2);
+        /*0080*/    NOP;
+    """
+    everything = assembly.instructions(sass)
+    assert len(everything) == 7
+    assert [one.name for one in assembly.hot_loops(everything)] == ["LDG.E.128", "FADD", "BRA"]
+
+
+def test_every_kernel_is_known_by_its_own_names():
+    x = torch.empty(2, 4096, device="meta")
+    given = Launch(copy_rows, 1, (x, x, 4096), 4, {"WIDTH": 1024})
+    assert list(given.tensors) == ["x", "out"]
