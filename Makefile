@@ -8,10 +8,10 @@ READY := $(VENV)/ready
 SOURCES := electra_kernels benchmarks tests setup.py .ci
 CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: help demo test sanitize lint format bench clean again
+.PHONY: help demo test sanitize lint format bench gpu-check clean again
 
 help:  ## Say what each target does (default)
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(READY)  ## Pre-train the reference ELECTRA on real text and write report/report.html
 	$(BIN)/electra-kernels pretrain --config demo --minutes 8 --pair-minutes 2 --output report
@@ -36,6 +36,13 @@ format: $(READY)  ## Let ruff and clang-format rewrite the sources
 bench: $(READY)  ## Time every op against eager torch, write and draw the results; QUICK=1 for one size per op
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 	$(if $(QUICK),,$(BIN)/python -m benchmarks.plot)
+
+gpu-check: $(if $(DRY_RUN),$(READY))  ## On a GPU, 8 minutes: conformance, sanitizer, benchmarks; ONLY=section; DRY_RUN=1
+	@$(if $(DRY_RUN),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check \
+	  $(addprefix --only ,$(ONLY)) $(if $(DRY_RUN),--dry-run)
+
+audit: $(READY)  ## Compile the Triton kernels for GPUs that need not be here: registers, spills, predicted times
+	$(BIN)/python -m benchmarks.audit
 
 clean:  ## Remove what these targets made; downloads stay in the cache folder
 	rm -rf $(VENV) build dist report *.egg-info electra_kernels/_*.so electra_kernels/_build.json

@@ -24,6 +24,7 @@ IDEAS: Mapping[str, ModuleType] = {
 }
 # Seconds for the rounds of one case; with all cases a full run takes under 10 minutes on 2 cores, a quick one under 1.
 _BUDGET, _QUICK_BUDGET = 5.0, 1.0
+COLUMNS = f"{'ms':>44}{'spread':>10}{'speed-up':>11}{'x reading':>11}{'x traffic':>11}{'extra MB':>10}"
 
 
 def main() -> None:
@@ -68,12 +69,11 @@ def _run(ideas: Sequence[str], quick: bool, rounds: int | None) -> list[dict[str
 def _headline(machine: Mapping[str, object]) -> str:
     facts = ("processor", "capability", "threads", "torch", "serving", "levels", "measures_memory")
     lines = [f"{fact}: {machine[fact]}" for fact in facts]
-    columns = f"{'ms':>44}{'spread':>10}{'speed-up':>11}{'x reading':>11}{'x traffic':>11}{'extra MB':>10}"
     legend = (
         "speed-up: to the first line of a case; x reading, x traffic: to reading, to reading and writing the bytes",
         "that the work has to; extra MB: peak memory beyond inputs and gradients",
     )
-    return "\n".join([*lines, *legend, columns])
+    return "\n".join([*lines, *legend, COLUMNS])
 
 
 def show(case: Case, measured: Sequence[Measurement]) -> None:

@@ -20,6 +20,13 @@ def cases(size: Size) -> Iterator[Case]:
         yield _case(256, 512, dtype)
 
 
+def forward(size: Size, device: torch.device) -> contenders.Run:
+    """The loss alone."""
+    shape = (2, 16) if size == "tiny" else (256, 512)
+    logits, labels, mask = torch.randn(shape, device=device), *(torch.rand(2, *shape, device=device) < 0.5)
+    return lambda: electra_kernels.masked_bce_with_logits(logits, labels, mask)
+
+
 def _case(batch: int, length: int, dtype: torch.dtype = torch.float32, is_main: bool = False) -> Case:
     logits = torch.randn(batch, length, dtype=dtype, requires_grad=True)
     labels = torch.rand(batch, length) < 0.1

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.meters import Run
 from electra_kernels import backends, use_backend
+from electra_kernels.routing import implementation
 
 # Of torch.compile; another one tries a benchmark without waiting for compilers.
 compiler = "inductor"
@@ -28,8 +29,17 @@ def ours(op: str, run: Run, *, everywhere: bool) -> dict[str, Run]:
         return runs
     for level in table.levels.get(default, ())[1:]:
         runs[f"ours, {level}"] = _served(run, default, level)
-    others = [name for name, devices in table.available.items() if device in devices and name != default]
+    others = [name for name in table.available if name != default and _has(name, op, device)]
     return runs | {f"ours, {name}": _served(run, name, None) for name in others}
+
+
+def _has(backend: str, op: str, device: str) -> bool:
+    with use_backend(backend):
+        try:
+            implementation(op, device)
+        except RuntimeError:
+            return False
+    return True
 
 
 def _served(run: Run, backend: str, level: str | None) -> Run:

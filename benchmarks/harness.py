@@ -14,7 +14,6 @@ import torch
 
 from benchmarks.meters import HostMeter, Meter, Run, peak_extra_bytes
 
-
 # Of an idea's cases. "full": all; "quick": one small one per op; "tiny": one per op with every contender, for the
 # interpreter of Triton too.
 Size = Literal["full", "quick", "tiny"]
@@ -33,7 +32,7 @@ class Case:
         absent: a contender that is not there → why.
         is_main: the size of the op that the figure shows and that has all contenders.
         adds_to_baseline: the baseline is a part of the work of the others; what they add to it is asked.
-        back_to_back: runs follow one another as in a training loop, where time in which a GPU waits for the host counts.
+        back_to_back: runs follow one another as in a training loop; where a GPU waits for the host, that counts.
     """
 
     op: str

@@ -11,8 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks import results
-from benchmarks.targets import table
+from benchmarks import gpu_targets, results, targets
 
 OURS, LOWER, OTHERS, MUTED = "#1a6e5c", "#8fbfb2", "#c9ccd1", "#8a8f98"
 _ROW, _MARGINS = 0.24, 1.7  # inches
@@ -32,7 +31,8 @@ def main() -> None:
     measured = results.read(path)
     picture = path.with_suffix(".png")
     draw(measured, picture)
-    print(f"{picture}\n\n{table(measured)}")
+    table = (gpu_targets if "gpu" in measured["machine"] else targets).table(measured)
+    print(f"{picture}\n\n{table}")
 
 
 def draw(measured: Mapping[str, Any], picture: Path) -> None:

@@ -126,15 +126,16 @@ def merge(
     """Put one section of a run into a file that others have written to, in the place of what it has of that section.
 
     Args:
-        path: a file of another machine, or none, is begun anew.
+        path: a file of another machine or torch, or none, is begun anew.
         here: what `machine` returns.
         section: its name, which its cases bear.
         facts: about the section itself, added to those that are there.
         cases: as `record`; None leaves those that are there.
     """
-    values = read(path) if path.exists() else {"machine": None}
-    if values["machine"] != here:
-        values = {"machine": here, "sections": {}, "cases": []}
+    values: dict[str, Any] = {"machine": here, "sections": {}, "cases": []}
+    there = read(path) if path.exists() else values
+    if all(there["machine"][fact] == here[fact] for fact in ("name", "torch")):
+        values = {**there, "machine": here}
     known = values["sections"].get(section, {}) if cases is None else {}
     values["sections"][section] = {**known, **facts}
     if cases is not None:

@@ -15,7 +15,7 @@ MAIN_ROWS = 1024
 def cases(size: Size) -> Iterator[Case]:
     if size == "tiny":
         yield _sample(4, 300, is_main=True)
-        yield from _replacements(2, 16, is_main=True)
+        yield from _replacements(1, 8, is_main=True)
         return
     if size == "quick":
         yield _sample(128, recipes.VOCAB_SIZE)

@@ -5,6 +5,7 @@ the losses and the sample are all on the other side.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from benchmarks import contenders, masking, recipes
 from benchmarks.harness import Case, Size
 from benchmarks.meters import Graph
 from electra_kernels import gather_rows
-from electra_kernels.models import Electra, Generator, electra_config
+from electra_kernels.models import Electra, ElectraConfig, Generator, electra_config
 from electra_kernels.pretraining.optimizer import make_optimizer
 from electra_kernels.pretraining.precision import has_native_bfloat16
 from electra_kernels.pretraining.recipe import RECIPES
@@ -36,14 +37,36 @@ def cases(size: Size) -> Iterator[Case]:
 
 def on_gpu(size: Size) -> Iterator[Case]:
     """In bfloat16, with a batch that fills a GPU; encoders and ours also as CUDA graphs."""
-    yield _case(2 if size == "tiny" else 128, torch.bfloat16, {}, is_main=False, back_to_back=True)
+    batch = 2 if size == "tiny" else 128
+    yield _case(batch, torch.bfloat16, {}, size=size, is_main=False, back_to_back=True)
+
+
+def config(name: str, size: Size) -> ElectraConfig:
+    """The original's; the tiny one has one layer and few words."""
+    if size != "tiny":
+        return electra_config(name, vocab_size=recipes.VOCAB_SIZE, mask_token_id=recipes.MASK)
+    original = electra_config(name, vocab_size=1200, mask_token_id=recipes.MASK)
+    assert original.generator is not None
+    return replace(
+        original,
+        discriminator=replace(original.discriminator, num_hidden_layers=1),
+        generator=replace(original.generator, num_hidden_layers=1),
+    )
 
 
 def _case(
-    batch: int, dtype: torch.dtype, absent: dict[str, str], is_main: bool, back_to_back: bool = False
+    batch: int,
+    dtype: torch.dtype,
+    absent: dict[str, str],
+    *,
+    size: Size = "full",
+    is_main: bool,
+    back_to_back: bool = False,
 ) -> Case:
-    model = Electra(electra_config("small", vocab_size=recipes.VOCAB_SIZE, mask_token_id=recipes.MASK))
-    step = _Step(model, torch.randint(1000, recipes.VOCAB_SIZE, (batch, LENGTH)), dtype)
+    model = Electra(config("small", size))
+    length = 16 if size == "tiny" else LENGTH
+    words = model.config.discriminator.vocab_size
+    step = _Step(model, torch.randint(1000, words, (batch, length)), dtype)
     runs: dict[str, contenders.Run] = {
         "encoders alone": step.encoders,
         "eager, masked rows": lambda: step.run(lambda: step.eager(_loss_of_masked_rows)),
@@ -56,7 +79,7 @@ def _case(
     gradient_bytes = sum(parameter.nbytes for parameter in model.parameters())
     return Case(
         "ELECTRA-Small step" if dtype == torch.float32 else "ELECTRA-Small step, autocast",
-        {"B": batch, "T": LENGTH},
+        {"B": batch, "T": length},
         runs,
         # every weight once, its gradient once
         bytes_read=gradient_bytes,

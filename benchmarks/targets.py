@@ -1,7 +1,7 @@
 """What the CPU kernels are to reach at the main sizes, and what a results file says they do."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,11 +117,12 @@ TARGETS = [
 
 def table(results: Mapping[str, Any]) -> str:
     """The targets and what was reached, in Markdown; a case that the file lacks is "not measured"."""
-    if results["machine"]["device"] != "cpu":
-        return "The targets are those of the CPU kernels."
-    has_avx512 = results["machine"]["capability"].startswith("AVX512")
+    return rows(TARGETS, results, results["machine"]["capability"].startswith("AVX512"))
+
+
+def rows(targets: Sequence[Target], results: Mapping[str, Any], has_avx512: bool = False) -> str:
     lines = ["| work | target | reached | |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(_row(target, results, has_avx512) for target in TARGETS)])
+    return "\n".join([*lines, *(_row(target, results, has_avx512) for target in targets)])
 
 
 def _row(target: Target, results: Mapping[str, Any], has_avx512: bool) -> str:

@@ -48,7 +48,7 @@ needs_memory = pytest.mark.skipif(
 
 def _typical_peak(run):
     """The resident memory is that of the whole process, in which the test runner has threads of its own."""
-    return statistics.median(peak_extra_bytes(run) for _ in range(7))
+    return statistics.median(peak_extra_bytes(run, results.CPU) for _ in range(7))
 
 
 @needs_memory
