@@ -8,7 +8,7 @@ import time
 import library
 
 # Not those of torch.compile: they run no other kernel than the rest, and most of their time is the compiler's.
-SELECTION = "(cuda-cpu and not compile and not inductor) or test_fibers"
+SELECTION = "(cuda-cpu and not compile and not inductor) or test_fibers or test_kernels"
 PYTEST = ["-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-p", "fiber_backend"]
 
 
