@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 PACKAGES := $(VENV)/packages
 READY := $(VENV)/ready
 SOURCES := electra_kernels benchmarks tests setup.py .ci
-CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
+CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
+FIBERS := $(wildcard tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu tests/cuda_on_cpu/*.h)
 
 .PHONY: help demo test sanitize lint format bench gpu-check clean again
 
@@ -26,12 +27,12 @@ lint: $(READY)  ## ruff, mypy and clang-format, changing nothing
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/clang-format --dry-run -Werror $(CPP) $(FIBERS)
 
 format: $(READY)  ## Let ruff and clang-format rewrite the sources
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
-	$(BIN)/clang-format -i $(CPP)
+	$(BIN)/clang-format -i $(CPP) $(FIBERS)
 
 bench: $(READY)  ## Time every op against eager torch, write and draw the results; QUICK=1 for one size per op
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
