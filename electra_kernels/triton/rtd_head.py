@@ -260,7 +260,7 @@ def head_backward(
     mask,  # or None
     pos_weight,  # or None
     logits,
-    grad_loss,  # for a loss that was summed its strides are 0
+    grad_loss,  # [count] for reduction "none", else []
     denominator,  # [] float64
     weight_sums,  # [size] float32, the gradients before their scale; not read if there are shares
     bias_sum,  # []
@@ -292,6 +292,8 @@ def head_backward(
     first = _first_row(tiles, IS_WIDE, ROWS)
     w = _load_weight(weight, weight_step, size, PIECES, WIDTH)
     reciprocal = reciprocal_or_zero(tl.load(denominator))
+    if shares is None:
+        scale = upstream_scale(tl.load(grad_loss), reciprocal)
     gradient = _no_gradient(PIECES, ROWS, WIDTH)
     bias_gradient = tl.zeros([ROWS], tl.float32)
     for tile in range(tiles):
@@ -299,8 +301,10 @@ def head_backward(
         inside = row < count
         x = tl.load(logits + offsets_of(row, sizes, logit_strides), mask=inside, other=0)
         _, m, positive, negative = load_terms(terms, label_smoothing, row, inside, sizes, term_strides)
-        upstream = tl.load(grad_loss + offsets_of(row, sizes, loss_strides), mask=inside, other=0)
-        slopes = token_slopes(x, decay_of(x), m, positive, negative) * upstream_scale(upstream, reciprocal)
+        if shares is not None:
+            upstream = tl.load(grad_loss + offsets_of(row, sizes, loss_strides), mask=inside, other=0)
+            scale = upstream_scale(upstream, reciprocal)
+        slopes = token_slopes(x, decay_of(x), m, positive, negative) * scale
         # An upstream gradient that is not finite must not reach a token that is not counted.
         slopes = tl.where(m != 0, slopes, 0.0)
         for piece in tl.static_range(PIECES):
@@ -316,7 +320,6 @@ def head_backward(
     if shares is not None:
         _store_share(shares, gradient, bias_gradient, size, pitch, WIDTH)
     elif tl.program_id(0) == 0:
-        scale = upstream_scale(tl.load(grad_loss), reciprocal)
         for piece in tl.static_range(PIECES):
             column = piece * WIDTH + tl.arange(0, WIDTH)
             total = tl.load(weight_sums + column.to(tl.int64) * sums_step, mask=column < size, other=0)
@@ -411,10 +414,10 @@ def linear_masked_bce_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias; the forward summed the last two unless reduction is "none"."""
     size, split = hidden.shape[-1], _split(hidden)
-    # Only its strides: a tensor without elements has no pointer, and the scalar is read even if there are no rows.
-    per_token = grad_loss.expand(labels.shape)
-    sizes, strides = collapse(labels.shape, hidden, labels, mask, pos_weight, logits, per_token)
-    shares = _shares(split, hidden) if reduction == "none" else None
+    is_per_token = reduction == "none"
+    upstream = grad_loss if is_per_token else None
+    sizes, strides = collapse(labels.shape, hidden, labels, mask, pos_weight, logits, upstream)
+    shares = _shares(split, hidden) if is_per_token else None
     gradients = hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), weight.new_empty(())
     launch.run(
         head_backward,

@@ -153,8 +153,8 @@ def upstream_scale(grad_loss, reciprocal):
 
 @triton.jit
 def no_sums(LANES: tl.constexpr):
-    """Sums over the tokens of each lane: losses, mask weights, and the four cells of the confusion matrix."""
-    number = tl.zeros([LANES], tl.float64)
+    """Sums over the few tokens of each lane: losses, mask weights, and the four cells of the confusion matrix."""
+    number = tl.zeros([LANES], tl.float32)
     count = tl.zeros([LANES], tl.int32)
     return number, number, count, count, count, count
 
@@ -165,8 +165,8 @@ def add_tokens(sums, losses, weight, label, x):
     is_positive = is_counted & (label > 0.5)
     is_negative = is_counted & (label <= 0.5)
     return (
-        sums[0] + losses.to(tl.float64),
-        sums[1] + weight.to(tl.float64),
+        sums[0] + losses,
+        sums[1] + weight,
         sums[2] + (is_positive & (x > 0)).to(tl.int32),
         sums[3] + (is_negative & (x > 0)).to(tl.int32),
         sums[4] + (is_positive & ~(x > 0)).to(tl.int32),
@@ -179,7 +179,8 @@ def store_sums(sums, partials):
     """Into column ``program`` of partials [SUMS, programs] float64, in which counts are exact too."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     for row in tl.static_range(len(sums)):
-        tl.store(partials + row * programs + program, tl.sum(sums[row]).to(tl.float64))
+        lanes = sums[row].to(tl.float64) if row < 2 else sums[row]
+        tl.store(partials + row * programs + program, tl.sum(lanes).to(tl.float64))
 
 
 @triton.jit
