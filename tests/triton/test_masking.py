@@ -1,0 +1,60 @@
+"""Masking in Triton: what the conformance suite, at its short rows, does not reach."""
+
+import pytest
+import torch
+
+from electra_kernels import draw_uniforms, reference
+from electra_kernels.triton import launch, masking
+
+DEVICE = "cpu" if launch.is_interpreted() else "cuda"
+pytestmark = pytest.mark.skipif(
+    not launch.is_interpreted() and not torch.cuda.is_available(),
+    reason="kernels run on a GPU, or in Triton's interpreter: TRITON_INTERPRET=1",
+)
+OPTIONS = {"mask_token_id": 3, "vocab_size": 1000, "mask_fraction": 0.7, "random_fraction": 0.2}
+
+
+def _inputs(rows, length, slots):
+    ids = torch.randint(5, 1000, (rows, length), device=DEVICE)
+    maskable = torch.rand(rows, length, device=DEVICE) < 0.8
+    return ids, maskable, draw_uniforms((rows, slots, 2), device=DEVICE)
+
+
+@pytest.mark.parametrize(("length", "slots"), [(15, 3), (16, 16), (17, 17), (50, 40), (50, 60)])
+@pytest.mark.parametrize("probability", [0.3, 1.0])
+def test_more_tokens_and_slots_than_a_block(monkeypatch, length, slots, probability):
+    """As rows of more than a thousand tokens: the counts of one block go on into the next."""
+    monkeypatch.setattr(masking, "_BLOCK", 16)
+    inputs = _inputs(4, length, slots)
+    theirs = reference.IMPLEMENTATIONS["mask_tokens"](*inputs, probability=probability, **OPTIONS)
+    ours = masking.mask_tokens(*inputs, probability=probability, **OPTIONS)
+    for one, other in zip(ours, theirs):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -3.0, 1.0, 1e30])
+def test_no_uniform_leads_out_of_the_row(monkeypatch, bad):
+    """On a GPU nobody reads them before the kernel does."""
+    monkeypatch.setattr(launch, "reads_values", lambda tensor: False)
+    ids, maskable, uniforms = _inputs(3, 30, 12)
+    uniforms[..., 0] = bad
+    masked, positions, targets = masking.mask_tokens(ids, maskable, uniforms, probability=0.5, **OPTIONS)
+    used = targets >= 0
+    assert torch.equal(targets[used], ids.gather(1, positions)[used])
+    assert bool(maskable.gather(1, positions)[used].all())
+    for row in range(3):
+        assert len(set(positions[row][used[row]].tolist())) == int(used[row].sum())
+    assert bool(((masked >= 0) & (masked < 1000)).all())
+
+
+def test_one_launch(monkeypatch):
+    launches = []
+    run = launch.run
+
+    def record(kernel, programs, *arguments, **options):
+        launches.append(programs)
+        run(kernel, programs, *arguments, **options)
+
+    monkeypatch.setattr(launch, "run", record)
+    masking.mask_tokens(*_inputs(5, 30, 12), probability=0.5, **OPTIONS)
+    assert launches == [5]

@@ -1,0 +1,104 @@
+"""The linear head of the discriminator in Triton: what the conformance suite, at its few rows, does not reach."""
+
+import pytest
+import torch
+
+from electra_kernels import reference
+from electra_kernels.triton import launch, rtd_head, tokens
+
+DEVICE = "cpu" if launch.is_interpreted() else "cuda"
+pytestmark = pytest.mark.skipif(
+    not launch.is_interpreted() and not torch.cuda.is_available(),
+    reason="kernels run on a GPU, or in Triton's interpreter: TRITON_INTERPRET=1",
+)
+OURS = rtd_head.linear_masked_bce, rtd_head.linear_masked_bce_backward
+THEIRS = tuple(reference.IMPLEMENTATIONS[function.__name__] for function in OURS)
+
+
+def _inputs(rows, width, dtype=torch.float32):
+    hidden = torch.randn(rows, width, device=DEVICE).to(dtype)
+    weight = (torch.randn(width, device=DEVICE) / width**0.5).to(dtype)
+    labels = (torch.rand(rows, device=DEVICE) < 0.3).long()
+    return hidden, weight, torch.randn((), device=DEVICE).to(dtype), labels, torch.rand(rows, device=DEVICE)
+
+
+def _results(functions, inputs, reduction, hidden_again=None):
+    """``hidden_again``: what the backward finds in place of hidden."""
+    hidden, weight, bias, labels, mask = inputs
+    forward, backward = functions
+    outputs = forward(hidden, weight, bias, labels, mask, None, None, 0.1, reduction, True)
+    loss, logits, _, denominator, *sums = outputs
+    upstream = torch.linspace(0.5, 2, loss.numel(), device=DEVICE).reshape(loss.shape)
+    hidden = hidden if hidden_again is None else hidden_again
+    gradients = backward(
+        upstream, hidden, weight, logits, labels, mask, None, denominator, *sums, 0.1, reduction
+    )
+    return *outputs, *gradients
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 100])
+def test_more_tiles_than_programs(monkeypatch, rows, reduction):
+    """As from thousands of rows on: a program has several tiles, and more rows than its last loop has lanes."""
+    monkeypatch.setattr(rtd_head, "_TILE", 64)
+    monkeypatch.setattr(rtd_head, "_LANES", 8)
+    monkeypatch.setattr(rtd_head, "PROGRAMS", 4)
+    inputs = _inputs(rows, 9)
+    for ours, theirs in zip(_results(OURS, inputs, reduction), _results(THEIRS, inputs, reduction)):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("width", [256, 257, 768, 1000, 1024, 3000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_several_pieces(width, dtype):
+    inputs = _inputs(21, width, dtype)
+    for reduction in ("mean", "none"):
+        for ours, theirs in zip(_results(OURS, inputs, reduction), _results(THEIRS, inputs, reduction)):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_every_row_belongs_to_one_program_and_every_column_to_one_piece():
+    for width in (1, 2, 9, 255, 256, 257, 768, 1000, 1024, 4096, 5000, 16384):
+        for count in (0, 1, 128, 129, 10**4, 10**6 + 1, 2**31 - 1, 2**32):
+            for dtype in (torch.float32, torch.bfloat16):
+                split = rtd_head._split(torch.empty(count, width, dtype=dtype, device="meta"))
+                reach = split.programs * split.tiles * split.rows
+                assert 1 <= split.programs <= tokens.PROGRAMS
+                assert reach - split.tiles * split.rows < max(count, 1) <= reach
+                assert split.is_wide or reach < 2**31
+                assert split.pieces * split.width >= width > (split.pieces - 1) * split.width
+                assert split.rows * split.pieces * split.width <= 32 * 32 * split.warps
+                assert split.pitch > width
+
+
+def test_numbers_of_rows_in_64_bits(monkeypatch):
+    inputs = _inputs(30, 9)
+    narrow, split = _results(OURS, inputs, "none"), rtd_head._split
+    monkeypatch.setattr(rtd_head, "_split", lambda hidden: split(hidden)._replace(is_wide=True))
+    for wide, expected in zip(_results(OURS, inputs, "none"), narrow):
+        assert torch.equal(wide, expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_backward_does_not_read_hidden(reduction):
+    inputs = _inputs(30, 9)
+    poison = torch.full_like(inputs[0], torch.nan)
+    expected = _results(OURS, inputs, reduction)
+    for ours, theirs in zip(_results(OURS, inputs, reduction, poison), expected):
+        assert torch.equal(ours, theirs)
+
+
+def test_launches(monkeypatch):
+    """Two forward; one backward, and with reduction "none" a second that joins the parameters' gradients."""
+    launches = []
+    run = launch.run
+
+    def record(kernel, programs, *arguments, **options):
+        launches.append(programs)
+        run(kernel, programs, *arguments, **options)
+
+    monkeypatch.setattr(launch, "run", record)
+    for reduction, expected in (("mean", 3), ("none", 4)):
+        _results(OURS, _inputs(30, 9), reduction)
+        assert len(launches) == expected
+        launches.clear()
