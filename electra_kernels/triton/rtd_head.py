@@ -84,7 +84,7 @@ def _split(hidden: Tensor) -> _Split:
 
 
 @triton.jit
-def _first_row(tiles, IS_WIDE: tl.constexpr, ROWS: tl.constexpr):
+def _first_row(tiles, IS_WIDE, ROWS):
     program = tl.program_id(0)
     if IS_WIDE:
         program = program.to(tl.int64)
@@ -92,7 +92,7 @@ def _first_row(tiles, IS_WIDE: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _load_weight(weight, step, size, PIECES: tl.constexpr, WIDTH: tl.constexpr):
+def _load_weight(weight, step, size, PIECES, WIDTH):
     pieces = ()
     for piece in tl.static_range(PIECES):
         column = piece * WIDTH + tl.arange(0, WIDTH)
@@ -102,7 +102,7 @@ def _load_weight(weight, step, size, PIECES: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _load_rows(hidden, offsets, step, inside, size, PIECES: tl.constexpr, WIDTH: tl.constexpr):
+def _load_rows(hidden, offsets, step, inside, size, PIECES, WIDTH):
     pieces = ()
     for piece in tl.static_range(PIECES):
         column = piece * WIDTH + tl.arange(0, WIDTH)
@@ -113,7 +113,7 @@ def _load_rows(hidden, offsets, step, inside, size, PIECES: tl.constexpr, WIDTH:
 
 
 @triton.jit
-def _no_gradient(PIECES: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+def _no_gradient(PIECES, ROWS, WIDTH):
     pieces = ()
     for _ in tl.static_range(PIECES):
         pieces += (tl.zeros([ROWS, WIDTH], tl.float32),)
@@ -140,7 +140,7 @@ def _add_rows(gradient, rows, slopes):
 
 
 @triton.jit
-def _store_share(shares, gradient, slopes, size, pitch, WIDTH: tl.constexpr):
+def _store_share(shares, gradient, slopes, size, pitch, WIDTH):
     """Row ``program`` of shares [programs, pitch] float32: the gradient of the weight, then that of the bias."""
     share = shares + tl.program_id(0).to(tl.int64) * pitch
     for piece in tl.static_range(len(gradient)):
