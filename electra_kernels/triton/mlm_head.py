@@ -187,8 +187,10 @@ def _visit(
         return results
     targets, uniforms = targets.contiguous(), uniforms.contiguous()
     tiles = triton.cdiv(view.size, rows.TILE.value)
+    padded_tiles = triton.next_power_of_2(tiles)
+    warps = min(_WARPS, padded_tiles)
     statistics = losses.new_empty(view.number, 3, tiles)
-    halves = launch.halves(view.number, triton.cdiv(tiles, _WARPS), device)
+    halves = launch.halves(view.number, triton.cdiv(tiles, warps), device)
     for parts, visits, draws in halves:
         launch.run(
             cross_entropy_rows,
@@ -210,15 +212,15 @@ def _visit(
             1 / temperature,
             VECTOR=view.vector,
             BIAS_VECTOR=launch.bias_vector(bias),
-            TILES=triton.next_power_of_2(tiles),
-            WARPS=_WARPS,
+            TILES=padded_tiles,
+            WARPS=warps,
             TEMPERED=temperature != 1,
             BANS=ban_original,
             PADS=view.pads,
             VISITS=visits,
             DRAWS=draws,
             WRITES=overwrites and visits,
-            num_warps=_WARPS,
+            num_warps=warps,
         )
     if overwrites and len(halves) == 2:
         write_softmax(view, bias, logsumexp, targets, scale, None, view, ignore_index)

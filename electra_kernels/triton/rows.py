@@ -154,22 +154,27 @@ def row_total(maxima, sums):
 
 
 @triton.jit
-def invert_cdf(weights, fraction):
-    """First index whose float64 prefix sum exceeds fraction x total, and how far into its own weight that is.
+def first_above(weights, prefix, point):
+    """First index whose prefix sum exceeds the point; the last that has a weight, if rounding leaves none.
 
     Never an index of weight 0, unless there is no other: the prefix sums of a parallel scan need not rise evenly.
     """
     index = tl.arange(0, weights.shape[0])
-    prefix = tl.cumsum(weights, 0)
-    point = fraction * tl.sum(weights, 0)
     has_weight = weights > 0
     first = tl.min(tl.where(has_weight & (prefix > point), index, weights.shape[0]), 0)
-    last = tl.max(tl.where(has_weight, index, 0), 0)
-    chosen = tl.minimum(first, last)
-    weight = tl.sum(tl.where(index == chosen, weights, 0.0), 0)
-    below = tl.sum(tl.where(index == chosen, prefix - weights, 0.0), 0)
-    rest = (point - below) / tl.where(weight > 0, weight, 1.0)
-    return chosen, tl.minimum(tl.maximum(rest, 0.0), 1.0)
+    return tl.minimum(first, tl.max(tl.where(has_weight, index, 0), 0))
+
+
+@triton.jit
+def draw_tile(shares, fraction):
+    """A tile by inverse CDF over float64 shares of the row, and how far into its own share the fraction is."""
+    prefix = tl.cumsum(shares, 0)
+    point = fraction * tl.sum(shares, 0)
+    tile = first_above(shares, prefix, point)
+    is_tile = tl.arange(0, shares.shape[0]) == tile
+    share = tl.sum(tl.where(is_tile, shares, 0.0), 0)
+    below = tl.sum(tl.where(is_tile, prefix, 0.0), 0) - share
+    return tile, tl.minimum(tl.maximum((point - below) / tl.where(share > 0, share, 1.0), 0.0), 1.0)
 
 
 @triton.jit
@@ -212,11 +217,15 @@ def draw_token(
         maxima = tl.where(is_tile, maximum, maxima)
         drawable = tl.where(is_tile, tl.sum(exponential(x * inverse_temperature), 0), drawable)
     maximum = tl.max(maxima, 0)
-    shares = drawable * exponential((maxima - finite_or_zero(maximum)) * inverse_temperature)
-    tile, fraction = invert_cdf(shares.to(tl.float64), fraction)
-    # What is left of the fraction makes the two visits to the tile agree, whatever their rounding.
+    if maxima.shape[0] == 1:
+        tile = 0
+    else:
+        shares = drawable * exponential((maxima - finite_or_zero(maximum)) * inverse_temperature)
+        # What is left of the fraction makes the two visits to the tile agree, whatever their rounding.
+        tile, fraction = draw_tile(shares.to(tl.float64), fraction)
     x, _ = load_tile(row, bias, tile, banned, size, step, VECTOR, BIAS_VECTOR, BANS)
-    offset, _ = invert_cdf(exponential(x * inverse_temperature).to(tl.float64), fraction)
+    weights = exponential(x * inverse_temperature).to(tl.float64)
+    offset = first_above(weights, tl.cumsum(weights, 0), fraction * tl.sum(weights, 0))
     return tl.where(maximum > -INFINITY, tile * TILE + offset, -1)
 
 

@@ -131,10 +131,12 @@ def _sample(
     if view.number == 0:
         return logsumexp, tokens
     tiles = triton.cdiv(view.size, rows.TILE.value)
+    padded_tiles = triton.next_power_of_2(tiles)
+    warps = min(_WARPS, padded_tiles)
     statistics = logsumexp.new_empty(view.number, 3, tiles)
     banned = None if banned is None else banned.contiguous()
     uniforms = uniforms.contiguous()
-    for parts, visits, draws in launch.halves(view.number, triton.cdiv(tiles, _WARPS), logits.device):
+    for parts, visits, draws in launch.halves(view.number, triton.cdiv(tiles, warps), logits.device):
         launch.run(
             sample_rows,
             parts * view.number,
@@ -152,14 +154,14 @@ def _sample(
             parts,
             1 / temperature,
             VECTOR=view.vector,
-            TILES=triton.next_power_of_2(tiles),
-            WARPS=_WARPS,
+            TILES=padded_tiles,
+            WARPS=warps,
             TEMPERED=temperature != 1,
             BANS=bans,
             SKIPS=skips,
             VISITS=visits,
             DRAWS=draws,
-            num_warps=_WARPS,
+            num_warps=warps,
         )
     return logsumexp, tokens
 

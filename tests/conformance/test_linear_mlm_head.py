@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from electra_kernels import cross_entropy_sample, linear_cross_entropy_sample
+from electra_kernels.reference import chunks
 
 from . import oracle
+from .cases import quantity
 from .oracle import IGNORED
 
 
@@ -47,7 +49,9 @@ def _scales(parameters, targets, reduction, upstream):
 
 @pytest.mark.parametrize("upstream", [1.0, 3.7])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize(("rows", "vocabulary", "width"), [(9, 37, 6), (70, 513, 8)])
+@pytest.mark.parametrize(
+    ("rows", "vocabulary", "width"), [(9, 37, 6), (quantity(70, interpreted=12), 513, 8)]
+)
 def test_loss_and_gradients(device, dtype, rows, vocabulary, width, reduction, upstream):
     parameters, targets = _inputs(rows, vocabulary, width, dtype, device)
     leaves = [value.requires_grad_() for value in parameters]
@@ -79,8 +83,8 @@ def test_loss_and_gradients_at_30522(device, dtype):
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.6}, {"ban_original": True}])
 def test_the_sample(device, dtype, options):
-    (hidden, weight, bias), targets = _inputs(40, 600, 6, dtype, device)
-    uniforms = torch.rand(40, dtype=torch.float64).to(device)
+    (hidden, weight, bias), targets = _inputs(quantity(40, interpreted=16), 600, 6, dtype, device)
+    uniforms = torch.rand(targets.shape, dtype=torch.float64).to(device)
     ours = linear_cross_entropy_sample(hidden, weight, bias, targets, uniforms=uniforms, **options)
     counted = targets != IGNORED
     logits = F.linear(hidden.double(), weight.double(), bias.double())
@@ -141,12 +145,13 @@ def test_without_a_bias(device, dtype, reduction):
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_float32_weights_get_float32_gradients(device, half, reduction):
+def test_float32_weights_get_float32_gradients(device, monkeypatch, half, reduction):
     """Master weights: their gradient is accumulated in float32 and not rounded to the activations' dtype.
 
     The product of a chunk of rows may be rounded: these are more rows than a chunk has.
     """
-    (hidden, weight, bias), targets = _inputs(600, 37, 6, torch.float32, device)
+    monkeypatch.setattr(chunks, "MOST_ROWS", quantity(chunks.MOST_ROWS, interpreted=64))
+    (hidden, weight, bias), targets = _inputs(quantity(600, interpreted=80), 37, 6, torch.float32, device)
     leaves = hidden.to(half).requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
     linear_cross_entropy_sample(*leaves, targets, reduction=reduction).loss.sum().backward()
     parameters = (leaves[0], weight.to(half), bias)
@@ -162,17 +167,20 @@ def test_float32_weights_get_float32_gradients(device, half, reduction):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_float16_gradients_at_2560_rows(device, reduction):
     """Words that are no target have gradients of soft-max alone: with 1 / N folded in first, float16 holds none."""
-    rows, vocabulary = 2560, 257
+    rows, vocabulary = quantity(2560, interpreted=64), 257
     hidden = (1 + torch.rand(rows, 4)).to(device, torch.float16).requires_grad_()
     weight = (torch.randn(vocabulary, 4) / 10).to(device, torch.float16)
     weight[:10] += 1.2
     weight.requires_grad_()
     targets = torch.randint(0, 10, (rows,), device=device)
-    ours = linear_cross_entropy_sample(hidden, weight, None, targets, reduction=reduction).loss
-    loss = ours if reduction == "mean" else ours.mean()
+    normalizer = 2560 if reduction == "mean" else None
+    ours = linear_cross_entropy_sample(
+        hidden, weight, None, targets, reduction=reduction, normalizer=normalizer
+    ).loss
+    loss = ours if reduction == "mean" else ours.sum() / 2560
     scale = 1024.0  # as a gradient scaler does: the gradients themselves are below what float16 resolves
     (loss * scale).backward()
-    one = torch.tensor(scale, device=device)
+    one = torch.tensor(scale * rows / 2560, device=device)
     _, (_, truth, _) = _eager((hidden, weight, None), targets, "mean", one, torch.float64)
     others = weight.grad[10:].double()
     error = ((others - truth[10:]) / truth[10:]).abs()

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from . import views
-from .cases import CASES, DIFFERENTIABLE, build, tensor_arguments
+from .cases import CASES, DIFFERENTIABLE, build, quantity, tensor_arguments
 
+OFFSETS = range(0, 41, quantity(1, interpreted=5))
 SCALARS = {("linear_masked_bce", "bias")}  # one element: it has no layout
 
 
@@ -46,10 +47,10 @@ def test_gradients_in_any_layout(device, dtype, name, layout):
 @pytest.mark.parametrize("name", CASES)
 def test_rows_that_slide_by_0_to_40_elements(device, dtype, name):
     """Every alignment of a vector load, for the widest argument of each op."""
-    case = build(name, device, dtype)
+    case = build(name, device, dtype, batch=quantity(3, interpreted=1))
     argument = max(case.tensors, key=lambda key: case.tensors[key].numel())
     expected = case.outputs()
-    for offset in range(41):
+    for offset in OFFSETS:
         view, memory = views.slid(case.tensors[argument], offset)
         _assert_same(case.outputs(**{argument: view}), expected)
         assert views.untouched(memory, view), f"offset {offset}"
@@ -66,7 +67,7 @@ def test_in_place_writes_nothing_beside_its_rows(device, dtype, vocabulary):
     placements = [
         views.strided(values),
         views.transposed(values),
-        *(views.slid(values, i) for i in range(41)),
+        *(views.slid(values, offset) for offset in OFFSETS),
     ]
     for view, memory in placements:
         _assert_same(op(view, targets, uniforms, None, -100, "mean", 1.0, False), results)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from electra_kernels import cross_entropy_sample, sample_tokens
 
 from . import oracle
+from .cases import quantity
 from .oracle import IGNORED
 
 UPSTREAM = (1.0, 3.7)
@@ -174,13 +175,13 @@ def test_without_grad_nothing_requires_grad(device):
 @pytest.mark.parametrize("inplace", [False, True])
 def test_float16_gradients_at_2560_rows(device, inplace):
     """Folding 1 / N in before rounding to float16 flushes most entries to zero."""
-    rows, vocabulary = 2560, 37
+    rows, vocabulary = quantity(2560, interpreted=64), 37
     logits, targets = _rows(rows, vocabulary, torch.float16, device, ignored=False)
     logits.requires_grad_()
     upstream = torch.tensor(1024.0, device=device)  # as a gradient scaler's
-    loss = cross_entropy_sample(logits * 1, targets, inplace_backward=inplace).loss
+    loss = cross_entropy_sample(logits * 1, targets, inplace_backward=inplace, normalizer=2560).loss
     (loss * upstream).backward()
-    _, truth, _, eager = _truth(logits, targets, upstream, "mean")
+    _, truth, _, eager = _truth(logits, targets, upstream * rows / 2560, "mean")
     scale = truth.abs() * _exponent_error(_size(logits), torch.float16)[:, None]
     oracle.assert_accurate("gradient", logits.grad, truth, eager, scale=scale, precision=torch.float16)
     assert (logits.grad == 0).float().mean() < 0.01

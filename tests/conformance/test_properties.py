@@ -14,10 +14,11 @@ from electra_kernels import (
 )
 
 from . import oracle
+from .cases import quantity
 from .test_masking import MASK, VOCABULARY, expected_row
 
 few = settings(
-    max_examples=25,
+    max_examples=quantity(25, interpreted=8),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

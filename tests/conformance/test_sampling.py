@@ -9,6 +9,7 @@ import torch
 from electra_kernels import sample_tokens
 
 from . import oracle
+from .cases import quantity
 
 # One token; around powers of two and the tile boundary 512; primes; several tiles with a ragged last one.
 VOCABULARIES = (1, 2, 31, 128, 511, 512, 513, 1021, 2049)
@@ -140,8 +141,9 @@ def test_the_distribution_and_its_tail_at_30522(device):
 
 def test_the_distribution_of_a_small_vocabulary(device):
     logits = torch.tensor([0.0, -1.0, -torch.inf, 1.0, -3.0, -2.0, 0.5], device=device)
-    tokens, _ = sample_tokens(logits.expand(2000, -1), temperature=1.5)
-    expected = (logits.double().cpu() / 1.5).softmax(-1) * 2000
+    draws = quantity(2000, interpreted=300)
+    tokens, _ = sample_tokens(logits.expand(draws, -1), temperature=1.5)
+    expected = (logits.double().cpu() / 1.5).softmax(-1) * draws
     observed = tokens.cpu().bincount(minlength=7)
     assert observed[2] == 0
     possible = expected > 0
