@@ -1,0 +1,320 @@
+"""Replaced-token detection for any pair of Hugging Face models, in Trainer, in accelerate and in one's own loop."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
+
+from electra_kernels.integrations.configuration import ReplacedTokenDetectionConfig
+from electra_kernels.integrations.heads import HeadFunction, encode, masked_lm_head, token_head
+from electra_kernels.integrations.uniforms import row_uniforms
+from electra_kernels.ops import (
+    MaskedTokens,
+    SampledLoss,
+    gather_rows,
+    linear_cross_entropy_sample,
+    linear_masked_bce,
+    mask_tokens,
+    replace_tokens,
+)
+
+
+@dataclass
+class ReplacedTokenDetectionOutput(ModelOutput):
+    """What one joint step computes.
+
+    Args:
+        loss: [], MLM + rtd_weight * RTD.
+        logits: [B, T] float32, above 0 where a token looks replaced; without gradient.
+        is_replaced: [B, T] bool.
+        generator_counts: [B, 3] int64: tokens that were masked, those whose original had the highest logit, and
+            those whose original was drawn.
+        mlm_loss, rtd_loss: [], without gradient.
+        counts: [4] int64, tp fp fn tn of the discriminator at logit 0.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    is_replaced: Tensor | None = None
+    generator_counts: Tensor | None = None
+    mlm_loss: Tensor | None = None
+    rtd_loss: Tensor | None = None
+    counts: Tensor | None = None
+
+
+class ReplacedTokenDetection(PreTrainedModel):
+    """A generator fills masks, a discriminator finds what is not original (Clark et al. 2020, section 2).
+
+    Masking, the two losses and the draw are this library's ops; logits exist at masked positions only. Which
+    numbers a row meets depends on ``seed`` and on its place in the run alone: not on ranks, micro-batches or
+    padding. In evaluation mode they begin anew at each call of ``eval()``.
+
+    Args:
+        generator: a masked language model (AutoModelForMaskedLM).
+        discriminator: ElectraForPreTraining, or any AutoModelForTokenClassification with ``num_labels=1``. Where
+            embeddings are not "separate", both models start from its word embedding, whose shape has to be the
+            generator's.
+        tokenizer: gives mask_token_id and special_token_ids, where these are not given.
+        head: the generator's head as a function (model, hidden [..., H]) → (features [..., E], weight [V, E], bias [V]
+            or None), where it cannot be found. It is not saved: give it to `from_pretrained` too.
+        options: of `ReplacedTokenDetectionConfig`.
+
+    Raises:
+        TypeError, ValueError: models that do not fit each other or have no such head; an option out of range.
+    """
+
+    config: ReplacedTokenDetectionConfig
+    config_class = ReplacedTokenDetectionConfig
+    base_model_prefix = "replaced_token_detection"
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = True  # Trainer: num_items_in_batch is used
+    supports_gradient_checkpointing = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    generator: PreTrainedModel
+    discriminator: PreTrainedModel
+    special_token_ids: Tensor
+    rows_seen: Tensor  # in training, in evaluation
+
+    def __init__(
+        self,
+        generator: PreTrainedModel | ReplacedTokenDetectionConfig,
+        discriminator: PreTrainedModel | None = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        head: HeadFunction | None = None,
+        **options: Any,
+    ) -> None:
+        if isinstance(generator, ReplacedTokenDetectionConfig):  # as from_pretrained calls it
+            config = generator
+            super().__init__(config)
+            generator, discriminator = _build(config.generator), _build(config.discriminator)
+        else:
+            config = _config_of(generator, discriminator, tokenizer, options)
+            super().__init__(config)
+            assert discriminator is not None
+            _start_alike(generator, discriminator, config.embeddings)
+        self.generator, self.discriminator = generator, discriminator
+        self._generator_head = head or masked_lm_head(generator)
+        self._discriminator_head = token_head(discriminator)
+        self._connect_embeddings()
+        self.register_buffer("special_token_ids", torch.tensor(config.special_token_ids, dtype=torch.int64))
+        self.register_buffer("rows_seen", torch.zeros(2, dtype=torch.int64))
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: int | Tensor | None = None,
+        masking_uniforms: Tensor | None = None,
+        sampling_uniforms: Tensor | None = None,
+    ) -> ReplacedTokenDetectionOutput:
+        """Mask, propose, replace, detect.
+
+        Args:
+            input_ids: [B, T] int64, the original tokens.
+            attention_mask: [B, T], nonzero where a token is no padding.
+            token_type_ids: [B, T], for those of the two models that know them.
+            labels: [B, T], -100 where a token is neither masked nor judged; what else they are does not matter.
+                `DataCollatorForReplacedTokens` sets -100 at padding.
+            num_items_in_batch: number of labels other than -100 in the whole batch, over micro-batches and ranks. It
+                divides the discriminator's loss, and mask_probability times it the generator's; so the losses of the
+                parts add up to the loss of the whole. By default each is a mean.
+            masking_uniforms, sampling_uniforms: [B, K, 2] and [B, K] float64 in [0, 1), with
+                K = floor(mask_probability * T + 0.5), at least 1: instead of the numbers of the run.
+
+        Raises:
+            TypeError, ValueError: as the ops.
+        """
+        config, inputs = self.config, {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        judged = _judged(input_ids, attention_mask, labels)
+        masked, drawn = self._mask(input_ids, judged, masking_uniforms)
+        mlm = self._propose(
+            masked, inputs, num_items_in_batch, drawn if sampling_uniforms is None else sampling_uniforms
+        )
+        replaced = replace_tokens(input_ids, masked.positions, mlm.tokens)
+        hidden = encode(self.discriminator, replaced.input_ids, **inputs)
+        rtd = linear_masked_bce(
+            *self._discriminator_head(self.discriminator, hidden),
+            replaced.is_replaced,
+            judged,
+            normalizer=num_items_in_batch,
+        )
+        was_drawn = (mlm.tokens == masked.targets) & (mlm.tokens >= 0)
+        generator_counts = torch.stack(
+            [(masked.targets >= 0).sum(-1), mlm.is_top1.sum(-1), was_drawn.sum(-1)], -1
+        )
+        return ReplacedTokenDetectionOutput(
+            loss=mlm.loss + config.rtd_weight * rtd.loss,
+            logits=rtd.logits,
+            is_replaced=replaced.is_replaced,
+            generator_counts=generator_counts,
+            mlm_loss=mlm.loss.detach(),
+            rtd_loss=rtd.loss.detach(),
+            counts=rtd.counts,
+        )
+
+    def _mask(
+        self, input_ids: Tensor, judged: Tensor, uniforms: Tensor | None
+    ) -> tuple[MaskedTokens, Tensor]:
+        """The masked batch, and the uniforms [B, K] of the draw."""
+        config, rows = self.config, input_ids.shape[0]
+        # Enough for the k of every row, so that it does not matter to how long a batch the row is padded.
+        slots = max(1, int(config.mask_probability * input_ids.shape[1] + 0.5))
+        numbers = row_uniforms(self._next_rows(rows), 3 * slots, config.seed).view(rows, slots, 3)
+        masked = mask_tokens(
+            input_ids,
+            judged & torch.isin(input_ids, self.special_token_ids, invert=True),
+            mask_token_id=config.mask_token_id,
+            vocab_size=config.generator.vocab_size,
+            probability=config.mask_probability,
+            mask_fraction=config.mask_fraction,
+            random_fraction=config.random_fraction,
+            max_predictions=slots,
+            uniforms=numbers[..., :2] if uniforms is None else uniforms,
+        )
+        return masked, numbers[..., 2]
+
+    def _propose(
+        self,
+        masked: MaskedTokens,
+        inputs: dict[str, Tensor | None],
+        num_items: int | Tensor | None,
+        uniforms: Tensor,
+    ) -> SampledLoss:
+        config = self.config
+        hidden = gather_rows(encode(self.generator, masked.input_ids, **inputs), masked.positions)
+        return linear_cross_entropy_sample(
+            *self._generator_head(self.generator, hidden),
+            masked.targets,
+            normalizer=None if num_items is None else num_items * config.mask_probability,
+            temperature=config.sampling_temperature,
+            ban_original=config.ban_original,
+            uniforms=uniforms,
+        )
+
+    def _next_rows(self, count: int) -> Tensor:
+        """The numbers [B] of the rows of this batch in the run; those of the ranks follow one another.
+
+        They stay on the device, and are saved, so that a resumed run goes on with the next.
+        """
+        rank, ranks = 0, 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        # Odd and even numbers, so that no evaluation meets the numbers of the training.
+        which = 0 if self.training else 1
+        rows = self.rows_seen[which] + rank * count + torch.arange(count, device=self.rows_seen.device)
+        with torch.no_grad():
+            self.rows_seen[which] += ranks * count
+        return 2 * rows + which
+
+    def train(self, mode: bool = True) -> "ReplacedTokenDetection":
+        """As of any module; evaluation begins with its first numbers again."""
+        if not mode and hasattr(self, "rows_seen"):
+            self.rows_seen[1] = 0
+        super().train(mode)
+        return self
+
+    def _connect_embeddings(self) -> None:
+        ours, theirs = (_embedding_name(part) for part in (self.discriminator, self.generator))
+        if self.config.embeddings == "shared":
+            self._tied_weights_keys = {f"discriminator.{ours}": f"generator.{theirs}"}
+        if self.config.embeddings == "gradient_disentangled":
+            _embedding(self.discriminator).register_forward_hook(self._add_generator_embedding)
+
+    def _add_generator_embedding(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        """Its own embedding is only the difference; the generator's is not trained through it."""
+        return output + F.embedding(inputs[0], _embedding(self.generator).weight.detach())
+
+    def save_pretrained(  # type: ignore[override]  # the rest goes through kwargs
+        self,
+        save_directory: str | os.PathLike[Any],
+        is_main_process: bool = True,
+        state_dict: dict[Any, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """As of any model; besides, ``generator/`` and ``discriminator/`` are models that plain transformers loads."""
+        state = self.state_dict() if state_dict is None else state_dict
+        for name in ("generator", "discriminator"):
+            part = getattr(self, name)
+            own = {key.removeprefix(f"{name}."): state[key] for key in state if key.startswith(f"{name}.")}
+            if name == "discriminator" and self.config.embeddings == "gradient_disentangled":
+                embedding, other = _embedding_name(part), _embedding_name(self.generator)
+                own[embedding] = own[embedding] + state[f"generator.{other}"]
+            part.save_pretrained(Path(save_directory) / name, is_main_process=is_main_process, state_dict=own)
+        super().save_pretrained(
+            save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
+        )
+
+
+def _judged(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Tensor:
+    """[B, T] bool: the tokens that count."""
+    judged = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
+    return judged if labels is None else judged & (labels != -100)
+
+
+def _config_of(
+    generator: PreTrainedModel,
+    discriminator: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    options: dict[str, Any],
+) -> ReplacedTokenDetectionConfig:
+    for name, model in (("generator", generator), ("discriminator", discriminator)):
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(f"{name} is {type(model).__name__}, should be a transformers.PreTrainedModel")
+        model.config.architectures = [type(model).__name__]
+    assert discriminator is not None
+    if tokenizer is not None:
+        options.setdefault("mask_token_id", tokenizer.mask_token_id)
+        options.setdefault("special_token_ids", tokenizer.all_special_ids)
+    if options.get("mask_token_id") is None:
+        raise ValueError("mask_token_id is None, should be an id: give it, or a tokenizer that has one")
+    sizes = [model.config.vocab_size for model in (generator, discriminator)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"discriminator has a vocabulary of {sizes[1]}, should be {sizes[0]} as the generator's"
+        )
+    return ReplacedTokenDetectionConfig(generator.config, discriminator.config, **options)
+
+
+def _build(config: PreTrainedConfig) -> PreTrainedModel:
+    name = (config.architectures or ["none"])[0]
+    if not hasattr(transformers, name):
+        raise ValueError(
+            f"architectures of the {config.model_type} is {name}, should be a class of transformers"
+        )
+    model: PreTrainedModel = getattr(transformers, name)(config)
+    return model
+
+
+def _embedding(model: PreTrainedModel) -> nn.Embedding:
+    return cast(nn.Embedding, model.get_input_embeddings())
+
+
+def _embedding_name(model: PreTrainedModel) -> str:
+    embedding = _embedding(model)
+    return next(f"{name}.weight" for name, module in model.named_modules() if module is embedding)
+
+
+@torch.no_grad()
+def _start_alike(generator: PreTrainedModel, discriminator: PreTrainedModel, embeddings: str) -> None:
+    if embeddings == "separate":
+        return
+    ours, theirs = (_embedding(part).weight for part in (discriminator, generator))
+    if ours.shape != theirs.shape:
+        raise ValueError(
+            f"the word embedding of generator has shape {list(theirs.shape)}, should be {list(ours.shape)} as the "
+            f"discriminator's with embeddings={embeddings!r} (or embeddings='separate')"
+        )
+    theirs.copy_(ours)
+    if embeddings == "gradient_disentangled":
+        ours.zero_()

@@ -1,0 +1,41 @@
+"""Uniform numbers of a row that depend on the seed and on the number of the row alone.
+
+The rows of a run are numbered one after the other, over ranks, micro-batches and steps. However a global batch is
+cut, each row meets the same numbers, and a run that is resumed goes on with those that follow.
+"""
+
+import torch
+from torch import Tensor
+
+# The multipliers of SplitMix64 (Steele, Lea and Flood 2014, section 3; the finaliser is Stafford's variant 13), as
+# signed 64-bit numbers. torch's int64 arithmetic wraps around, on every device.
+_GOLDEN, _FIRST, _SECOND = (
+    value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+
+
+def row_uniforms(rows: Tensor, count: int, seed: int) -> Tensor:
+    """``count`` independent uniforms on [0, 1) for each row, with 53 bits, the first ones the same for any count.
+
+    Args:
+        rows: [B] int64, the numbers of the rows.
+        count: numbers per row.
+        seed: any int64.
+
+    Returns:
+        [B, count] float64 on the device of ``rows``, which is not synchronised.
+    """
+    start = _mix(_mix(torch.full_like(rows, seed) * _GOLDEN) + rows * _GOLDEN)
+    steps = torch.arange(1, count + 1, device=rows.device) * _GOLDEN
+    return _logical_shift(_mix(start[:, None] + steps), 11).double() * 2.0**-53
+
+
+def _mix(bits: Tensor) -> Tensor:
+    bits = (bits ^ _logical_shift(bits, 30)) * _FIRST
+    bits = (bits ^ _logical_shift(bits, 27)) * _SECOND
+    return bits ^ _logical_shift(bits, 31)
+
+
+def _logical_shift(bits: Tensor, by: int) -> Tensor:
+    """torch's shift of a negative number fills up with ones."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)

@@ -1,0 +1,120 @@
+"""Heads are found in every model that has them as transformers has them, and refused in the others."""
+
+import pytest
+import torch
+import transformers
+
+from electra_kernels.integrations import ReplacedTokenDetection
+from electra_kernels.integrations.heads import encode, masked_lm_head, token_head
+from tests.integrations.tiny import (
+    ARCHITECTURES,
+    MASK,
+    SIZE,
+    SPECIAL,
+    batch,
+    pair,
+    plain_step,
+    uniforms,
+)
+
+
+def deberta_head(model, hidden):
+    """The head of DeBERTa with legacy=False, whose output layer is its word embedding."""
+    head = model.lm_predictions.lm_head
+    hidden = head.LayerNorm(head.transform_act_fn(head.dense(hidden)))
+    return hidden, model.get_input_embeddings().weight, head.bias
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_loss_logits_and_gradients_are_those_of_plain_transformers(architecture):
+    check_parity(pair(architecture), pair(architecture))
+
+
+@pytest.mark.parametrize("architecture", ["Deberta", "DebertaV2"])
+def test_a_head_that_cannot_be_found_can_be_given(architecture):
+    ours, theirs = pair(architecture, legacy=False), pair(architecture, legacy=False)
+    with pytest.raises(
+        ValueError, match=r"of 32 rows, should be a Linear with a row for each of the 90 .* give head="
+    ):
+        masked_lm_head(ours[0])
+    check_parity(ours, theirs, head=deberta_head)
+
+
+def check_parity(ours, theirs, **options):
+    ids, attention_mask = batch()
+    model = ReplacedTokenDetection(
+        *ours, mask_token_id=MASK, special_token_ids=SPECIAL, embeddings="separate", **options
+    ).eval()
+    output = model(ids, attention_mask, **uniforms())
+    loss, mlm, rtd, logits, is_replaced = plain_step(*theirs, ids, attention_mask, **uniforms())
+    assert torch.equal(output.is_replaced, is_replaced)
+    assert is_replaced.any()
+    real = attention_mask.bool()
+    torch.testing.assert_close(output.logits[real], logits[real], rtol=1e-5, atol=1e-5)
+    for got, expected in ((output.mlm_loss, mlm), (output.rtd_loss, rtd), (output.loss, loss)):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    output.loss.backward()
+    loss.backward()
+    for mine, plain in zip(ours, theirs):
+        largest = max(p.grad.abs().max() for p in plain.parameters() if p.grad is not None)
+        for (name, got), expected in zip(mine.named_parameters(), plain.parameters()):
+            assert (got.grad is None) == (expected.grad is None), name
+            if got.grad is not None:
+                assert (got.grad - expected.grad).abs().max() < 1e-5 * largest, name
+
+
+@pytest.mark.parametrize("architecture", ["Bert", "DistilBert"])
+def test_dropout_of_a_head_follows_the_mode_of_the_model(architecture):
+    _, discriminator = pair(architecture)
+    head, ids = token_head(discriminator), batch()[0]
+    hidden = encode(discriminator, ids)
+    still = head(discriminator, hidden)[0]
+    discriminator.train()
+    assert not torch.equal(head(discriminator, hidden)[0], still)
+    discriminator.eval()
+    assert torch.equal(head(discriminator, hidden)[0], still)
+
+
+def test_a_head_has_the_weights_that_its_model_has_now():
+    generator, _ = pair("Bert")
+    head, hidden = masked_lm_head(generator), torch.randn(2, 3, 32)
+    generator.load_state_dict(pair("Bert", seed=1)[0].state_dict())
+    generator.cls.predictions.transform.dense.weight = torch.nn.Parameter(torch.zeros(32, 32))
+    features, weight, bias = head(generator, hidden)
+    torch.testing.assert_close(features @ weight.T + bias, generator.cls(hidden))
+    assert weight is generator.get_input_embeddings().weight
+
+
+class Scaled(transformers.BertForMaskedLM):
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = 2 * output.logits
+        return output
+
+
+class NeedsIds(transformers.BertForMaskedLM):
+    def forward(self, input_ids, **kwargs):
+        self.get_input_embeddings()(input_ids)
+        return super().forward(input_ids, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        (Scaled, "does something to the output of cls.predictions.decoder, give head="),
+        (NeedsIds, "cannot be run by itself"),
+        (transformers.BertModel, "BertModel has no head, should be a model with one"),
+    ],
+)
+def test_a_head_that_would_be_wrong_is_refused(kind, message):
+    with pytest.raises(ValueError, match=message):
+        masked_lm_head(kind(transformers.BertConfig(**SIZE)))
+
+
+def test_a_discriminator_needs_one_output_per_token():
+    with pytest.raises(
+        ValueError, match=r"with 0 Linear layers of one output, should have one: ElectraForPreTraining"
+    ):
+        token_head(transformers.BertForTokenClassification(transformers.BertConfig(**SIZE)))
+    with pytest.raises(TypeError, match=r"model is Linear, should be a transformers\.PreTrainedModel"):
+        token_head(torch.nn.Linear(2, 1))
