@@ -21,6 +21,7 @@ from electra_kernels.reference._values import require_targets, require_unit_inte
 from electra_kernels.reference.chunks import RowKernels
 from electra_kernels.triton import launch, rows
 from electra_kernels.triton.softmax import write_softmax
+from electra_kernels.triton.tokens import reciprocal_or_zero
 
 # Of a row: enough that the rows under way fit into the cache, few enough that several hide each other's latency.
 _WARPS = 8
@@ -132,7 +133,7 @@ def reduce_losses(
         divisor = tl.load(normalizer)
     elif not MEAN:
         divisor = divisor + 1
-    factor = rows.safe_reciprocal(divisor)
+    factor = reciprocal_or_zero(divisor)
     tl.store(denominator, divisor)
     tl.store(reciprocal, factor.to(tl.float32))
     if losses is not None:

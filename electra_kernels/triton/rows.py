@@ -248,8 +248,3 @@ def softmax_columns(
     values = tl.where(is_ignored, 0.0, exponential(x - logsumexp) * factor)
     # The padding of a buffer that is the kernel's own is -inf; the last vector ends in it.
     return tl.where(columns < size, values, -INFINITY) if PADS else values
-
-
-@triton.jit
-def safe_reciprocal(denominator):
-    return tl.where(denominator != 0, 1 / tl.where(denominator != 0, denominator, 1), 0)

@@ -5,6 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from electra_kernels.triton import launch, rows
+from electra_kernels.triton.tokens import reciprocal_or_zero
 
 _BLOCK, _WARPS = 2048, 4
 
@@ -42,7 +43,7 @@ def softmax_rows(
     sink = out + rows.row_start(out_offsets, out_stride, row, OUT_VECTOR)
     factor = 1.0 if upstream is None else tl.load(upstream + (row if PER_ROW else 0))
     if denominator is not None:
-        factor = (factor * rows.safe_reciprocal(tl.load(denominator))).to(tl.float32)
+        factor = (factor * reciprocal_or_zero(tl.load(denominator))).to(tl.float32)
     log_total = tl.load(logsumexp + row)
     target = tl.load(targets + row) if targets is not None else -1
     is_ignored = target == ignore_index if targets is not None else False

@@ -1,0 +1,115 @@
+"""Cross-entropy in Triton: what the conformance suite, at its few short rows, does not reach."""
+
+import pytest
+import torch
+
+from electra_kernels import draw_uniforms, reference
+from electra_kernels.reference.mlm_head import ROW_KERNELS
+from electra_kernels.triton import launch, mlm_head, softmax
+
+DEVICE = "cpu" if launch.is_interpreted() else "cuda"
+IGNORED = -100
+pytestmark = pytest.mark.skipif(
+    not launch.is_interpreted() and not torch.cuda.is_available(),
+    reason="kernels run on a GPU, or in Triton's interpreter: TRITON_INTERPRET=1",
+)
+
+
+def _inputs(rows, vocabulary, dtype=torch.float32):
+    logits = (3 * torch.randn(rows, vocabulary, device=DEVICE)).to(dtype)
+    targets = torch.randint(0, vocabulary, (rows,), device=DEVICE)
+    targets[1] = IGNORED
+    return logits, targets, draw_uniforms((rows,), device=DEVICE)
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 5, 100])
+@pytest.mark.parametrize("vocabulary", [1500, 9000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_rows_in_parts_give_the_same_bits_and_gradient(monkeypatch, dtype, vocabulary, multiprocessors):
+    """Their gradient is another kernel's."""
+    logits, *rest = _inputs(3, vocabulary, dtype)
+    results = []
+    for number, warps in ((0, 8), (multiprocessors, 1)):
+        monkeypatch.setattr(launch, "multiprocessors", lambda device, number=number: number)
+        monkeypatch.setattr(mlm_head, "_WARPS", warps)
+        gradient = logits.clone()
+        outputs = mlm_head.cross_entropy_sample_(gradient, *rest, None, IGNORED, "mean", 0.7, True)
+        results.append((*outputs, gradient))
+    for ours, theirs in zip(*results):
+        assert torch.equal(ours, theirs)
+
+
+def _chunk(rows, vocabulary, dtype):
+    """Logits in a buffer as `chunks_of_logits` has it."""
+    logits, targets, uniforms = _inputs(rows, vocabulary, dtype)
+    padded = torch.full((rows, vocabulary + -vocabulary % 64), -torch.inf, device=DEVICE, dtype=dtype)
+    padded[:, :vocabulary] = logits
+    return padded, targets, uniforms
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("vocabulary", [37, 1021, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_padding_of_a_chunk_stays_minus_infinity(dtype, vocabulary, has_bias):
+    """Vectors end in it: the next chunk's rows would else have a token more."""
+    padded, targets, uniforms = _chunk(3, vocabulary, dtype)
+    bias = torch.randn(vocabulary, device=DEVICE) if has_bias else None
+    expected, ours = padded.clone()[:, :vocabulary], padded[:, :vocabulary]
+    theirs = ROW_KERNELS.visit(expected, bias, targets, uniforms, IGNORED, 1.0, False, True)
+    recomputed = padded.clone()
+    statistics = mlm_head._ROW_KERNELS.visit(ours, bias, targets, uniforms, IGNORED, 1.0, False, True)
+    for index in (0, 1, 2):
+        torch.testing.assert_close(statistics[index], theirs[index])
+    torch.testing.assert_close(ours, expected)
+    mlm_head._ROW_KERNELS.gradient(recomputed[:, :vocabulary], bias, targets, statistics[3], IGNORED)
+    assert torch.equal(recomputed, padded)
+    assert bool((padded[:, vocabulary:] == -torch.inf).all())
+
+
+@pytest.mark.parametrize("target", [-1, 1500, 2**40])
+def test_a_target_out_of_range_is_seen_and_writes_nowhere(monkeypatch, target):
+    """On a GPU nobody reads it before the kernel does."""
+    monkeypatch.setattr(launch, "reads_values", lambda tensor: False)
+    logits, targets, uniforms = _inputs(3, 1500)
+    targets[0] = target
+    gradient = logits.clone()
+    loss, tokens, is_top1, _ = mlm_head.cross_entropy_sample_(
+        gradient, targets, uniforms, None, IGNORED, "sum", 1.0, True
+    )
+    assert bool(loss.isnan())
+    assert not is_top1[0]
+    assert 0 <= int(tokens[0]) < 1500
+    torch.testing.assert_close(gradient[0], logits[0].softmax(-1))
+
+
+@pytest.mark.parametrize("count", [0, 1, 1023, 1024, 1025, 5000])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_sum_of_many_losses(count, reduction):
+    losses = torch.rand(count, device=DEVICE)
+    targets = torch.randint(-1, 3, (count,), device=DEVICE)
+    loss, denominator, reciprocal = mlm_head._reduce(losses, targets, None, -1, reduction)
+    counted = int((targets != -1).sum()) if reduction == "mean" else 1
+    assert denominator.item() == counted
+    assert reciprocal.item() == pytest.approx(1 / counted if counted else 0)
+    assert loss.item() == pytest.approx(losses.double().sum().item() / max(counted, 1))
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_programs_take_turns_at_scaling(monkeypatch, scale):
+    monkeypatch.setattr(launch, "multiprocessors", lambda device: 1)
+    values = torch.randn(7, 9000, device=DEVICE)
+    gradient = values.clone()
+    mlm_head.scale_gradient_(gradient, torch.tensor(scale, device=DEVICE))
+    assert torch.equal(gradient, values * scale)
+    per_row = torch.linspace(1, 2, 7, device=DEVICE)
+    gradient = values.clone()
+    mlm_head.scale_gradient_(gradient, per_row)
+    assert torch.equal(gradient, values * per_row[:, None])
+
+
+def test_a_gradient_of_many_blocks_at_any_upstream():
+    logits, targets, _ = _inputs(3, 2 * softmax._BLOCK + 5)
+    upstream, denominator = torch.tensor([1.0, torch.nan, -2.0], device=DEVICE), torch.tensor(3.0).double()
+    arguments = (upstream, logits, targets, logits.logsumexp(-1), denominator.to(DEVICE), IGNORED)
+    expected = reference.IMPLEMENTATIONS["cross_entropy_sample_backward"](*arguments)
+    torch.testing.assert_close(mlm_head.cross_entropy_sample_backward(*arguments), expected)

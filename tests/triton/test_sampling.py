@@ -1,0 +1,80 @@
+"""Draws and replacement in Triton: what the conformance suite, at its few short rows, does not reach."""
+
+import pytest
+import torch
+
+from electra_kernels import draw_uniforms, reference
+from electra_kernels.triton import launch, sampling
+
+DEVICE = "cpu" if launch.is_interpreted() else "cuda"
+pytestmark = pytest.mark.skipif(
+    not launch.is_interpreted() and not torch.cuda.is_available(),
+    reason="kernels run on a GPU, or in Triton's interpreter: TRITON_INTERPRET=1",
+)
+
+
+def _inputs(rows, vocabulary):
+    logits = 3 * torch.randn(rows, vocabulary, device=DEVICE)
+    banned = torch.randint(-1, vocabulary, (rows,), device=DEVICE)
+    return logits, banned, draw_uniforms((rows,), device=DEVICE)
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 2, 5, 100])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("vocabulary", [1500, 9000])
+def test_a_row_in_parts_gives_the_same_bits(monkeypatch, vocabulary, temperature, multiprocessors):
+    inputs = _inputs(3, vocabulary)
+    monkeypatch.setattr(launch, "multiprocessors", lambda device: 0)
+    whole = sampling.sample_tokens(*inputs, temperature)
+    monkeypatch.setattr(launch, "multiprocessors", lambda device: multiprocessors)
+    monkeypatch.setattr(sampling, "_WARPS", 1)
+    for ours, theirs in zip(sampling.sample_tokens(*inputs, temperature), whole):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_vocabulary_of_more_tiles_than_a_block_has():
+    inputs = _inputs(3, 66_001)
+    expected = reference.IMPLEMENTATIONS["sample_tokens"](*inputs, 1.0)
+    logsumexp, tokens = sampling.sample_tokens(*inputs, 1.0)
+    torch.testing.assert_close(logsumexp, expected[0])
+    assert torch.equal(tokens, expected[1])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -3.0, 1.0, 1e30])
+def test_no_uniform_leads_out_of_the_row(monkeypatch, bad):
+    """On a GPU nobody reads them before the kernel does."""
+    monkeypatch.setattr(launch, "reads_values", lambda tensor: False)
+    logits, _, uniforms = _inputs(2, 1500)
+    _, tokens = sampling.sample_tokens(logits, None, torch.full_like(uniforms, bad), 1.0)
+    assert bool(((tokens >= 0) & (tokens < 1500)).all())
+
+
+@pytest.mark.parametrize("banned", [1500, 2**40])
+def test_a_banned_token_out_of_range_bans_nothing(monkeypatch, banned):
+    monkeypatch.setattr(launch, "reads_values", lambda tensor: False)
+    logits, _, uniforms = _inputs(2, 1500)
+    free = sampling.sample_tokens(logits, None, uniforms, 1.0)
+    ours = sampling.sample_tokens(logits, torch.full((2,), banned, device=DEVICE), uniforms, 1.0)
+    for one, other in zip(ours, free):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("length", "slots"), [(15, 3), (16, 16), (50, 40)])
+def test_more_tokens_and_slots_than_a_block(monkeypatch, length, slots):
+    monkeypatch.setattr(sampling, "_BLOCK", 16)
+    ids = torch.randint(5, 1000, (3, length), device=DEVICE)
+    positions = torch.rand(3, length, device=DEVICE).argsort(-1)[:, :slots].contiguous()
+    tokens = torch.randint(-1, 1000, (3, slots), device=DEVICE)
+    expected = reference.IMPLEMENTATIONS["replace_tokens"](ids, positions, tokens)
+    for ours, theirs in zip(sampling.replace_tokens(ids, positions, tokens), expected):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("position", [-1, 20, 2**40])
+def test_nothing_is_written_out_of_the_row(monkeypatch, position):
+    monkeypatch.setattr(launch, "reads_values", lambda tensor: False)
+    ids = torch.randint(5, 1000, (3, 20), device=DEVICE)
+    positions = torch.full((3, 1), position, device=DEVICE)
+    replaced, is_replaced = sampling.replace_tokens(ids, positions, torch.ones_like(positions))
+    assert torch.equal(replaced, ids)
+    assert not is_replaced.any()
