@@ -9,7 +9,7 @@ SOURCES := electra_kernels benchmarks tests setup.py .ci
 CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
 FIBERS := $(wildcard tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu tests/cuda_on_cpu/*.h)
 
-.PHONY: help demo test sanitize lint format bench gpu-check clean again
+.PHONY: help demo test sanitize lint format bench gpu-check audit clean again
 
 help:  ## Say what each target does (default)
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10

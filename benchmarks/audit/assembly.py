@@ -98,9 +98,11 @@ class Instruction:
 
 
 def instructions(sass: str) -> list[Instruction]:
-    """Without the padding behind the kernel's end."""
+    """Without the padding behind the kernel's end, nor the slow path of a division that stands there."""
     labels, pending, lines = {}, [], []
     for line in sass.splitlines():
+        if line.startswith("$__internal"):
+            break
         label = _LABEL.match(line.strip())
         found = _INSTRUCTION.search(line)
         if label is not None:

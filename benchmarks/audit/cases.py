@@ -192,6 +192,15 @@ def _cross_entropy(inputs: _Inputs, rows: int, vocab_size: int, dtype: torch.dty
         2 * size + per_row,
         size + _second_visit(rows, vocab_size, dtype),  # the whole row, for its gradient
     )
+    yield Case(
+        "scale_gradient_",
+        sizes,
+        dtype,
+        lambda: mlm_head.scale_gradient_(logits, 2 * inputs.number()),
+        2 * size,
+        0,
+        ("gradient",),
+    )
 
 
 def _linear_head(
