@@ -7,14 +7,19 @@ import time
 
 # Two workers of one thread each: on two cores that is faster than one worker of two threads.
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"]
+# Parts of their own.
+APART = ("conformance", "triton", "test_build.py")
 PARTS = {
     "lint": ["make", "--no-print-directory", "lint"],
     "build": [*PYTEST, "tests/test_build.py"],
     "conformance": [*PYTEST, "tests/conformance"],
+    "interpreter": [*PYTEST, "tests/conformance", "tests/triton", "-k", "triton"],
     "sanitizers": [sys.executable, ".ci/sanitize.py"],
-    "package": [*PYTEST, "tests", "--ignore=tests/conformance", "--ignore=tests/test_build.py"],
+    "package": [*PYTEST, "tests", *(f"--ignore=tests/{name}" for name in APART)],
     "benchmarks": [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "2"],
 }
+# Triton's interpreter holds for a whole process, in which Triton cannot compile.
+VARIABLES = {"interpreter": {"TRITON_INTERPRET": "1"}}
 
 
 def main() -> int:
@@ -23,7 +28,7 @@ def main() -> int:
     for name, command in PARTS.items():
         print(f"\n== {name}", flush=True)
         start = time.monotonic()
-        if subprocess.run(command, env=environment).returncode != 0:
+        if subprocess.run(command, env=environment | VARIABLES.get(name, {})).returncode != 0:
             failed.append(name)
         seconds[name] = time.monotonic() - start
     print("\n" + "\n".join(f"{name:12} {value:6.0f} s" for name, value in seconds.items()))

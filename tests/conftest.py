@@ -4,8 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from electra_kernels.triton.launch import is_interpreted
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # numpy warns of NaN and infinities, with which the kernels reckon.
+    config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning:triton")
 
 
 def _patch_once() -> None:
