@@ -5,5 +5,12 @@ from electra_kernels.integrations.replaced_token_detection import (
     ReplacedTokenDetection,
     ReplacedTokenDetectionOutput,
 )
+from electra_kernels.integrations.training import DataCollatorForReplacedTokens, compute_metrics
 
-__all__ = ["ReplacedTokenDetection", "ReplacedTokenDetectionConfig", "ReplacedTokenDetectionOutput"]
+__all__ = [
+    "DataCollatorForReplacedTokens",
+    "ReplacedTokenDetection",
+    "ReplacedTokenDetectionConfig",
+    "ReplacedTokenDetectionOutput",
+    "compute_metrics",
+]

@@ -6,7 +6,8 @@ import transformers
 
 from electra_kernels.integrations import ReplacedTokenDetection
 from electra_kernels.integrations.heads import encode, masked_lm_head, token_head
-from tests.integrations.tiny import (
+
+from .tiny import (
     ARCHITECTURES,
     MASK,
     SIZE,

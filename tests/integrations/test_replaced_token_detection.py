@@ -7,7 +7,8 @@ import torch
 import transformers
 
 from electra_kernels.integrations import ReplacedTokenDetection
-from tests.integrations.tiny import (
+
+from .tiny import (
     ARCHITECTURES,
     DISCRIMINATORS,
     MASK,
