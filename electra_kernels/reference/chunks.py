@@ -16,6 +16,7 @@ from electra_kernels.reference._values import accumulation_dtype
 
 # Fewer rows starve the GEMMs, more no longer help them.
 LEAST_ROWS, MOST_ROWS = 256, 512
+CUDA_LEAST_ROWS, CUDA_MOST_ROWS = 512, 4096
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
@@ -42,12 +43,17 @@ def cache_bytes() -> int:
     return max(sizes, default=8 << 20)
 
 
-def chunk_rows(vocab_size: int, dtype: torch.dtype) -> int:
-    """Rows of logits that fill the cache. In half precision a chunk's share of the weight's gradient is
+def chunk_rows(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Rows of logits that fill the cache. On the CPU, in half precision, a chunk's share of the weight's gradient is
     rounded and costs a pass over the accumulator, so there the most rows are taken."""
+    row = vocab_size * dtype.itemsize
+    if device.type == "cuda":
+        # Half of it: on an H100 each half of the multiprocessors has one.
+        fitting = torch.cuda.get_device_properties(device).L2_cache_size // 2 // row
+        return min(max(fitting // 128 * 128, CUDA_LEAST_ROWS), CUDA_MOST_ROWS)
     if dtype.itemsize < 4:
         return MOST_ROWS
-    fitting = cache_bytes() // (vocab_size * dtype.itemsize)
+    fitting = cache_bytes() // row
     return min(max(fitting // LEAST_ROWS * LEAST_ROWS, LEAST_ROWS), MOST_ROWS)
 
 
@@ -57,7 +63,7 @@ def chunks_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tens
     rows [N, E], weight [V, E] of the same dtype.
     """
     count, vocab_size = rows.shape[0], weight.shape[0]
-    most = chunk_rows(vocab_size, rows.dtype)
+    most = chunk_rows(vocab_size, rows.dtype, rows.device)
     elements = 128 // rows.element_size()
     pitch = (vocab_size + elements - 1) // elements * elements
     padded = rows.new_empty(min(most, count), pitch)
@@ -80,7 +86,7 @@ class Gradients:
         self.hidden = rows.new_empty(rows.shape if needs[0] else 0)
         self.weight = projection.new_zeros(projection.shape if needs[1] else 0, dtype=dtype)
         self.bias = projection.new_zeros(projection.shape[0] if needs[2] else 0, dtype=dtype)
-        is_rounded = needs[1] and dtype != rows.dtype
+        is_rounded = needs[1] and dtype != rows.dtype and not rows.is_cuda
         self._product = projection.new_empty(projection.shape if is_rounded else 0)
 
     def add(self, chunk: slice, logits: Tensor, rows: Tensor, row_scale: Tensor | None = None) -> None:
@@ -93,9 +99,11 @@ class Gradients:
             self._add_to_bias(logits, row_scale)
 
     def _add_to_weight(self, left: Tensor, right: Tensor) -> None:
-        """weight += left @ right; a half-precision product is rounded once before it is added."""
+        """weight += left @ right; on the CPU a half-precision product is rounded once before it is added."""
         if self.weight.dtype == left.dtype:
             self.weight.addmm_(left, right)
+        elif left.is_cuda:
+            torch.addmm(self.weight, left, right, out_dtype=self.weight.dtype, out=self.weight)
         else:
             self.weight += torch.mm(left, right, out=self._product)
 

@@ -371,8 +371,8 @@ _ROW_KERNELS = RowKernels(_visit_chunk, _write_gradient)
 
 def linear_cross_entropy_sample(*arguments: Any) -> tuple[Tensor, ...]:
     """The loop over chunks is the specification's; between its GEMMs run the kernels of this file."""
-    return reference.linear_cross_entropy_sample(*arguments, _ROW_KERNELS)
+    return reference.linear_cross_entropy_sample(*arguments, row_kernels=_ROW_KERNELS)
 
 
 def linear_cross_entropy_sample_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    return reference.linear_cross_entropy_sample_backward(*arguments, _ROW_KERNELS)
+    return reference.linear_cross_entropy_sample_backward(*arguments, row_kernels=_ROW_KERNELS)
