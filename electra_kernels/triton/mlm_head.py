@@ -9,6 +9,7 @@ first write, with a barrier between. Rows too few to fill the GPU one program ea
 gradient is softmax.py's.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -367,12 +368,14 @@ def _write_gradient(
 
 
 _ROW_KERNELS = RowKernels(_visit_chunk, _write_gradient)
+# The loop over chunks is the specification's; between its GEMMs run the kernels of this file.
+_loop: Callable[..., tuple[Tensor, ...]] = reference.linear_cross_entropy_sample
+_backward_loop: Callable[..., tuple[Tensor, ...]] = reference.linear_cross_entropy_sample_backward
 
 
 def linear_cross_entropy_sample(*arguments: Any) -> tuple[Tensor, ...]:
-    """The loop over chunks is the specification's; between its GEMMs run the kernels of this file."""
-    return reference.linear_cross_entropy_sample(*arguments, row_kernels=_ROW_KERNELS)
+    return _loop(*arguments, _ROW_KERNELS)
 
 
 def linear_cross_entropy_sample_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    return reference.linear_cross_entropy_sample_backward(*arguments, row_kernels=_ROW_KERNELS)
+    return _backward_loop(*arguments, _ROW_KERNELS)
