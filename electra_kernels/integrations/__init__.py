@@ -1,6 +1,7 @@
 """Replaced-token detection with Hugging Face transformers (extra ``transformers``)."""
 
 from electra_kernels.integrations.configuration import ReplacedTokenDetectionConfig
+from electra_kernels.integrations.drop_in import fuse_electra_loss, fuse_masked_lm_loss, unfuse
 from electra_kernels.integrations.replaced_token_detection import (
     ReplacedTokenDetection,
     ReplacedTokenDetectionOutput,
@@ -13,4 +14,7 @@ __all__ = [
     "ReplacedTokenDetectionConfig",
     "ReplacedTokenDetectionOutput",
     "compute_metrics",
+    "fuse_electra_loss",
+    "fuse_masked_lm_loss",
+    "unfuse",
 ]

@@ -1,0 +1,119 @@
+"""A fused model has the loss and the gradients of the plain one, in training alone, and can be made plain again."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+import transformers
+from transformers import Trainer, TrainingArguments
+
+from electra_kernels.integrations import fuse_electra_loss, fuse_masked_lm_loss, unfuse
+
+from .gradients import rows, tokenizer
+from .tiny import ARCHITECTURES, SIZE, batch, pair
+
+
+def without_dropout(module):
+    for part in module.modules():
+        for name in ("p", "attention_dropout"):
+            if isinstance(getattr(part, name, None), float):
+                setattr(part, name, 0.0)
+    return module.train()
+
+
+def masked_batch():
+    ids, attention_mask = batch()
+    labels = ids.where((ids >= 5) & (torch.arange(24) % 5 == 0), -100)
+    return {"input_ids": ids.where(labels == -100, 4), "attention_mask": attention_mask, "labels": labels}
+
+
+def electra_batch():
+    ids, attention_mask = batch()
+    return {"input_ids": ids, "attention_mask": attention_mask, "labels": (ids % 3 == 0).long()}
+
+
+def assert_equal_steps(fused, plain, inputs):
+    outputs = fused(**inputs), plain(**inputs)
+    torch.testing.assert_close(outputs[0].loss, outputs[1].loss, rtol=1e-5, atol=1e-6)
+    for output in outputs:
+        output.loss.backward()
+    for (name, got), expected in zip(fused.named_parameters(), plain.parameters()):
+        if expected.grad is not None:
+            torch.testing.assert_close(got.grad, expected.grad, rtol=1e-3, atol=1e-5, msg=name)
+    return outputs[0]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_masked_lm_loss(architecture):
+    plain = without_dropout(pair(architecture)[0])
+    fused, inputs = copy.deepcopy(plain), masked_batch()
+    fuse_masked_lm_loss(fused)
+    assert assert_equal_steps(fused, plain, inputs).logits is None
+    count = int((inputs["labels"] != -100).sum())
+    torch.testing.assert_close(fused(**inputs, num_items_in_batch=2 * count).loss, plain(**inputs).loss / 2)
+    assert fused(inputs["input_ids"]).loss is None
+    fused.eval(), plain.eval()
+    assert torch.equal(fused(**inputs).logits, plain(**inputs).logits)
+
+
+def test_electra_loss():
+    plain = without_dropout(pair("Electra")[1])
+    fused, inputs = copy.deepcopy(plain), electra_batch()
+    fuse_electra_loss(fused)
+    output = assert_equal_steps(fused, plain, inputs)
+    torch.testing.assert_close(output.logits, plain(**inputs).logits, rtol=1e-5, atol=1e-5)
+    ids, mask, labels = inputs.values()
+    torch.testing.assert_close(fused(ids, mask, labels=labels).loss, output.loss)
+    count = int(mask.sum())
+    torch.testing.assert_close(
+        fused(**inputs, num_items_in_batch=torch.tensor(2.0 * count)).loss, output.loss / 2
+    )
+
+
+def test_it_is_undone_by_one_call():
+    generator, discriminator = pair("Electra")
+    for part, fuse in ((generator, fuse_masked_lm_loss), (discriminator, fuse_electra_loss)):
+        before = dict(part.__dict__)
+        fuse(part)
+        assert inspect.signature(part.forward) == inspect.signature(type(part).forward.__get__(part))
+        with pytest.raises(ValueError, match="is replaced already"):
+            fuse(part)
+        unfuse(part)
+        assert part.__dict__ == before
+        with pytest.raises(ValueError, match="has no loss of electra_kernels"):
+            unfuse(part)
+    with pytest.raises(TypeError, match="model is ElectraForMaskedLM, should be ElectraForPreTraining"):
+        fuse_electra_loss(generator)
+
+
+def test_a_deep_copy_trains_itself():
+    fused = without_dropout(pair("Bert")[0])
+    fuse_masked_lm_loss(fused)
+    twin = copy.deepcopy(fused)
+    twin(**masked_batch()).loss.backward()
+    assert all(parameter.grad is None for parameter in fused.parameters())
+    assert twin.get_input_embeddings().weight.grad.any()
+
+
+def test_trainer_trains_it_and_accumulated_steps_add_up(tmp_path):
+    """Plain BERT leaves out the count that Trainer gives it: its accumulated gradient is a sum of means."""
+    collator = transformers.DataCollatorForLanguageModeling(tokenizer(), seed=3)
+    losses = []
+    for accumulation in (1, 4):
+        torch.manual_seed(0)
+        part = without_dropout(transformers.BertForMaskedLM(transformers.BertConfig(**SIZE)))
+        fuse_masked_lm_loss(part)
+        arguments = TrainingArguments(
+            str(tmp_path),
+            per_device_train_batch_size=16 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        trainer = Trainer(part, arguments, train_dataset=rows(), data_collator=collator)
+        losses.append(trainer.train().training_loss)
+    assert losses == pytest.approx([4.5, 4.5], abs=0.1)
