@@ -1,0 +1,1 @@
+"""Examples to copy from: ``python -m electra_kernels.examples.NAME --help``."""

