@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.audit import report, table, traffic
+from benchmarks.audit import report, traffic
 from benchmarks.audit.cases import real_cases
 from benchmarks.audit.compilation import AMD_ARCHITECTURE, CUDA_CAPABILITIES, CannotCompileError
+from benchmarks.audit.table import LEGEND, table
 from benchmarks.results import FOLDER
 
 
@@ -22,7 +23,7 @@ def main() -> int:
         return 1
     record = report.joined(audit, ops, traffic.counted())
     report.write(arguments.output, record)
-    print(table.tables(record))
+    print(f"{table(record)}\n\n{LEGEND}")
     faults = report.faults(record)
     print("\n".join(["", f"{len(faults)} faults", *faults]))
     return bool(faults)

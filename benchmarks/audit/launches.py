@@ -3,11 +3,14 @@
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import torch
 from torch import Tensor
 
+from electra_kernels.reference import chunks
 from electra_kernels.triton import launch
 
 
@@ -35,22 +38,29 @@ class Launch:
 
 
 @contextmanager
-def instead_of_run(handle: Callable[[Launch], None], multiprocessors: int) -> Iterator[None]:
-    """Give every launch to ``handle`` instead, as on a GPU of so many multiprocessors."""
+def instead_of_run(handle: Callable[[Launch], None], multiprocessors: int, cache: int) -> Iterator[None]:
+    """Give every launch to ``handle`` instead, as on a GPU of so many multiprocessors and bytes of level 2 cache."""
+    properties = SimpleNamespace(multi_processor_count=multiprocessors, L2_cache_size=cache)
+    gpu, chunk_rows = torch.device("cuda"), chunks.chunk_rows
 
     def run(kernel: Any, programs: int, *arguments: object, num_warps: int, **constants: object) -> None:
         handle(Launch(kernel, programs, arguments, num_warps, constants))
 
+    def chunk_rows_there(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
+        with mock.patch.object(torch.cuda, "get_device_properties", return_value=properties):
+            return chunk_rows(vocab_size, dtype, gpu)
+
     with (
         mock.patch.object(launch, "run", run),
         mock.patch.object(launch, "multiprocessors", return_value=multiprocessors),
+        mock.patch.object(chunks, "chunk_rows", chunk_rows_there),
     ):
         yield
 
 
-def launches_of(run: Callable[[], object], multiprocessors: int) -> list[Launch]:
+def launches_of(run: Callable[[], object], multiprocessors: int, cache: int) -> list[Launch]:
     """What ``run`` would launch; nothing is, and its results are empty."""
     launches: list[Launch] = []
-    with instead_of_run(launches.append, multiprocessors):
+    with instead_of_run(launches.append, multiprocessors, cache):
         run()
     return launches

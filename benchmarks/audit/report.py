@@ -34,6 +34,9 @@ _ELEMENTS = {
 }
 
 
+_AMD = 304, 4 << 20  # multiprocessors and level 2 cache of an MI300X, with gfx942
+
+
 def natural_width(tensor: Tensor) -> int:
     """Bytes, up to 16, of the widest vectors that all its rows consist of."""
     if tensor.stride(-1) != 1:
@@ -56,12 +59,13 @@ class Audit:
             if gpu.capability in self.architectures:
                 record["gpus"][gpu.name] = self._on(gpu, case)
         if compilation.AMD_ARCHITECTURE in self.architectures:
-            for launch in launches_of(case.run, GPUS[1].multiprocessors):
-                self._kernel(launch, compilation.AMD_ARCHITECTURE, case)
+            launches = launches_of(case.run, *_AMD)
+            kernels = [self._kernel(launch, compilation.AMD_ARCHITECTURE, case) for launch in launches]
+            record["gfx942"] = _named(kernels)
         return record
 
     def _on(self, gpu: Gpu, case: Case) -> Record:
-        launches = launches_of(case.run, gpu.multiprocessors)
+        launches = launches_of(case.run, gpu.multiprocessors, gpu.cache)
         kernels = [self._kernel(launch, gpu.capability, case) for launch in launches]
         instructions = {
             pipe: sum(_executed(kernel, launch, pipe, case) for kernel, launch in zip(kernels, launches))
@@ -116,9 +120,7 @@ def _read_cuda(launch: Launch, compiled: Any, case: Case) -> Record:
     sass, usage = assembly.disassemble(compiled.asm["cubin"])
     everything = assembly.instructions(sass)
     loop = assembly.hot_loops(everything)
-    lanes = 32 * launch.num_warps
-    elements = _ELEMENTS.get(launch.name) if launch.constants.get("VISITS", True) else None
-    per_thread = elements(launch.constants, lanes) if elements else None
+    per_thread = _elements_per_thread(launch, 32 * launch.num_warps)
     counted = assembly.by_pipe(loop or everything)
     gpu = next(one for one in GPUS if one.capability == compiled.metadata.target.arch)
     at_once = gpus.programs_at_once(gpu, usage["REG"], compiled.metadata.shared, launch.num_warps)
@@ -137,6 +139,11 @@ def _read_cuda(launch: Launch, compiled: Any, case: Case) -> Record:
         "elements_per_thread": per_thread,
         "instructions_per_element": round(counted["issue"] / per_thread, 2) if per_thread else None,
     }
+
+
+def _elements_per_thread(launch: Launch, lanes: int) -> float | None:
+    elements = _ELEMENTS.get(launch.name)
+    return elements(launch.constants, lanes) if elements and launch.constants.get("VISITS", True) else None
 
 
 def _widths(launch: Launch, ptx: str, case: Case) -> Record:
@@ -160,7 +167,9 @@ def _widths(launch: Launch, ptx: str, case: Case) -> Record:
 
 
 def _read_amd(launch: Launch, compiled: Any, case: Case) -> Record:
-    return assembly.amd_resources(compiled.asm["amdgcn"])
+    """No widths by argument, since its addresses are not followed; no occupancy and no times."""
+    elements = _elements_per_thread(launch, 64 * launch.num_warps)
+    return {"elements_per_thread": elements, **assembly.amd_resources(compiled.asm["amdgcn"])}
 
 
 def _executed(kernel: Record, launch: Launch, pipe: str, case: Case) -> float:

@@ -1,87 +1,85 @@
-"""The record of an audit in Markdown: the kernels as compiled, the ops as predicted."""
+"""The record of an audit in Markdown, at the main sizes; the file has all."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.audit.compilation import AMD_ARCHITECTURE
 from benchmarks.audit.gpus import GPUS
 
 Record = dict[str, Any]
 
+_MAIN = {"N": (2560,), "V": (30_522,), "B": (128, 256)}
+LEGEND = """\
+Registers, spills (loads and stores of local memory), occupancy and instructions: of the kernel that streams the data,
+compiled for sm_80 / sm_90 / sm_100, one figure where all are the same. Bytes a load: the narrowest of a thread's loads
+and stores of that data, of those that its alignment allows. Instructions per element: SASS in the loops that stream, in
+the whole kernel where none does, over the elements of a thread. *Predicted*: the larger of bytes / bandwidth, and
+instructions / rate for the slowest unit (named where it is not memory); no launches, no latency, no idle
+multiprocessors. What is read a second time comes from the cache if all that is under way fits into it."""
 
-def tables(record: Mapping[str, Any]) -> str:
-    return "\n\n".join([_kernel_table(record["kernels"]), _op_table(record["ops"])])
 
-
-def _kernel_table(kernels: Sequence[Record]) -> str:
-    """A line per kernel and first use; the figures of sm_80 / sm_90 / sm_100, else of one."""
-    lines = [
-        "| kernel | first used by | registers sm_80 / 90 / 100 | spills | occupancy | shared bytes "
-        "| bytes a load, a store | instructions per element | gfx942 registers, spills |",
-        "|---|---|---|---|---|---|---|---|---|",
+def table(record: Mapping[str, Any]) -> str:
+    names = [gpu.name for gpu in GPUS]
+    columns = [
+        *(
+            "op",
+            "sizes",
+            "kernel",
+            "registers",
+            "spills",
+            "occupancy",
+            "bytes a load",
+            "instructions per element",
+        ),
+        *("gfx942 registers", "MB", *(f"{name}, µs *predicted*" for name in names)),
     ]
-    groups: dict[tuple[str, str], dict[int | str, Record]] = {}
-    for kernel in kernels:
-        groups.setdefault((kernel["kernel"], kernel["first_case"]), {})[kernel["architecture"]] = kernel
-    for (name, case), by_architecture in groups.items():
-        cuda = [one for key, one in by_architecture.items() if isinstance(key, int)]
-        amd = by_architecture.get(AMD_ARCHITECTURE)
-        cells = [
-            f"`{name}`",
-            case,
-            _listed(one["registers"] for one in cuda),
-            _listed(one["spill_stores"] + one["spill_loads"] for one in cuda),
-            _listed(f"{one['occupancy']:.0%}" for one in cuda),
-            _listed(one["shared"] for one in cuda),
-            _width_cell(cuda),
-            _listed(_or_dash(one["instructions_per_element"]) for one in cuda),
-            f"{amd['vgpr_count']}, {amd['vgpr_spill_count']}" if amd else "–",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    kernels = {kernel["id"]: kernel for kernel in record["kernels"]}
+    rows = [_cells(op, kernels) for op in record["ops"] if _is_main(op)]
+    return "\n".join(_line(cells) for cells in [columns, ["---"] * len(columns), *rows])
 
 
-def _width_cell(cuda: Sequence[Record]) -> str:
-    """Narrowest per streamed argument, of all architectures, and what it could be."""
-    cells = {
-        f"{name} {min(min([*widths['loads'], *widths['stores']]) for widths in _of(cuda, name))} "
-        f"of {_of(cuda, name)[0]['could_be']}"
-        for one in cuda
-        for name in one["arguments"]
-    }
-    return ", ".join(sorted(cells)) or "–"
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
-def _of(cuda: Sequence[Record], name: str) -> list[Record]:
-    return [one["arguments"][name] for one in cuda if name in one["arguments"]]
+def _is_main(op: Record) -> bool:
+    return op["dtype"] != "float32" and all(
+        op["sizes"].get(name, some[0]) in some for name, some in _MAIN.items()
+    )
 
 
-def _or_dash(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+def _cells(op: Record, kernels: Mapping[str, Record]) -> list[str]:
+    streaming = [_streaming([kernels[name] for name in gpu["launches"]]) for gpu in op["gpus"].values()]
+    amd = _streaming([kernels[name] for name in op["gfx942"]])
+    widths = [(name, used) for kernel in streaming for name, used in kernel["arguments"].items()]
+    return [
+        f"`{op['op']}`",
+        ", ".join(f"{symbol} = {size:,}" for symbol, size in op["sizes"].items()),
+        f"`{streaming[0]['kernel']}`",
+        _listed(kernel["registers"] for kernel in streaming),
+        _listed(kernel["spill_stores"] + kernel["spill_loads"] for kernel in streaming),
+        _listed(f"{kernel['occupancy']:.0%}" for kernel in streaming),
+        ", ".join(dict.fromkeys(f"{name} {_narrowest(used)} of {used['could_be']}" for name, used in widths)),
+        _listed(f"{kernel['instructions_per_element']:.1f}" for kernel in streaming),
+        f"{amd['vgpr_count']}" + (f", {amd['vgpr_spill_count']} spilt" if amd["vgpr_spill_count"] else ""),
+        f"{op['least_bytes'] / 1e6:.1f}",
+        *(_time(gpu) for gpu in op["gpus"].values()),
+    ]
+
+
+def _streaming(launched: Sequence[Record]) -> Record:
+    """The first of the largest."""
+    return max(launched, key=lambda kernel: kernel["elements_per_thread"] or 0)
+
+
+def _narrowest(used: Record) -> int:
+    return min(int(size) for size in [*used["loads"], *used["stores"]])
 
 
 def _listed(values: Iterable[object]) -> str:
-    """One where all are the same."""
     texts = [str(value) for value in values]
     return texts[0] if len(set(texts)) == 1 else " / ".join(texts)
 
 
-def _op_table(ops: Sequence[Record]) -> str:
-    names = [gpu.name for gpu in GPUS]
-    lines = [
-        f"| op | sizes | dtype | MB | {' | '.join(f'{name}, µs *predicted*' for name in names)} |",
-        "|---|---|---|---|" + "---|" * len(names),
-    ]
-    for op in ops:
-        sizes = ", ".join(f"{symbol} = {size:,}" for symbol, size in op["sizes"].items())
-        times = [_time_cell(op["gpus"].get(name)) for name in names]
-        cells = [f"`{op['op']}`", sizes, op["dtype"], f"{op['least_bytes'] / 1e6:.1f}", *times]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _time_cell(prediction: Record | None) -> str:
-    if prediction is None:
-        return "–"
-    bound = "" if prediction["bound_by"] == "memory" else f" ({prediction['bound_by']})"
-    return f"{prediction['predicted_microseconds']:.1f}{bound}"
+def _time(predicted: Record) -> str:
+    bound = "" if predicted["bound_by"] == "memory" else f" ({predicted['bound_by']})"
+    return f"{predicted['predicted_microseconds']:.1f}{bound}"

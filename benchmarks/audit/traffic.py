@@ -21,7 +21,7 @@ from benchmarks.audit.cases import Case, few_rows
 from benchmarks.audit.launches import Launch, instead_of_run
 from electra_kernels.triton import launch
 
-_MULTIPROCESSORS = 1
+_MULTIPROCESSORS, _CACHE = 1, 1 << 20
 # What a program reads once for many elements, as a row's log-sum-exp and the scale.
 _TOLERANCE = 1.01
 
@@ -75,7 +75,7 @@ def _counting(counter: _Counter) -> Iterator[None]:
     with (
         mock.patch.object(InterpreterBuilder, "create_masked_load", counted_load),
         mock.patch.object(InterpreterBuilder, "create_masked_store", counted_store),
-        instead_of_run(counter, _MULTIPROCESSORS),
+        instead_of_run(counter, _MULTIPROCESSORS, _CACHE),
     ):
         yield
 
