@@ -117,8 +117,8 @@ def linear_masked_bce(
         TypeError, ValueError: as `masked_bce_with_logits`.
     """
     check_tensor("hidden", hidden, FLOATING, None)
-    if hidden.dim() == 0:
-        raise ValueError("hidden has shape [], should be [..., H]")
+    if hidden.dim() == 0 or hidden.shape[-1] == 0:
+        raise ValueError(f"hidden has shape {list(hidden.shape)}, should be [..., H] with H at least 1")
     hidden = hidden.to(autocast_dtype(hidden))
     width = hidden.shape[-1:]
     if isinstance(weight, Tensor) and weight.dim() == 2:

@@ -199,8 +199,7 @@ def test_values_out_of_range_are_seen_on_the_cpu(device, name, argument, value, 
         pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
     case = build(name, device)
     if argument == "labels":
-        case = build(name, device)
-        changes = {"labels": torch.zeros(3, 4, dtype=torch.int64), "mask": None}
+        changes = {"labels": torch.zeros_like(case.tensors["labels"], dtype=torch.int64), "mask": None}
     elif argument == "positions":
         slots = case.tensors[argument].shape
         changes = {argument: case.tensors[argument].clone(), "tokens": torch.ones(slots, dtype=torch.int64)}
@@ -218,9 +217,10 @@ def test_a_float_label_out_of_range(device):
         pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
     for name in ("masked_bce_with_logits", "linear_masked_bce"):
         for value in (1.5, -0.5, float("nan")):
-            labels = torch.full((3, 4), value)
+            case = build(name, device)
+            labels = torch.full_like(case.tensors["labels"], value, dtype=torch.float32)
             message = rf"^labels\[0, 0\] is {value}, should be in \[0, 1\]"
-            refused(ValueError, message, build(name, device), labels=labels, mask=None)
+            refused(ValueError, message, case, labels=labels, mask=None)
 
 
 def test_no_vocabulary_and_no_dimension():
@@ -238,7 +238,7 @@ def test_no_vocabulary_and_no_dimension():
     )
     refused(
         ValueError,
-        r"^hidden has shape \[\], should be \[..., H\]",
+        r"^hidden has shape \[\], should be \[..., H\] with H at least 1",
         build("linear_masked_bce"),
         hidden=torch.ones(()),
     )
