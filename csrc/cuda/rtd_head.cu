@@ -19,8 +19,9 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int64_t kMaxBlocks = 1024;
-constexpr int kUnit = 256;  // columns that a warp holds at least: 8 of a lane
+constexpr int64_t kMaxBlocks = 512;
+constexpr int kMinBlocks = 6;  // at once: who asks for no number gets more of them, and spills
+constexpr int kUnit = 256;     // columns that a warp holds at least: 8 of a lane
 constexpr int kMaxUnits = 4;
 
 // ---- rows of a warp ---------------------------------------------------------------------------------------
@@ -74,7 +75,10 @@ __device__ float bias_of(const HeadRows& rows) {
 template <int N>
 __device__ void load_weight(const HeadRows& rows, int64_t column, float (&weight)[N]) {
   const int64_t stride = rows.weight.strides[0];
-  load_run(rows.weight, column * stride, stride, rows.size - column, weight);
+  with_float_type(rows.weight.type, [&](auto zero) {
+    const auto* const first = static_cast<const decltype(zero)*>(rows.weight.data) + column * stride;
+    load_run(first, stride, rows.size - column, weight);
+  });
 }
 
 // ---- forward ----------------------------------------------------------------------------------------------
@@ -202,10 +206,9 @@ __device__ void add_rows(const HeadRows& rows, const T* hidden, const int64_t (&
 }
 
 // Rows of any layout and width. kIsForward: from hidden states to logits and what follows from them; if not,
-// the gradients of the parameters from logits and upstream gradient. The bound on blocks keeps the compiler
-// from spilling for the sake of more.
+// the gradients of the parameters from logits and upstream gradient.
 template <typename T, bool kIsForward>
-__global__ void __launch_bounds__(kThreads, 6)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     visit_any(const __grid_constant__ TokenBatch batch, const __grid_constant__ HeadRows rows,
               const UpstreamScale scale, const __grid_constant__ HeadOutputs out,
               const __grid_constant__ TokenTotals totals, FirstBadRow first_bad_token) {
@@ -284,7 +287,7 @@ __device__ void store_columns(T* data, bool is_vectored, int64_t available, cons
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     backward(const __grid_constant__ TokenBatch batch, const __grid_constant__ HeadRows rows,
              const UpstreamScale scale, T* gradient, const __grid_constant__ ScaledSums sums) {
   constexpr int kEach = kPerVector<T>, kRows = 8;

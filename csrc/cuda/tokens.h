@@ -229,14 +229,14 @@ __device__ inline float token_loss(const Token& token, float x, float decay) {
   float loss = token.positive != 0 ? token.positive * ((x < 0 ? -x : 0) + rest) : 0;
   loss += token.negative != 0 ? token.negative * ((x > 0 ? x : 0) + rest) : 0;
   loss = x == x ? loss : x;
-  return token.weight != 0 ? loss * token.weight : 0;
+  return EK_BOUND(bce_masked_loss, token.weight != 0) ? loss * token.weight : 0;
 }
 
 __device__ inline float token_gradient(const Token& token, float x, float decay) {
   const float high = 1 / (1 + decay);
   const float low = decay * high;
   const float gradient = token.negative * (x < 0 ? low : high) - token.positive * (x < 0 ? high : low);
-  return token.weight != 0 ? gradient * token.weight : 0;
+  return EK_BOUND(rtd_head_masked_slope, token.weight != 0) ? gradient * token.weight : 0;
 }
 
 // Nothing was counted: loss and gradient are 0.
@@ -251,7 +251,8 @@ __device__ inline float factor_of(const UpstreamScale& scale) {
 
 // An upstream gradient that is not finite must not reach a token that is not counted.
 __device__ inline float scaled_gradient(const Token& token, float x, float upstream) {
-  return token.weight != 0 ? token_gradient(token, x, decay_of(x)) * upstream : 0;
+  if (!EK_BOUND(bce_masked_upstream, token.weight != 0)) return 0;
+  return token_gradient(token, x, decay_of(x)) * upstream;
 }
 
 // ---- sums -------------------------------------------------------------------------------------------------
@@ -289,7 +290,7 @@ __device__ void store_sums(const TokenSums& sums, const TokenTotals& totals) {
     if (lane() == 0) shared[i][warp()] = numbers[i];
   }
   EK_BARRIER(bce_sums_written);
-  if (threadIdx.x >= kTokenSums) return;
+  if (!EK_BOUND(bce_sums_end, threadIdx.x < kTokenSums)) return;
   double total = 0;
   for (int i = 0; i < kWarps; ++i) total += shared[threadIdx.x][i];
   totals.partials[threadIdx.x * totals.blocks + blockIdx.x] = total;
@@ -305,7 +306,7 @@ __device__ inline void store_number(const Parameters& parameters, int64_t index,
 // By a block of kTokenSums warps or more: each adds up a row of the partial sums.
 __device__ inline void join_sums(const TokenTotals& totals) {
   EK_SHARED(shared, double[kTokenSums]);
-  if (warp() < kTokenSums) {
+  if (EK_BOUND(rtd_head_sums_end, warp() < kTokenSums)) {
     const double* const row = totals.partials + warp() * totals.blocks;
     double total = 0;
     for (int i = lane(); i < totals.blocks; i += kWarp) total += row[i];
