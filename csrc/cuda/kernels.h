@@ -149,15 +149,15 @@ void cross_entropy_rows(const LogitRows&, const CrossEntropyBatch&, float* scrat
 
 // Over the rows that are not ignored. One block: N numbers are few beside N rows, and their order is fixed.
 struct LossReduction {
-  const float* losses;  // [count] or null
+  const float* losses;  // [count]
   const int64_t* targets;
   int64_t count;
   int64_t ignore_index;
   bool is_mean;
   const double* normalizer;  // one number or null
-  float* loss;
-  double* denominator;  // or null
-  float* reciprocal;    // of the denominator, or null
+  float* loss;               // null: the losses are not read
+  double* denominator;
+  float* reciprocal;  // of the denominator
 };
 void reduce_losses(const LossReduction&, cudaStream_t);
 

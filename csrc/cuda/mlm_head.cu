@@ -17,6 +17,8 @@ namespace {
 // Of a block that holds a row: one of floats takes twice the memory, so half as many are there at once.
 template <typename T>
 constexpr int kHoldWarps = 4 * static_cast<int>(sizeof(T));
+template <typename T>
+constexpr int kHoldBlocks = sizeof(T) == 2 ? 3 : 1;
 constexpr int kThreads = 256;
 
 struct Target {
@@ -57,7 +59,7 @@ __device__ void finish_row(const Row<T>& row, int shift, const CrossEntropyBatch
 
 // The logits are kept.
 template <typename T>
-__global__ void __launch_bounds__(kVisitWarps* kWarp)
+__global__ void __launch_bounds__(kVisitWarps* kWarp, 3)
     cross_entropy_row(const LogitRows rows, const CrossEntropyBatch batch, float* const scratch,
                       const Parts parts) {
   EK_DYNAMIC_SHARED(shared_sums, float);
@@ -111,7 +113,7 @@ __device__ void write_zeros(const Row<T>& row, int shift, int tile) {
 
 // The logits become their gradient.
 template <typename T>
-__global__ void __launch_bounds__(kHoldWarps<T>* kWarp)
+__global__ void __launch_bounds__(kHoldWarps<T>* kWarp, kHoldBlocks<T>)
     cross_entropy_row_(const LogitRows rows, const CrossEntropyBatch batch) {
   EK_DYNAMIC_SHARED(memory, T);  // the row, a whole number of tiles, and behind it their sums
   const int64_t index = blockIdx.x;
@@ -134,7 +136,7 @@ __global__ void __launch_bounds__(kHoldWarps<T>* kWarp)
     copy_tile(row, first, interleaved<T>(first), copy);
     visit_tile(copy, shift, draw, tiles, tile);
   }
-  EK_BARRIER(inplace_tiles_complete);
+  EK_BARRIER(rows_copied);
 
   const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
   // The last warp has the fewest tiles.
@@ -153,21 +155,32 @@ __global__ void __launch_bounds__(kHoldWarps<T>* kWarp)
 
 // One block.
 __global__ void __launch_bounds__(kThreads) reduce_all_losses(const LossReduction reduction) {
-  EK_SHARED(scratch, double[kThreads / kWarp]);
+  constexpr int kWarps = kThreads / kWarp;
+  EK_SHARED(totals, double[kWarps]);
+  EK_SHARED(counts, double[kWarps]);
   double total = 0, counted = 0;
   for (int64_t i = threadIdx.x; i < reduction.count; i += kThreads) {
-    if (reduction.losses != nullptr) total += reduction.losses[i];
+    if (reduction.loss != nullptr) total += reduction.losses[i];
     counted += reduction.targets[i] != reduction.ignore_index;
   }
-  total = reduce_block(total, scratch, Sum());
-  counted = reduce_block(counted, scratch, Sum());
+  total = reduce_warp(total, Sum());
+  counted = reduce_warp(counted, Sum());
+  if (lane() == 0) {
+    totals[warp()] = total;
+    counts[warp()] = counted;
+  }
+  EK_BARRIER(rows_reduced_by_warp);
   if (threadIdx.x != 0) return;
+  for (int i = 1; i < kWarps; ++i) {
+    total += totals[i];
+    counted += counts[i];
+  }
   double divisor = 1;
   if (reduction.is_mean) divisor = reduction.normalizer == nullptr ? counted : *reduction.normalizer;
   const double factor = reciprocal_or_zero(divisor);
-  if (reduction.losses != nullptr) *reduction.loss = static_cast<float>(total * factor);
-  if (reduction.denominator != nullptr) *reduction.denominator = divisor;
-  if (reduction.reciprocal != nullptr) *reduction.reciprocal = static_cast<float>(factor);
+  if (reduction.loss != nullptr) *reduction.loss = static_cast<float>(total * factor);
+  *reduction.denominator = divisor;
+  *reduction.reciprocal = static_cast<float>(factor);
 }
 
 // As many blocks as run at once take turns, so that there are few to end where there is nothing to do.

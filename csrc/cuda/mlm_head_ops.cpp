@@ -66,11 +66,11 @@ Reduced reduced(const std::optional<Tensor>& losses, const Tensor& targets,
                 cudaStream_t stream) {
   const Tensor packed_targets = packed(targets);
   Reduced out(targets);
-  reduce_losses(
-      {data_or_null<float>(losses), packed_targets.const_data_ptr<int64_t>(), targets.numel(), ignore_index,
-       reduction == "mean", data_or_null<double>(normalizer), out.loss.mutable_data_ptr<float>(),
-       out.denominator.mutable_data_ptr<double>(), out.reciprocal.mutable_data_ptr<float>()},
-      stream);
+  reduce_losses({data_or_null<float>(losses), packed_targets.const_data_ptr<int64_t>(), targets.numel(),
+                 ignore_index, reduction == "mean", data_or_null<double>(normalizer),
+                 losses ? out.loss.mutable_data_ptr<float>() : nullptr,
+                 out.denominator.mutable_data_ptr<double>(), out.reciprocal.mutable_data_ptr<float>()},
+                stream);
   return out;
 }
 

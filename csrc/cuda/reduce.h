@@ -1,5 +1,4 @@
-// Sums, maxima and the like over a warp and over a block. Their order depends on the number of threads alone,
-// and every thread gets the same bits.
+// Sums and maxima over a warp, in one order; every lane gets the same bits.
 
 #pragma once
 
@@ -14,11 +13,9 @@ struct Sum {
   }
 };
 
+// Of a NaN and a number, the number.
 struct Maximum {
-  template <typename T>
-  __device__ T operator()(T a, T b) const {
-    return a > b ? a : b;
-  }
+  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
 // combine(a, b) is the same as combine(b, a).
@@ -28,18 +25,6 @@ __device__ T reduce_warp(T value, const Combine& combine) {
     value = combine(value, __shfl_xor_sync(kAllLanes, value, step));
   }
   return value;
-}
-
-// By way of shared memory that may be used again for the next: a number for each warp.
-template <typename T, int kWarps, typename Combine>
-__device__ T reduce_block(T value, T (&scratch)[kWarps], const Combine& combine) {
-  value = reduce_warp(value, combine);
-  EK_BARRIER(sampling_reduction_read);
-  if (lane() == 0) scratch[warp()] = value;
-  EK_BARRIER(sampling_reduction_written);
-  T total = scratch[0];
-  for (int i = 1; i < kWarps; ++i) total = combine(total, scratch[i]);
-  return total;
 }
 
 }  // namespace electra_kernels

@@ -17,7 +17,7 @@ constexpr int kThreads = 128;
 constexpr int kSampleThreads = kVisitWarps * kWarp;
 
 template <typename T>
-__global__ void __launch_bounds__(kSampleThreads)
+__global__ void __launch_bounds__(kSampleThreads, 3)
     sample_row(const LogitRows rows, const SamplingBatch batch, float* const scratch, const Parts parts) {
   EK_DYNAMIC_SHARED(shared_sums, float);
   const int64_t index = blockIdx.x / parts.count;
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kSampleThreads)
 
 // A block has up to a tile per warp.
 template <typename T>
-__global__ void __launch_bounds__(kSampleThreads)
+__global__ void __launch_bounds__(kSampleThreads, 3)
     gradient_row(const LogitRows rows, const GradientBatch batch, const LogitRows gradients,
                  const int blocks) {
   const int64_t index = blockIdx.x / blocks;
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kSampleThreads)
 // Thread by row.
 __global__ void __launch_bounds__(kThreads) check_row(const RowChecks checks, FirstBadRow first_bad_row) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (row >= checks.count) return;
+  if (!EK_BOUND(sampling_checked_rows, row < checks.count)) return;
   const double uniform = checks.uniforms == nullptr ? 0 : checks.uniforms[row];
   if (!(uniform >= 0 && uniform < 1)) refuse(first_bad_row, row);
   if (checks.tokens == nullptr) return;

@@ -40,10 +40,9 @@ __global__ void early_exit(float* out) {
 }
 
 __global__ void reductions(float* out) {
-  EK_SHARED(scratch, float[kThreads / kWarp]);
-  const float sum = reduce_block(static_cast<float>(threadIdx.x), scratch, Sum());
-  const float maximum = reduce_block(static_cast<float>(threadIdx.x), scratch, Maximum());
-  const bool is_right = sum == kThreads * (kThreads - 1) / 2 && maximum == kThreads - 1;
+  const float sum = reduce_warp(static_cast<float>(lane()), Sum());
+  const float maximum = reduce_warp(static_cast<float>(threadIdx.x), Maximum());
+  const bool is_right = sum == kWarp * (kWarp - 1) / 2 && maximum == kWarp * warp() + kWarp - 1;
   out[threadIdx.x] = is_right ? neighbour() : -1;
 }
 

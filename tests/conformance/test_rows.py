@@ -1,0 +1,113 @@
+"""Rows of many tiles, too few to keep a device busy or enough, short enough to be held on its chip or not: whatever
+path a back end has for them, it gives what the specification gives."""
+
+import pytest
+import torch
+
+from electra_kernels import sample_tokens, use_backend
+
+from . import oracle
+from .oracle import IGNORED
+
+# Odd, so that rows begin at every alignment: a few tiles, and more than a block has warps.
+VOCABULARIES = (2501, 9001)
+ROWS = (1, 3, 9)
+OPTIONS = ((1.0, False), (0.7, True))
+
+
+def _rows(rows, vocabulary, dtype, device):
+    logits = (3 * torch.randn(rows, vocabulary)).to(device, dtype)
+    targets = torch.randint(0, vocabulary, (rows,), device=device)
+    targets[2::3] = logits[2::3].argmax(-1)
+    targets[1::4] = IGNORED
+    return logits, targets, torch.rand(rows, dtype=torch.float64).to(device)
+
+
+def _close(ours, expected, dtype):
+    """Both may round a gradient to ``dtype``, and the exponents of its soft-max to float32."""
+    rtol = 2 * torch.finfo(dtype).eps + 2e-5
+    torch.testing.assert_close(ours, expected, rtol=rtol, atol=2 * torch.finfo(dtype).smallest_normal)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_loss_and_gradient_in_place(device, dtype, vocabulary, rows, options):
+    op = torch.ops.electra_kernels.cross_entropy_sample_
+    logits, targets, uniforms = _rows(rows, vocabulary, dtype, device)
+    ours, expected = logits.clone(), logits.clone()
+    loss, tokens, is_top1, _ = op(ours, targets, uniforms, None, IGNORED, "sum", *options)
+    with use_backend("reference"):
+        theirs = op(expected, targets, uniforms, None, IGNORED, "sum", *options)
+    torch.testing.assert_close(loss, theirs[0])
+    assert torch.equal(is_top1, theirs[2])
+    _close(ours, expected, dtype)
+    counted = targets != IGNORED
+    assert bool((tokens[~counted] == -1).all())
+    banned = targets[counted] if options[1] else None
+    oracle.assert_drawn(
+        tokens[counted], logits[counted], uniforms[counted], temperature=options[0], banned=banned
+    )
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_loss_and_gradient_beside_the_logits(device, dtype, vocabulary, rows):
+    ops = torch.ops.electra_kernels
+    logits, targets, uniforms = _rows(rows, vocabulary, dtype, device)
+    upstream = torch.linspace(-1, 2, rows).to(device)
+    results = []
+    for backend in (None, "reference"):
+        with use_backend(backend) if backend else torch.no_grad():
+            loss, tokens, is_top1, logsumexp, denominator = ops.cross_entropy_sample(
+                logits, targets, uniforms, None, IGNORED, "none", 1.0, True
+            )
+            gradient = ops.cross_entropy_sample_backward(
+                upstream, logits, targets, logsumexp, denominator, IGNORED
+            )
+            results.append((loss, gradient, is_top1))
+            counted = targets != IGNORED
+            oracle.assert_drawn(tokens[counted], logits[counted], uniforms[counted], banned=targets[counted])
+    (loss, gradient, is_top1), (expected_loss, expected_gradient, expected_top1) = results
+    torch.testing.assert_close(loss, expected_loss)
+    _close(gradient, expected_gradient, dtype)
+    assert torch.equal(is_top1, expected_top1)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_the_sample(device, dtype, vocabulary, rows):
+    logits, targets, uniforms = _rows(rows, vocabulary, dtype, device)
+    tokens, logsumexp = sample_tokens(logits, banned=targets, uniforms=uniforms)
+    oracle.assert_drawn(tokens, logits, uniforms, banned=targets)
+    truth = logits.double().logsumexp(-1)
+    oracle.assert_accurate("logsumexp", logsumexp, truth, scale=1 + truth.abs())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_loss_of_more_rows_than_a_block_has_threads(device, reduction):
+    logits, targets, uniforms = _rows(1500, 7, torch.float32, device)
+    arguments = (logits, targets, uniforms, None, IGNORED, reduction, 1.0, False)
+    loss, *_, denominator = torch.ops.electra_kernels.cross_entropy_sample(*arguments)
+    truth = oracle.cross_entropy(logits.double(), targets, reduction)
+    torch.testing.assert_close(loss.double(), truth, rtol=1e-6, atol=0)
+    assert denominator.item() == (int((targets != IGNORED).sum()) if reduction == "mean" else 1)
+
+
+def test_every_token_has_a_uniform_that_draws_it(device):
+    """Across all the tiles: equal weights, the middle of each token's share of [0, 1)."""
+    vocabulary = 5000
+    expected = torch.arange(0, vocabulary, 37)
+    uniforms = (expected.double() + 0.5) / vocabulary
+    logits = torch.zeros(len(expected), 1, device=device).expand(-1, vocabulary)
+    tokens, _ = sample_tokens(logits, uniforms=uniforms.to(device))
+    assert torch.equal(tokens.cpu(), expected)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_factor_per_row(device, dtype, rows):
+    gradient = torch.randn(rows, 2501).to(device, dtype)
+    factors = torch.linspace(0.5, 2, rows).to(device)
+    expected = (gradient.float() * factors[:, None]).to(dtype)
+    torch.ops.electra_kernels.scale_gradient_(gradient, factors)
+    torch.testing.assert_close(gradient, expected)
