@@ -1,7 +1,6 @@
 """What the compiler makes of the CUDA kernels for each generation of GPUs, none of which needs to be here: no spills,
 and 16 bytes a thread wherever a kernel streams its data."""
 
-import fcntl
 import importlib.util
 import re
 import shutil
@@ -19,6 +18,8 @@ from benchmarks.audit import assembly
 pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc on the PATH")
 
 ROOT = Path(__file__).parent.parent
+# Names without linkage carry that of their file between two hashes; the kernel's comes behind its length.
+_SYMBOL = re.compile(r"__N__[0-9a-f]{8}_\d+_(\w+)_cu_[0-9a-f]{8}(\d+)(\w+)")
 LOADS, STORES = "LDG", "STG"
 # Which of its loads and stores a kernel needs to have in pieces of 16 bytes. The first ones move numbers of any
 # layout as well, by other instructions.
@@ -55,21 +56,6 @@ def builder():
     return module
 
 
-@pytest.fixture(scope="module")
-def kernels(builder):
-    """(file, kernel, generation) → the instructions of each of its instances."""
-    commands = [command for command in builder.cuda_commands() if command[1][-1].endswith(".cu")]
-    found: dict[tuple[str, str, int], list[list[assembly.Instruction]]] = {}
-    builder.OBJECTS.mkdir(parents=True, exist_ok=True)
-    with (builder.OBJECTS / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests may run in several processes
-        paths = builder.build_objects(builder.OBJECTS, commands, builder.cuda_compiler())
-    for path in paths:
-        for key, instructions in disassembled(path):
-            found.setdefault(key, []).append(instructions)
-    return found
-
-
 def disassembled(path):
     """Every kernel of an object file: (file, kernel, generation) and its instructions."""
     command = [triton.knobs.nvidia.cuobjdump.path, "-sass", path]
@@ -78,38 +64,35 @@ def disassembled(path):
         generation = int(re.match(r"\d+", code)[0])
         for function in code.split("Function : ")[1:]:
             symbol, _, sass = function.partition("\n")
-            # Names without linkage carry that of their file and a hash; the kernel's comes behind its length.
-            file, length, rest = re.search(r"_\d+_(\w+)_cu_[0-9a-f]{8}(\d+)(\w+)", symbol).groups()
+            file, length, rest = re.search(_SYMBOL, symbol).groups()
             yield (file, rest[: int(length)], generation), assembly.instructions(sass)
 
 
-def spills(instructions):
-    return [one.name for one in instructions if one.name.startswith(("STL", "LDL"))]
+def faults(kernels, streams):
+    """Kernels that spill, or move in small pieces what they stream."""
+    found = []
+    for (file, kernel, generation), instructions in kernels:
+        where = f"{file}.cu, {kernel}, sm_{generation}"
+        if any(one.name.startswith(("STL", "LDL")) for one in instructions):
+            found.append(f"{where} spills")
+        for access in streams[file][kernel]:
+            if 16 not in assembly.count_widths(instructions, access):
+                found.append(f"{where} has no {access} of 16 bytes")
+    return found
 
 
-def test_every_kernel_is_known_here(builder, kernels):
+def test_no_kernel_spills_or_moves_its_data_in_small_pieces(builder):
+    commands = [command for command in builder.cuda_commands() if command[1][-1].endswith(".cu")]
+    paths = builder.build_objects(builder.OBJECTS, commands, builder.cuda_compiler())
+    kernels = [kernel for path in paths for kernel in disassembled(path)]
     expected = {
         (file, kernel, generation)
         for file, streams in STREAMS.items()
         for kernel in streams
         for generation in builder.GENERATIONS
     }
-    assert set(kernels) == expected
-    assert {path.stem for path in (ROOT / "csrc" / "cuda").glob("*.cu")} == set(STREAMS)
-
-
-def test_no_kernel_spills(kernels):
-    assert [key for key, instances in kernels.items() if any(map(spills, instances))] == []
-
-
-@pytest.mark.parametrize("access", [LOADS, STORES])
-def test_what_is_streamed_moves_in_16_bytes(kernels, access):
-    narrow = []
-    for (file, kernel, generation), instances in kernels.items():
-        if access in STREAMS[file][kernel]:
-            widths = [assembly.count_widths(instructions, access) for instructions in instances]
-            narrow += [(file, kernel, generation) for counted in widths if 16 not in counted]
-    assert narrow == []
+    assert {key for key, _ in kernels} == expected
+    assert faults(kernels, STREAMS) == []
 
 
 def test_a_spill_and_narrow_loads_are_seen(builder, tmp_path):
@@ -128,7 +111,7 @@ def test_a_spill_and_narrow_loads_are_seen(builder, tmp_path):
     )
     target = tmp_path / "narrow.o"
     builder.compile_and_link(["-arch=sm_90", "-c", str(source), "-o", str(target)], builder.cuda_compiler())
-    ((key, instructions),) = disassembled(target)
-    assert key == ("narrow", "narrow", 90)
-    assert spills(instructions)
-    assert 16 not in assembly.count_widths(instructions, LOADS)
+    assert faults(disassembled(target), {"narrow": {"narrow": (LOADS,)}}) == [
+        "narrow.cu, narrow, sm_90 spills",
+        "narrow.cu, narrow, sm_90 has no LDG of 16 bytes",
+    ]
