@@ -26,6 +26,8 @@ from electra_kernels.triton.tokens import reciprocal_or_zero
 
 # Of a row: enough that the rows under way fit into the cache, few enough that several hide each other's latency.
 _WARPS = 8
+# More than are used: left to itself, ptxas spills to have more programs on a multiprocessor.
+_REGISTERS = 128
 _BLOCK = 1024
 
 
@@ -223,6 +225,7 @@ def _visit(
             DRAWS=draws,
             WRITES=overwrites and visits,
             num_warps=warps,
+            maxnreg=_REGISTERS,
         )
     if overwrites and len(halves) == 2:
         write_softmax(view, bias, logsumexp, targets, scale, None, view, ignore_index)

@@ -1,7 +1,7 @@
 """Device code that sampling and the masked-LM head share: the visit to a row of logits, the draw, the soft-max.
 
-A row is read once, in blocks of whole tiles of `TILE` columns, a tile per warp: a block is [TILE / INNER, WARPS,
-INNER], whose element (s, w, i) is column w TILE + s INNER + i. A warp's vector load takes INNER neighbours, and
+A row is read once, in blocks of WARPS tiles of `TILE` columns, each tile by one warp: a block is [TILE / INNER x WARPS,
+INNER], whose element (s WARPS + w, i) is column w TILE + s INNER + i. A warp's vector load takes INNER neighbours, and
 maximum and sum of a tile need no other warp. The sum of a tile is that of exp(x - its own maximum), always added up
 in the same order, so every kernel that visits a row gets the same bits, whatever its warps.
 
@@ -56,11 +56,11 @@ def is_inside(columns, size, VECTOR: tl.constexpr):
 
 @triton.jit
 def block_columns(first_tile, VECTOR: tl.constexpr, WARPS: tl.constexpr):
-    """[TILE / INNER, WARPS, INNER]"""
+    """[S W, I]: two dimensions, of which Triton gives the rows to the warps in turn. Of three, [S, W, I], its versions
+    spread one or the other."""
     INNER: tl.constexpr = 32 * (VECTOR if VECTOR > 1 else 1)
-    outer = tl.arange(0, TILE // INNER)[:, None, None] * INNER
-    warp = tl.arange(0, WARPS)[None, :, None] * TILE
-    return first_tile * TILE + outer + warp + tl.arange(0, INNER)[None, None, :]
+    row = tl.arange(0, TILE // INNER * WARPS)[:, None]
+    return (first_tile + row % WARPS) * TILE + row // WARPS * INNER + tl.arange(0, INNER)[None, :]
 
 
 @triton.jit
@@ -82,6 +82,12 @@ def load_logit(row, bias, column, size, step, VECTOR: tl.constexpr):
     is_column = (column >= 0) & (column < size)
     x = tl.load(row + places(column, step, VECTOR), is_column, float("nan")).to(tl.float32)
     return x if bias is None else x + tl.load(bias + column, is_column, 0.0)
+
+
+@triton.jit
+def by_tile(x, WARPS: tl.constexpr):
+    """[S W, I] → [S, W, I], where it is"""
+    return tl.reshape(x, [x.shape[0] // WARPS, WARPS, x.shape[1]])
 
 
 @triton.jit
@@ -122,7 +128,7 @@ def visit_tiles(
     """Write maximum, sum and drawable sum of tiles [first_tile, last_tile) to ``statistics`` [3, tiles]."""
     for tile in range(first_tile, last_tile, WARPS):
         columns = block_columns(tile, VECTOR, WARPS)
-        x = load_columns(row, bias, columns, size, step, VECTOR, BIAS_VECTOR)
+        x = by_tile(load_columns(row, bias, columns, size, step, VECTOR, BIAS_VECTOR), WARPS)
         maxima = tile_maxima(x)
         x -= finite_or_zero(maxima)[None, :, None]
         index = tile + tl.arange(0, WARPS)
