@@ -89,6 +89,14 @@ def test_a_run_that_is_resumed_ends_where_one_without_a_break_ends(tmp_path):
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+def test_it_compiles_without_a_break():
+    ours = gradients.model().train()
+    compiled = torch.compile(gradients.model().train(), backend="aot_eager", fullgraph=True)
+    for start in (0, 4):  # the second batch has other numbers
+        batch = DataCollatorForReplacedTokens(tokenizer(), pad_to_multiple_of=32)(rows()[start : start + 4])
+        torch.testing.assert_close(compiled(**batch).loss, ours(**batch).loss)
+
+
 def test_the_collator_labels_everything_but_padding():
     batch = DataCollatorForReplacedTokens(tokenizer(), pad_to_multiple_of=8)(
         [{"input_ids": [2, 7, 3], "words": 1}, {"input_ids": [2, 7, 8, 9, 3], "words": 2}]
