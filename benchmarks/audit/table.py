@@ -10,11 +10,11 @@ Record = dict[str, Any]
 _MAIN = {"N": (2560,), "V": (30_522,), "B": (128, 256)}
 LEGEND = """\
 Registers, spills (loads and stores of local memory), occupancy and instructions: of the kernel that streams the data,
-compiled for sm_80 / sm_90 / sm_100, one figure where all are the same. Bytes a load: the narrowest of a thread's loads
-and stores of that data, of those that its alignment allows. Instructions per element: SASS in the loops that stream, in
-the whole kernel where none does, over the elements of a thread. *Predicted*: the larger of bytes / bandwidth, and
-instructions / rate for the slowest unit (named where it is not memory); no launches, no latency, no idle
-multiprocessors. What is read a second time comes from the cache if all that is under way fits into it."""
+compiled for sm_80 / sm_90 / sm_100, one figure where all are the same. Bytes a load: of the loads and stores of a
+thread that move most of that data, of those that its alignment allows. Instructions per element: SASS in the loops
+that stream, in the whole kernel where none does, over the elements of a thread. *Predicted*: the larger of bytes /
+bandwidth, and instructions / rate for the slowest unit (named where it is not memory); no launches, no latency, no
+idle multiprocessors. What is read a second time comes from the cache if all that is under way fits into it."""
 
 
 def table(record: Mapping[str, Any]) -> str:
@@ -58,7 +58,7 @@ def _cells(op: Record, kernels: Mapping[str, Record]) -> list[str]:
         _listed(kernel["registers"] for kernel in streaming),
         _listed(kernel["spill_stores"] + kernel["spill_loads"] for kernel in streaming),
         _listed(f"{kernel['occupancy']:.0%}" for kernel in streaming),
-        ", ".join(dict.fromkeys(f"{name} {_narrowest(used)} of {used['could_be']}" for name, used in widths)),
+        ", ".join(dict.fromkeys(f"{name} {_usual(used)} of {used['could_be']}" for name, used in widths)),
         _listed(f"{kernel['instructions_per_element']:.1f}" for kernel in streaming),
         f"{amd['vgpr_count']}" + (f", {amd['vgpr_spill_count']} spilt" if amd["vgpr_spill_count"] else ""),
         f"{op['least_bytes'] / 1e6:.1f}",
@@ -71,8 +71,12 @@ def _streaming(launched: Sequence[Record]) -> Record:
     return max(launched, key=lambda kernel: kernel["elements_per_thread"] or 0)
 
 
-def _narrowest(used: Record) -> int:
-    return min(int(size) for size in [*used["loads"], *used["stores"]])
+def _usual(used: Record) -> int:
+    """The width by which most is moved."""
+    widths = [
+        (int(size), number) for counts in (used["loads"], used["stores"]) for size, number in counts.items()
+    ]
+    return max(widths, key=lambda width: width[0] * width[1])[0]
 
 
 def _listed(values: Iterable[object]) -> str:
