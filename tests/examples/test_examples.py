@@ -12,6 +12,7 @@ from electra_kernels.examples import (
     own_loop,
     token_classification,
     trainer_from_scratch,
+    trainer_step,
 )
 from electra_kernels.integrations import ReplacedTokenDetection
 from electra_kernels.pretraining.errors import UserError
@@ -75,6 +76,14 @@ def test_continue_from_encoder(text, tmp_path, report):
     names = [name for name, _ in before.named_parameters()]
     changes = [(before.get_parameter(name) - after.bert.get_parameter(name)).abs().max() for name in names]
     assert 0 < max(changes) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["plain", "ours"])
+def test_trainer_step(kind, report):
+    trainer_step.main(
+        ["--kind", kind, "--layers", "1", "--batch-size", "2", "--length", "16", "--steps", "3"]
+    )
+    assert re.search(kind + r" +\d+\.\d+ s a step \(median of 2\), peak +\d+ MiB", report())
 
 
 def test_labels_are_those_of_the_words(text):
