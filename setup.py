@@ -168,8 +168,9 @@ def build_objects(
         if not path.exists():
             for stale in folder.glob(f"{name}.*.o"):
                 stale.unlink()
-            compile_and_link([*arguments, "-o", f"{path}.part"], compiler)
-            Path(f"{path}.part").rename(path)
+            part = f"{path}.{os.getpid()}.part"  # another build may be at it
+            compile_and_link([*arguments, "-o", part], compiler)
+            Path(part).rename(path)
         return path
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
