@@ -42,7 +42,8 @@ def run(kernel: Any, programs: int, *arguments: object, num_warps: int, **consta
     """Launch ``programs`` programs of a kernel, at least one, on the current stream of its first tensor's device.
 
     The grid has one dimension, since the others end at 65,535. ``constants``: the kernel's constexprs by name, and
-    what else Triton takes for an option. What is not written as a fused multiply-add is none: Triton's default differs between its versions.
+    what else Triton takes for an option. What is not written as a fused multiply-add is none: Triton's default
+    differs between its versions.
     """
     with torch.cuda.device_of(next(a for a in arguments if isinstance(a, Tensor))):
         kernel[(programs,)](*arguments, num_warps=num_warps, enable_fp_fusion=False, **constants)
