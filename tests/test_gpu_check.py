@@ -12,6 +12,7 @@ from benchmarks import (
     bce,
     contenders,
     gpu_check,
+    gpu_place,
     gpu_sections,
     gpu_targets,
     masking,
@@ -37,8 +38,8 @@ def meter():
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_sections, "path", lambda dry_run: tmp_path / "device.json")
-    return gpu_sections.Place("bench", dry_run=True)
+    monkeypatch.setattr(gpu_place, "path", lambda dry_run: tmp_path / "device.json")
+    return gpu_place.Place("bench", dry_run=True)
 
 
 def run_command(*arguments, **environment):
@@ -210,7 +211,7 @@ def test_every_case_runs_and_is_timed_as_on_a_gpu(place, monkeypatch, idea):
     for record in records:
         assert not record["absent"]
         assert all(figures["median_seconds"] > 0 for figures in record["contenders"].values())
-    written = results.read(gpu_sections.path(dry_run=True))
+    written = results.read(gpu_place.path(dry_run=True))
     assert [case["op"] for case in written["cases"]] == [record["op"] for record in records]
     gpu_targets.table(written)
 
@@ -269,10 +270,10 @@ def test_a_dry_run():
     sections = ("conformance_triton", "conformance_cuda", "sanitizer", "bench_masking")
     process = run_command("--dry-run", *(f"--only={section}" for section in sections))
     assert process.returncode == 0, process.stdout + process.stderr
-    written = results.read(gpu_sections.path(dry_run=True))
+    written = results.read(gpu_place.path(dry_run=True))
     assert all(written["sections"][section]["outcome"] == "passed" for section in sections)
     assert written["sections"]["conformance_triton"]["passed"] > 0
     assert "9 ops" in written["sections"]["sanitizer"]["found"]["no tool of triton"]
     (case,) = (case for case in written["cases"] if case["section"] == "bench_masking")
     assert {"ours", "ours, triton"} <= case["contenders"].keys()
-    assert gpu_sections.path(dry_run=True).with_suffix(".png").exists()
+    assert gpu_place.path(dry_run=True).with_suffix(".png").exists()
