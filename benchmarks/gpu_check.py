@@ -79,6 +79,8 @@ def _run_all(sections: list[str], dry_run: bool) -> int:
     if lacking:
         print(f"missing here: {', '.join(lacking)}")
     FOLDER.mkdir(parents=True, exist_ok=True)
+    # Who is terminated ends the section that runs, as who is interrupted does.
+    signal.signal(signal.SIGTERM, _exit)
     end, outcomes = time.monotonic(), {}
     for section in sections:
         print(f"\n== {section}", flush=True)
@@ -94,6 +96,10 @@ def _run_all(sections: list[str], dry_run: bool) -> int:
     return bool(failed)
 
 
+def _exit(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def _run(section: str, dry_run: bool, seconds: float) -> str:
     """The outcome: "passed", "failed", or what ended it."""
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--section", section]
@@ -105,13 +111,13 @@ def _run(section: str, dry_run: bool, seconds: float) -> str:
     )
     try:
         status = process.wait(seconds)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
+    except BaseException as reason:
         # Its own processes too: what hangs may be one of them.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        if isinstance(reason, KeyboardInterrupt):
-            raise
-        return f"stopped after {seconds:.0f} s"
+        if isinstance(reason, subprocess.TimeoutExpired):
+            return f"stopped after {seconds:.0f} s"
+        raise
     if status < 0:
         return f"ended by {signal.Signals(-status).name}"
     return "failed" if status else "passed"

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -88,7 +89,21 @@ def test_the_outcome_of_a_section(stand_in, script, outcome):
 def test_what_hangs_is_stopped_with_all_its_processes(stand_in, tmp_path):
     stand_in(f"sleep 100 & echo $! > {tmp_path}/child; wait")
     assert gpu_check._run("build", dry_run=True, seconds=1) == "stopped after 1 s"
-    child = int((tmp_path / "child").read_text())
+    assert_dead(int((tmp_path / "child").read_text()))
+
+
+def test_who_is_terminated_takes_the_section_along(stand_in, tmp_path):
+    stand_in(f"sleep 100 & echo $! > {tmp_path}/child; kill -TERM $PPID; wait")
+    previous = signal.signal(signal.SIGTERM, gpu_check._exit)
+    try:
+        with pytest.raises(SystemExit):
+            gpu_check._run("build", dry_run=True, seconds=30)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert_dead(int((tmp_path / "child").read_text()))
+
+
+def assert_dead(child):
     deadline = time.monotonic() + 10
     while _is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.01)
