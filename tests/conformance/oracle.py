@@ -78,6 +78,15 @@ def assert_drawn(
         )
 
 
+def chi_square(observed: Tensor, expected: Tensor | None = None) -> float:
+    """p-value of Pearson's test of counts, by default for equal shares; scipy is not on every machine with a GPU."""
+    observed = observed.double()
+    expected = observed.mean().expand_as(observed) if expected is None else expected
+    statistic = ((observed - expected) ** 2 / expected).sum()
+    degrees = torch.tensor((len(observed) - 1) / 2, dtype=torch.float64)
+    return float(torch.special.gammaincc(degrees, statistic / 2))
+
+
 def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "none") -> Tensor:
     """F.cross_entropy of [..., V], in the dtype of the logits."""
     flat = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), reduction="none")

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import fiber_backend  # noqa: F401
 import pytest
-import scipy.stats  # noqa: F401
 from library import FOLDER, ROOT
 
 PATTERN = re.compile(r"\bEK_(?:BARRIER|BOUND|MUTANT)\((\w+)")
