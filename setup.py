@@ -62,11 +62,14 @@ def version() -> str:
 
 
 def pybind11_include() -> list[str]:
-    """Absent pybind11 is one more reason for a build to fail, reported like the others."""
+    """Where pybind11 is not installed, torch has its headers; without either the build fails and says so."""
     try:
         import pybind11
     except ImportError:
-        return []
+        try:
+            return [str(torch_folder() / "include")]
+        except BuildError:
+            return []
     return [pybind11.get_include()]
 
 
