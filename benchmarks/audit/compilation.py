@@ -49,6 +49,8 @@ def bind(launch: Launch, target: Any) -> tuple[Any, Any, Any]:
     kernel, backend = launch.kernel, make_backend(target)
     # What `JITFunction.run` adds when it launches.
     options = {"num_warps": launch.num_warps, "enable_fp_fusion": False, "debug": False, **launch.constants}
+    if target.backend == "hip":
+        options.pop("maxnreg", None)  # a limit of registers, which only CUDA's compiler takes
     bound, specialization, rest = binder_of(kernel.signature, kernel.params, backend)(
         *launch.arguments, **options
     )
