@@ -68,7 +68,7 @@ __device__ void add_bias(const Row<T>& row, int column, float (&x)[kPerVector<T>
     }
   } else {
     for (int i = 0; i < kPerVector<T>; ++i) {
-      if (row.has(column + i)) x[i] += bias[i];
+      if (EK_BOUND(linear_mlm_head_columns_of_bias, row.has(column + i))) x[i] += bias[i];
     }
   }
 }
@@ -80,7 +80,7 @@ __device__ void load_columns(const Row<T>& row, int column, float (&x)[kPerVecto
     load_vector(row.logits + column, x);
   } else {
     for (int i = 0; i < kPerVector<T>; ++i) {
-      x[i] = row.has(column + i) ? to_float(row[column + i]) : -kInfinity;
+      x[i] = EK_BOUND(sampling_columns_read, row.has(column + i)) ? to_float(row[column + i]) : -kInfinity;
     }
   }
   if (row.bias != nullptr) add_bias(row, column, x);
