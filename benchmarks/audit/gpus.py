@@ -1,8 +1,8 @@
 """GPUs that are not here: what fits on a multiprocessor at once, and how long a kernel needs at least.
 
-Sources: limits and throughputs per compute capability from the CUDA C++ Programming Guide (technical specifications,
-arithmetic instructions); multiprocessors, clock and bandwidth from NVIDIA's data sheets of A100 80GB SXM, H100 SXM5 and
-HGX B200. The clock is the boost clock of FP32 work: published FP32 rate / (256 x multiprocessors).
+Limits and throughputs per compute capability are those that the CUDA C++ Programming Guide tabulates; multiprocessors,
+clock and bandwidth of A100 80GB SXM, H100 SXM5 and HGX B200 are as published specification pages repeat them. They were
+not compared with NVIDIA's own documents. Clock of FP32 work: published FP32 rate / (256 x multiprocessors).
 """
 
 from collections.abc import Mapping
