@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import electra_kernels as ek
 
 from . import views
-from .cases import CASES, DIFFERENTIABLE, VOCABULARY, WIDTH, Case, build
+from .cases import CASES, DIFFERENTIABLE, VOCABULARY, WIDTH, Case, build, quantity
 
 WITHOUT_REDUCTION = ("gather_rows", "sample_tokens")
 
@@ -126,7 +126,7 @@ def test_one_compilation_without_a_graph_break_serves_every_n(device, name):
         lambda **tensors: op(**tensors, **options), fullgraph=True, backend=counter, dynamic=True
     )
     compilations = 0  # dynamo may start its first one over
-    for batch in (3, 5, 8, 13):
+    for batch in (3, 5, 8, 13)[: quantity(4, interpreted=3)]:
         case = build(name, device, batch=batch)
         leaves, other = case.leaves(), case.leaves()
         ours, theirs = compiled(**{**case.tensors, **leaves}), case.outputs(**other)

@@ -163,7 +163,7 @@ def test_every_position_is_equally_likely(device):
     ("mask_fraction", "random_fraction"), [(0.85, 0.0), (0.8, 0.1), (0.0, 1.0), (0.9, 0.1)]
 )
 def test_the_shares_of_mask_keep_and_random(device, mask_fraction, random_fraction):
-    rows, length = 200, 40
+    rows, length = quantity(200, interpreted=60), 40
     ids, maskable = torch.full((rows, length), 9, device=device), torch.ones(rows, length, device=device) > 0
     masked = mask_tokens(
         ids,

@@ -7,6 +7,7 @@ import torch
 from electra_kernels import sample_tokens, use_backend
 
 from . import oracle
+from .cases import quantity
 from .oracle import IGNORED
 
 # Odd, so that rows begin at every alignment: a few tiles, and more than a block has warps.
@@ -86,7 +87,7 @@ def test_the_sample(device, dtype, vocabulary, rows):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_the_loss_of_more_rows_than_a_block_has_threads(device, reduction):
-    logits, targets, uniforms = _rows(1500, 7, torch.float32, device)
+    logits, targets, uniforms = _rows(quantity(1500, interpreted=200), 7, torch.float32, device)
     arguments = (logits, targets, uniforms, None, IGNORED, reduction, 1.0, False)
     loss, *_, denominator = torch.ops.electra_kernels.cross_entropy_sample(*arguments)
     truth = oracle.cross_entropy(logits.double(), targets, reduction)
