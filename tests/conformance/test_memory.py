@@ -6,7 +6,7 @@ import torch
 from . import views
 from .cases import CASES, DIFFERENTIABLE, build, quantity, tensor_arguments
 
-OFFSETS = range(0, 41, quantity(1, interpreted=5))
+OFFSETS = range(0, 41, quantity(1, interpreted=7))
 SCALARS = {("linear_masked_bce", "bias")}  # one element: it has no layout
 
 

@@ -68,7 +68,9 @@ def assert_loss_and_gradient(logits, targets, reduction, upstream, **options):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("vocabulary", [1, 37, 513, 1021])
 def test_loss_and_gradient(device, dtype, vocabulary, reduction, upstream):
-    assert_loss_and_gradient(*_rows(9, vocabulary, dtype, device), reduction, upstream)
+    assert_loss_and_gradient(
+        *_rows(quantity(9, interpreted=5), vocabulary, dtype, device), reduction, upstream
+    )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
