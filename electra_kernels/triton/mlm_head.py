@@ -26,7 +26,7 @@ from electra_kernels.triton.tokens import reciprocal_or_zero
 
 # Of a row: enough that the rows under way fit into the cache, few enough that several hide each other's latency.
 _WARPS = 8
-# More than are used: left to itself, ptxas spills to have more programs on a multiprocessor.
+# Of a thread, more than it needs: left to itself, ptxas spills to have more programs on a multiprocessor.
 _REGISTERS = 128
 _BLOCK = 1024
 

@@ -16,6 +16,8 @@ from electra_kernels.triton import launch, rows
 from electra_kernels.triton.softmax import write_softmax
 
 _WARPS = 4
+# Of a thread, more than it needs: left to itself, ptxas spills to have more programs on a multiprocessor.
+_REGISTERS = 96
 _BLOCK = 1024
 
 
@@ -162,6 +164,7 @@ def _sample(
             VISITS=visits,
             DRAWS=draws,
             num_warps=warps,
+            maxnreg=_REGISTERS,
         )
     return logsumexp, tokens
 
