@@ -90,8 +90,9 @@ def test_the_sum_of_many_losses(count, reduction):
     loss, denominator, reciprocal = mlm_head._reduce(losses, targets, None, -1, reduction)
     counted = int((targets != -1).sum()) if reduction == "mean" else 1
     assert denominator.item() == counted
-    assert reciprocal.item() == pytest.approx(1 / counted if counted else 0)
-    assert loss.item() == pytest.approx(losses.double().sum().item() / max(counted, 1))
+    expected = 1 / counted if counted else 0
+    assert reciprocal.item() == pytest.approx(expected)
+    assert loss.item() == pytest.approx(losses.double().sum().item() * expected)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
