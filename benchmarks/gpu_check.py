@@ -6,13 +6,14 @@ is in `gpu_sections` touches the device. Ends with 1 where a section did not pas
 """
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,24 +104,40 @@ def _exit(number: int, frame: object) -> None:
 def _run(section: str, dry_run: bool, seconds: float) -> str:
     """The outcome: "passed", "failed", or what ended it."""
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--section", section]
-    process = subprocess.Popen(
-        [*command, *(["--dry-run"] if dry_run else [])],
-        cwd=ROOT,
-        env=_environment(dry_run),
-        start_new_session=True,
-    )
+    process = None
     try:
+        with _held_back(signal.SIGTERM), _held_back(signal.SIGINT):
+            process = subprocess.Popen(
+                [*command, *(["--dry-run"] if dry_run else [])],
+                cwd=ROOT,
+                env=_environment(dry_run),
+                start_new_session=True,
+            )
         status = process.wait(seconds)
     except BaseException as reason:
-        # Its own processes too: what hangs may be one of them.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process is not None:
+            # Its own processes too: what hangs may be one of them.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         if isinstance(reason, subprocess.TimeoutExpired):
             return f"stopped after {seconds:.0f} s"
         raise
     if status < 0:
         return f"ended by {signal.Signals(-status).name}"
     return "failed" if status else "passed"
+
+
+@contextlib.contextmanager
+def _held_back(number: signal.Signals) -> Iterator[None]:
+    """Delivers the signal after the block: in it, a process that nobody knows yet would be left behind."""
+    came = []
+    previous = signal.signal(number, lambda *arguments: came.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(number, previous)
+        if came:
+            signal.raise_signal(number)
 
 
 def _environment(dry_run: bool) -> Mapping[str, str]:

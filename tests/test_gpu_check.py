@@ -103,6 +103,18 @@ def test_who_is_terminated_takes_the_section_along(stand_in, tmp_path):
     assert_dead(int((tmp_path / "child").read_text()))
 
 
+def test_a_signal_waits_until_the_section_is_known():
+    came = []
+    previous = signal.signal(signal.SIGTERM, lambda *arguments: came.append(arguments))
+    try:
+        with gpu_check._held_back(signal.SIGTERM):
+            signal.raise_signal(signal.SIGTERM)
+            assert not came
+        assert came
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def assert_dead(child):
     deadline = time.monotonic() + 10
     while _is_alive(child) and time.monotonic() < deadline:
