@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_kernels.ops._library import define, served_by
+from electra_kernels.ops._library import define, refuse_transforms, served_by
 from electra_kernels.routing import current_choice
 
 
@@ -63,6 +63,7 @@ class CrossEntropySample(torch.autograd.Function):
 
 
 def check_overwritable(logits: Tensor, reduction: str) -> None:
+    refuse_transforms("cross_entropy_sample")
     if reduction == "none":
         raise ValueError('inplace_backward is True with reduction="none", should be with "mean" or "sum"')
     if logits.is_leaf and logits.requires_grad:

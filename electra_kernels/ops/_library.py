@@ -5,7 +5,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch._C import DispatchKeySet, _after_autograd_keyset, _any_requires_grad, _AutoDispatchBelowAutograd
+from torch._C import (
+    DispatchKeySet,
+    _after_autograd_keyset,
+    _any_requires_grad,
+    _are_functorch_transforms_active,
+    _AutoDispatchBelowAutograd,
+)
+from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
 
 from electra_kernels.routing import DEVICES, current_choice, implementation, use_backend
@@ -19,6 +26,8 @@ def define(schema: str, fake: Callable[..., object]) -> None:
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for device in DEVICES:
         _library.impl(name, _router(name, device), device.upper())
+    for key in ("FuncTorchBatched", "Batched"):  # torch.vmap and autograd's is_grads_batched
+        _library.impl(name, _refuse_vmap(name), key)
     torch.library.register_fake(f"electra_kernels::{name}", fake, lib=_library)
 
 
@@ -31,6 +40,32 @@ def _router(name: str, device: str) -> Callable[..., object]:
             return implementation(name, device)(*args)
 
     return route
+
+
+def _refuse_vmap(name: str) -> Callable[..., object]:
+    """Without a rule of its own torch would call the op once per row, at the price of a call each."""
+
+    def refuse(*args: object) -> object:
+        raise RuntimeError(
+            f"{public_name(name)} has no rule for vmap: give it the rows as leading dimensions instead, "
+            "which it takes as they are"
+        )
+
+    return refuse
+
+
+def refuse_transforms(name: str) -> None:
+    """Under torch.func.grad, jvp and the like, and in forward mode, which would take the result for a constant."""
+    if _are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        raise RuntimeError(
+            f"{public_name(name)} has a gradient in reverse mode alone, by backward() or torch.autograd.grad: "
+            "torch.func and forward mode cannot differentiate it"
+        )
+
+
+def public_name(name: str) -> str:
+    """The function that a user has called, of the op that serves it or its gradient."""
+    return name.removesuffix("_backward").removesuffix("_")
 
 
 def served_by(backend: str | None) -> AbstractContextManager[None]:
@@ -70,6 +105,7 @@ def differentiable(
                 return None, *backward(ctx, *grads)
 
     def run(keyset: DispatchKeySet, *arguments: object) -> object:
+        refuse_transforms(name)
         if torch.is_grad_enabled() and _any_requires_grad(*arguments):
             return Differentiable.apply(keyset, *arguments)
         return below_autograd(keyset, arguments)
@@ -82,7 +118,8 @@ def refuse_double_backward(name: str) -> None:
     """A gradient op whose own gradient is asked for says so, instead of being silently constant."""
 
     def refuse(ctx: FunctionCtx, *grads: object) -> tuple[object, ...]:
-        op = name.removesuffix("_backward")
-        raise RuntimeError(f"{op} cannot be differentiated twice: its gradient has no gradient")
+        raise RuntimeError(
+            f"{public_name(name)} cannot be differentiated twice: its gradient has no gradient"
+        )
 
     differentiable(name, save=lambda ctx, inputs, output: None, backward=refuse)
