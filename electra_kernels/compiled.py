@@ -106,7 +106,7 @@ def _implementation(ops: Any, name: str, level: tuple[int, ...]) -> Callable[...
         try:
             return kernel(*arguments, *level)
         except RuntimeError:
-            # A kernel that refuses a value has written nothing yet; the specification has the words for it.
+            # Values are refused before anything is overwritten; the specification has the words for it.
             specification(*arguments)
             raise
 

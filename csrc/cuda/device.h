@@ -8,6 +8,10 @@
 // no product with a sum that the source does not
 // (-fmad=false): write fmaf where it pays.
 //
+// Blocks of a cluster (compute capability 9 and above) meet at EK_CLUSTER_BARRIER and write into each other's
+// shared memory by `shared_of`. One that is about to be written to has to have begun, so there is such a
+// barrier before the first write as well.
+//
 // Each barrier, mask and bound has a name, which begins with that of the test in tests/conformance that sees
 // its absence: EK_BARRIER(masking_words) is __syncthreads(), EK_BOUND(masking_row, i < n) is i < n, and
 // EK_MUTANT(name) is false, but in the mutants that the tests make of the one build for fibers, one name at a
@@ -37,6 +41,10 @@
   do {                                     \
     if (!EK_MUTANT(name)) __syncthreads(); \
   } while (false)
+#define EK_CLUSTER_BARRIER(name)             \
+  do {                                       \
+    if (!EK_MUTANT(name)) cluster_barrier(); \
+  } while (false)
 #define EK_BOUND(name, condition) (EK_MUTANT(name) || (condition))
 
 namespace electra_kernels {
@@ -54,12 +62,20 @@ struct Launch {
   int threads;     // of a block, whole warps
   cudaStream_t stream;
   int64_t shared_bytes = 0;  // dynamic shared memory
+  int cluster = 1;           // blocks of a cluster, which divide all
 };
 
 #if defined(EK_FIBERS)
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& launch, const Arguments&... arguments) {
-  fibers::machine.launch(launch.blocks, launch.threads, launch.shared_bytes, [&] { kernel(arguments...); });
+  fibers::machine.launch(launch.blocks, launch.threads, launch.cluster, launch.shared_bytes,
+                         [&] { kernel(arguments...); });
+}
+
+#define cluster_barrier() fibers::machine.wait_for_cluster(__LINE__)
+template <typename T>
+T* shared_of(T* own, int rank) {
+  return static_cast<T*>(fibers::machine.shared_of(own, rank));
 }
 #else
 template <typename T>
@@ -82,7 +98,29 @@ void launch(void (*kernel)(Parameters...), const Launch& launch, const Arguments
   config.blockDim = dim3(static_cast<unsigned>(launch.threads));
   config.dynamicSmemBytes = static_cast<size_t>(launch.shared_bytes);
   config.stream = launch.stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(launch.cluster), 1, 1};
+  config.attrs = &attribute;
+  config.numAttrs = launch.cluster > 1;
   check(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+__device__ inline void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+  __cluster_barrier_arrive();
+  __cluster_barrier_wait();
+#endif
+}
+
+// The place in the shared memory of the block `rank` of the cluster that `own` is in that of this block.
+template <typename T>
+__device__ T* shared_of(T* own, int rank) {
+#if __CUDA_ARCH__ >= 900
+  return static_cast<T*>(__cluster_map_shared_rank(own, rank));
+#else
+  return own;
+#endif
 }
 #endif
 

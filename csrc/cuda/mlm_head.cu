@@ -6,19 +6,20 @@
 // gradient from there: two passes over memory, where eager soft-max, loss, sample and gradient make eight.
 // That is legal as all that is read from memory, the row and its target's logit, has been read before the
 // barrier behind which the first is overwritten; the draw reads its tile on the chip, by one warp, while the
-// others are writing. A row that does not fit, and rows too few to fill the GPU a block each, are visited as
-// those are whose logits are kept, and read again by the kernel of the gradient.
+// others are writing.
+//
+// Where blocks come in clusters, a row too long for a third of a multiprocessor's shared memory, and rows too
+// few to fill the GPU a block each, are held by a cluster: each block has a slice of the tiles and the sums
+// of all of them, so nothing else passes between the blocks. Else such a row is visited as those are whose
+// logits are kept, and read again by the kernel of the gradient.
 
 #include "rows.h"
 
 namespace electra_kernels {
 namespace {
 
-// Of a block that holds a row: one of floats takes twice the memory, so half as many are there at once.
-template <typename T>
-constexpr int kHoldWarps = 4 * static_cast<int>(sizeof(T));
-template <typename T>
-constexpr int kHoldBlocks = sizeof(T) == 2 ? 3 : 1;
+// Of those that hold rows, on a multiprocessor.
+constexpr int kHoldBlocks = 3;
 constexpr int kThreads = 256;
 
 struct Target {
@@ -45,12 +46,25 @@ __device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, 
   batch.logsumexp[index] = logsumexp;
 }
 
+// The tiles that a block has of a row.
+struct Slice {
+  int begin, end;
+
+  // Of all blocks of the row one has it: where there is no tile to draw from, that with the first.
+  __device__ bool has(const Choice& choice) const {
+    const int tile = max(choice.tile, 0);
+    return begin <= tile && tile < end;
+  }
+};
+
 // One warp: the draw, and what is known of the row.
 template <typename T>
-__device__ void finish_row(const Row<T>& row, int shift, const CrossEntropyBatch& batch, int64_t index,
-                           const Draw& draw, const Tiles& tiles, const RowSums& sums, const Target& target) {
-  int token = -1;
-  if (!sums.is_bad && sums.high > -kInfinity) token = draw_token(row, shift, draw, tiles, sums.high);
+__device__ void finish_row(const Row<T>& row, int shift, const Slice& slice, const CrossEntropyBatch& batch,
+                           int64_t index, const Draw& draw, const Tiles& tiles, const RowSums& sums,
+                           const Target& target) {
+  const Choice choice = choose(tiles, sums, draw);
+  if (!slice.has(choice)) return;
+  const int token = draw_token(row, shift, draw, tiles, choice);
   const float logsumexp = sums.is_bad ? kNaN : sums.logsumexp();
   // Of a row with a NaN the maximum is that of the rest.
   const bool is_top1 = target.logit == sums.maximum && sums.log_total == sums.log_total;
@@ -80,7 +94,7 @@ __global__ void __launch_bounds__(kVisitWarps* kWarp, 3)
   EK_BARRIER(mlm_head_tiles_complete);
   if (!parts.draws || !is_last_warp) return;
   const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
-  finish_row(row, shift, batch, index, draw, tiles, sums, target);
+  finish_row(row, shift, {0, tiles.count}, batch, index, draw, tiles, sums, target);
 }
 
 // Of a tile, what a lane will read of it.
@@ -111,39 +125,57 @@ __device__ void write_zeros(const Row<T>& row, int shift, int tile) {
   store_tile(row, places, zeros);
 }
 
+// Every block of the row has them then.
+__device__ void share_sums(const Tiles& tiles, int tile, const TileSums& sums, int cluster) {
+  if (cluster == 1) {
+    if (lane() == 0) write_sums(tiles, tile, sums);
+  } else if (lane() < cluster) {
+    const Tiles there = {shared_of(tiles.maximum, lane()), shared_of(tiles.total, lane()),
+                         shared_of(tiles.drawable, lane()), tiles.count};
+    write_sums(there, tile, sums);
+  }
+}
+
+// Tiles of a block, in the dynamic shared memory of which they come first.
+constexpr int held_tiles(int size, int cluster) { return (tiles_of(size) + cluster - 1) / cluster; }
+
 // The logits become their gradient.
 template <typename T>
-__global__ void __launch_bounds__(kHoldWarps<T>* kWarp, kHoldBlocks<T>)
-    cross_entropy_row_(const LogitRows rows, const CrossEntropyBatch batch) {
-  EK_DYNAMIC_SHARED(memory, T);  // the row, a whole number of tiles, and behind it their sums
-  const int64_t index = blockIdx.x;
+__global__ void __launch_bounds__(kVisitWarps* kWarp, kHoldBlocks)
+    cross_entropy_row_(const LogitRows rows, const CrossEntropyBatch batch, const int cluster) {
+  EK_DYNAMIC_SHARED(memory, T);
+  const int64_t index = blockIdx.x / cluster;
+  const int rank = static_cast<int>(blockIdx.x % cluster), warps = static_cast<int>(blockDim.x) / kWarp;
   const Row<T> row = row_at<T>(rows, index);
-  const int shift = row.shift(), count = tiles_of(row.size), warps = static_cast<int>(blockDim.x) / kWarp;
+  const int shift = row.shift(), held = held_tiles(row.size, cluster);
+  const Slice slice = {rank * held, min((rank + 1) * held, tiles_of(row.size))};
   if (batch.targets[index] == batch.ignore_index) {
-    for (int tile = warp(); tile < count; tile += warps) write_zeros(row, shift, tile);
-    if (warp() == 0) write_statistics(batch, index, 0, -1, false, 0);
+    for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) write_zeros(row, shift, tile);
+    if (rank == 0 && warp() == 0) write_statistics(batch, index, 0, -1, false, 0);
     return;
   }
   // Where the row's vectors begin, so do those of the copy.
-  const Row<T> copy = {memory + shift, row.bias, 1, row.size};
+  const Row<T> copy = {memory + shift - slice.begin * kTile, row.bias, 1, row.size};
   const Tiles tiles =
-      tiles_at(reinterpret_cast<float*>(memory + count * kTile), row.size, batch.inverse_temperature);
+      tiles_at(reinterpret_cast<float*>(memory + held * kTile), row.size, batch.inverse_temperature);
   const Target target = target_of(row, batch.targets[index]);
   const Draw draw = {batch.uniforms[index], batch.ban_original ? target.column : -1,
                      batch.inverse_temperature};
-  for (int tile = warp(); tile < count; tile += warps) {
+  if (cluster > 1) EK_CLUSTER_BARRIER(rows_cluster_begun);
+  for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) {
     const int first = tile * kTile - shift;
     copy_tile(row, first, interleaved<T>(first), copy);
-    visit_tile(copy, shift, draw, tiles, tile);
+    share_sums(tiles, tile, visit_tile(copy, shift, draw, tile), cluster);
   }
-  EK_BARRIER(rows_copied);
+  if (cluster > 1) EK_CLUSTER_BARRIER(rows_cluster_copied);
+  if (cluster == 1) EK_BARRIER(rows_copied);
 
   const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
   // The last warp has the fewest tiles.
-  if (warp() == warps - 1) finish_row(copy, shift, batch, index, draw, tiles, sums, target);
+  if (warp() == warps - 1) finish_row(copy, shift, slice, batch, index, draw, tiles, sums, target);
   const float logsumexp = sums.is_bad ? kNaN : sums.logsumexp();
   const float scale = batch.scale == nullptr ? 1 : *batch.scale;
-  for (int tile = warp(); tile < count; tile += warps) {
+  for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) {
     const int first = tile * kTile - shift;
     const Places places = interleaved<T>(first);
     Share<T> x;
@@ -208,14 +240,41 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
+namespace {
+
+template <typename T>
+int64_t held_bytes(int size, int cluster) {
+  return held_tiles(size, cluster) * int64_t{kTile} * sizeof(T) + tiles_of(size) * 3 * int64_t{sizeof(float)};
+}
+
+// Blocks to a row that hold it; 0 where it is to be read twice.
+template <typename T>
+int blocks_to_hold(const LogitRows& rows) {
+  const Device device = current_device();
+  // The system keeps 1 KB of each block.
+  const int64_t wanted_bytes = (device.shared_bytes - (kHoldBlocks - 1) * 1024) / kHoldBlocks;
+  const int64_t wanted_blocks = 2 * device.multiprocessors;
+  int cluster = 1;
+  while (cluster < device.cluster && cluster * kVisitWarps < tiles_of(rows.size) &&
+         (held_bytes<T>(rows.size, cluster) > wanted_bytes || rows.count * cluster < wanted_blocks)) {
+    cluster *= 2;
+  }
+  const bool fills = cluster > 1 || parts_of(rows) == 1;
+  return fills && held_bytes<T>(rows.size, cluster) <= device.shared_bytes ? cluster : 0;
+}
+
+}  // namespace
+
 void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, float* scratch,
                         cudaStream_t stream) {
   with_type(rows.type, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t bytes = tiles_of(rows.size) * static_cast<int64_t>(kTile * sizeof(T) + 3 * sizeof(float));
-    if (batch.overwrites && parts_of(rows) == 1 && bytes <= current_device().shared_bytes) {
-      const int threads = warps_of(rows, kHoldWarps<T>) * kWarp;
-      launch(cross_entropy_row_<T>, {rows.count, threads, stream, bytes}, rows, batch);
+    const int cluster = batch.overwrites ? blocks_to_hold<T>(rows) : 0;
+    if (cluster > 0) {
+      const int threads = min(held_tiles(rows.size, cluster), kVisitWarps) * kWarp;
+      launch(cross_entropy_row_<T>,
+             {rows.count * cluster, threads, stream, held_bytes<T>(rows.size, cluster), cluster}, rows, batch,
+             cluster);
       return;
     }
     visit_in_parts(rows, scratch, stream, [&](const Parts& parts, const Launch& shape) {

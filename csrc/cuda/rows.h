@@ -52,8 +52,19 @@ __device__ float sum_exponentials(const Share<T>& x, float reference, float scal
   return reduce_warp((chains[0] + chains[1]) + (chains[2] + chains[3]), Sum());
 }
 
+struct TileSums {
+  float maximum, total, drawable;
+};
+
+__device__ inline void write_sums(const Tiles& tiles, int tile, const TileSums& sums) {
+  tiles.maximum[tile] = sums.maximum;
+  tiles.total[tile] = sums.total;
+  tiles.drawable[tile] = sums.drawable;
+}
+
+// The same in every lane.
 template <typename T>
-__device__ void visit_tile(const Row<T>& row, int shift, const Draw& draw, const Tiles& tiles, int tile) {
+__device__ TileSums visit_tile(const Row<T>& row, int shift, const Draw& draw, int tile) {
   const int first = tile * kTile - shift;
   const Places places = interleaved<T>(first);
   Share<T> x;
@@ -73,10 +84,7 @@ __device__ void visit_tile(const Row<T>& row, int shift, const Draw& draw, const
     if (scale == 1) total = drawable;
     if (scale == draw.inverse_temperature) break;
   }
-  if (lane() != 0) return;
-  tiles.maximum[tile] = maximum;
-  tiles.total[tile] = total;
-  tiles.drawable[tile] = drawable;
+  return {maximum, total, drawable};
 }
 
 // Of all tiles, the same in every warp that asks. The maximum among what may be drawn is `high`.
@@ -158,15 +166,28 @@ __device__ inline int choose_tile(const Tiles& tiles, float high, float scale, d
   return begin;
 }
 
-// A token of a row that is not bad, and has one that is not banned: a tile, a run of it, a token of that.
-// What is left of the fraction makes the visits to the tile agree, whatever their rounding.
-template <typename T>
-__device__ int draw_token(const Row<T>& row, int shift, const Draw& draw, const Tiles& tiles, float high) {
-  const float scale = draw.inverse_temperature;
+// A tile, and what is left of the uniform number in it: that makes the visits to the tile agree, whatever
+// their rounding.
+struct Choice {
+  int tile;  // -1: there is nothing to draw
+  double fraction;
+};
+
+__device__ inline Choice choose(const Tiles& tiles, const RowSums& sums, const Draw& draw) {
+  if (sums.is_bad || sums.high == -kInfinity) return {-1, 0};
   double fraction = draw.uniform;
-  const int tile = choose_tile(tiles, high, scale, fraction);
-  const float maximum = tiles.maximum[tile];
-  const int first = tile * kTile - shift;
+  const int tile = choose_tile(tiles, sums.high, draw.inverse_temperature, fraction);
+  return {tile, fraction};
+}
+
+// A token of the chosen tile: a run of it, then one of that; -1 where there is no tile.
+template <typename T>
+__device__ int draw_token(const Row<T>& row, int shift, const Draw& draw, const Tiles& tiles,
+                          const Choice& choice) {
+  if (choice.tile < 0) return -1;
+  const float scale = draw.inverse_temperature, maximum = tiles.maximum[choice.tile];
+  double fraction = choice.fraction;
+  const int first = choice.tile * kTile - shift;
   const Places places = in_runs<T>(first);
   Share<T> x;
   load_tile(row, first, places, x);
@@ -199,18 +220,20 @@ void with_type(Type type, const Run& run) {
 struct Device {
   int64_t multiprocessors;
   int64_t shared_bytes;  // that a block may ask for
+  int cluster;           // most blocks of one
 };
 
 inline Device current_device() {
 #if defined(EK_FIBERS)
   // So small that the tests' rows are too few to fill it, or too long to be held.
-  return {2, 32 << 10};
+  return {2, 32 << 10, 4};
 #else
-  int device = 0, multiprocessors = 0, shared_bytes = 0;
+  int device = 0, multiprocessors = 0, shared_bytes = 0, has_clusters = 0;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return {multiprocessors, shared_bytes};
+  check(cudaDeviceGetAttribute(&has_clusters, cudaDevAttrClusterLaunch, device));
+  return {multiprocessors, shared_bytes, has_clusters ? 8 : 1};
 #endif
 }
 
@@ -250,7 +273,8 @@ __device__ void visit_part(const Row<T>& row, int shift, const Draw& draw, const
   const int warps = static_cast<int>(blockDim.x) / kWarp;
   const int part = static_cast<int>(blockIdx.x % parts);
   for (int tile = part * warps + warp(); tile < tiles.count; tile += parts * warps) {
-    visit_tile(row, shift, draw, tiles, tile);
+    const TileSums sums = visit_tile(row, shift, draw, tile);
+    if (lane() == 0) write_sums(tiles, tile, sums);
   }
 }
 

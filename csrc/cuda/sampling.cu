@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kSampleThreads, 3)
   RowSums sums = {};
   if (!is_skipped) {
     sums = sum_tiles(tiles, banned < 0 ? -kInfinity : logit_at(row, banned));
-    if (!sums.is_bad && sums.high > -kInfinity) token = draw_token(row, shift, draw, tiles, sums.high);
+    token = draw_token(row, shift, draw, tiles, choose(tiles, sums, draw));
   }
   if (lane() != 0) return;
   batch.tokens[index] = token;

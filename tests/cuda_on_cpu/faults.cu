@@ -1,4 +1,4 @@
-// Kernels of one block that do right or wrong in one way each, for test_fibers.py.
+// Kernels of one block, or of one cluster, that do right or wrong in one way each, for test_fibers.py.
 
 #include "../../csrc/cuda/elements.h"
 #include "../../csrc/cuda/reduce.h"
@@ -118,6 +118,48 @@ __global__ void order(float* out) {
   out[atomicAdd(&count, 1)] = static_cast<float>(threadIdx.x);
 }
 
+// ---- three blocks of a warp each, one cluster ----
+
+__device__ int thread_of_cluster() { return static_cast<int>(blockIdx.x) * kWarp + lane(); }
+
+__global__ void cluster(float* out) {
+  EK_SHARED(numbers, float[kWarp]);
+  const int thread = thread_of_cluster(), before = (thread + kThreads - 1) % kThreads;
+  EK_CLUSTER_BARRIER(none);
+  shared_of(numbers, before / kWarp)[before % kWarp] = static_cast<float>(thread);
+  EK_CLUSTER_BARRIER(none);
+  out[thread] = numbers[lane()];
+}
+
+__global__ void cluster_without_barrier(float* out) {
+  EK_SHARED(numbers, float[kWarp]);
+  const int thread = thread_of_cluster(), before = (thread + kThreads - 1) % kThreads;
+  EK_CLUSTER_BARRIER(none);
+  shared_of(numbers, before / kWarp)[before % kWarp] = static_cast<float>(thread);
+  out[thread] = numbers[lane()];
+  EK_CLUSTER_BARRIER(none);
+}
+
+__global__ void block_not_begun(float* out) {
+  EK_SHARED(numbers, float[kWarp]);
+  shared_of(numbers, (blockIdx.x + 1) % 3)[lane()] = 0;
+  EK_CLUSTER_BARRIER(none);
+  out[thread_of_cluster()] = numbers[lane()];
+}
+
+__global__ void block_ended(float* out) {
+  EK_SHARED(numbers, float[kWarp]);
+  if (blockIdx.x == 0) return;
+  EK_CLUSTER_BARRIER(none);
+  out[thread_of_cluster()] = shared_of(numbers, 0)[lane()];
+}
+
+__global__ void cluster_barrier_of_some(float* out) {
+  if (blockIdx.x == 0) EK_CLUSTER_BARRIER(none);
+  if (blockIdx.x != 0 && lane() < 30) __syncthreads();
+  out[thread_of_cluster()] = __shfl_sync(kAllLanes, 1.0f, 0);
+}
+
 #define KERNEL(name) {#name, name}
 const std::pair<const char*, void (*)(float*)> kKernels[] = {
     KERNEL(with_barrier),
@@ -137,12 +179,19 @@ const std::pair<const char*, void (*)(float*)> kKernels[] = {
     KERNEL(write_behind_dynamic_shared),
     KERNEL(order),
 };
+const std::pair<const char*, void (*)(float*)> kClusterKernels[] = {
+    KERNEL(cluster),     KERNEL(cluster_without_barrier), KERNEL(block_not_begun),
+    KERNEL(block_ended), KERNEL(cluster_barrier_of_some),
+};
 
 }  // namespace
 
 void run(const std::string& name, int threads, float* out) {
   for (const auto& [known, kernel] : kKernels) {
     if (name == known) return launch(kernel, {1, threads, nullptr, kThreads * sizeof(float)}, out);
+  }
+  for (const auto& [known, kernel] : kClusterKernels) {
+    if (name == known) return launch(kernel, {3, kWarp, nullptr, 0, 3}, out);
   }
   throw std::runtime_error("no kernel " + name);
 }

@@ -2,13 +2,16 @@
 // csrc/cuda compile and run unmodified where there is no GPU and no CUDA toolkit.
 //
 // What a kernel may use is what stands here, and nothing of it is approximate. Grids and blocks have one
-// dimension. Blocks run one after the other, in random order. A thread runs until it waits at a barrier or
-// for the other lanes of its warp; which one runs next is random too, so what a missing barrier lets through,
-// shows. Shared memory is filled with NaN before each block, and lies on the heap, each variable by itself.
+// dimension. Clusters run one after the other, in random order, the blocks of one together. A thread runs
+// until it waits at a barrier or for the other lanes of its warp. Which one runs next is random too, in one
+// half of the clusters; in the other one warp runs as far as it can before the next, so what a missing
+// barrier lets through, shows. Shared memory is filled with NaN before each block, and lies on the heap, each
+// variable by itself.
 //
 // What the hardware leaves undefined is an error that `launch` throws: threads at different barriers, a
-// collective that lanes of the warp miss, a vector access that is not aligned, and with AddressSanitizer
-// (which the build of the tests has) every access out of bounds.
+// collective that lanes of the warp miss, a vector access that is not aligned, shared memory of a block that
+// has not begun or has ended, and with AddressSanitizer (which the build of the tests has) every access out
+// of bounds.
 //
 // EK_FIBER_SEED chooses another order, EK_MUTANT the fault that is put into the kernels.
 
@@ -104,11 +107,17 @@ struct Fiber {
   char* stack = nullptr;
   size_t stack_bytes = 0;
   void* fake_stack = nullptr;
-  dim3 thread = {};
+};
+
+// A block of the cluster that runs.
+struct Block {
+  Meeting meeting;
+  bool has_begun = false;
 };
 
 struct SharedVariable {
   const void* key;
+  int rank;  // of its block in the cluster
   void* memory;
   size_t bytes;
 };
@@ -134,26 +143,30 @@ class Machine {
 
   // body() once for each thread of each block.
   template <typename Body>
-  void launch(int64_t blocks, int threads, size_t dynamic_bytes, const Body& body) {
+  void launch(int64_t blocks, int threads, int cluster, size_t dynamic_bytes, const Body& body) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    if (cluster < 1 || cluster > 8 || blocks % cluster != 0) {
+      throw std::runtime_error("fibers: " + std::to_string(blocks) + " blocks in clusters of " +
+                               std::to_string(cluster) + ", which should be 1 to 8 and divide them");
+    }
     if (threads < kWarp || threads > 1024 || threads % kWarp != 0) {
       throw std::runtime_error("fibers: a block should have whole warps and at most 1024 threads, it has " +
                                std::to_string(threads));
     }
     body_ = &body;
     invoke_ = [](const void* function) { (*static_cast<const Body*>(function))(); };
-    prepare(threads);
+    threads_ = threads;
+    blocks_.resize(cluster);
+    warps_.resize(cluster * threads / kWarp);
+    prepare(cluster * threads);
     host_.stack = nullptr;  // another thread of the host may have been here before
     host_.is_started = true;
     gridDim = {static_cast<unsigned>(blocks), 1, 1};
     blockDim = {static_cast<unsigned>(threads), 1, 1};
-    shared(nullptr, dynamic_bytes, 128);
-    std::vector<int64_t> order(blocks);
-    for (int64_t i = 0; i < blocks; ++i) order[i] = i;
-    std::shuffle(order.begin(), order.end(), random_);
-    for (const int64_t block : order) {
-      blockIdx = {static_cast<unsigned>(block), 0, 0};
-      run_block(threads);
+    for (int rank = 0; rank < cluster; ++rank) add_shared(nullptr, rank, dynamic_bytes, 128);
+    for (const int index : shuffled(static_cast<int>(blocks / cluster))) {
+      first_block_ = index * cluster;
+      run_cluster();
       if (is_broken()) break;
     }
     for (const SharedVariable& variable : shared_) free(variable.memory);
@@ -161,18 +174,38 @@ class Machine {
     report_failure();
   }
 
+  // Of the block whose thread asks.
   void* shared(const void* key, size_t bytes, size_t alignment) {
     for (const SharedVariable& variable : shared_) {
-      if (variable.key == key) return variable.memory;
+      if (variable.key == key && variable.rank == rank()) return variable.memory;
     }
-    void* memory = nullptr;
-    if (posix_memalign(&memory, std::max<size_t>(alignment, 16), std::max<size_t>(bytes, 1)) != 0) abort();
-    memset(memory, 0xff, bytes);
-    shared_.push_back({key, memory, bytes});
-    return memory;
+    return add_shared(key, rank(), bytes, alignment);
   }
 
-  void wait_for_block(int line) { wait(block_, line); }
+  // The place in the shared memory of another block of the cluster that `address` is in that of the own one.
+  void* shared_of(const void* address, int rank) {
+    const Block& block = blocks_.at(rank);
+    if (!block.has_begun || block.meeting.expected == 0) {
+      note("fibers: shared memory of a block that " +
+           std::string(block.has_begun ? "has ended" : "has not begun"));
+    }
+    const char* const place = static_cast<const char*>(address);
+    for (const SharedVariable& own : shared_) {
+      const char* const begin = static_cast<const char*>(own.memory);
+      if (own.rank != this->rank() || place < begin || place >= begin + own.bytes) continue;
+      for (const SharedVariable& other : shared_) {
+        if (other.key == own.key && other.rank == rank) {
+          return static_cast<char*>(other.memory) + (place - begin);
+        }
+      }
+    }
+    note("fibers: what is asked of another block is not in shared memory, or not in that block's");
+    return const_cast<void*>(address);
+  }
+
+  void wait_for_block(int line) { wait(blocks_[rank()].meeting, line); }
+
+  void wait_for_cluster(int line) { wait(cluster_, line); }
 
   // Gives a value and takes those of all lanes.
   const uint64_t* wait_for_warp(uint64_t value, int line) {
@@ -204,8 +237,25 @@ class Machine {
     return "block " + std::to_string(blockIdx.x) + ", thread " + std::to_string(threadIdx.x);
   }
 
-  void prepare(int threads) {
-    while (static_cast<int>(fibers_.size()) < threads) {
+  int rank() const { return current_ / threads_; }
+
+  std::vector<int> shuffled(int count) {
+    std::vector<int> order(count);
+    for (int i = 0; i < count; ++i) order[i] = i;
+    std::shuffle(order.begin(), order.end(), random_);
+    return order;
+  }
+
+  void* add_shared(const void* key, int rank, size_t bytes, size_t alignment) {
+    void* memory = nullptr;
+    if (posix_memalign(&memory, std::max<size_t>(alignment, 16), std::max<size_t>(bytes, 1)) != 0) abort();
+    memset(memory, 0xff, bytes);
+    shared_.push_back({key, rank, memory, bytes});
+    return memory;
+  }
+
+  void prepare(int count) {
+    while (static_cast<int>(fibers_.size()) < count) {
       fibers_.emplace_back();
       Fiber& fiber = fibers_.back();
       // With a page in front that stops an overflow.
@@ -216,10 +266,8 @@ class Machine {
       mprotect(memory, page, PROT_NONE);
       fiber.stack = memory + page;
       fiber.stack_bytes = kStackBytes;
-      fiber.thread = {static_cast<unsigned>(fibers_.size() - 1), 0, 0};
       start(fiber);
     }
-    warps_.resize(threads / kWarp);
   }
 
   static void start(Fiber& fiber) {
@@ -240,32 +288,43 @@ class Machine {
   void live() {
     arrived();
     for (;;) {
+      blocks_[rank()].has_begun = true;
       invoke_(body_);
-      --block_.expected;
-      release_if_complete(block_);
+      for (Meeting* meeting : {&blocks_[rank()].meeting, &cluster_}) {
+        --meeting->expected;
+        release_if_complete(*meeting);
+      }
       next();
     }
   }
 
-  void run_block(int threads) {
+  void run_cluster() {
     for (const SharedVariable& variable : shared_) memset(variable.memory, 0xff, variable.bytes);
-    block_ = {threads, 0, {}};
+    const int blocks = static_cast<int>(blocks_.size()), warps = static_cast<int>(warps_.size());
+    for (Block& block : blocks_) block = {{threads_, 0, {}}, false};
+    cluster_ = {blocks * threads_, 0, {}};
     for (Warp& warp : warps_) warp.meeting = {kWarp, 0, {}};
+    is_hasty_ = random_() % 2 == 0;
     ready_.clear();
-    for (int thread = 0; thread < threads; ++thread) ready_.push_back(thread);
+    for (const int warp : shuffled(warps)) {
+      for (const int lane : shuffled(kWarp)) ready_.push_back(warp * kWarp + lane);
+    }
     next();
-    if (block_.expected == 0) return;
+    if (cluster_.expected == 0) return;
     if (!is_broken()) note("fibers: threads wait for others that never come, " + waiting_places());
     // They are left where they are and start anew.
     for (Fiber& fiber : fibers_) start(fiber);
   }
 
   std::string waiting_places() const {
-    std::string places = "block " + std::to_string(blockIdx.x);
-    if (!block_.waiting.empty()) {
-      places += "; " + std::to_string(block_.waiting.size()) + " of " + std::to_string(block_.expected) +
-                " threads at the barrier of line " + std::to_string(block_.line);
-    }
+    std::string places = "blocks from " + std::to_string(first_block_);
+    const auto add = [&places](const Meeting& meeting, const char* of) {
+      if (meeting.waiting.empty()) return;
+      places += "; " + std::to_string(meeting.waiting.size()) + " of " + std::to_string(meeting.expected) +
+                " threads at the barrier of " + of + "line " + std::to_string(meeting.line);
+    };
+    for (const Block& block : blocks_) add(block.meeting, "");
+    add(cluster_, "the cluster, ");
     for (size_t i = 0; i < warps_.size(); ++i) {
       const Meeting& meeting = warps_[i].meeting;
       if (meeting.waiting.empty()) continue;
@@ -296,11 +355,12 @@ class Machine {
 
   bool is_broken() const { return !failure_.empty() || !sanitizer_report().empty(); }
 
-  // Goes on with some thread that can; with the host if there is none, or something has gone wrong.
+  // Goes on with some thread that can, in haste with one of the warp that came last; with the host if there
+  // is none, or something has gone wrong.
   FIBERS_UNCHECKED void next() {
     int chosen = kHost;
     if (!ready_.empty() && !is_broken()) {
-      const size_t i = random_() % ready_.size();
+      const size_t i = is_hasty_ ? ready_.size() - 1 : random_() % ready_.size();
       chosen = ready_[i];
       ready_[i] = ready_.back();
       ready_.pop_back();
@@ -335,7 +395,9 @@ class Machine {
       host_.stack_bytes = bytes;
     }
 #endif
-    if (current_ != kHost) threadIdx = fibers_[current_].thread;
+    if (current_ == kHost) return;
+    threadIdx = {static_cast<unsigned>(current_ % threads_), 0, 0};
+    blockIdx = {static_cast<unsigned>(first_block_ + rank()), 0, 0};
   }
 
   void report_failure() {
@@ -351,7 +413,11 @@ class Machine {
   std::vector<Warp> warps_;
   std::vector<int> ready_;
   std::vector<SharedVariable> shared_;
-  Meeting block_;
+  std::vector<Block> blocks_;
+  Meeting cluster_;
+  int threads_ = kWarp;  // of a block
+  int64_t first_block_ = 0;
+  bool is_hasty_ = false;
   Fiber host_;
   int current_ = kHost;
   const void* body_ = nullptr;

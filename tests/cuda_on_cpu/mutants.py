@@ -1,9 +1,9 @@
 """Mutants of the CUDA kernels: each has one fault, and the conformance suite has to see it.
 
-The list stands in the kernels: every name in an EK_BARRIER, EK_BOUND or EK_MUTANT is a mutant without that barrier
-or bound. A name begins with that of the test file that has to fail: masking_words_complete is for
-tests/conformance/test_masking.py. The faults are switches in the one library, so a mutant is a fork of a process
-that has everything loaded.
+The list stands in the kernels: every name in an EK_BARRIER, EK_CLUSTER_BARRIER, EK_BOUND or EK_MUTANT is a mutant
+without that barrier or bound. A name begins with that of the test file that has to fail: masking_words_complete is for
+tests/conformance/test_masking.py. The faults are switches in the one library, so a mutant is a fork of a process that
+has everything loaded. ``python tests/cuda_on_cpu`` runs the suite without any first.
 """
 
 import gc
@@ -18,7 +18,7 @@ import fiber_backend  # noqa: F401
 import pytest
 from library import FOLDER, ROOT
 
-PATTERN = re.compile(r"\bEK_(?:BARRIER|BOUND|MUTANT)\((\w+)")
+PATTERN = re.compile(r"\bEK_(?:BARRIER|CLUSTER_BARRIER|BOUND|MUTANT)\((\w+)")
 PYTEST = ["-q", "-k", "cuda-cpu", "--rootdir", str(ROOT), "-p", "no:cacheprovider", "-p", "no:xdist"]
 SECONDS = 120  # a mutant that hangs is caught too
 AT_ONCE = 2

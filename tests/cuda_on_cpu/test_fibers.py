@@ -13,17 +13,19 @@ def run(name, threads=THREADS):
 
 
 @pytest.mark.parametrize(
-    "name", ["with_barrier", "dynamic_shared", "early_exit", "reductions", "collectives", "vectors"]
+    "name",
+    ["with_barrier", "dynamic_shared", "early_exit", "reductions", "collectives", "vectors", "cluster"],
 )
 def test_what_is_right_runs(name):
     neighbours = (torch.arange(THREADS) + 1) % THREADS
     assert torch.equal(run(name), neighbours.float())
 
 
-def test_without_a_barrier_some_threads_read_what_nobody_has_written():
-    numbers = run("without_barrier")
-    assert numbers.isnan().any()
-    assert not numbers.isnan().all()
+@pytest.mark.parametrize("name", ["without_barrier", "cluster_without_barrier"])
+def test_without_a_barrier_some_threads_read_what_nobody_has_written(name):
+    runs = [run(name) for _ in range(20)]
+    assert all(numbers.isnan().any() for numbers in runs)
+    assert not all(numbers.isnan().all() for numbers in runs)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,12 @@ def test_without_a_barrier_some_threads_read_what_nobody_has_written():
         ("write_behind_shared", "out of bounds.*heap-buffer-overflow"),
         ("write_behind_dynamic_shared", "out of bounds.*heap-buffer-overflow"),
         ("unaligned_vector", "a vector access that is not aligned"),
+        ("block_not_begun", "shared memory of a block that has not begun"),
+        ("block_ended", "shared memory of a block that has ended"),
+        (
+            "cluster_barrier_of_some",
+            "wait for others that never come.*32 of 96 threads at the barrier of the cl",
+        ),
     ],
 )
 def test_a_fault_is_an_error_and_the_next_launch_is_right(name, message):
@@ -51,6 +59,11 @@ def test_a_block_has_whole_warps(threads):
         RuntimeError, match=f"should have whole warps and at most 1024 threads, it has {threads}"
     ):
         run("with_barrier", threads)
+
+
+def test_in_some_blocks_a_warp_runs_ahead_of_the_others_in_some_not():
+    first_warps = [{int(thread) // 32 for thread in run("order")[:32]} for _ in range(20)]
+    assert {len(warps) == 1 for warps in first_warps} == {True, False}
 
 
 def test_the_order_of_the_threads_is_random():
