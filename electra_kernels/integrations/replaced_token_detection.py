@@ -3,17 +3,17 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from electra_kernels.integrations.configuration import ReplacedTokenDetectionConfig
 from electra_kernels.integrations.heads import HeadFunction, encode, masked_lm_head, token_head
+from electra_kernels.integrations.pairs import build, config_of, embedding_name, embedding_of, start_alike
 from electra_kernels.integrations.uniforms import row_uniforms
 from electra_kernels.ops import (
     MaskedTokens,
@@ -52,9 +52,13 @@ class ReplacedTokenDetectionOutput(ModelOutput):
 class ReplacedTokenDetection(PreTrainedModel):
     """A generator fills masks, a discriminator finds what is not original (Clark et al. 2020, section 2).
 
-    Masking, the two losses and the draw are this library's ops; logits exist at masked positions only. Which
-    numbers a row meets depends on ``seed`` and on its place in the run alone: not on ranks, micro-batches or
-    padding. In evaluation mode they begin anew at each call of ``eval()``.
+    Masking, the two losses and the draw are this library's ops; logits exist at masked positions only.
+
+    The uniforms of a row are no draw of a `torch.Generator`. They are SplitMix64 of ``seed`` and of the number of the
+    row in the run (`integrations.uniforms` says why), so they do not depend on ranks, micro-batches or padding.
+    Ranks number their rows one after the other, which takes as many rows on each, as Trainer and accelerate give
+    them (``even_batches``); where ranks have unequal numbers of rows, two rows may meet the same uniforms, so give
+    masking_uniforms and sampling_uniforms. In evaluation mode the rows begin anew at each call of ``eval()``.
 
     Args:
         generator: a masked language model (AutoModelForMaskedLM).
@@ -94,12 +98,12 @@ class ReplacedTokenDetection(PreTrainedModel):
         if isinstance(generator, ReplacedTokenDetectionConfig):  # as from_pretrained calls it
             config = generator
             super().__init__(config)
-            generator, discriminator = _build(config.generator), _build(config.discriminator)
+            generator, discriminator = build(config.generator), build(config.discriminator)
         else:
-            config = _config_of(generator, discriminator, tokenizer, options)
+            config = config_of(generator, discriminator, tokenizer, options)
             super().__init__(config)
             assert discriminator is not None
-            _start_alike(generator, discriminator, config.embeddings)
+            start_alike(generator, discriminator, config.embeddings)
         self.generator, self.discriminator = generator, discriminator
         self._generator_head = head or masked_lm_head(generator)
         self._discriminator_head = token_head(discriminator)
@@ -225,15 +229,15 @@ class ReplacedTokenDetection(PreTrainedModel):
         return self
 
     def _connect_embeddings(self) -> None:
-        ours, theirs = (_embedding_name(part) for part in (self.discriminator, self.generator))
+        ours, theirs = (embedding_name(part) for part in (self.discriminator, self.generator))
         if self.config.embeddings == "shared":
             self._tied_weights_keys = {f"discriminator.{ours}": f"generator.{theirs}"}
         if self.config.embeddings == "gradient_disentangled":
-            _embedding(self.discriminator).register_forward_hook(self._add_generator_embedding)
+            embedding_of(self.discriminator).register_forward_hook(self._add_generator_embedding)
 
     def _add_generator_embedding(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         """Its own embedding is only the difference; the generator's is not trained through it."""
-        return output + F.embedding(inputs[0], _embedding(self.generator).weight.detach())
+        return output + F.embedding(inputs[0], embedding_of(self.generator).weight.detach())
 
     def save_pretrained(  # type: ignore[override]  # the rest goes through kwargs
         self,
@@ -248,7 +252,7 @@ class ReplacedTokenDetection(PreTrainedModel):
             part = getattr(self, name)
             own = {key.removeprefix(f"{name}."): state[key] for key in state if key.startswith(f"{name}.")}
             if name == "discriminator" and self.config.embeddings == "gradient_disentangled":
-                embedding, other = _embedding_name(part), _embedding_name(self.generator)
+                embedding, other = embedding_name(part), embedding_name(self.generator)
                 own[embedding] = own[embedding] + state[f"generator.{other}"]
             part.save_pretrained(Path(save_directory) / name, is_main_process=is_main_process, state_dict=own)
         super().save_pretrained(
@@ -260,61 +264,3 @@ def _judged(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | N
     """[B, T] bool: the tokens that count."""
     judged = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
     return judged if labels is None else judged & (labels != -100)
-
-
-def _config_of(
-    generator: PreTrainedModel,
-    discriminator: PreTrainedModel | None,
-    tokenizer: PreTrainedTokenizerBase | None,
-    options: dict[str, Any],
-) -> ReplacedTokenDetectionConfig:
-    for name, model in (("generator", generator), ("discriminator", discriminator)):
-        if not isinstance(model, PreTrainedModel):
-            raise TypeError(f"{name} is {type(model).__name__}, should be a transformers.PreTrainedModel")
-        model.config.architectures = [type(model).__name__]
-    assert discriminator is not None
-    if tokenizer is not None:
-        options.setdefault("mask_token_id", tokenizer.mask_token_id)
-        options.setdefault("special_token_ids", tokenizer.all_special_ids)
-    if options.get("mask_token_id") is None:
-        raise ValueError("mask_token_id is None, should be an id: give it, or a tokenizer that has one")
-    sizes = [model.config.vocab_size for model in (generator, discriminator)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"discriminator has a vocabulary of {sizes[1]}, should be {sizes[0]} as the generator's"
-        )
-    return ReplacedTokenDetectionConfig(generator.config, discriminator.config, **options)
-
-
-def _build(config: PreTrainedConfig) -> PreTrainedModel:
-    name = (config.architectures or ["none"])[0]
-    if not hasattr(transformers, name):
-        raise ValueError(
-            f"architectures of the {config.model_type} is {name}, should be a class of transformers"
-        )
-    model: PreTrainedModel = getattr(transformers, name)(config)
-    return model
-
-
-def _embedding(model: PreTrainedModel) -> nn.Embedding:
-    return cast(nn.Embedding, model.get_input_embeddings())
-
-
-def _embedding_name(model: PreTrainedModel) -> str:
-    embedding = _embedding(model)
-    return next(f"{name}.weight" for name, module in model.named_modules() if module is embedding)
-
-
-@torch.no_grad()
-def _start_alike(generator: PreTrainedModel, discriminator: PreTrainedModel, embeddings: str) -> None:
-    if embeddings == "separate":
-        return
-    ours, theirs = (_embedding(part).weight for part in (discriminator, generator))
-    if ours.shape != theirs.shape:
-        raise ValueError(
-            f"the word embedding of generator has shape {list(theirs.shape)}, should be {list(ours.shape)} as the "
-            f"discriminator's with embeddings={embeddings!r} (or embeddings='separate')"
-        )
-    theirs.copy_(ours)
-    if embeddings == "gradient_disentangled":
-        ours.zero_()

@@ -2,6 +2,11 @@
 
 The rows of a run are numbered one after the other, over ranks, micro-batches and steps. However a global batch is
 cut, each row meets the same numbers, and a run that is resumed goes on with those that follow.
+
+A `torch.Generator` cannot do that: it gives numbers in the order in which they are asked for, so a rank would have to
+draw those of all others too, for the widths of batches that it never sees. Its state would have to be saved per rank,
+it differs between devices, and `torch.compile` cannot trace it. SplitMix64 is a function: of the seed, the number of
+the row and the number of the draw within the row, with one count of rows to save.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Gradient of one step over sixteen rows, however they are cut; a process of its own for each rank.
 
-usage: gradients.py FILE: writes the gradients of Trainer's step, and of a step in a loop with accelerate, by rank 0.
+usage: gradients.py FILE: writes the gradients of Trainer's step, and of steps in loops with accelerate, by rank 0.
 """
 
 import sys
@@ -20,6 +20,7 @@ from transformers import (
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from electra_kernels.integrations import DataCollatorForReplacedTokens, ReplacedTokenDetection
+from electra_kernels.integrations.uniforms import row_uniforms
 
 ROWS, V = 16, 90
 
@@ -44,7 +45,7 @@ def rows():
     ]
 
 
-def model():
+def model(dropout=0.0):
     torch.manual_seed(0)
     config = ElectraConfig(
         vocab_size=V,
@@ -54,8 +55,8 @@ def model():
         num_attention_heads=4,
         intermediate_size=48,
         max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
         initializer_range=0.2,
     )
     return ReplacedTokenDetection(
@@ -112,11 +113,33 @@ def accelerate_gradients(batch_size):
     return gradients(prepared)
 
 
+def uneven_gradients(count):
+    """Rank 0 has the first ``count`` rows, rank 1 the rest, each with its own slice of the uniforms of one batch."""
+    accelerator = Accelerator(cpu=True)
+    prepared = accelerator.prepare(model())
+    mine = slice(0, count) if accelerator.process_index == 0 else slice(count, ROWS)
+    batch = DataCollatorForReplacedTokens(tokenizer())(rows()[mine])
+    slots = max(1, int(0.15 * batch["input_ids"].shape[1] + 0.5))
+    numbers = row_uniforms(2 * torch.arange(ROWS)[mine], 3 * slots, seed=0).view(-1, slots, 3)
+    items = accelerator.reduce((batch["labels"] != -100).sum())
+    loss = prepared(
+        **batch,
+        num_items_in_batch=items,
+        masking_uniforms=numbers[..., :2],
+        sampling_uniforms=numbers[..., 2],
+    ).loss
+    accelerator.backward(loss * accelerator.num_processes)
+    return gradients(prepared)
+
+
 if __name__ == "__main__":
-    from_trainer, _ = trainer_gradients(4, 2)
-    from_accelerate = accelerate_gradients(4)
+    found = {
+        "trainer": trainer_gradients(4, 2)[0],
+        "accelerate": accelerate_gradients(4),
+        "uneven": uneven_gradients(10),
+    }
     if torch.distributed.get_rank() == 0:
         assert torch.distributed.get_world_size() == 2
-        torch.save([from_trainer, from_accelerate], sys.argv[1])
+        torch.save(found, sys.argv[1])
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

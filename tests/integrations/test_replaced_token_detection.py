@@ -1,6 +1,9 @@
 """The model: its options, its embeddings, its checkpoints, the numbers that it meets."""
 
 import copy
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,6 +51,40 @@ def test_what_it_saves_is_loaded_as_one_and_as_two_plain_models(architecture, em
         plain, part = loaded(getattr(transformers, kind), tmp_path / name), getattr(ours, name)
         inputs = {"input_ids": ids, "attention_mask": attention_mask}
         torch.testing.assert_close(plain(**inputs).logits, part(**inputs).logits)
+
+
+class Hub:
+    """In place of the model hub: keeps a commit in a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def create_repo(self, name, **_):
+        return SimpleNamespace(repo_id=name)
+
+    def create_commit(self, operations, **_):
+        for operation in operations:
+            target = self.folder / operation.path_in_repo
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(operation.path_or_fileobj, target)
+
+
+def test_what_it_would_push_to_the_hub_is_loaded_again(tmp_path, monkeypatch):
+    hub, ours = Hub(tmp_path), model("Bert")
+    card = SimpleNamespace(save=lambda path: Path(path).write_text("a card"))
+    monkeypatch.setattr(transformers.utils.hub, "hf_api", lambda: hub)
+    monkeypatch.setattr(transformers.utils.hub, "create_and_tag_model_card", lambda *_, **__: card)
+    ours.push_to_hub("someone/model")
+    ids, attention_mask = batch()
+    again = loaded(ReplacedTokenDetection, tmp_path)
+    expected = ours(ids, attention_mask, **uniforms()).loss
+    torch.testing.assert_close(again(ids, attention_mask, **uniforms()).loss, expected)
+    plain = loaded(transformers.BertForTokenClassification, tmp_path / "discriminator")
+    torch.testing.assert_close(
+        plain(ids, attention_mask).logits, ours.discriminator(ids, attention_mask).logits
+    )
+    loaded(transformers.BertForMaskedLM, tmp_path / "generator")
+    assert (tmp_path / "README.md").read_text() == "a card"
 
 
 def test_a_given_head_is_given_again(tmp_path):

@@ -1,0 +1,105 @@
+"""``python -m tests.integrations.figures``: how far we are from plain transformers, and from one big batch.
+
+The tests hold these figures to their limits; this prints them.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from electra_kernels.integrations import ReplacedTokenDetection
+
+from . import gradients
+from .tiny import ARCHITECTURES, MASK, SPECIAL, batch, pair, plain_step, uniforms
+
+
+class Parity(NamedTuple):
+    """Largest absolute differences from plain transformers; of a gradient, relative to its model's largest entry."""
+
+    loss: float
+    logits: float
+    gradient: float
+
+
+def parity(ours, theirs, **options):
+    """Of two pairs with the same weights; that both replace the same tokens and train the same weights is asserted."""
+    ids, attention_mask = batch()
+    model = ReplacedTokenDetection(
+        *ours, mask_token_id=MASK, special_token_ids=SPECIAL, embeddings="separate", **options
+    ).eval()
+    output = model(ids, attention_mask, **uniforms())
+    *losses, logits, is_replaced = plain_step(*theirs, ids, attention_mask, **uniforms())
+    assert torch.equal(output.is_replaced, is_replaced)
+    assert is_replaced.any()
+    output.loss.backward()
+    losses[0].backward()
+    pairs = zip((output.loss, output.mlm_loss, output.rtd_loss), losses)
+    real = attention_mask.bool()
+    return Parity(
+        max((got - expected).abs().item() for got, expected in pairs),
+        (output.logits - logits)[real].abs().max().item(),
+        max(_gradient_difference(*both) for both in zip(ours, theirs)),
+    )
+
+
+def _gradient_difference(ours, theirs):
+    expected = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
+    return relative_difference(
+        {name: p.grad for name, p in ours.named_parameters() if p.grad is not None}, expected
+    )
+
+
+def relative_difference(got, expected):
+    """Largest difference of gradients, relative to the largest entry of all."""
+    assert got.keys() == expected.keys()
+    largest = max(gradient.abs().max().item() for gradient in expected.values())
+    assert largest > 0.1
+    return max((got[name] - expected[name]).abs().max().item() for name in expected) / largest
+
+
+def two_ranks():
+    """What `gradients` computes in two processes that accelerate launches, over gloo."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "gradients.pt")
+        options = "--multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0 --mixed_precision no"
+        launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
+        done = subprocess.run(
+            [*launch, "--dynamo_backend", "no", gradients.__file__, str(file)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return torch.load(file)
+
+
+def main():
+    print(f"{'largest difference from plain transformers':44}{'loss':>10}{'logits':>10}{'gradient':>10}")
+    for architecture in ARCHITECTURES:
+        found = parity(pair(architecture), pair(architecture))
+        print(f"{architecture:44}{found.loss:10.1e}{found.logits:10.1e}{found.gradient:10.1e}")
+    one, plain_loop = gradients.trainer_gradients(16, 1)[0], gradients.accelerate_gradients(16)
+    ranks = two_ranks()
+    accumulated = gradients.trainer_gradients(4, 4)[0]
+    gradients.ReplacedTokenDetection.accepts_loss_kwargs = False
+    means = gradients.trainer_gradients(4, 4)[0]
+    print("gradient beside that of one batch of 16 rows of unequal length, relative to its largest entry")
+    for name, got, expected in (
+        ("Trainer, 4 accumulated micro-batches", accumulated, one),
+        ("Trainer, 2 ranks of 2 micro-batches", ranks["trainer"], one),
+        ("loop with accelerate, 2 ranks", ranks["accelerate"], plain_loop),
+        ("loop, 2 ranks of 10 and 6 rows", ranks["uneven"], plain_loop),
+        ("for comparison: a mean of 4 means", means, one),
+    ):
+        print(f"{name:44}{relative_difference(got, expected):30.1e}")
+
+
+if __name__ == "__main__":
+    main()
