@@ -8,6 +8,7 @@ install, ELECTRA_KERNELS_CUDA=1 one of the CUDA kernels. These are built where n
 ELECTRA_KERNELS_CUDA=0 leaves them out.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
@@ -73,12 +75,23 @@ def pybind11_include() -> list[str]:
     return [pybind11.get_include()]
 
 
+@functools.cache
 def torch_folder() -> Path:
-    try:
-        import torch
-    except ImportError as error:
-        raise BuildError(f"torch cannot be imported where it is built: {error}") from error
-    return Path(torch.__file__).parent
+    """Headers and libraries of the torch that is here, which is not imported.
+
+    pip builds in an isolated environment, without torch and without a need to download it: the Python that runs
+    there is that of the environment which the package is for, and without pip's path it knows its torch.
+    """
+    find = (
+        "import importlib.util; spec = importlib.util.find_spec('torch'); print(spec.origin if spec else '')"
+    )
+    for options in ([], ["-I"]):
+        found = subprocess.run([sys.executable, *options, "-c", find], capture_output=True, text=True).stdout
+        if found.strip():
+            return Path(found.strip()).parent
+    raise BuildError(
+        f"there is no torch for {sys.executable}: install torch first, or use --no-build-isolation"
+    )
 
 
 def host_compiler() -> list[str]:
@@ -218,11 +231,7 @@ class BuildOrExplain(build_ext):
         self.built: dict[str, list[str]] = {}
         self.reasons: dict[str, str] = {}
         super().build_extensions()
-        record = {
-            "built": "_C" not in self.reasons,
-            "reason": self.reasons.get("_C"),
-            "missing": {name: reason for name, reason in self.reasons.items() if name != "_C"},
-        }
+        record = {"version": version(), "missing": self.reasons}
         self._record().write_text(json.dumps(record) + "\n")
 
     def build_extension(self, extension: Extension) -> None:
@@ -237,7 +246,7 @@ class BuildOrExplain(build_ext):
             if self._is_required(name):
                 raise SystemExit(f"{extension.name} is required but was not built: {reason}") from reason
             print(f"warning: {extension.name} was not built, going on without it: {reason}", file=sys.stderr)
-            self.reasons[name.removeprefix("_") if name != "_C" else name] = str(reason)
+            self.reasons[name] = str(reason)
 
     def _build(self, name: str, extension: Extension, target: Path) -> None:
         if name == "_C":
@@ -257,7 +266,7 @@ class BuildOrExplain(build_ext):
         return os.environ.get("ELECTRA_KERNELS_BUILD") == "require"
 
     def get_ext_filename(self, fullname: str) -> str:
-        """The kernels have no Python in them, so their file name has none either."""
+        """The kernels have no Python in them, so the names of their files have none either."""
         if fullname.endswith("._C") or fullname == "_C":
             return super().get_ext_filename(fullname)
         return fullname.replace(".", os.sep) + ".so"
@@ -280,6 +289,13 @@ class BuildOrExplain(build_ext):
         shutil.copy2(self._record(), package)
 
 
+class PlatformWheel(bdist_wheel):
+    """For any Python: the kernels do not know it, and the package works without ``_C``, which does."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", super().get_tag()[2])
+
+
 extensions = [
     Extension("electra_kernels._cpp", sources=[]),
     Extension("electra_kernels._cuda", sources=[]),
@@ -289,4 +305,4 @@ extensions = [
 
 # .ci/sanitize.py and tests/cuda_on_cpu import the functions above.
 if __name__ == "__main__":
-    setup(ext_modules=extensions, cmdclass={"build_ext": BuildOrExplain})
+    setup(ext_modules=extensions, cmdclass={"build_ext": BuildOrExplain, "bdist_wheel": PlatformWheel})

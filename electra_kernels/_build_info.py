@@ -1,4 +1,4 @@
-"""What the build left behind: the compiled module, or why there is none."""
+"""What the build left behind: libraries of kernels and the module that describes them, or why one is not there."""
 
 import importlib
 import json
@@ -8,26 +8,35 @@ from typing import Any
 from electra_kernels._version import __version__
 
 _RECORD = Path(__file__).parent / "_build.json"
+_LIBRARIES = ("_cpp", "_cuda", "_C")
+_FACTS = ("compiler", "flags", "architecture", "libraries")
+
+
+def missing() -> dict[str, str]:
+    """Library → why the build left none; of those that can be used nothing is said."""
+    if not _RECORD.exists():
+        return dict.fromkeys(_LIBRARIES, "setup.py was not run")
+    record = json.loads(_RECORD.read_text())
+    if record["version"] != __version__:
+        reason = f"it was built for version {record['version']}, this is {__version__}: install again"
+        return dict.fromkeys(_LIBRARIES, reason)
+    reasons: dict[str, str] = record["missing"]
+    return reasons
 
 
 def build_info() -> dict[str, Any]:
-    """``built``, ``reason`` (None if built), and of a built module version, compiler, flags, libraries, and
-    ``missing``: library of kernels → why it was not built."""
+    """What ``_C`` knows of the build, which only people ask for.
+
+    Returns:
+        ``missing``: library → why it is not there; and unless ``_C`` is among them ``compiler``, ``flags``,
+        ``architecture`` and ``libraries``: name → instruction sets or generations of GPUs.
+    """
+    reasons = missing()
+    if "_C" in reasons:
+        return {"missing": reasons}
     try:
         module = importlib.import_module("electra_kernels._C")
     except ImportError as error:
-        reason = _record()["reason"] or f"it was built, but not for here: {error}"
-        return {"built": False, "reason": reason}
-    names = ("version", "compiler", "flags", "architecture", "libraries")
-    found = {name: getattr(module, name) for name in names}
-    if found["version"] != __version__:
-        reason = f"it was built for version {found['version']}, this is {__version__}: install again"
-        return {"built": False, "reason": reason}
-    return {"built": True, "reason": None, **found, "missing": _record()["missing"]}
-
-
-def _record() -> dict[str, Any]:
-    if not _RECORD.exists():
-        return {"reason": "setup.py was not run", "missing": {"cpp": "setup.py was not run"}}
-    record: dict[str, Any] = json.loads(_RECORD.read_text())
-    return record
+        # Unlike the kernels it is tied to the Python that it was built by.
+        return {"missing": reasons | {"_C": f"it was built, but not for here: {error}"}}
+    return {"missing": reasons, **{name: getattr(module, name) for name in _FACTS}}

@@ -99,9 +99,9 @@ def detect(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    from electra_kernels.doctor import report
+    from electra_kernels.doctor import as_json, report
 
-    print(report(), flush=True)
+    print(as_json() if arguments.json else report(), flush=True)
     return 0
 
 
@@ -217,6 +217,7 @@ def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser = commands.add_parser(
         "doctor", help="what is installed, which back end serves which op, and why not"
     )
+    parser.add_argument("--json", action="store_true", help="the same for programs")
     parser.set_defaults(command=doctor)
 
 

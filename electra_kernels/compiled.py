@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from electra_kernels import reference
-from electra_kernels._build_info import build_info
+from electra_kernels._build_info import missing
 from electra_kernels.reference import mlm_head
 from electra_kernels.reference.chunks import RowKernels
 
@@ -45,7 +45,7 @@ def implementations() -> dict[str, dict[str, Callable[..., object]]]:
     Raises:
         NotAvailableError: the library was not built, or cannot be loaded.
     """
-    _load("cpp")
+    _load("_cpp")
     ops = torch.ops.electra_kernels_cpp
     names: list[str] = []
     while name := ops.supported_level(len(names)):
@@ -63,20 +63,18 @@ def cuda_implementations() -> dict[str, Callable[..., object]]:
         raise NotAvailableError("this torch is built without CUDA")
     if torch.cuda.device_count() == 0:  # unlike is_available, it leaves processes able to fork
         raise NotAvailableError("torch finds no CUDA device")
-    _load("cuda")
+    _load("_cuda")
     return serving(torch.ops.electra_kernels_cuda)
 
 
 def _load(name: str) -> None:
-    build = build_info()
-    if not build["built"]:
-        raise NotAvailableError(f"electra_kernels._C is not built: {build['reason']}")
-    if name in build["missing"]:
-        raise NotAvailableError(f"electra_kernels._{name} is not built: {build['missing'][name]}")
+    reason = missing().get(name)
+    if reason is not None:
+        raise NotAvailableError(f"electra_kernels.{name} is not built: {reason}")
     try:
-        torch.ops.load_library(str(_FOLDER / f"_{name}.so"))
+        torch.ops.load_library(str(_FOLDER / f"{name}.so"))
     except OSError as error:
-        raise NotAvailableError(f"electra_kernels._{name} was built, but not for here: {error}") from error
+        raise NotAvailableError(f"electra_kernels.{name} was built, but not for here: {error}") from error
 
 
 def serving(ops: Any, *level: int) -> dict[str, Callable[..., object]]:

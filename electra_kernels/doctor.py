@@ -1,6 +1,8 @@
 """What this installation can do on this machine, and why it cannot do more: ``electra-kernels doctor``."""
 
+import dataclasses
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -22,17 +24,27 @@ def diagnose() -> dict[str, Any]:
 
     Returns:
         ``versions``: package → version, or None if it is not installed; ``cpu``; ``gpu`` (without one
-        ``devices`` is empty, ``reason`` says why); ``compiled_module``: as the build left it, with ``built``
-        and ``reason``; ``backends``: `electra_kernels.backends`; ``cache``: the folder of downloads.
+        ``devices`` is empty, ``reason`` says why); ``build``: compiler, flags, libraries, and why one is missing;
+        ``backends``: `electra_kernels.backends`; ``cache``: the folder of downloads.
     """
     return {
         "versions": _versions(),
         "cpu": _cpu(),
         "gpu": _gpu(),
-        "compiled_module": build_info(),
+        "build": build_info(),
         "backends": backends(),
         "cache": str(cache_directory()),
     }
+
+
+def as_json() -> str:
+    """`diagnose` for programs: in ``backends``, ``serving`` is op → device → back end."""
+    facts = diagnose()
+    table: dict[str, dict[str, str]] = {}
+    for (op, device), backend in facts["backends"].serving.items():
+        table.setdefault(op, {})[device] = backend
+    facts["backends"] = {**dataclasses.asdict(facts["backends"]), "serving": table}
+    return json.dumps(facts, indent=2)
 
 
 def report() -> str:
@@ -44,7 +56,7 @@ def report() -> str:
         _section("versions", present),
         _section("CPU", facts["cpu"]),
         _section("GPU", _gpu_lines(facts["gpu"])),
-        _section("electra_kernels._C", _module_lines(facts["compiled_module"])),
+        _section("build", _build_lines(facts["build"])),
         f"back ends\n{_indented(str(facts['backends']))}",
         _section("cache", cache),
     ]
@@ -98,14 +110,16 @@ def _gpu_lines(gpu: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _module_lines(module: Mapping[str, Any]) -> dict[str, str]:
-    if not module["built"]:
-        return {"not built": module["reason"]}
-    libraries = (f"{name} ({', '.join(targets)})" for name, targets in module["libraries"].items())
+def _build_lines(build: Mapping[str, Any]) -> dict[str, str]:
+    lines = {f"no {name}": reason for name, reason in build["missing"].items()}
+    if "_C" in build["missing"]:
+        return lines
+    libraries = (f"{name} ({', '.join(targets)})" for name, targets in build["libraries"].items())
     return {
-        "compiler": f"{module['compiler']} for {module['architecture']}",
-        "flags": module["flags"],
+        "compiler": f"{build['compiler']} for {build['architecture']}",
+        "flags": build["flags"],
         "libraries of kernels": ", ".join(libraries) or "none",
+        **lines,
     }
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ NO_COMPILER = {"CXX": "/nonexistent/g++"}
 # Of the builds that the tests make without CUDA, wherever they run.
 NO_CUDA = {"ELECTRA_KERNELS_CUDA": "0"}
 NO_CUDA_REASON = "ELECTRA_KERNELS_CUDA is 0"
-BUILT_RECORD = {"built": True, "reason": None, "missing": {"cuda": NO_CUDA_REASON}}
+BUILT_RECORD = {"version": electra_kernels.__version__, "missing": {"_cuda": NO_CUDA_REASON}}
 
 # The compiler of a machine without Python's headers: it does not look where Python.h lies. Of kernels, which have no
 # Python in them, it makes empty objects, to be quick.
@@ -138,20 +139,31 @@ def test_the_version_stands_in_one_place(unpacked_wheel):
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     metadata = unpacked_wheel / f"electra_kernels-{version}.dist-info" / "METADATA"
     assert f"\nVersion: {version}\n" in metadata.read_text()
-    program = "from electra_kernels._build_info import build_info; print(json.dumps(build_info()))"
-    info = python(unpacked_wheel, program)
-    assert info["version"] == version
+    assert record(unpacked_wheel)["version"] == version
+
+
+BUILD_INFO = "from electra_kernels._build_info import build_info; print(json.dumps(build_info()))"
+
+
+def test_the_module_says_how_it_was_built(unpacked_wheel):
+    info = python(unpacked_wheel, BUILD_INFO)
     assert info["compiler"]
     assert "-std=c++17" in info["flags"]
+    assert "sse2" in info["libraries"]["cpp"] or platform.machine() != "x86_64"
+
+
+def test_the_kernels_do_without_the_module_which_is_tied_to_one_python(unpacked_wheel, tmp_path):
+    shutil.copytree(unpacked_wheel, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "electra_kernels" / MODULE).rename(tmp_path / "electra_kernels" / "_C.cpython-399.so")
+    assert python(tmp_path, BUILD_INFO)["missing"]["_C"].startswith("it was built, but not for here: ")
+    program = 'print(json.dumps(electra_kernels.backends().serving["sample_tokens", "cpu"]))'
+    assert python(tmp_path, program) == "cpp"
 
 
 def test_no_level_lends_its_code_to_another(wheel):
     """A symbol that two levels define is merged by the linker, and AVX-512 code may run where there is none."""
     objects = [path for path in (wheel / "sources" / "build" / "objects").iterdir() if "-" in path.name]
-    program = (
-        "from electra_kernels._build_info import build_info; print(json.dumps(build_info()['libraries']))"
-    )
-    levels = python(wheel / "unpacked", program)["cpp"]
+    levels = python(wheel / "unpacked", BUILD_INFO)["libraries"]["cpp"]
     assert {path.name.partition("-")[2].partition(".")[0] for path in objects} == set(levels)
     for path in objects:
         idea, _, level = path.name.partition(".")[0].partition("-")
@@ -168,7 +180,7 @@ def test_kernels_are_compiled_again_only_if_something_changed(sources):
     assert {path.name: path.stat().st_mtime_ns for path in objects.iterdir()} == before
     (sources / "csrc" / "cpu" / "rows.h").write_text("#error changed\n")
     run_build("editable", sources)
-    assert record(sources)["missing"]["cpp"].endswith("error: #error changed")
+    assert record(sources)["missing"]["_cpp"].endswith("error: #error changed")
 
 
 @pytest.fixture
@@ -262,12 +274,11 @@ def test_without_a_compiler_the_build_goes_on_and_says_why(sources, kind):
         made = unpack_wheel(sources / "dist" / process.stdout.splitlines()[-1], sources / "unpacked")
     else:
         made = sources
-    missing = {"cpp": reason, "cuda": NO_CUDA_REASON}
-    assert record(made) == {"built": False, "reason": reason, "missing": missing}
+    assert record(made)["missing"] == {"_cpp": reason, "_cuda": NO_CUDA_REASON, "_C": reason}
     assert not (made / "electra_kernels" / MODULE).exists()
     assert not (made / "electra_kernels" / KERNELS).exists()
     unavailable = python(made, "print(json.dumps(electra_kernels.backends().unavailable))")
-    assert unavailable["cpp"] == f"electra_kernels._C is not built: {reason}"
+    assert unavailable["cpp"] == f"electra_kernels._cpp is not built: {reason}"
 
 
 def test_without_python_h_the_first_error_line_is_the_reason(sources):
@@ -275,7 +286,7 @@ def test_without_python_h_the_first_error_line_is_the_reason(sources):
     compiler.write_text(WITHOUT_PYTHON_H)
     process = run_build("editable", sources, environment={"CXX": f"{sys.executable} {compiler}"})
     assert process.returncode == 0, process.stderr
-    reason = record(sources)["reason"]
+    reason = record(sources)["missing"]["_C"]
     assert re.search(r"fatal error: Python\.h: No such file", reason), reason
     assert f"going on without it: {reason}" in process.stderr
 
@@ -296,15 +307,15 @@ print(json.dumps([replaced.input_ids.tolist(), electra_kernels.backends().unavai
 """
     ids, reason = python(sources, program)
     assert ids == [[5, 9, 7]]
-    assert reason == "electra_kernels._C is not built: setup.py was not run"
+    assert reason == "electra_kernels._cpp is not built: setup.py was not run"
 
 
-def test_a_module_of_another_version_is_not_used(unpacked_wheel, tmp_path):
+def test_a_build_of_another_version_is_not_used(unpacked_wheel, tmp_path):
     shutil.copytree(unpacked_wheel, tmp_path, dirs_exist_ok=True)
     (tmp_path / "electra_kernels" / "_version.py").write_text('__version__ = "9.9"\n')
     unavailable = python(tmp_path, "print(json.dumps(electra_kernels.backends().unavailable))")
     expected = f"it was built for version {electra_kernels.__version__}, this is 9.9: install again"
-    assert unavailable["cpp"] == f"electra_kernels._C is not built: {expected}"
+    assert unavailable["cpp"] == f"electra_kernels._cpp is not built: {expected}"
 
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc on the PATH")
@@ -321,10 +332,7 @@ def cuda_build(tmp_path_factory):
 @needs_nvcc
 def test_the_cuda_library_is_built_for_each_generation_and_says_so(cuda_build):
     assert record(cuda_build)["missing"] == {}
-    program = (
-        "from electra_kernels._build_info import build_info; print(json.dumps(build_info()['libraries']))"
-    )
-    assert python(cuda_build, program)["cuda"] == ["sm_80", "sm_90", "sm_100", "compute_100"]
+    assert python(cuda_build, BUILD_INFO)["libraries"]["cuda"] == ["sm_80", "sm_90", "sm_100", "compute_100"]
     text = (cuda_build / "electra_kernels" / CUDA_KERNELS).read_bytes()
     assert b".target sm_100" in text or b"compute_100" in text
 
@@ -351,7 +359,7 @@ def test_without_nvcc_the_build_goes_on_and_says_why(sources):
     process = run_build("editable", sources, environment=environment)
     assert process.returncode == 0, process.stderr
     reason = "there is no nvcc, neither on the PATH nor in /nonexistent/bin (CUDA_HOME)"
-    assert record(sources) == BUILT_RECORD | {"missing": {"cuda": reason}}
+    assert record(sources) == BUILT_RECORD | {"missing": {"_cuda": reason}}
     assert f"warning: electra_kernels._cuda was not built, going on without it: {reason}" in process.stderr
     assert not (sources / "electra_kernels" / CUDA_KERNELS).exists()
 

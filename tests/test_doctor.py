@@ -1,4 +1,5 @@
 import importlib.metadata
+import json
 import platform
 from types import SimpleNamespace
 
@@ -49,30 +50,29 @@ def test_a_gpu_is_named_with_its_capability_and_memory(monkeypatch):
     assert "cuda:0  A card, capability 9.0, 80.0 GiB" in doctor.report()
 
 
-MODULES = [
+BUILDS = [
     pytest.param(
-        {"built": False, "reason": "no g++"},
-        ["not built  no g++"],
+        {"missing": {"_cpp": "no g++", "_C": "no g++"}},
+        ["no _cpp  no g++", "no _C    no g++"],
         id="not built",
     ),
     pytest.param(
         {
-            "built": True,
-            "reason": None,
+            "missing": {"_cuda": "no nvcc"},
             "compiler": "g++ 99",
             "architecture": "x86_64",
             "flags": "-O2",
             "libraries": {"cpu": ["baseline", "avx2"]},
         },
-        ["g++ 99 for x86_64", "-O2", "cpu (baseline, avx2)"],
+        ["g++ 99 for x86_64", "-O2", "cpu (baseline, avx2)", "no nvcc"],
         id="built",
     ),
 ]
 
 
-@pytest.mark.parametrize("module, expected", MODULES)
-def test_the_compiled_module_or_the_reason_is_shown(monkeypatch, module, expected):
-    monkeypatch.setattr(doctor, "build_info", lambda: module)
+@pytest.mark.parametrize("build, expected", BUILDS)
+def test_the_build_or_the_reason_is_shown(monkeypatch, build, expected):
+    monkeypatch.setattr(doctor, "build_info", lambda: build)
     report = doctor.report()
     for text in expected:
         assert text in report
@@ -85,6 +85,15 @@ def test_every_op_and_every_reason_is_shown():
         assert op in report
     for reason in table.unavailable.values():
         assert reason in report
+
+
+def test_programs_are_told_the_same():
+    facts = json.loads(doctor.as_json())
+    assert facts.keys() == doctor.diagnose().keys()
+    table = electra_kernels.backends()
+    for (op, device), backend in table.serving.items():
+        assert facts["backends"]["serving"][op][device] == backend
+    assert facts["backends"]["unavailable"] == table.unavailable
 
 
 def test_the_cache_folder_is_the_one_in_use(monkeypatch, tmp_path):
