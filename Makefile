@@ -9,7 +9,7 @@ SOURCES := electra_kernels benchmarks tests setup.py .ci
 CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
 FIBERS := $(wildcard tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu tests/cuda_on_cpu/*.h)
 
-.PHONY: help demo test sanitize lint format bench gpu-check audit clean again
+.PHONY: help demo test sanitize lint format bench gpu-check audit wheel torches clean again
 
 help:  ## Say what each target does (default)
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -44,6 +44,15 @@ gpu-check: $(if $(DRY_RUN),$(READY))  ## On a GPU, 8 minutes: conformance, sanit
 
 audit: $(READY)  ## Compile the Triton kernels for GPUs that need not be here: registers, spills, predicted times
 	$(BIN)/python -m benchmarks.audit
+
+wheel: $(READY)  ## Build dist/*.whl, isolated as pip does it, and tag it by the C library that it needs
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel -q --no-deps --wheel-dir build/wheel .
+	PATH=$(abspath $(BIN)):$$PATH auditwheel repair --exclude 'libtorch*.so' --exclude libc10.so --wheel-dir dist build/wheel/*.whl
+	@ls -l dist/*.whl
+
+torches: $(READY)  ## Conformance of that wheel under other versions of torch: VERSIONS="2.11.0 2.14.1"
+	$(BIN)/python .ci/torches.py $(VERSIONS)
 
 clean:  ## Remove what these targets made; downloads stay in the cache folder
 	rm -rf $(VENV) build dist report *.egg-info electra_kernels/_*.so electra_kernels/_build.json

@@ -8,10 +8,10 @@ import time
 # Two workers of one thread each: on two cores that is faster than one worker of two threads.
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"]
 # Parts of their own.
-APART = ("conformance", "triton", "test_build.py")
+APART = ("conformance", "triton", "test_build.py", "test_install.py")
 PARTS = {
     "lint": ["make", "--no-print-directory", "lint"],
-    "build": [*PYTEST, "tests/test_build.py"],
+    "build": [*PYTEST, "tests/test_build.py", "tests/test_install.py"],
     "conformance": [*PYTEST, "tests/conformance"],
     "interpreter": [*PYTEST, "tests/conformance", "tests/triton", "-k", "triton"],
     "fibers": [sys.executable, "tests/cuda_on_cpu"],
