@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from electra_kernels import sample_tokens
+from electra_kernels import draw_uniforms, sample_tokens
 
 from . import oracle
 from .cases import quantity
@@ -124,16 +124,19 @@ def test_a_draw_resolves_a_probability_of_1e_9(device, vocabulary):
 
 def test_the_distribution_and_its_tail_at_30522(device):
     """Chi-square over bins of rising rank; the last bins are a tail in which no token has 1e-5."""
-    vocabulary, draws = 30_522, 256
+    vocabulary, draws = 30_522, 1000
     order = torch.randperm(vocabulary)
     logits = (-1.1 * torch.arange(1, vocabulary + 1, dtype=torch.float64).log())[order].float().to(device)
-    tokens, _ = sample_tokens(logits.expand(draws, -1))
-    probability = logits.double().cpu().softmax(-1)
-    ranks = order[tokens.cpu()]
-    edges = torch.tensor([0, 1, 3, 10, 30, 100, 1000, 6000, vocabulary])
-    of_token = torch.bucketize(order, edges[1:], right=True)
-    expected = torch.zeros(8, dtype=torch.float64).scatter_add_(0, of_token, probability) * draws
-    observed = torch.bucketize(ranks, edges[1:], right=True).bincount(minlength=8)
+    uniforms = draw_uniforms((draws,), device=device)
+    tokens, _ = sample_tokens(logits.expand(draws, -1), uniforms=uniforms)
+    tokens, uniforms, probability = tokens.cpu(), uniforms.cpu(), logits.double().cpu().softmax(-1)
+    above = probability.cumsum(0)[tokens]
+    assert bool((uniforms < above + oracle.CDF_TOLERANCE).all())
+    assert bool((uniforms >= above - probability[tokens] - oracle.CDF_TOLERANCE).all())
+    edges = torch.tensor([1, 3, 10, 30, 100, 1000, 6000, 12_000, 20_000, vocabulary])
+    bins = torch.bucketize(order, edges, right=True)
+    expected = torch.zeros(10, dtype=torch.float64).scatter_add_(0, bins, probability) * draws
+    observed = bins[tokens].bincount(minlength=10)
     assert expected.min() >= 10
     assert oracle.chi_square(observed, expected) > 1e-4
 
