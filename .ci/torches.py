@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "torches"
-TOOLS = ["numpy", "pytest", "pytest-xdist", "hypothesis", "scipy", "setuptools"]
+TOOLS = ["numpy", "pytest", "pytest-xdist", "hypothesis", "scipy", "setuptools", "transformers"]
 LOAD = """
 import torch, pathlib, electra_kernels
 for library in sorted(pathlib.Path(electra_kernels.__file__).parent.glob("_c*.so")):
