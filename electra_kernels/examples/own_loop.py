@@ -24,7 +24,7 @@ def config(vocab_size: int, width: int) -> ElectraConfig:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parser(__doc__, steps=500).parse_args(arguments)
+    options = parser(__doc__, steps=300).parse_args(arguments)
     corpus = read_corpus(options.text)
     vocabulary = train_vocabulary(corpus.train, 8_000)
     tokenizer = for_transformers(vocabulary)
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = ReplacedTokenDetection(generator, discriminator, tokenizer=tokenizer)
 
     collator = DataCollatorForReplacedTokens(tokenizer)
-    rows: Any = rows_of(corpus.train, vocabulary, 128)
+    rows: Any = rows_of(corpus.train, vocabulary, 64)
     loader: DataLoader = DataLoader(rows, options.batch_size, shuffle=True, collate_fn=collator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.01)
     step = 0

@@ -17,13 +17,15 @@ Rows = list[dict[str, Any]]
 _NAMES = ("pad", "unk", "cls", "sep", "mask")
 
 
-def parser(description: str | None, *, steps: int) -> argparse.ArgumentParser:
+def parser(description: str | None, *, steps: int, batch_size: int = 32) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=description)
     options.add_argument(
         "--text", type=Path, nargs="+", default=[], help="files, by default documentation from pip"
     )
     options.add_argument("--steps", type=int, default=steps, help="optimiser steps (default: %(default)s)")
-    options.add_argument("--batch-size", type=int, default=32, help="rows a step (default: %(default)s)")
+    options.add_argument(
+        "--batch-size", type=int, default=batch_size, help="rows a step (default: %(default)s)"
+    )
     options.add_argument("--output", type=Path, default=Path("example"), help="folder (default: %(default)s)")
     return options
 
