@@ -1,6 +1,8 @@
 """How far a run has come, whether its length is given in steps or in minutes."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Budget:
@@ -21,6 +23,15 @@ class Budget:
     def seconds(self) -> float:
         """Seconds since the run began."""
         return time.monotonic() - self.start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done in the block takes no time of the run."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.start += time.monotonic() - begin
 
     def fraction(self, step: float) -> float:
         """How much of the run is over after ``step`` steps, in [0, 1]; half a step is its middle."""

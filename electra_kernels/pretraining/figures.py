@@ -1,7 +1,7 @@
 """The pictures of the report, as PNG bytes."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -10,11 +10,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from electra_kernels.pretraining.comparison.intervals import Interval
+
 PER_TOKEN, PER_ROW, MUTED = "#1a6e5c", "#c2571a", "#8a8f98"
 
 
-def _png(draw: Callable[..., None], *arguments: Any) -> bytes:
-    figure, axis = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+def _png(draw: Callable[..., None], *arguments: Any, size: tuple[float, float] = (5.2, 3.6)) -> bytes:
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
     draw(axis, *arguments)
     axis.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
@@ -57,6 +59,35 @@ def _finish_pair(axis: Axes, title: str) -> None:
     _chance(axis)
     axis.set(xlabel="step", ylabel="AUC, held-out text", title=title)
     _finish_auc(axis)
+
+
+def comparison_figure(
+    curves: Mapping[str, Sequence[tuple[float, Interval]]],
+    objectives: Mapping[str, Mapping[str, str]],
+    baseline: tuple[str, float],
+) -> bytes:
+    """AUC over tokens seen with its interval over seeds, by objective: those with a label per row are dashed."""
+    return _png(_draw_comparison, curves, objectives, baseline, size=(8.6, 4.6))
+
+
+def _draw_comparison(
+    axis: Axes,
+    curves: Mapping[str, Sequence[tuple[float, Interval]]],
+    objectives: Mapping[str, Mapping[str, str]],
+    baseline: tuple[str, float],
+) -> None:
+    for index, (name, points) in enumerate(curves.items()):
+        tokens = [point[0] for point in points]
+        means = [point[1].mean for point in points]
+        low, high = ([figure.mean + sign * figure.half_width for _, figure in points] for sign in (-1, 1))
+        style = "-" if objectives[name]["per"] == "token" else "--"
+        colour = f"C{index}"
+        axis.plot(tokens, means, style, color=colour, linewidth=2, label=name)
+        axis.fill_between(tokens, low, high, color=colour, alpha=0.15, linewidth=0)
+    rule, figure = baseline
+    axis.axhline(figure, color=MUTED, linestyle=":", linewidth=1, label=rule)
+    axis.set(xlabel="tokens seen", ylabel="AUC, held-out text, frozen encoder")
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def mlm_figure(evaluations: Sequence[dict[str, float]], plateau: float) -> bytes:

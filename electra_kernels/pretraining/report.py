@@ -45,12 +45,14 @@ def finite(values: Any) -> Any:
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
-def _image(png: bytes, alternative: str) -> str:
+def image(png: bytes, alternative: str) -> str:
+    """An ``img`` with the picture in it."""
     encoded = base64.b64encode(png).decode()
     return f'<img src="data:image/png;base64,{encoded}" alt="{html.escape(alternative)}">'
 
 
-def _table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
+def html_table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
+    """A table of plain texts that scrolls by itself where the page is narrow."""
     head = "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in header) + "</tr>" if header else ""
     body = "".join(
         "<tr>"
@@ -69,7 +71,7 @@ def _pair_section(metrics: dict[str, Any]) -> str:
         return "<h1>Replaced-token detection</h1>"
     last, probe = pair["curve"][-1], pair["probe"]
     pictures = "\n".join(
-        _image(draw(pair), "AUC of both encoders over the steps")
+        image(draw(pair), "AUC of both encoders over the steps")
         for draw in (figures.pair_rows_figure, figures.pair_tokens_figure)
     )
     chance = ""
@@ -112,7 +114,7 @@ training text and were dropped). {run["steps"]:,} steps, {run["tokens"]:,} token
 {run["seconds"] / 60:.1f} minutes, {run["tokens"] / run["seconds"]:,.0f} tokens/s on
 {run["threads"]} threads of {html.escape(run["device"])}{", bfloat16" if run["bfloat16"] else ""},
 back end {run["backend"]}, seed {run["seed"]}.</p>
-{_table(rows)}
+{html_table(rows)}
 <p class="note">Time and tokens/s include the evaluations. The recipe was chosen on the same held-out documents.</p>"""
 
 
@@ -138,7 +140,7 @@ def _errors_section(metrics: dict[str, Any]) -> str:
 <p>Synthetic: in {errors["items"]:,} held-out sentences one word was exchanged for another real word that people
 confuse it with, of similar frequency. Finding it among
  {errors["words"]:,} words, by the highest score of its pieces:</p>
-{_table(rows, ("scored by", "AUC"))}"""
+{html_table(rows, ("scored by", "AUC"))}"""
 
 
 def _curves_section(metrics: dict[str, Any]) -> str:
@@ -147,12 +149,12 @@ def _curves_section(metrics: dict[str, Any]) -> str:
     if "mlm_loss" in evaluations[-1]:
         pictures.append(figures.mlm_figure(evaluations, metrics["baselines"]["unigram_entropy"]))
         pictures.append(figures.rtd_figure(evaluations))
-    images = "\n".join(_image(picture, "learning curve") for picture in pictures)
+    images = "\n".join(image(picture, "learning curve") for picture in pictures)
     return f'<h2>Learning curves</h2>\n<div class="curves">{images}</div>'
 
 
 def _step_section(metrics: dict[str, Any]) -> str:
-    picture = _image(figures.step_figure(metrics["step_seconds"]), "time of one step by part")
+    picture = image(figures.step_figure(metrics["step_seconds"]), "time of one step by part")
     return f"""<h2>Where the time of a step goes</h2>
 <div class="curves">{picture}</div>
 <p class="note">Median over up to 20 steps after the training, each part forward and backward on its own.

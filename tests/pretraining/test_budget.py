@@ -17,6 +17,13 @@ def test_a_budget_of_minutes_does_not_care_for_steps():
     assert budget.fraction(0) == 1
 
 
+def test_a_pause_takes_no_time_of_the_run():
+    budget = Budget(1, minutes=10.0)
+    with budget.paused():
+        time.sleep(0.1)
+    assert budget.seconds() < 0.05
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
