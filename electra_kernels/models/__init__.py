@@ -1,7 +1,14 @@
 """The reference ELECTRA: configurations, encoder, the two models and their joint step, interchange."""
 
 from electra_kernels.models.config import CONFIGURATIONS, ElectraConfig, EncoderConfig, electra_config
-from electra_kernels.models.electra import Discriminator, Electra, ElectraOutput, Generator
+from electra_kernels.models.electra import (
+    Discriminator,
+    Electra,
+    ElectraOutput,
+    Generator,
+    Proposal,
+    Proposer,
+)
 from electra_kernels.models.encoder import Embeddings, Encoder
 from electra_kernels.models.interchange import (
     Checkpoint,
@@ -23,6 +30,8 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "Generator",
+    "Proposal",
+    "Proposer",
     "electra_config",
     "encoder_from_transformers",
     "from_transformers",

@@ -100,6 +100,100 @@ class Discriminator(nn.Module):
         return F.linear(hidden, self.head.weight, self.head.bias).squeeze(-1).float()
 
 
+class Proposal(NamedTuple):
+    """``mlm`` is None without a model as generator, ``replaced`` without replacements."""
+
+    masked: MaskedTokens
+    mlm: SampledLoss | None
+    replaced: ReplacedTokens | None
+
+
+class Proposer(nn.Module):
+    """Masks tokens and proposes replacements: ELECTRA without what judges them.
+
+    Args:
+        config: sizes and options.
+        encoder: the one that is kept; its embeddings or the whole of it are the generator's, as config.tie says.
+        unigram: [V] counts or probabilities of the tokens, which generator_kind="unigram" and
+            replacements="unigram" draw from. Give special tokens the count 0.
+
+    Attributes:
+        generator: None unless generator_kind is "model". With tie="embeddings" its encoder has the embeddings of
+            ``encoder``, with "all" it *is* ``encoder``.
+
+    Raises:
+        ValueError: unigram missing, not wanted or not [V].
+    """
+
+    def __init__(self, config: ElectraConfig, encoder: Encoder, unigram: Tensor | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.generator: Generator | None = None
+        if config.generator_kind == "model":
+            self.generator = Generator(_generator_encoder(config, encoder))
+        self.unigram = _unigram(config, unigram)
+
+    def propose(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        maskable: Tensor,
+        *,
+        masking_uniforms: Tensor | None = None,
+        sampling_uniforms: Tensor | None = None,
+        replacements: str | None = "generator",
+        mlm_normalizer: float | Tensor | None = None,
+    ) -> Proposal:
+        """The masked batch, the generator's loss on it, and the batch with its samples. Arguments as `Electra`."""
+        self._check_replacements(replacements)
+        config = self.config
+        masked = mask_tokens(
+            input_ids,
+            maskable,
+            mask_token_id=config.mask_token_id,
+            vocab_size=config.discriminator.vocab_size,
+            probability=config.mask_probability,
+            uniforms=masking_uniforms,
+        )
+        if sampling_uniforms is None:
+            sampling_uniforms = draw_uniforms(masked.targets.shape, device=masked.targets.device)
+        mlm = None
+        if self.generator is not None:
+            mlm = self.generator(
+                masked,
+                attention_mask,
+                normalizer=mlm_normalizer,
+                temperature=config.temperature,
+                ban_original=config.ban_original,
+                uniforms=sampling_uniforms,
+                dropout=config.sampling_dropout,
+            )
+        if mlm is not None and replacements is None:
+            return Proposal(masked, mlm, None)
+        tokens = self._tokens(mlm, masked, replacements, sampling_uniforms)
+        return Proposal(masked, mlm, replace_tokens(input_ids, masked.positions, tokens))
+
+    def _tokens(
+        self, mlm: SampledLoss | None, masked: MaskedTokens, replacements: str | None, uniforms: Tensor
+    ) -> Tensor:
+        if mlm is not None and replacements == "generator":
+            return mlm.tokens
+        assert self.unigram is not None
+        return self.unigram(masked.targets, uniforms=uniforms, ban_original=self.config.ban_original)
+
+    def _check_replacements(self, replacements: str | None) -> None:
+        if replacements not in _REPLACEMENTS:
+            expected = ", ".join(map(repr, _REPLACEMENTS))
+            raise ValueError(f"replacements is {replacements!r}, should be one of {expected}")
+        if replacements is None and self.generator is None:
+            kind = self.config.generator_kind
+            raise ValueError(f"replacements is None, should be 'generator' with generator_kind={kind!r}")
+        if replacements == "unigram" and (self.unigram is None or self.config.generator_kind == "uniform"):
+            raise ValueError(
+                "replacements is 'unigram', should be so only where unigram was given to Electra"
+            )
+
+
 class ElectraOutput(NamedTuple):
     """``mlm`` is None without a model as generator, ``rtd`` and ``replaced`` without replacements."""
 
@@ -110,30 +204,16 @@ class ElectraOutput(NamedTuple):
     replaced: ReplacedTokens | None
 
 
-class Electra(nn.Module):
+class Electra(Proposer):
     """Generator and discriminator, trained together (Clark et al. 2020, section 2).
 
-    Args:
-        config: sizes and options.
-        unigram: [V] counts or probabilities of the tokens, which generator_kind="unigram" and
-            replacements="unigram" draw from. Give special tokens the count 0.
-
-    Attributes:
-        generator: None unless generator_kind is "model". With tie="embeddings" its encoder has the
-            discriminator's embeddings, with "all" it *is* the discriminator's encoder.
-
-    Raises:
-        ValueError: unigram missing, not wanted or not [V].
+    Args, attributes and errors: as `Proposer`, whose encoder is the discriminator's.
     """
 
     def __init__(self, config: ElectraConfig, unigram: Tensor | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.discriminator = Discriminator(Encoder(config.discriminator))
-        self.generator: Generator | None = None
-        if config.generator_kind == "model":
-            self.generator = Generator(_generator_encoder(config, self.discriminator.encoder))
-        self.unigram = _unigram(config, unigram)
+        discriminator = Discriminator(Encoder(config.discriminator))
+        super().__init__(config, discriminator.encoder, unigram)
+        self.discriminator = discriminator
 
     def forward(
         self,
@@ -165,56 +245,21 @@ class Electra(nn.Module):
             ValueError: replacements unknown, "unigram" without counts, or None without a model as generator.
             TypeError, ValueError: as the ops.
         """
-        self._check_replacements(replacements)
-        config = self.config
-        masked = mask_tokens(
+        masked, mlm, replaced = self.propose(
             input_ids,
+            attention_mask,
             maskable,
-            mask_token_id=config.mask_token_id,
-            vocab_size=config.discriminator.vocab_size,
-            probability=config.mask_probability,
-            uniforms=masking_uniforms,
+            masking_uniforms=masking_uniforms,
+            sampling_uniforms=sampling_uniforms,
+            replacements=replacements,
+            mlm_normalizer=mlm_normalizer,
         )
-        if sampling_uniforms is None:
-            sampling_uniforms = draw_uniforms(masked.targets.shape, device=masked.targets.device)
-        mlm = None
-        if self.generator is not None:
-            mlm = self.generator(
-                masked,
-                attention_mask,
-                normalizer=mlm_normalizer,
-                temperature=config.temperature,
-                ban_original=config.ban_original,
-                uniforms=sampling_uniforms,
-                dropout=config.sampling_dropout,
-            )
-        if mlm is not None and replacements is None:
+        if mlm is not None and replaced is None:
             return ElectraOutput(mlm.loss, mlm, None, masked, None)
-        tokens = self._propose(mlm, masked, replacements, sampling_uniforms)
-        replaced = replace_tokens(input_ids, masked.positions, tokens)
+        assert replaced is not None
         rtd = self.discriminator(replaced, attention_mask, normalizer=rtd_normalizer)
-        loss = rtd.loss if mlm is None else mlm.loss + config.rtd_weight * rtd.loss
+        loss = rtd.loss if mlm is None else mlm.loss + self.config.rtd_weight * rtd.loss
         return ElectraOutput(loss, mlm, rtd, masked, replaced)
-
-    def _propose(
-        self, mlm: SampledLoss | None, masked: MaskedTokens, replacements: str | None, uniforms: Tensor
-    ) -> Tensor:
-        if mlm is not None and replacements == "generator":
-            return mlm.tokens
-        assert self.unigram is not None
-        return self.unigram(masked.targets, uniforms=uniforms, ban_original=self.config.ban_original)
-
-    def _check_replacements(self, replacements: str | None) -> None:
-        if replacements not in _REPLACEMENTS:
-            expected = ", ".join(map(repr, _REPLACEMENTS))
-            raise ValueError(f"replacements is {replacements!r}, should be one of {expected}")
-        if replacements is None and self.generator is None:
-            kind = self.config.generator_kind
-            raise ValueError(f"replacements is None, should be 'generator' with generator_kind={kind!r}")
-        if replacements == "unigram" and (self.unigram is None or self.config.generator_kind == "uniform"):
-            raise ValueError(
-                "replacements is 'unigram', should be so only where unigram was given to Electra"
-            )
 
 
 def _generator_encoder(config: ElectraConfig, discriminator: Encoder) -> Encoder:
