@@ -7,7 +7,7 @@ own, so the generator's gradient stays out of it, and the other way round.
 import zipfile
 from pathlib import Path
 
-from transformers import BertForTokenClassification, ElectraConfig, ElectraForMaskedLM, Trainer
+from transformers import BertForTokenClassification, ElectraConfig, ElectraForMaskedLM, Trainer, set_seed
 
 from electra_kernels.examples.text import for_transformers, parser, read_corpus, rows_of, training_arguments
 from electra_kernels.integrations import (
@@ -35,7 +35,8 @@ def minilm() -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parser(__doc__, steps=200, batch_size=16).parse_args(arguments)
+    options = parser(__doc__, steps=120, batch_size=16).parse_args(arguments)
+    set_seed(0)
     folder = minilm()
     vocabulary = load_vocabulary(folder / "vocab.txt")
     tokenizer = for_transformers(vocabulary)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
+from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, set_seed
 
 from electra_kernels.examples.text import for_transformers, parser, read_corpus, rows_of
 from electra_kernels.integrations import DataCollatorForReplacedTokens, ReplacedTokenDetection
@@ -25,6 +25,7 @@ def config(vocab_size: int, width: int) -> ElectraConfig:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser(__doc__, steps=300).parse_args(arguments)
+    set_seed(0)
     corpus = read_corpus(options.text)
     vocabulary = train_vocabulary(corpus.train, 8_000)
     tokenizer = for_transformers(vocabulary)

@@ -3,7 +3,13 @@
 Rotary positions and pre-norm learn within minutes where absolute positions stay on a plateau for a while.
 """
 
-from transformers import ModernBertConfig, ModernBertForMaskedLM, ModernBertForTokenClassification, Trainer
+from transformers import (
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    ModernBertForTokenClassification,
+    Trainer,
+    set_seed,
+)
 
 from electra_kernels.examples.text import for_transformers, parser, read_corpus, rows_of, training_arguments
 from electra_kernels.integrations import (
@@ -17,7 +23,8 @@ VOCABULARY, LENGTH = 8_000, 64
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parser(__doc__, steps=2_000).parse_args(arguments)
+    options = parser(__doc__, steps=1_000).parse_args(arguments)
+    set_seed(0)
     corpus = read_corpus(options.text)
     vocabulary = train_vocabulary(corpus.train, VOCABULARY)
     tokenizer = for_transformers(vocabulary)

@@ -4,6 +4,7 @@ The tests hold these figures to their limits; this prints them.
 """
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -64,19 +65,33 @@ def relative_difference(got, expected):
 
 def two_ranks():
     """What `gradients` computes in two processes that accelerate launches, over gloo."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *options.split(),
+        "--main_process_port",
+        port,
+    ]
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "gradients.pt")
-        options = "--multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0 --mixed_precision no"
-        launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
-        done = subprocess.run(
-            [*launch, "--dynamo_backend", "no", gradients.__file__, str(file)],
+        process = subprocess.Popen(
+            [*launch, gradients.__file__, str(file)],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=200,
-            check=False,
         )
-        assert done.returncode == 0, done.stderr
+        try:
+            output, _ = process.communicate(timeout=200)
+        finally:
+            process.terminate()  # of a launcher that is not done: it ends its ranks
+            process.wait()
+        assert process.returncode == 0, output
         return torch.load(file)
 
 
