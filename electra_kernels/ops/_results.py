@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.utils import _pytree
 
 
 class MaskedTokens(NamedTuple):
@@ -34,3 +35,8 @@ class TokenLoss(NamedTuple):
     loss: Tensor
     logits: Tensor
     counts: Tensor
+
+
+# torch.export.save writes a program that returns named tuples only if it knows them by a name.
+for _result in (MaskedTokens, ReplacedTokens, SampledLoss, TokenLoss):
+    _pytree._register_namedtuple(_result, serialized_type_name=f"electra_kernels.{_result.__name__}")

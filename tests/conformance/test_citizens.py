@@ -1,5 +1,7 @@
 """What torch expects of an op: opcheck, gradcheck, one compilation for every N, export, autocast, meta tensors."""
 
+import io
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -144,18 +146,25 @@ def test_one_compilation_without_a_graph_break_serves_every_n(device, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_export(device, name):
+def test_export_with_a_batch_of_any_size_saved_and_loaded(device, name):
     case = build(name, device)
 
     class Module(torch.nn.Module):
-        def forward(self, **tensors):
+        def forward(self, tensors):
             return case.function(**tensors, **case.options)
 
-    exported = torch.export.export(Module(), (), kwargs=case.tensors).module()
-    ours = exported(**case.tensors)
-    ours = [ours] if isinstance(ours, torch.Tensor) else ours
-    for one, expected in zip(ours, case.outputs()):
-        assert torch.equal(one, expected)
+    batch = torch.export.Dim("batch", min=2, max=100)
+    shapes = {key: {} if key in ("weight", "bias") else {0: batch} for key in case.tensors}
+    exported = torch.export.export(Module(), (case.tensors,), dynamic_shapes=(shapes,))
+    file = io.BytesIO()
+    torch.export.save(exported, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for other in (case, build(name, device, batch=7)):
+        ours = loaded(other.tensors)
+        ours = [ours] if isinstance(ours, torch.Tensor) else ours
+        for one, expected in zip(ours, other.outputs()):
+            assert torch.equal(one, expected)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -218,8 +227,9 @@ def _joint_inputs(device, batch):
     )
 
 
-def test_the_joint_step_compiles_once(device):
-    counter = CompileCounterWithBackend("aot_eager")
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_the_joint_step_compiles_once(device, compiler):
+    counter = CompileCounterWithBackend(compiler)
     compiled = torch.compile(_joint_step, fullgraph=True, backend=counter, dynamic=True)
     parameters, compilations = _parameters(device), 0
     for batch in (5, 7, 11):
@@ -243,29 +253,20 @@ def test_the_joint_step_draws_its_own_uniforms_compiled(device):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["joint", "sample_tokens", "sample_replacements", "cross_entropy_sample", "masked_bce_with_logits"],
+    "name", ["sample_tokens", "sample_replacements", "cross_entropy_sample", "masked_bce_with_logits"]
 )
 def test_inductor(device, name):
     """Once per op: the joint step has the other four in one graph."""
-    if name == "joint":
-        parameters, inputs = _parameters(device), _joint_inputs(device, 4)
-        functions = torch.compile(_joint_step, fullgraph=True), _joint_step
-        losses = [function(parameters, *inputs) for function in functions]
-        gradients = [torch.autograd.grad(loss, list(parameters.values())) for loss in losses]
-    else:
-        case = build(name, device)
-        outputs, gradients = [], []
-        for function in (torch.compile(case.function, fullgraph=True), case.function):
-            leaves = case.leaves()
-            result = function(**{**case.tensors, **leaves}, **case.options)
-            result = [result] if isinstance(result, torch.Tensor) else list(result)
-            for output in result:
-                if output.requires_grad:
-                    output.sum().backward()
-            outputs.append([output.detach() for output in result])
-            gradients.append([leaf.grad for leaf in leaves.values()])
-        for ours, theirs in zip(*outputs):
-            torch.testing.assert_close(ours, theirs)
-    for ours, theirs in zip(*gradients):
+    case = build(name, device)
+    outputs, gradients = [], []
+    for function in (torch.compile(case.function, fullgraph=True), case.function):
+        leaves = case.leaves()
+        result = function(**{**case.tensors, **leaves}, **case.options)
+        result = [result] if isinstance(result, torch.Tensor) else list(result)
+        for output in result:
+            if output.requires_grad:
+                output.sum().backward()
+        outputs.append([output.detach() for output in result])
+        gradients.append([leaf.grad for leaf in leaves.values()])
+    for ours, theirs in (*zip(*outputs), *zip(*gradients)):
         torch.testing.assert_close(ours, theirs)
