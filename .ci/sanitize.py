@@ -1,16 +1,18 @@
 """What ``make sanitize`` runs: the tests of the compiled kernels with AddressSanitizer and
-UndefinedBehaviorSanitizer in them.
+UndefinedBehaviorSanitizer in them, and some of them again with ThreadSanitizer.
 
-The kernels are built with both into ``build/sanitized``, beside copies of the package, and the tests import those
-copies. Two mutants of the kernels, each with one fault, have to be reported first: that shows that the library
-that runs is the instrumented one.
+The kernels are built with them into ``build/sanitized``, beside copies of the package, and the tests import those
+copies. Mutants of the kernels, each with one fault, have to be reported first: that shows that the library that
+runs is the instrumented one. Under ThreadSanitizer the loops run on threads of ours (``parallel_for.cpp``).
 """
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,124 +22,190 @@ import setup as builder  # noqa: E402
 from electra_kernels import backends  # noqa: E402
 
 FOLDER = ROOT / "build" / "sanitized"
-SANITIZE = (
-    "-fsanitize=address,undefined,float-cast-overflow",
-    "-fno-sanitize-recover=all",
-    "-fno-omit-frame-pointer",
-    "-O1",
-    "-g",
+COMMON = ("-fno-omit-frame-pointer", "-O1", "-g")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mutant: what stands in a source, what it has instead, and the words of the sanitizer."""
+
+    stem: str
+    right: str
+    wrong: str
+    report: str
+
+
+@dataclass(frozen=True)
+class Sanitizer:
+    """Flags of compiler and linker; libraries that come before all others; settings; what is tested."""
+
+    name: str
+    flags: tuple[str, ...]
+    libraries: tuple[str, ...]
+    settings: dict[str, str]
+    faults: tuple[Fault, ...]
+    tests: tuple[str, ...]
+    selection: str
+
+
+# Not those of torch.compile and of PyTorch's samples: they run no other kernel than the rest, and most of their time
+# is another's. Nor those that take gigabytes.
+WITHOUT_KERNELS = ("test_citizens", "test_uniforms", "test_opinfo", "test_offsets")
+# For races it is enough that each kernel runs on several threads. No thread of a fork may start another there.
+IN_THREADS = ("test_threads", "test_bce", "test_inplace", "test_rtd_head")
+MEMORY = Sanitizer(
+    "memory",
+    (
+        "-fsanitize=address,undefined,float-cast-overflow",
+        "-fno-sanitize-recover=all",
+        *COMMON,
+    ),
+    ("libasan.so", "libubsan.so", "libstdc++.so.6"),
+    {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"},
+    (
+        Fault(
+            "bce",
+            "load_elements(logits, first + start, size, x)",
+            "load_elements(logits, first + start, size + 1, x)",
+            "AddressSanitizer: heap-buffer-overflow",
+        ),
+        Fault(
+            "masking",
+            "static_cast<double>(available) + 0.5",
+            "static_cast<double>(available) * 1e300",
+            "is outside the range of representable values",
+        ),
+    ),
+    (
+        "tests/test_compiled.py",
+        *(
+            f"tests/conformance/{path.name}"
+            for path in sorted((ROOT / "tests" / "conformance").glob("test_*.py"))
+            if path.stem not in WITHOUT_KERNELS
+        ),
+    ),
+    "(cpp or test_compiled.py) and not _compiled[",
 )
-# (source, what is in it, what the mutant has instead, what has to be reported).
-MUTANTS = [
-    (
-        "bce",
-        "load_elements(logits, first + start, size, x)",
-        "load_elements(logits, first + start, size + 1, x)",
-        "AddressSanitizer: heap-buffer-overflow",
-    ),
-    (
-        "masking",
-        "static_cast<double>(available) + 0.5",
-        "static_cast<double>(available) * 1e300",
-        "is outside the range of representable values",
-    ),
-]
+THREADS = Sanitizer(
+    "threads",
+    ("-fsanitize=thread", "-Dtorch_parallel_for=electra_kernels_parallel_for", *COMMON),
+    ("libtsan.so", "libstdc++.so.6"),
+    # Python and torch are not instrumented: what they do to memory says nothing about the kernels.
+    {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1 halt_on_error=1"},
+    (Fault("bce_ops", "blocks[i]);", "blocks[0]);", "ThreadSanitizer: data race"),),
+    tuple(f"tests/conformance/{stem}.py" for stem in IN_THREADS),
+    "cpp and not float16 and not fork and not compiled",
+)
+REPORTS = ("runtime error:", "AddressSanitizer", "ThreadSanitizer")
 PROBE = """
 import torch, electra_kernels
 with electra_kernels.use_backend("cpp"):
-    electra_kernels.masked_bce_with_logits(torch.zeros(5, requires_grad=True), torch.ones(5)).backward()
+    for count in (5, 50_000):
+        logits = torch.zeros(count, requires_grad=True)
+        electra_kernels.masked_bce_with_logits(logits, torch.ones(count)).backward()
     ids = torch.arange(64)[None]
     electra_kernels.mask_tokens(ids, ids >= 0, mask_token_id=0, vocab_size=64, probability=1.0)
 """
-# Not those of torch.compile: they run no other kernel than the rest, and most of their time is the compiler's.
-WITHOUT_KERNELS = ("test_citizens", "test_uniforms")
-SELECTION = "(cpp or test_compiled.py) and not _compiled["
 # A worker that a sanitizer ends takes what pytest has captured with it, so it leaves standard error alone.
 PYTEST = ["-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "--max-worker-restart=0", "--capture=sys"]
 
 
-def flags_of_levels() -> dict[str, list[str]]:
-    """Only of the levels that this machine can run."""
+def levels_here(sanitizer: Sanitizer) -> dict[str, list[str]]:
+    """Those that this machine can run; for races the best alone, whose loops are those of all."""
     supported = backends().levels.get("cpp", ())
     if not supported:
         raise SystemExit(f"there are no compiled kernels here: {backends().unavailable.get('cpp')}")
-    return {level: flags for level, flags in builder.LEVELS.items() if level in supported}
+    kept = supported[:1] if sanitizer is THREADS else supported
+    return {level: flags for level, flags in builder.LEVELS.items() if level in kept}
 
 
-def test_files() -> list[Path]:
-    conformance = sorted((ROOT / "tests" / "conformance").glob("test_*.py"))
-    kept = [path for path in conformance if path.stem not in WITHOUT_KERNELS]
-    return [ROOT / "tests" / "test_compiled.py", *kept]
+def commands_of(sanitizer: Sanitizer) -> list[tuple[str, list[str]]]:
+    commands = builder.kernel_commands(levels_here(sanitizer), sanitizer.flags)
+    if sanitizer is not THREADS:
+        return commands
+    with_torch = [*builder.TORCH_FLAGS, "-isystem", str(builder.torch_folder() / "include")]
+    flags = [*builder.FLAGS, *with_torch, *sanitizer.flags, "-c", ".ci/parallel_for.cpp"]
+    return [*commands, ("parallel_for", flags)]
 
 
-def copy_package(name: str, objects: list[Path]) -> Path:
+def copy_package(sanitizer: Sanitizer, name: str, objects: list[Path]) -> Path:
     """A folder with the package and, in it, the library made of these objects."""
-    folder = FOLDER / name
+    folder = FOLDER / sanitizer.name / name
     shutil.rmtree(folder, ignore_errors=True)
     without = shutil.ignore_patterns("__pycache__", "_cpp.so")
     shutil.copytree(ROOT / "electra_kernels", folder / "electra_kernels", ignore=without)
-    builder.link_kernels(objects, folder / "electra_kernels" / "_cpp.so", SANITIZE)
+    builder.link_kernels(objects, folder / "electra_kernels" / "_cpp.so", sanitizer.flags)
     return folder
 
 
-def run(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Exit status and standard error of a Python in which `folder` comes first on the path, with the sanitizers'
-    libraries loaded before all others."""
-    names = ("libasan.so", "libubsan.so", "libstdc++.so.6")
-    compiler = os.environ.get("CXX", "g++").split()
+def run(sanitizer: Sanitizer, folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and standard error of a Python in which `folder` comes first on the path, with the libraries of
+    the sanitizer loaded before all others."""
     libraries = [
-        subprocess.check_output([*compiler, f"-print-file-name={name}"], text=True).strip() for name in names
+        subprocess.check_output([*builder.host_compiler(), f"-print-file-name={name}"], text=True).strip()
+        for name in sanitizer.libraries
     ]
-    environment = os.environ | {
-        "LD_PRELOAD": " ".join(libraries),
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-        "PYTHONPATH": str(folder),
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = (
+        os.environ
+        | sanitizer.settings
+        | {"LD_PRELOAD": " ".join(libraries), "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    )
+    # ThreadSanitizer of older compilers finds no room among addresses that are chosen at random.
+    fixed = ["setarch", platform.machine(), "--addr-no-randomize"] if sanitizer is THREADS else []
     # Python puts the folder where it runs first on its path, before PYTHONPATH.
     process = subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=folder, stderr=subprocess.PIPE, text=True
+        [*fixed, sys.executable, *arguments], env=environment, cwd=folder, stderr=subprocess.PIPE, text=True
     )
     return process.returncode, process.stderr
 
 
-def report_of_mutant(
-    stem: str, right: str, wrong: str, commands: list[tuple[str, list[str]]], objects: list[Path]
+def report_of_fault(
+    sanitizer: Sanitizer, fault: Fault, commands: list[tuple[str, list[str]]], objects: list[Path]
 ) -> str:
-    """What is reported of the probe if the best level of one source has this fault."""
-    text = (ROOT / "csrc" / "cpu" / f"{stem}.cpp").read_text()
-    if right not in text:
+    """What is reported of the probe if one source, at the best level, has this fault."""
+    text = (ROOT / "csrc" / "cpu" / f"{fault.stem}.cpp").read_text()
+    if fault.right not in text:
         raise SystemExit(
-            f"csrc/cpu/{stem}.cpp no longer has {right!r}, which .ci/sanitize.py makes a fault of"
+            f"csrc/cpu/{fault.stem}.cpp no longer has {fault.right!r}, which .ci/sanitize.py makes a fault of"
         )
-    source, mutant = FOLDER / f"mutant_{stem}.cpp", FOLDER / f"mutant_{stem}.o"
-    source.write_text(text.replace(right, wrong))
-    name, arguments = next(command for command in reversed(commands) if command[0].startswith(f"{stem}-"))
+    source, mutant = (FOLDER / sanitizer.name / f"mutant_{fault.stem}{suffix}" for suffix in (".cpp", ".o"))
+    source.write_text(text.replace(fault.right, fault.wrong))
+    name, arguments = next(c for c in reversed(commands) if c[0].partition("-")[0] == fault.stem)
     builder.compile_and_link([*arguments[:-1], str(source), "-Icsrc/cpu", "-o", str(mutant)])
     faulty = [mutant if path.name.startswith(f"{name}.") else path for path in objects]
-    return run(copy_package(f"mutant_{stem}", faulty), "-c", PROBE)[1]
+    return run(sanitizer, copy_package(sanitizer, source.stem, faulty), "-c", PROBE)[1]
+
+
+def check(sanitizer: Sanitizer) -> bool:
+    """Whether it reports the faults and nothing else."""
+    start = time.monotonic()
+    commands = commands_of(sanitizer)
+    objects = builder.build_objects(FOLDER / sanitizer.name / "objects", commands)
+    package = copy_package(sanitizer, "package", objects)
+    print(f"{sanitizer.name}: built: {time.monotonic() - start:.0f} s", flush=True)
+    for fault in sanitizer.faults:
+        report = report_of_fault(sanitizer, fault, commands, objects)
+        if fault.report not in report:
+            raise SystemExit(
+                f"a fault in {fault.stem}.cpp was not reported as {fault.report!r}, but so: {report!r}"
+            )
+    status, report = run(sanitizer, package, "-c", PROBE)
+    if status == 0:
+        print(f"{len(sanitizer.faults)} mutants reported: {time.monotonic() - start:.0f} s", flush=True)
+        settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
+        tests = [str(ROOT / test) for test in sanitizer.tests]
+        status, report = run(sanitizer, package, *PYTEST, "-k", sanitizer.selection, *settings, *tests)
+    faulty = status != 0 or any(words in report for words in REPORTS)
+    print(report if faulty else "", end="")
+    print(
+        f"{sanitizer.name}: {'a fault' if faulty else 'no report'}, {time.monotonic() - start:.0f} s",
+        flush=True,
+    )
+    return not faulty
 
 
 def main() -> int:
-    start = time.monotonic()
-    commands = builder.kernel_commands(flags_of_levels(), SANITIZE)
-    objects = builder.build_objects(FOLDER / "objects", commands)
-    package = copy_package("package", objects)
-    print(f"built with both sanitizers: {time.monotonic() - start:.0f} s", flush=True)
-    for stem, right, wrong, expected in MUTANTS:
-        report = report_of_mutant(stem, right, wrong, commands, objects)
-        if expected not in report:
-            raise SystemExit(f"a fault in {stem}.cpp was not reported as {expected!r}, but so: {report!r}")
-    status, report = run(package, "-c", PROBE)
-    if status == 0:
-        print(f"{len(MUTANTS)} mutants reported: {time.monotonic() - start:.0f} s", flush=True)
-        settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
-        status, report = run(package, *PYTEST, "-k", SELECTION, *settings, *map(str, test_files()))
-    faulty = status != 0 or "runtime error:" in report or "AddressSanitizer" in report
-    print(report if faulty else "", end="")
-    print(f"sanitizers: {'a fault' if faulty else 'no report'}, {time.monotonic() - start:.0f} s")
-    return faulty
+    return not all([check(MEMORY), check(THREADS)])
 
 
 if __name__ == "__main__":
