@@ -124,8 +124,9 @@ def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser = commands.add_parser(
         "pretrain",
         help="text -> vocabulary -> model and report",
-        description="Pre-train generator and discriminator on text. Writes OUTPUT/model (config.json, "
-        "model.safetensors, tokenizer.json), OUTPUT/report.html and OUTPUT/metrics.json.",
+        description="Pre-train generator and discriminator, or the encoder of another objective, on text. "
+        "Writes OUTPUT/model (config.json, model.safetensors, tokenizer.json), OUTPUT/report.html and "
+        "OUTPUT/metrics.json.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(command=pretrain)
@@ -145,6 +146,13 @@ def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         choices=("demo", "small", "base", "large"),
         default="demo",
         help="sizes of the models and the recipe; small, base and large are those of google-research/electra",
+    )
+    parser.add_argument(
+        "--objective",
+        metavar="NAME",
+        default="replaced_tokens",
+        help="what the encoder is trained to do; a name that does not exist lists those that do. One without a model "
+        "as generator gives no report.html",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(

@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from electra_kernels.pretraining.checkpoint import load_encoder
+from electra_kernels.pretraining.objectives import OBJECTIVES
+
 WORDS = "the old cat saw a small dog near our house while rain fell on every green hill of that land".split()
 
 
@@ -135,11 +138,33 @@ def test_evaluate_prints_figures(trained, text):
     assert f"{figures['auc_random']:.4f}" in plain
 
 
+@pytest.mark.parametrize("objective, saved", [("masked_lm", "encoder"), ("unigram_generator", "model")])
+def test_an_objective_without_a_generator_writes_its_model_and_its_metrics(objective, saved, text, tmp_path):
+    options = ["--steps", 20, "--vocab-size", 200, "--batch-size", 4, "--output", tmp_path]
+    done = run("pretrain", "--objective", objective, "--text", text, *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'metrics.json'}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "model"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["objective"] == objective
+    assert all(metrics["final"][name] > 0 for name in OBJECTIVES[objective].metrics)
+    assert metrics["evaluations"][-1]["step"] == 20
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["objective"] == objective
+    assert config.keys() == {saved, "recipe", "objective"}
+    assert load_encoder(tmp_path / "model").encoder.config.num_hidden_layers == 4
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["pretrain", "--output", "{tmp}", "--text", "{tmp}/none.txt"], "none.txt: no such file"),
         (["pretrain", "--output", "{tmp}", "--text", "{tmp}/empty.txt"], "no text in"),
+        (["pretrain", "--output", "{tmp}", "--objective", "none"], "should be one of replaced_tokens, "),
+        (
+            ["pretrain", "--output", "{tmp}", "--objective", "masked_lm", "--pair-minutes", "1"],
+            "--pair-minutes is given with --objective masked_lm",
+        ),
         (["pretrain", "--output", "{tmp}/empty.txt", "--text", "{tmp}/short.txt"], "empty.txt"),
         (["pretrain", "--output", "{tmp}", "--text", "{tmp}/short.txt"], "too little"),
         (["pretrain", "--output", "{tmp}", "--text", "{tmp}/long.txt", "--vocab-size", "5"], "is too small"),

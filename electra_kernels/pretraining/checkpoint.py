@@ -1,17 +1,22 @@
-"""A trained model as a folder: config.json, model.safetensors and the vocabulary, complete or not there at all."""
+"""A trained model as a folder: config.json, model.safetensors and the vocabulary, complete or not there at all.
+
+It holds an `Electra`, or, of an objective that has none, the encoder alone: `load_encoder` reads both.
+"""
 
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from tokenizers import Tokenizer
+from torch import nn
 
-from electra_kernels.models import Electra, ElectraConfig
+from electra_kernels.models import Electra, ElectraConfig, Encoder, EncoderConfig
 from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.recipe import Recipe
 from electra_kernels.pretraining.vocabulary import load_vocabulary, save_vocabulary
@@ -19,21 +24,43 @@ from electra_kernels.pretraining.vocabulary import load_vocabulary, save_vocabul
 
 @dataclass
 class Checkpoint:
-    """A model in evaluation mode, its tokenizer, and the recipe that trained it."""
+    """A model in evaluation mode, its tokenizer, the recipe that trained it, and the name of the objective."""
 
     model: Electra
     tokenizer: Tokenizer
     recipe: Recipe
+    objective: str = "replaced_tokens"
+
+
+@dataclass
+class EncoderCheckpoint:
+    """The same of an encoder alone."""
+
+    encoder: Encoder
+    tokenizer: Tokenizer
+    recipe: Recipe
+    objective: str
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     """Write into a folder beside ``directory`` and put it in its place only when it is whole."""
+    _save(directory, {"model": checkpoint.model.config.to_dict()}, checkpoint.model, checkpoint)
+
+
+def save_encoder(directory: Path, checkpoint: EncoderCheckpoint) -> None:
+    """The same for an encoder alone, of an objective that trains no `Electra`."""
+    _save(directory, {"encoder": asdict(checkpoint.encoder.config)}, checkpoint.encoder, checkpoint)
+
+
+def _save(
+    directory: Path, config: dict[str, Any], model: nn.Module, checkpoint: Checkpoint | EncoderCheckpoint
+) -> None:
+    config |= {"recipe": checkpoint.recipe.to_dict(), "objective": checkpoint.objective}
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    config = {"model": checkpoint.model.config.to_dict(), "recipe": checkpoint.recipe.to_dict()}
     (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_model(checkpoint.model, str(partial / "model.safetensors"))
+    save_model(model, str(partial / "model.safetensors"))
     save_vocabulary(checkpoint.tokenizer, partial)
     previous = directory.with_name(f"{directory.name}.previous")
     shutil.rmtree(previous, ignore_errors=True)
@@ -47,33 +74,66 @@ def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Chec
     """Read what `save_checkpoint` wrote.
 
     Raises:
+        UserError: a file is missing, is not readable, or has weights of another shape than config.json says; or
+            the folder holds an encoder alone.
+    """
+    model, tokenizer, recipe, objective = _load(directory, device)
+    if not isinstance(model, Electra):
+        raise UserError(
+            f"{directory} holds the encoder that {objective} trained, without a discriminator; it should be "
+            "of replaced_tokens or another objective that trains one"
+        )
+    return Checkpoint(model, tokenizer, recipe, objective)
+
+
+def load_encoder(directory: Path, device: torch.device | str = "cpu") -> EncoderCheckpoint:
+    """Read what `save_encoder` wrote, or the discriminator's encoder of what `save_checkpoint` wrote.
+
+    Raises:
         UserError: a file is missing, is not readable, or has weights of another shape than config.json says.
     """
-    config, recipe = _read_config(directory)
+    model, tokenizer, recipe, objective = _load(directory, device)
+    encoder = model.discriminator.encoder if isinstance(model, Electra) else model
+    return EncoderCheckpoint(encoder, tokenizer, recipe, objective)
+
+
+def _load(directory: Path, device: torch.device | str) -> tuple[Electra | Encoder, Tokenizer, Recipe, str]:
+    config, recipe, objective = _read_config(directory)
     weights = directory / "model.safetensors"
     if not weights.exists():
         raise UserError(_missing(weights))
     tokenizer = load_vocabulary(directory / "tokenizer.json")
-    entries, expected = tokenizer.get_vocab_size(), config.discriminator.vocab_size
+    encoder = config.discriminator if isinstance(config, ElectraConfig) else config
+    entries, expected = tokenizer.get_vocab_size(), encoder.vocab_size
     if entries != expected:
         raise UserError(f"{directory}/tokenizer.json has {entries} entries, config.json says {expected}")
     try:
-        with safe_open(str(weights), framework="pt") as file:
-            has_unigram = "unigram.cumulative" in set(file.keys())
-        counts = torch.ones(entries) if has_unigram and config.generator_kind != "uniform" else None
-        model = Electra(config, counts)
+        model = _model(config, weights)
         load_model(model, str(weights), device=str(device))
     except (RuntimeError, TypeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{weights} does not fit {directory}/config.json: {line}") from error
-    return Checkpoint(model.to(device).eval(), tokenizer, recipe)
+    return model.to(device).eval(), tokenizer, recipe, objective
 
 
-def _read_config(directory: Path) -> tuple[ElectraConfig, Recipe]:
+def _model(config: ElectraConfig | EncoderConfig, weights: Path) -> Electra | Encoder:
+    """Of the shape that ``weights`` are for."""
+    if isinstance(config, EncoderConfig):
+        return Encoder(config)
+    with safe_open(str(weights), framework="pt") as file:
+        has_unigram = "unigram.cumulative" in set(file.keys())
+    has_counts = has_unigram and config.generator_kind != "uniform"
+    return Electra(config, torch.ones(config.discriminator.vocab_size) if has_counts else None)
+
+
+def _read_config(directory: Path) -> tuple[ElectraConfig | EncoderConfig, Recipe, str]:
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return ElectraConfig.from_dict(config["model"]), Recipe(**config["recipe"])
+        values = json.loads(path.read_text(encoding="utf-8"))
+        recipe, objective = Recipe(**values["recipe"]), values.get("objective", "replaced_tokens")
+        if "encoder" in values:
+            return EncoderConfig(**values["encoder"]), recipe, objective
+        return ElectraConfig.from_dict(values["model"]), recipe, objective
     except FileNotFoundError:
         raise UserError(_missing(path)) from None
     except json.JSONDecodeError as error:

@@ -12,7 +12,7 @@ from electra_kernels.models import Electra
 from electra_kernels.models.unigram import Unigram
 from electra_kernels.pretraining.corruption import corrupt
 from electra_kernels.pretraining.metrics import area_under_curve
-from electra_kernels.pretraining.objectives import take
+from electra_kernels.pretraining.objectives import Objective, take
 from electra_kernels.pretraining.rows import Rows
 
 BATCH_ROWS = 64
@@ -91,7 +91,7 @@ def evaluate_electra(model: Electra, fixed: FixedCorruption) -> dict[str, float]
 def _evaluate_samples(model: Electra, fixed: FixedCorruption, device: torch.device) -> dict[str, float]:
     index = torch.arange(len(fixed.rows.input_ids))
     parts = [take(fixed.rows, index[s], device) for s in slices(fixed.rows)]
-    outputs = [model(*part) for part in parts]
+    outputs = [model(part.input_ids, part.attention_mask, part.maskable) for part in parts]
     predicted = torch.stack([(output.masked.targets >= 0).sum() for output in outputs]).double()
     mlm_losses = torch.stack([output.mlm.loss for output in outputs]).double()
     correct = torch.stack([output.mlm.is_top1.sum() for output in outputs]).double()
@@ -109,6 +109,18 @@ def _evaluate_samples(model: Electra, fixed: FixedCorruption, device: torch.devi
         "recall": float((logits[labels] > 0).double().mean()) if labels.any() else math.nan,
         "replaced": share,
     }
+
+
+def evaluate_objective(objective: Objective, rows: Rows) -> dict[str, float]:
+    """The objective's own metrics on ``rows``, as at the end of a run; means over batches of rows in random order."""
+    device = next(objective.parameters()).device
+    sums = dict.fromkeys(objective.metrics, 0.0)
+    with isolated(objective):
+        for index in torch.randperm(len(rows.input_ids)).split(BATCH_ROWS):
+            _, metrics = objective(objective.batch(take(rows, index, device)), 1.0)
+            for name in sums:
+                sums[name] += float(metrics[name]) * len(index)
+    return {name: total / len(rows.input_ids) for name, total in sums.items()}
 
 
 def binary_entropy(share: float) -> float:

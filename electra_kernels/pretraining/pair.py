@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from electra_kernels import linear_masked_bce
-from electra_kernels.models import Discriminator, Encoder, EncoderConfig, electra_config
-from electra_kernels.models.unigram import Unigram
+from electra_kernels.models import ElectraConfig, Encoder, EncoderConfig, electra_config
 from electra_kernels.pretraining.budget import Budget
 from electra_kernels.pretraining.evaluation import FixedCorruption, isolated, rarity, standard_error
-from electra_kernels.pretraining.objectives import CorruptedRows, CorruptedTokens, take
-from electra_kernels.pretraining.objectives.corrupted import CorruptedBatch
+from electra_kernels.pretraining.objectives import CorruptedRows, CorruptedTokens, TextFacts, take
+from electra_kernels.pretraining.objectives.detection import CorruptedBatch
 from electra_kernels.pretraining.recipe import Recipe
 from electra_kernels.pretraining.rows import Rows, batches, unigram_counts
 from electra_kernels.pretraining.run import Trainer
@@ -51,7 +50,8 @@ def train_pair(
         of an AUC near chance; ``steps``.
     """
     counts = unigram_counts(rows, vocab_size)
-    per_token, per_row = make_pair(vocab_size, counts, seed, device)
+    no_ends = torch.empty(0, dtype=torch.int64)  # neither side asks about sentences
+    per_token, per_row = make_pair(TextFacts(counts, rows.special_ids, no_ends), seed, device)
     untrained = copy.deepcopy(per_token.model.encoder)
     fixed = FixedCorruption(held_out, counts, share_of_rows=0.5)
     trainers = [Trainer(per_token, PER_TOKEN), Trainer(per_row, PER_ROW)]
@@ -84,16 +84,14 @@ def train_pair(
     }
 
 
-def make_pair(
-    vocab_size: int, counts: Tensor, seed: int, device: torch.device
-) -> tuple[CorruptedTokens, CorruptedRows]:
+def make_pair(text: TextFacts, seed: int, device: torch.device) -> tuple[CorruptedTokens, CorruptedRows]:
     """Two objectives on the same module with the same weights."""
     torch.manual_seed(seed)
-    model = Discriminator(Encoder(pair_encoder(vocab_size)))
-    return (
-        CorruptedTokens(model, Unigram(counts)).to(device),
-        CorruptedRows(copy.deepcopy(model), Unigram(counts)).to(device),
-    )
+    encoder, mask = pair_encoder(len(text.counts)), text.special_ids.mask
+    config = ElectraConfig(encoder, None, mask, generator_kind="unigram")
+    per_token, per_row = CorruptedTokens(config, text), CorruptedRows(config, text)
+    per_row.model.load_state_dict(per_token.model.state_dict())
+    return per_token.to(device), per_row.to(device)
 
 
 def _standard_error(labels: Tensor) -> float:

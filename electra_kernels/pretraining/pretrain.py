@@ -1,24 +1,38 @@
 """``electra-kernels pretrain``: text → vocabulary → rows → training → checkpoint → report."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from electra_kernels import backends
 from electra_kernels.models import Electra, electra_config
 from electra_kernels.pretraining import evaluation
 from electra_kernels.pretraining.budget import Budget
-from electra_kernels.pretraining.checkpoint import Checkpoint, save_checkpoint
+from electra_kernels.pretraining.checkpoint import (
+    Checkpoint,
+    EncoderCheckpoint,
+    save_checkpoint,
+    save_encoder,
+)
 from electra_kernels.pretraining.colouring import ScoredToken, score_rows
 from electra_kernels.pretraining.documentation import documentation_text
 from electra_kernels.pretraining.errors import UserError
-from electra_kernels.pretraining.evaluation import FixedCorruption, evaluate_electra
-from electra_kernels.pretraining.objectives import ReplacedTokenDetection
+from electra_kernels.pretraining.evaluation import FixedCorruption, evaluate_electra, evaluate_objective
+from electra_kernels.pretraining.files import write_whole
+from electra_kernels.pretraining.objectives import (
+    OBJECTIVES,
+    Objective,
+    Proposed,
+    ReplacedTokenDetection,
+    TextFacts,
+    text_facts,
+)
 from electra_kernels.pretraining.pair import PER_TOKEN, train_pair
 from electra_kernels.pretraining.precision import has_native_bfloat16
 from electra_kernels.pretraining.progress import Progress
@@ -29,12 +43,12 @@ from electra_kernels.pretraining.real_word_errors import (
     real_word_errors,
 )
 from electra_kernels.pretraining.recipe import RECIPES, Recipe
-from electra_kernels.pretraining.report import write_report
+from electra_kernels.pretraining.report import finite, write_report
 from electra_kernels.pretraining.rows import Rows, encode_rows, spread, unigram_counts
 from electra_kernels.pretraining.run import State, train
 from electra_kernels.pretraining.step_time import time_step
 from electra_kernels.pretraining.text import Corpus, read_documents, split_held_out
-from electra_kernels.pretraining.vocabulary import load_vocabulary, special_ids, train_vocabulary
+from electra_kernels.pretraining.vocabulary import load_vocabulary, train_vocabulary
 
 EVALUATIONS = 12
 CURVE_ROWS, FINAL_ROWS = 192, 1_024
@@ -47,6 +61,7 @@ class Options:
     """What the command line asks for; None leaves a number to the configuration."""
 
     output: Path
+    objective: str = "replaced_tokens"
     config: str = "demo"
     text: Sequence[Path] = ()
     vocabulary: Path | None = None
@@ -74,19 +89,23 @@ class Data:
         size: int = self.tokenizer.get_vocab_size()
         return size
 
+    @property
+    def facts(self) -> TextFacts:
+        return text_facts(self.tokenizer, self.counts)
+
 
 def pretrain(options: Options, progress: Progress) -> Path:
-    """Run it all; returns the path of the report.
+    """Run it all; returns the path of the report, or of metrics.json for an objective without a model as generator.
 
     Raises:
         UserError: a mistake in the options or the text.
     """
+    _check_objective(options)
     options.output.mkdir(parents=True, exist_ok=True)
     recipe = _recipe(options)
     data = read_data(options, recipe, progress.say)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = _objective(options, recipe, data).to(device)
-    model = objective.model
     fixed = FixedCorruption(spread(data.held_out, CURVE_ROWS), data.counts)
     evaluations: list[dict[str, float]] = []
     budget = Budget(recipe.steps, options.minutes)
@@ -94,15 +113,22 @@ def pretrain(options: Options, progress: Progress) -> Path:
 
         def report(state: State) -> None:
             if state.fraction >= len(evaluations) / EVALUATIONS:
-                figures = evaluate_electra(model, fixed)
+                figures = _evaluate(objective, fixed)
                 evaluations.append({"step": state.step, "seconds": state.seconds, **figures})
                 # An interrupted run keeps what it had learned by now.
-                save_checkpoint(options.output / "model", Checkpoint(model, data.tokenizer, recipe))
+                _save(options.output / "model", objective, data.tokenizer, recipe)
             bar.update(state, evaluations[-1] if evaluations else {})
 
         state = train(objective, data.train, recipe, budget, seed=options.seed, report=report)
     progress.say(f"the model is in {options.output / 'model'}")
     metrics = _describe(options, data, state, device) | {"evaluations": evaluations}
+    model = objective.model
+    if not _has_report(model):
+        rows = spread(data.held_out, FINAL_ROWS)
+        metrics["final"] = _evaluate(objective, FixedCorruption(rows, data.counts))
+        path = options.output / "metrics.json"
+        write_whole(path, json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
+        return path
     metrics |= _measure(options, data, model, progress)
     samples = coloured_samples(model, data)
     report_path = write_report(options.output, metrics, samples)
@@ -144,14 +170,47 @@ def read_data(options: Options, recipe: Recipe, say: Callable[[str], None]) -> D
     return Data(corpus, source, tokenizer, rows, held_out, counts)
 
 
-def _objective(options: Options, recipe: Recipe, data: Data) -> ReplacedTokenDetection:
-    mask = special_ids(data.tokenizer).mask
-    config = electra_config(options.config, vocab_size=data.vocab_size, mask_token_id=mask)
+def _check_objective(options: Options) -> None:
+    if options.objective not in OBJECTIVES:
+        raise UserError(f"--objective is {options.objective}, should be one of {', '.join(OBJECTIVES)}")
+    if options.pair_minutes and not issubclass(OBJECTIVES[options.objective], ReplacedTokenDetection):
+        raise UserError(
+            f"--pair-minutes is given with --objective {options.objective}, should be left out: it is a part of the "
+            "report, which is of replaced_tokens"
+        )
+
+
+def _objective(options: Options, recipe: Recipe, data: Data) -> Objective:
+    facts, objective = data.facts, OBJECTIVES[options.objective]
+    config = electra_config(options.config, vocab_size=data.vocab_size, mask_token_id=facts.special_ids.mask)
     torch.manual_seed(options.seed)
-    model = Electra(config, data.counts)
-    return ReplacedTokenDetection(
-        model, head_start=recipe.head_start, head_start_replacements=recipe.head_start_replacements
-    )
+    if issubclass(objective, Proposed):
+        return objective(
+            config,
+            facts,
+            head_start=recipe.head_start,
+            head_start_replacements=recipe.head_start_replacements,
+        )
+    return objective(config, facts)
+
+
+def _evaluate(objective: Objective, fixed: FixedCorruption) -> dict[str, float]:
+    model = objective.model
+    electra = evaluate_electra(model, fixed) if isinstance(model, Electra) else {}
+    if _has_report(model):
+        return electra
+    return electra | evaluate_objective(objective, fixed.rows)
+
+
+def _has_report(model: nn.Module) -> TypeGuard[Electra]:
+    return isinstance(model, Electra) and model.generator is not None
+
+
+def _save(directory: Path, objective: Objective, tokenizer: Tokenizer, recipe: Recipe) -> None:
+    if isinstance(objective.model, Electra):
+        save_checkpoint(directory, Checkpoint(objective.model, tokenizer, recipe, objective.name))
+    else:
+        save_encoder(directory, EncoderCheckpoint(objective.encoder, tokenizer, recipe, objective.name))
 
 
 def _measure(options: Options, data: Data, model: Electra, progress: Progress) -> dict[str, Any]:
@@ -178,6 +237,7 @@ def _describe(options: Options, data: Data, state: State, device: torch.device) 
     """What was run, on what."""
     return {
         "config": options.config,
+        "objective": options.objective,
         "model": str(options.output / "model"),
         "recipe": _recipe(options).to_dict(),
         "text": {

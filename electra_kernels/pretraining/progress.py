@@ -19,8 +19,8 @@ class Bar:
 
     def update(self, state: State, evaluation: Mapping[str, float]) -> None:
         """``state`` of the run, and the figures of the last evaluation."""
-        losses = {"mlm": state.metrics.get("mlm_loss"), "rtd": state.metrics.get("rtd_loss")}
-        words = [f"{name} {value:.3f}" for name, value in losses.items() if value is not None]
+        losses = {name: value for name, value in state.metrics.items() if name.endswith("_loss")}
+        words = [f"{name.removesuffix('_loss')} {value:.3f}" for name, value in losses.items()]
         if "auc_random" in evaluation:
             words.append(f"AUC {evaluation['auc_random']:.3f}")
         words.append(f"{state.tokens / max(state.seconds, 1e-9):,.0f} tokens/s")

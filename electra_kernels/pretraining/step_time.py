@@ -6,11 +6,10 @@ import time
 from collections import defaultdict
 
 import torch
-from torch import Tensor
 
 from electra_kernels import gather_rows, mask_tokens, replace_tokens
 from electra_kernels.models import Electra
-from electra_kernels.pretraining.objectives import take
+from electra_kernels.pretraining.objectives import TokenBatch, take
 from electra_kernels.pretraining.optimizer import make_optimizer
 from electra_kernels.pretraining.precision import has_native_bfloat16
 from electra_kernels.pretraining.rows import Rows, batches
@@ -54,7 +53,7 @@ def time_step(model: Electra, rows: Rows, batch_size: int, *, repeats: int, seed
             tokens = take(rows, next(indices), device)
             laps.lap("data")
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_native_bfloat16(device)):
-                _joint_step(model, *tokens, laps)
+                _joint_step(model, tokens, laps)
             optimizer.step()
             optimizer.zero_grad()
             laps.lap("optimiser")
@@ -66,9 +65,8 @@ def time_step(model: Electra, rows: Rows, batch_size: int, *, repeats: int, seed
     return {part: statistics.median(seconds) for part, seconds in measured.items()}
 
 
-def _joint_step(
-    model: Electra, input_ids: Tensor, attention_mask: Tensor, maskable: Tensor, laps: _Laps
-) -> None:
+def _joint_step(model: Electra, tokens: TokenBatch, laps: _Laps) -> None:
+    input_ids, attention_mask, maskable, _ = tokens
     config, generator, discriminator = model.config, model.generator, model.discriminator
     assert generator is not None
     masked = mask_tokens(

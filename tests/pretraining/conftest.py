@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from electra_kernels.models import Electra, ElectraConfig, EncoderConfig
+from electra_kernels.pretraining.objectives import text_facts
 from electra_kernels.pretraining.rows import encode_rows, unigram_counts
 from electra_kernels.pretraining.text import Document, split_held_out
 from electra_kernels.pretraining.vocabulary import special_ids, train_vocabulary
@@ -54,6 +55,11 @@ def counts(rows, tokenizer):
     return unigram_counts(rows, tokenizer.get_vocab_size())
 
 
+@pytest.fixture(scope="session")
+def facts(tokenizer, counts):
+    return text_facts(tokenizer, counts)
+
+
 @pytest.fixture
 def encoder_config(tokenizer):
     return EncoderConfig(
@@ -62,7 +68,11 @@ def encoder_config(tokenizer):
 
 
 @pytest.fixture
-def model(encoder_config, tokenizer, counts):
+def electra_config(encoder_config, tokenizer):
+    return ElectraConfig(encoder_config, None, special_ids(tokenizer).mask, tie="all", rtd_weight=10.0)
+
+
+@pytest.fixture
+def model(electra_config, counts):
     torch.manual_seed(0)
-    config = ElectraConfig(encoder_config, None, special_ids(tokenizer).mask, tie="all", rtd_weight=10.0)
-    return Electra(config, counts)
+    return Electra(electra_config, counts)

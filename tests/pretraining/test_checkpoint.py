@@ -4,8 +4,15 @@ import re
 import pytest
 import torch
 
-from electra_kernels.models import Electra, ElectraConfig
-from electra_kernels.pretraining.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from electra_kernels.models import Electra, ElectraConfig, Encoder
+from electra_kernels.pretraining.checkpoint import (
+    Checkpoint,
+    EncoderCheckpoint,
+    load_checkpoint,
+    load_encoder,
+    save_checkpoint,
+    save_encoder,
+)
 from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.recipe import RECIPES
 
@@ -42,6 +49,27 @@ def test_generators_without_parameters_come_back(kind, encoder_config, counts, t
     save_checkpoint(tmp_path / "model", Checkpoint(model, tokenizer, RECIPES["demo"]))
     loaded = load_checkpoint(tmp_path / "model").model
     assert torch.equal(loaded.unigram.cumulative, model.unigram.cumulative)
+
+
+def test_the_encoder_of_a_discriminator_comes_back_alone(saved, model):
+    loaded = load_encoder(saved)
+    assert loaded.objective == "replaced_tokens"
+    assert not loaded.encoder.training
+    ours, theirs = model.discriminator.encoder.state_dict(), loaded.encoder.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_an_encoder_without_a_discriminator(encoder_config, tokenizer, tmp_path):
+    encoder = Encoder(encoder_config)
+    save_encoder(tmp_path / "model", EncoderCheckpoint(encoder, tokenizer, RECIPES["demo"], "masked_lm"))
+    loaded = load_encoder(tmp_path / "model")
+    assert (loaded.encoder.config, loaded.recipe) == (encoder_config, RECIPES["demo"])
+    assert loaded.objective == "masked_lm"
+    ids = torch.arange(5, 25).view(2, 10)
+    assert torch.equal(loaded.encoder(ids), encoder.eval()(ids))
+    with pytest.raises(UserError, match="holds the encoder that masked_lm trained, without a discriminator"):
+        load_checkpoint(tmp_path / "model")
 
 
 def test_saving_replaces_the_previous_one_and_leaves_nothing_beside_it(saved, model, tokenizer):

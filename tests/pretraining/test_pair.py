@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 
 from electra_kernels.pretraining import pair
@@ -9,8 +11,8 @@ from electra_kernels.pretraining.run import Trainer
 CPU = torch.device("cpu")
 
 
-def test_both_sides_are_one_module_with_the_same_weights(counts):
-    per_token, per_row = pair.make_pair(counts.numel(), counts, 5, CPU)
+def test_both_sides_are_one_module_with_the_same_weights(facts):
+    per_token, per_row = pair.make_pair(facts, 5, CPU)
     ours, theirs = per_token.model.state_dict(), per_row.model.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -39,10 +41,10 @@ def test_the_pair_learns_side_by_side_and_is_repeatable(rows, held_out, counts):
     assert result == run()[0]
 
 
-def test_a_label_per_row_can_be_learned(rows, counts):
+def test_a_label_per_row_can_be_learned(rows, counts, facts):
     """What the pair compares with is a side that learns where the error is plain: one word the text never has."""
     strange = (torch.arange(counts.numel()) == counts.argmin()).long()
-    _, per_row = pair.make_pair(counts.numel(), strange, 0, CPU)
+    _, per_row = pair.make_pair(replace(facts, counts=strange), 0, CPU)
     trainer = Trainer(per_row, pair.PER_ROW)
     losses = []
     for step, index in zip(range(120), batches(rows, 32, 0)):

@@ -24,11 +24,11 @@ def test_the_cut_step_has_the_gradient_of_the_joint_step(model, rows):
 
     tokens = take(rows, torch.arange(8), torch.device("cpu"))
     torch.manual_seed(1)
-    model(*tokens).loss.backward()
+    model(tokens.input_ids, tokens.attention_mask, tokens.maskable).loss.backward()
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     torch.manual_seed(1)
-    _joint_step(model, *tokens, _Laps(torch.device("cpu")))
+    _joint_step(model, tokens, _Laps(torch.device("cpu")))
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], msg=name)
 

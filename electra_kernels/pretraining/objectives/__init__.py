@@ -1,8 +1,54 @@
 """What a model is asked. One small class per objective, all of one shape; adding one takes one file."""
 
-from electra_kernels.pretraining.objectives.base import Objective, TokenBatch, take
+from electra_kernels.pretraining.objectives.all_tokens_mlm import AllTokensMLM
+from electra_kernels.pretraining.objectives.base import Objective, TextFacts, TokenBatch, take, text_facts
 from electra_kernels.pretraining.objectives.corrupted_rows import CorruptedRows
 from electra_kernels.pretraining.objectives.corrupted_tokens import CorruptedTokens
+from electra_kernels.pretraining.objectives.masked_lm import MaskedLanguageModel
+from electra_kernels.pretraining.objectives.next_sentence import NextSentence
+from electra_kernels.pretraining.objectives.proposed import Proposed
+from electra_kernels.pretraining.objectives.replace_mlm import ReplaceMLM
 from electra_kernels.pretraining.objectives.replaced_tokens import ReplacedTokenDetection
+from electra_kernels.pretraining.objectives.replaced_tokens_masked import ReplacedTokenDetectionMasked
+from electra_kernels.pretraining.objectives.sentence_order import SentenceOrder
+from electra_kernels.pretraining.objectives.shuffled_words import ShuffledWords
+from electra_kernels.pretraining.objectives.uniform_generator import UniformGenerator
+from electra_kernels.pretraining.objectives.unigram_generator import UnigramGenerator
 
-__all__ = ["CorruptedRows", "CorruptedTokens", "Objective", "ReplacedTokenDetection", "TokenBatch", "take"]
+_CLASSES: tuple[type[Objective], ...] = (
+    ReplacedTokenDetection,
+    ReplacedTokenDetectionMasked,
+    ReplaceMLM,
+    AllTokensMLM,
+    MaskedLanguageModel,
+    UniformGenerator,
+    UnigramGenerator,
+    ShuffledWords,
+    CorruptedTokens,
+    CorruptedRows,
+    SentenceOrder,
+    NextSentence,
+)
+OBJECTIVES: dict[str, type[Objective]] = {objective.name: objective for objective in _CLASSES}
+
+__all__ = [
+    "OBJECTIVES",
+    "AllTokensMLM",
+    "CorruptedRows",
+    "CorruptedTokens",
+    "MaskedLanguageModel",
+    "NextSentence",
+    "Objective",
+    "Proposed",
+    "ReplaceMLM",
+    "ReplacedTokenDetection",
+    "ReplacedTokenDetectionMasked",
+    "SentenceOrder",
+    "ShuffledWords",
+    "TextFacts",
+    "TokenBatch",
+    "UniformGenerator",
+    "UnigramGenerator",
+    "take",
+    "text_facts",
+]

@@ -2,20 +2,30 @@
 
 from torch import Tensor
 
-from electra_kernels import masked_bce_with_logits
-from electra_kernels.pretraining.objectives.corrupted import Corrupted, CorruptedBatch
+from electra_kernels.models import ElectraConfig
+from electra_kernels.models.unigram import Unigram
+from electra_kernels.pretraining.objectives.base import TextFacts, TokenBatch
+from electra_kernels.pretraining.objectives.corrupted_tokens import corrupt_half
+from electra_kernels.pretraining.objectives.detection import CorruptedBatch, LabelledRows, RowDetection
 
 
-class CorruptedRows(Corrupted):
-    """One question per row, answered at its first token, ``[CLS]``, by the module of `CorruptedTokens`."""
+class CorruptedRows(RowDetection):
+    """Half of the rows have 15 % of their tokens replaced: the batches of `CorruptedTokens`."""
 
-    metrics = ("row_loss",)
+    name = "corrupted_rows"
+    detects = "that something is wrong"
+    cannot_detect = "where; each error's evidence is diluted over the row"
+
+    def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
+        super().__init__(config, text)
+        self.unigram = Unigram(text.counts)
+
+    def batch(self, tokens: TokenBatch) -> CorruptedBatch:
+        return corrupt_half(tokens, self.unigram)
 
     def forward(self, batch: CorruptedBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = self.row_scores(batch.replaced.input_ids, batch.attention_mask)
-        loss = masked_bce_with_logits(logits, batch.replaced.is_replaced.any(-1))
-        return loss, {"row_loss": loss.detach()}
-
-    def row_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """[B], higher where the row looks corrupted."""
-        return self.model.logits(input_ids, attention_mask)[:, 0]
+        labels = batch.replaced.is_replaced.any(-1)
+        rows = LabelledRows(
+            batch.replaced.input_ids, batch.attention_mask, labels, labels.new_ones(labels.shape)
+        )
+        return self.loss(rows)

@@ -1,25 +1,28 @@
 """One label per token: which tokens of a row were replaced by draws from the word frequencies."""
 
-import torch
-from torch import Tensor
+from electra_kernels.models import ElectraConfig
+from electra_kernels.models.unigram import Unigram
+from electra_kernels.pretraining.corruption import corrupt
+from electra_kernels.pretraining.objectives.base import TextFacts, TokenBatch
+from electra_kernels.pretraining.objectives.detection import CorruptedBatch, TokenDetection
 
-from electra_kernels.pretraining.objectives.corrupted import Corrupted, CorruptedBatch
+
+class CorruptedTokens(TokenDetection):
+    """Half of the rows have 15 % of their tokens replaced; every token of all rows is asked whether it was."""
+
+    name = "corrupted_tokens"
+    detects = "which words are out of place"
+    cannot_detect = "which word would be right; replacements more plausible than a random word"
+
+    def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
+        super().__init__(config, text)
+        self.unigram = Unigram(text.counts)
+
+    def batch(self, tokens: TokenBatch) -> CorruptedBatch:
+        return corrupt_half(tokens, self.unigram)
 
 
-class CorruptedTokens(Corrupted):
-    """Every token of the corrupted rows is asked whether it was replaced."""
-
-    metrics = ("rtd_loss",)
-
-    def forward(self, batch: CorruptedBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        rtd = self.model(batch.replaced, batch.attention_mask)
-        return rtd.loss, {"rtd_loss": rtd.loss.detach()}
-
-    def token_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """[B, T], higher where a token looks replaced."""
-        return self.model.logits(input_ids, attention_mask)
-
-    def row_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """[B], higher where any token looks replaced: the log-sum-exp of the row's token logits."""
-        logits = self.token_scores(input_ids, attention_mask)
-        return logits.masked_fill(~attention_mask, -torch.inf).logsumexp(-1)
+def corrupt_half(tokens: TokenBatch, unigram: Unigram) -> CorruptedBatch:
+    """Half of the rows corrupted; the batch that `CorruptedTokens` and `CorruptedRows` share."""
+    replaced = corrupt(tokens.input_ids, tokens.maskable, unigram, share_of_rows=0.5)
+    return CorruptedBatch(replaced, tokens.attention_mask)
