@@ -8,12 +8,15 @@ from torch import Tensor
 _DEBUG = os.environ.get("ELECTRA_KERNELS_DEBUG") == "1"
 
 
-def require(valid: Tensor, name: str, values: Tensor, expected: str) -> None:
-    """Raise a ValueError that names the first element of ``values`` at which ``valid`` is False.
+def reads_values(tensor: Tensor) -> bool:
+    """Whether a tensor's values are to be checked. On a GPU that would wait for the device, so there they are only
+    where it is asked for."""
+    return tensor.device.type == "cpu" or _DEBUG
 
-    On a GPU the check would wait for the device, so it runs there only when it is asked for.
-    """
-    if values.device.type != "cpu" and not _DEBUG:
+
+def require(valid: Tensor, name: str, values: Tensor, expected: str) -> None:
+    """Raise a ValueError that names the first element of ``values`` at which ``valid`` is False, if `reads_values`."""
+    if not reads_values(values):
         return
     if bool(valid.all()):
         return

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_kernels.reference import _values
-
 
 class NotAvailableError(Exception):
     """The message says why Triton cannot run here."""
@@ -47,6 +45,11 @@ def run(kernel: Any, programs: int, *arguments: object, num_warps: int, **consta
     """
     with torch.cuda.device_of(next(a for a in arguments if isinstance(a, Tensor))):
         kernel[(programs,)](*arguments, num_warps=num_warps, enable_fp_fusion=False, **constants)
+
+
+def most_registers(count: int) -> dict[str, int]:
+    """The option of `run` that limits the registers of a thread. AMD's compiler has none."""
+    return {"maxnreg": count} if torch.version.hip is None else {}
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,3 @@ def halves(count: int, most: int, device: torch.device) -> list[tuple[int, bool,
     if count >= wanted or most == 1:
         return [(1, True, True)]
     return [(min(-(-2 * wanted // count), most), True, False), (1, False, True)]
-
-
-def reads_values(tensor: Tensor) -> bool:
-    """Whether values are to be checked: always on the CPU, elsewhere only under ELECTRA_KERNELS_DEBUG=1."""
-    return tensor.device.type == "cpu" or _values._DEBUG

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from electra_kernels.reference import mlm_head as reference
-from electra_kernels.reference._values import require_targets, require_unit_interval
+from electra_kernels.reference._values import reads_values, require_targets, require_unit_interval
 from electra_kernels.reference.chunks import RowKernels
 from electra_kernels.triton import launch, rows
 from electra_kernels.triton.softmax import write_softmax
@@ -226,7 +226,7 @@ def _visit(
             DRAWS=draws,
             WRITES=overwrites and visits,
             num_warps=warps,
-            maxnreg=_REGISTERS,
+            **launch.most_registers(_REGISTERS),
         )
     if overwrites and len(halves) == 2:
         write_softmax(view, bias, logsumexp, targets, scale, None, view, ignore_index)
@@ -258,7 +258,7 @@ def _reduce(
 
 
 def _check_values(logits: Tensor, targets: Tensor, uniforms: Tensor, ignore_index: int) -> None:
-    if launch.reads_values(logits):
+    if reads_values(logits):
         require_targets(targets, logits.shape[-1], ignore_index)
         require_unit_interval(uniforms)
 

@@ -43,6 +43,7 @@ _TILES = 4  # at least, for each program, or the shares of the gradient are much
 _COLUMNS = 32  # of the gradient, for each program of the kernel that joins the shares
 _WARPS = 4
 _LANES = 32 * _WARPS
+_REGISTERS = 65_536 // 32  # of a lane of all warps that a multiprocessor holds
 
 
 class _Split(NamedTuple):
@@ -431,6 +432,8 @@ def linear_masked_bce_backward(
         ROWS=split.rows,
         PIECES=split.pieces,
         WIDTH=split.width,
+        # All that a thread may have: left to itself, ptxas spills to have more programs on a multiprocessor.
+        **launch.most_registers(min(255, _REGISTERS // split.warps)),
     )
     if shares is not None:
         _join(split, (None,) * 5, shares, *gradients[1:])

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from electra_kernels import reference
-from electra_kernels.reference._values import require, require_unit_interval
+from electra_kernels.reference._values import reads_values, require, require_unit_interval
 from electra_kernels.triton import launch, rows
 from electra_kernels.triton.softmax import write_softmax
 
@@ -164,7 +164,7 @@ def _sample(
             VISITS=visits,
             DRAWS=draws,
             num_warps=warps,
-            maxnreg=_REGISTERS,
+            **launch.most_registers(_REGISTERS),
         )
     return logsumexp, tokens
 
@@ -172,7 +172,7 @@ def _sample(
 def sample_tokens(
     logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    if launch.reads_values(logits):
+    if reads_values(logits):
         require_unit_interval(uniforms)
         if banned is not None:
             limit = logits.shape[-1]
@@ -188,7 +188,7 @@ def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp: Te
 
 
 def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    if launch.reads_values(input_ids):
+    if reads_values(input_ids):
         # The specification has the words for a position out of range or used twice.
         reference.IMPLEMENTATIONS["replace_tokens"](input_ids, positions, tokens)
     replaced = torch.empty(input_ids.shape, dtype=torch.int64, device=input_ids.device)
@@ -221,7 +221,7 @@ def sample_replacements(
     temperature: float,
     ban_original: bool,
 ) -> tuple[Tensor, Tensor]:
-    if launch.reads_values(logits):
+    if reads_values(logits):
         require_unit_interval(uniforms)
         limit = logits.shape[-1]
         require(targets < limit, "targets", targets, f"below {limit} (negative: unused slot)")

@@ -13,9 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from electra_kernels.reference._values import accumulation_dtype
+from electra_kernels.reference._values import accumulation_dtype, reads_values
 from electra_kernels.reference.bce import label_terms
-from electra_kernels.triton import launch
 
 PROGRAMS = 1024  # at most, of a kernel that sums; one program of the next kernel reads all their sums at once
 SUMS = 6  # loss, mask weights, true positives, false positives, false negatives, true negatives
@@ -23,7 +22,7 @@ SUMS = 6  # loss, mask weights, true positives, false positives, false negatives
 
 def check_labels(labels: Tensor, mask: Tensor | None) -> None:
     """Raise as the reference does for a label out of range."""
-    if launch.reads_values(labels):
+    if reads_values(labels):
         label_terms(labels, mask, None, 0.0, accumulation_dtype(labels.dtype))
 
 

@@ -35,7 +35,7 @@ def test_more_tokens_and_slots_than_a_block(monkeypatch, length, slots, probabil
 @pytest.mark.parametrize("bad", [torch.nan, -3.0, 1.0, 1e30])
 def test_no_uniform_leads_out_of_the_row(monkeypatch, bad):
     """On a GPU nobody reads them before the kernel does."""
-    monkeypatch.setattr(launch, "reads_values", lambda tensor: False)
+    monkeypatch.setattr(masking, "reads_values", lambda tensor: False)
     ids, maskable, uniforms = _inputs(3, 30, 12)
     uniforms[..., 0] = bad
     masked, positions, targets = masking.mask_tokens(ids, maskable, uniforms, probability=0.5, **OPTIONS)

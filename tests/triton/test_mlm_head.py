@@ -69,7 +69,7 @@ def test_the_padding_of_a_chunk_stays_minus_infinity(dtype, vocabulary, has_bias
 @pytest.mark.parametrize("target", [-1, 1500, 2**40])
 def test_a_target_out_of_range_is_seen_and_writes_nowhere(monkeypatch, target):
     """On a GPU nobody reads it before the kernel does."""
-    monkeypatch.setattr(launch, "reads_values", lambda tensor: False)
+    monkeypatch.setattr(mlm_head, "reads_values", lambda tensor: False)
     logits, targets, uniforms = _inputs(3, 1500)
     targets[0] = target
     gradient = logits.clone()

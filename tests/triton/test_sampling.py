@@ -43,7 +43,7 @@ def test_a_vocabulary_of_more_tiles_than_a_block_has():
 @pytest.mark.parametrize("bad", [torch.nan, -3.0, 1.0, 1e30])
 def test_no_uniform_leads_out_of_the_row(monkeypatch, bad):
     """On a GPU nobody reads them before the kernel does."""
-    monkeypatch.setattr(launch, "reads_values", lambda tensor: False)
+    monkeypatch.setattr(sampling, "reads_values", lambda tensor: False)
     logits, _, uniforms = _inputs(2, 1500)
     _, tokens = sampling.sample_tokens(logits, None, torch.full_like(uniforms, bad), 1.0)
     assert bool(((tokens >= 0) & (tokens < 1500)).all())
@@ -51,7 +51,7 @@ def test_no_uniform_leads_out_of_the_row(monkeypatch, bad):
 
 @pytest.mark.parametrize("banned", [1500, 2**40])
 def test_a_banned_token_out_of_range_bans_nothing(monkeypatch, banned):
-    monkeypatch.setattr(launch, "reads_values", lambda tensor: False)
+    monkeypatch.setattr(sampling, "reads_values", lambda tensor: False)
     logits, _, uniforms = _inputs(2, 1500)
     free = sampling.sample_tokens(logits, None, uniforms, 1.0)
     ours = sampling.sample_tokens(logits, torch.full((2,), banned, device=DEVICE), uniforms, 1.0)
@@ -72,7 +72,7 @@ def test_more_tokens_and_slots_than_a_block(monkeypatch, length, slots):
 
 @pytest.mark.parametrize("position", [-1, 20, 2**40])
 def test_nothing_is_written_out_of_the_row(monkeypatch, position):
-    monkeypatch.setattr(launch, "reads_values", lambda tensor: False)
+    monkeypatch.setattr(sampling, "reads_values", lambda tensor: False)
     ids = torch.randint(5, 1000, (3, 20), device=DEVICE)
     positions = torch.full((3, 1), position, device=DEVICE)
     replaced, is_replaced = sampling.replace_tokens(ids, positions, torch.ones_like(positions))
