@@ -24,8 +24,8 @@ PYTEST = [
     "worksteal",
     "--hypothesis-show-statistics",
 ]
-EXAMPLES = 100  # of each property in a round, the shortest time that can be asked for
-CASES = re.compile(r"(\d+) passing examples, (\d+) failing examples")
+EXAMPLES = 50  # of each property in a round, the shortest time that can be asked for
+CASES = re.compile(r"(\d+) passing, (\d+) failing")
 VARIABLES = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 

@@ -257,7 +257,8 @@ def _gradients_per_row(
     soft-max leave the range of float16. Returns that largest scale and the gradients.
     """
     factor = scale.abs().amax() if scale.numel() else scale.new_ones(())
-    relative = (scale * safe_reciprocal(factor)).reshape(-1, 1)
+    # Divided, since the reciprocal of a number below the smallest normal one is infinite.
+    relative = (scale / factor.where(factor != 0, 1)).reshape(-1, 1)
     flat_targets, flat_logsumexp = targets.reshape(-1), logsumexp.reshape(-1)
     rows = _counted_rows(hidden, flat_targets, ignore_index)
     projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(scale.dtype).contiguous()

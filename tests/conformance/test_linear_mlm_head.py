@@ -78,6 +78,13 @@ def test_loss_and_gradients(device, dtype, rows, vocabulary, width, reduction, u
     assert_parameter_gradients(parameters, targets, reduction, upstream)
 
 
+@pytest.mark.parametrize("upstream", [9e-40, 1e-30, 0.0])
+def test_a_tiny_upstream_gradient_per_row(device, upstream):
+    """The reciprocal of 9e-40 is infinite in float32."""
+    parameters, targets = _inputs(5, 37, 6, torch.float32, device)
+    assert_parameter_gradients(parameters, targets, "none", upstream)
+
+
 def test_loss_and_gradients_at_30522(device, dtype):
     parameters, targets = _inputs(4, 30_522, 6, dtype, device)
     leaves = [value.requires_grad_() for value in parameters]
