@@ -17,8 +17,9 @@ def missing() -> dict[str, str]:
     if not _RECORD.exists():
         return dict.fromkeys(_LIBRARIES, "setup.py was not run")
     record = json.loads(_RECORD.read_text())
-    if record["version"] != __version__:
-        reason = f"it was built for version {record['version']}, this is {__version__}: install again"
+    version = record.get("version", "unknown")
+    if version != __version__:
+        reason = f"it was built for version {version}, this is {__version__}: install again"
         return dict.fromkeys(_LIBRARIES, reason)
     reasons: dict[str, str] = record["missing"]
     return reasons
