@@ -1,4 +1,4 @@
-"""The command line: ``electra-kernels pretrain | evaluate | detect | doctor``."""
+"""The command line: ``electra-kernels pretrain | compare | evaluate | detect | doctor``."""
 
 import argparse
 import importlib.util
@@ -54,6 +54,15 @@ def pretrain(arguments: argparse.Namespace) -> int:
     options = Options(**{name: getattr(arguments, name) for name in names})
     report = pretrain(options, Progress())
     print(report)
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    from electra_kernels.pretraining.comparison.compare import Options, compare, names
+    from electra_kernels.pretraining.progress import Progress
+
+    options = {name: getattr(arguments, name) for name in Options.__dataclass_fields__}
+    print(compare(Options(**options | {"objectives": names(arguments.objectives)}), Progress()))
     return 0
 
 
@@ -114,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"electra_kernels {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_pretrain(commands)
+    _add_compare(commands)
     _add_evaluate(commands)
     _add_detect(commands)
     _add_doctor(commands)
@@ -184,6 +194,40 @@ def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         type=_number(int, zero=True),
         default=0,
         help="of initial weights, order of the rows, and draws",
+    )
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="objectives side by side: same encoder, start, text and budget, several seeds",
+        description="Train the same encoder with each objective, probe it on other tasks. Writes OUTPUT/compare.html, "
+        "OUTPUT/compare.json; what OUTPUT/runs holds is not run again. By default about 15 minutes on 2 cores.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(command=compare)
+    parser.add_argument("--output", type=Path, default=Path("compare"), metavar="DIR", help="where to write")
+    parser.add_argument(
+        "--objectives",
+        default="corrupted_tokens,corrupted_rows,masked_lm,sentence_order",
+        metavar="NAMES",
+        help="with commas; a name that does not exist lists those that do",
+    )
+    parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="PATH", help="as for pretrain")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=_number(float), default=30.0, help="of each run, probes aside")
+    length.add_argument("--tokens", type=_number(int), help="of each run, instead of seconds")
+    parser.add_argument("--seeds", type=_number(int), default=3, help="how many")
+    parser.add_argument(
+        "--rates",
+        type=_number(float),
+        nargs="+",
+        default=[1e-3, 2e-3],
+        metavar="RATE",
+        help="learning rates to try",
+    )
+    parser.add_argument(
+        "--processes", type=_number(int), default=os.cpu_count() or 1, help="runs at once, each on one thread"
     )
 
 

@@ -48,17 +48,19 @@ class Trainer:
         )
 
     def step(self, batch: object, fraction: float) -> tuple[float, dict[str, Tensor]]:
-        """One update; returns the learning rate and the metrics of the batch."""
+        """One update; returns the learning rate, and of the batch the metrics and the gradient's norm (unclipped)."""
         rate = learning_rate_at(fraction, peak=self.recipe.learning_rate, warmup=self.recipe.warmup)
         set_learning_rate(self.optimizer, rate)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             loss, metrics = self.objective(batch, fraction)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        parameters = list(self.objective.parameters())
+        norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
         if self.recipe.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.recipe.clip)
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip, norm)
         self.optimizer.step()
-        return rate, metrics
+        return rate, {**metrics, "gradient_norm": norm}
 
 
 def train(

@@ -1,0 +1,218 @@
+"""``electra-kernels compare``: objectives side by side, with the same encoder, start, text, budget and probes."""
+
+import json
+import math
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from electra_kernels.models import ElectraConfig
+from electra_kernels.models.unigram import Unigram
+from electra_kernels.pretraining.comparison.page import write_page
+from electra_kernels.pretraining.comparison.runs import Run, Setting, carry_out_all
+from electra_kernels.pretraining.corruption import corrupt
+from electra_kernels.pretraining.documentation import documentation_text
+from electra_kernels.pretraining.errors import UserError
+from electra_kernels.pretraining.evaluation import EVALUATION_SEED, rarity, unigram_entropy
+from electra_kernels.pretraining.files import write_whole
+from electra_kernels.pretraining.objectives import OBJECTIVES, text_facts
+from electra_kernels.pretraining.pair import PER_TOKEN, pair_encoder
+from electra_kernels.pretraining.probing import Examples, Task, tasks
+from electra_kernels.pretraining.probing.task import area
+from electra_kernels.pretraining.progress import Progress
+from electra_kernels.pretraining.report import finite
+from electra_kernels.pretraining.rows import Rows, encode_rows, spread, unigram_counts
+from electra_kernels.pretraining.text import Corpus, read_documents, split_held_out
+from electra_kernels.pretraining.vocabulary import special_ids, train_vocabulary
+
+# The pair's encoder, text rows and vocabulary: small enough for tens of runs in minutes. A generator that has
+# learned nothing teaches nothing, so what it feeds begins with draws from the word frequencies, as in the demo.
+RECIPE = replace(PER_TOKEN, head_start=0.35, head_start_replacements="unigram")
+RATES = (1e-3, 2e-3)
+FITTED_ROWS, JUDGED_ROWS = 1_024, 512
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for.
+
+    Attributes:
+        output: folder of the page, of compare.json and of the runs, which a comparison that is begun again keeps.
+        objectives: names of OBJECTIVES.
+        text: files; none: the documentation that ``pretrain`` fetches.
+        seconds, tokens: length of each run; tokens, if they are given.
+        seeds: how many.
+        rates: learning rates that every objective is tried with.
+        processes: runs at once, each on one thread.
+    """
+
+    output: Path
+    objectives: Sequence[str]
+    text: Sequence[Path] = ()
+    seconds: float = 30.0
+    tokens: int | None = None
+    seeds: int = 3
+    rates: Sequence[float] = RATES
+    processes: int = os.cpu_count() or 1
+
+
+def compare(options: Options, progress: Progress) -> Path:
+    """Run it all; returns the path of the page.
+
+    Every learning rate is tried with the first seed; the one whose frozen encoder finds replaced tokens best, in
+    held-out text that nothing else is measured on, is the objective's.
+
+    Raises:
+        UserError: a mistake in the options or the text.
+    """
+    folder = options.output / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    setting, facts = _setting(options, progress.say)
+    path = options.output / "setting.pickle"
+    write_whole(path, pickle.dumps(setting))
+    carry = partial(_results, folder, path, options.processes, progress)
+    tried = carry([Run(name, rate, 0, False) for name in options.objectives for rate in options.rates])
+    chosen = {name: _best_rate(name, tried) for name in options.objectives}
+    runs = carry(
+        [Run(name, chosen[name], seed, True) for name in options.objectives for seed in range(options.seeds)]
+    )
+    record = {
+        **facts,
+        "objectives": {name: _described(name) for name in options.objectives},
+        "baselines": {
+            task.name: {"metric": task.metric, "per": task.per, **task.baselines} for task in setting.tasks
+        },
+        "curve_baseline": setting.curve.baselines,
+        "tried": tried,
+        "runs": runs,
+    }
+    write_whole(options.output / "compare.json", json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
+    return write_page(options.output, record)
+
+
+def _results(
+    folder: Path, setting: Path, processes: int, progress: Progress, runs: Sequence[Run]
+) -> list[dict[str, Any]]:
+    """Of all runs, in their order; those that an earlier call has left are read."""
+    missing = [run for run in runs if not _file(folder, run).exists()]
+    for count, result in enumerate(carry_out_all(setting, missing, processes), start=1):
+        run = Run(**{name: result[name] for name in Run.__dataclass_fields__})
+        write_whole(_file(folder, run), json.dumps(result) + "\n")
+        progress.say(
+            f"{count:3} of {len(missing)}  {run.name:32} {result['tokens']:10,} tokens  "
+            f"AUC {result['curve'][-1]['figure']:.3f}"
+        )
+        for alarm in result["alarms"]:
+            progress.say(f"     {alarm}")
+    return [json.loads(_file(folder, run).read_text()) for run in runs]
+
+
+def _file(folder: Path, run: Run) -> Path:
+    return folder / f"{run.name}{'-probed' if run.is_probed else ''}.json"
+
+
+def _best_rate(name: str, tried: Sequence[dict[str, Any]]) -> float:
+    own = [run for run in tried if run["objective"] == name]
+    return float(
+        max(own, key=lambda run: -math.inf if math.isnan(run["choice"]) else run["choice"])["learning_rate"]
+    )
+
+
+def _described(name: str) -> dict[str, str]:
+    kind = OBJECTIVES[name]
+    return {field: getattr(kind, field) for field in ("per", "labels", "detects", "cannot_detect")}
+
+
+def _setting(options: Options, say: Callable[[str], None]) -> tuple[Setting, dict[str, Any]]:
+    """What the runs share, and what the page says of it."""
+    corpus = split_held_out(read_documents(options.text) if options.text else documentation_text(say))
+    tokenizer = train_vocabulary(corpus.train, RECIPE.vocab_size)
+    rows = encode_rows(corpus.train, tokenizer, RECIPE.length)
+    # Every other held-out document is for the choice of the learning rate alone.
+    choice, judged = corpus.held_out[::2], corpus.held_out[1::2]
+    counts = unigram_counts(rows, tokenizer.get_vocab_size())
+    recipe = replace(RECIPE, steps=_steps(options, rows))
+    held_out = encode_rows(judged, tokenizer, RECIPE.length)
+    say(f"{int(rows.maskable.sum()):,} word pieces to train on; making the tasks")
+    setting = Setting(
+        config=_config(tokenizer),
+        text=text_facts(tokenizer, counts),
+        rows=rows,
+        recipe=recipe,
+        minutes=options.seconds / 60 if options.tokens is None else None,
+        plateau=unigram_entropy(held_out, counts),
+        curve=_replaced_tokens(rows, held_out, counts),
+        choice=_replaced_tokens(rows, encode_rows(choice, tokenizer, RECIPE.length), counts),
+        tasks=tasks(Corpus(corpus.train, judged, corpus.overlap), tokenizer, RECIPE.length, 0, say),
+    )
+    facts = {
+        "documents": len(corpus.train),
+        "held_out_documents": len(judged),
+        "choice_documents": len(choice),
+        "word_pieces": int(rows.maskable.sum()),
+        "vocab_size": tokenizer.get_vocab_size(),
+        "length": RECIPE.length,
+        "batch_size": RECIPE.batch_size,
+        "seconds": options.seconds if options.tokens is None else None,
+        "steps": recipe.steps,
+        "seeds": options.seeds,
+        "rates": list(options.rates),
+        "processes": options.processes,
+        "torch": torch.__version__,
+    }
+    return setting, facts
+
+
+def _steps(options: Options, rows: Rows) -> int:
+    if options.tokens is None:
+        return RECIPE.steps
+    tokens_of_a_step = RECIPE.batch_size * float(rows.attention_mask.sum()) / len(rows.input_ids)
+    return max(1, round(options.tokens / tokens_of_a_step))
+
+
+def _config(tokenizer: Tokenizer) -> ElectraConfig:
+    """The pair's encoder, and for those that need one a generator of half its width with the same embeddings."""
+    encoder = pair_encoder(tokenizer.get_vocab_size())
+    generator = replace(
+        encoder,
+        hidden_size=encoder.hidden_size // 2,
+        num_attention_heads=encoder.num_attention_heads // 2,
+        intermediate_size=encoder.intermediate_size // 2,
+    )
+    return ElectraConfig(encoder, generator, special_ids(tokenizer).mask)
+
+
+def _replaced_tokens(rows: Rows, held_out: Rows, counts: Tensor) -> Task:
+    """Which tokens were replaced by draws from the word frequencies: what the curves show."""
+    fitted = _corrupted(spread(rows, FITTED_ROWS), counts)
+    judged = _corrupted(spread(held_out, JUDGED_ROWS), counts)
+    baselines = {"rarity of the word": area(judged, lambda input_ids, mask: rarity(input_ids, counts))}
+    return Task("replaced_tokens", "token", "AUC", baselines, fitted, judged, partial(area, judged))
+
+
+def _corrupted(rows: Rows, counts: Tensor) -> Examples:
+    with torch.random.fork_rng():
+        torch.manual_seed(EVALUATION_SEED)
+        replaced = corrupt(rows.input_ids, rows.maskable, Unigram(counts))
+    return Examples(replaced.input_ids, rows.attention_mask, rows.maskable, replaced.is_replaced)
+
+
+def names(given: str) -> list[str]:
+    """The objectives that a list with commas names, each once.
+
+    Raises:
+        UserError: one that there is not.
+    """
+    found = list(dict.fromkeys(given.split(",")))
+    for name in found:
+        if name not in OBJECTIVES:
+            raise UserError(f"--objectives: {name!r} is none, should be among {', '.join(OBJECTIVES)}")
+    return found

@@ -1,0 +1,153 @@
+"""The comparison of objectives on the tiny language: fair, resumable, and the page says what was measured."""
+
+import importlib
+import json
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+
+from electra_kernels.models import ElectraConfig
+from electra_kernels.pretraining.comparison import compare as comparison
+from electra_kernels.pretraining.comparison import runs
+from electra_kernels.pretraining.comparison.compare import Options, compare, names
+from electra_kernels.pretraining.comparison.runs import Run, Setting, carry_out, objective_of
+from electra_kernels.pretraining.errors import UserError
+from electra_kernels.pretraining.objectives import OBJECTIVES
+from electra_kernels.pretraining.progress import Progress
+from electra_kernels.pretraining.recipe import Recipe
+
+RECIPE = Recipe(
+    length=16,
+    batch_size=8,
+    learning_rate=0.0,
+    warmup=0.1,
+    steps=30,
+    head_start=0.3,
+    head_start_replacements="unigram",
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(comparison, "FITTED_ROWS", 48)
+    monkeypatch.setattr(comparison, "JUDGED_ROWS", 48)
+    monkeypatch.setattr(importlib.import_module("electra_kernels.pretraining.probing.probe"), "STEPS", 3)
+
+
+@pytest.fixture
+def setting(electra_config, facts, rows, held_out, counts):
+    generator = replace(electra_config.discriminator, hidden_size=16, intermediate_size=32)
+    config = ElectraConfig(electra_config.discriminator, generator, electra_config.mask_token_id)
+    task = comparison._replaced_tokens(rows, held_out, counts)
+    return Setting(config, facts, rows, RECIPE, None, 3.0, curve=task, choice=task, tasks=[task])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_all_objectives_start_with_the_same_encoder(setting, name):
+    ours, other = (
+        objective_of(setting, Run(kind, 1e-3, 5, False)).encoder for kind in (name, "corrupted_tokens")
+    )
+    for one, two in zip(ours.state_dict().values(), other.state_dict().values()):
+        assert torch.equal(one, two)
+
+
+def test_a_run_is_the_same_again_and_its_curve_begins_before_the_first_step(setting):
+    run = Run("corrupted_tokens", 3e-3, 1, True)
+    first, second = carry_out(setting, run), carry_out(setting, run)
+    for result in (first, second):
+        del result["seconds"]
+        for point in result["curve"]:
+            del point["seconds"]
+    assert first == second
+    assert [point["step"] for point in first["curve"]] == [0, 10, 20, 30]
+    assert first["curve"][0]["tokens"] == 0
+    assert first["probes"]["replaced_tokens"].keys() == {"frozen", "fine_tuned"}
+    assert carry_out(setting, replace(run, is_probed=False))["probes"] is None
+
+
+def test_measuring_does_not_disturb_the_training(setting, monkeypatch):
+    run = Run("replaced_tokens", 3e-3, 1, False)
+    often = carry_out(setting, run)["choice"]
+    monkeypatch.setattr(runs, "CURVE_POINTS", 1)
+    assert carry_out(setting, run)["choice"] == often
+
+
+@pytest.fixture
+def options(tmp_path, documents):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join("\n".join(document.paragraphs) for document in documents))
+    return Options(
+        tmp_path / "out",
+        ["corrupted_tokens", "corrupted_rows"],
+        [text],
+        tokens=2_000,
+        seeds=2,
+        rates=(1e-3, 3e-3),
+        processes=1,
+    )
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Runs in this process, counted; the vocabulary is as small as the language."""
+    carried = []
+
+    def carry_out_all(path, missing, processes):
+        setting = pickle.loads(path.read_bytes())
+        for run in missing:
+            carried.append(run)
+            yield carry_out(setting, run)
+
+    monkeypatch.setattr(comparison, "carry_out_all", carry_out_all)
+    monkeypatch.setattr(
+        comparison, "RECIPE", replace(comparison.RECIPE, vocab_size=150, length=16, batch_size=8)
+    )
+    monkeypatch.setattr(comparison, "tasks", lambda *arguments: [])
+    return carried
+
+
+def test_every_rate_is_tried_once_and_the_best_has_all_seeds(options, here):
+    page = compare(options, Progress())
+    record = json.loads((options.output / "compare.json").read_text())
+    assert len(record["tried"]) == 4
+    for name in options.objectives:
+        tried = [run for run in record["tried"] if run["objective"] == name]
+        best = max(tried, key=lambda run: run["choice"])["learning_rate"]
+        probed = [run for run in record["runs"] if run["objective"] == name]
+        assert [(run["learning_rate"], run["seed"]) for run in probed] == [(best, 0), (best, 1)]
+    text = page.read_text()
+    assert all(name in text for name in options.objectives)
+    assert "<img" in text
+
+
+def test_what_was_done_is_not_done_again(options, here):
+    compare(options, Progress())
+    count = len(here)
+    assert count == 8
+    (options.output / "runs" / "corrupted_rows-0.001-0.json").unlink()
+    compare(options, Progress())
+    assert len(here) == count + 1
+
+
+def test_the_best_rate_is_never_one_that_gave_nothing():
+    tried = [
+        {"objective": "x", "learning_rate": rate, "choice": figure}
+        for rate, figure in ((1.0, float("nan")), (2.0, 0.4))
+    ]
+    assert comparison._best_rate("x", tried) == 2.0
+
+
+def test_an_unknown_objective_is_named():
+    assert names("corrupted_rows,masked_lm,masked_lm") == ["corrupted_rows", "masked_lm"]
+    with pytest.raises(UserError, match="'nothing' is none, should be among replaced_tokens"):
+        names("masked_lm,nothing")
+
+
+def test_runs_in_processes_of_their_own_give_the_same(setting, tmp_path):
+    path = tmp_path / "setting.pickle"
+    path.write_bytes(pickle.dumps(setting))
+    run = Run("corrupted_tokens", 3e-3, 1, False)
+    (there,) = runs.carry_out_all(path, [run], 1)
+    assert there["choice"] == pytest.approx(carry_out(setting, run)["choice"], abs=1e-3)
