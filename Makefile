@@ -9,7 +9,7 @@ SOURCES := electra_kernels benchmarks tests setup.py .ci
 CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
 FIBERS := $(wildcard tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu tests/cuda_on_cpu/*.h)
 
-.PHONY: help demo test sanitize lint format bench gpu-check audit wheel torches clean again
+.PHONY: help demo test fuzz sanitize lint format bench gpu-check audit wheel torches clean again
 
 help:  ## Say what each target does (default)
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,7 +20,12 @@ demo: $(READY)  ## Pre-train the reference ELECTRA on real text and write report
 test: $(READY)  ## Lint, build and every test, with the time of each part
 	@$(BIN)/python .ci/test.py
 
-sanitize: $(READY)  ## Tests of the compiled kernels with the address and undefined-behaviour sanitizers in them
+MINUTES ?= 10
+
+fuzz: $(READY)  ## New cases for the properties of every op until MINUTES are over, or one fails
+	@$(BIN)/python tests/fuzz.py $(MINUTES)
+
+sanitize: $(READY)  ## Tests of the compiled kernels with the sanitizers for addresses, undefined behaviour and threads
 	@$(BIN)/python .ci/sanitize.py
 
 lint: $(READY)  ## ruff, mypy and clang-format, changing nothing
