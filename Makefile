@@ -7,7 +7,7 @@ PACKAGES := $(VENV)/packages
 READY := $(VENV)/ready
 SOURCES := electra_kernels benchmarks tests setup.py .ci
 CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
-FIBERS := $(wildcard tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu tests/cuda_on_cpu/*.h)
+FIBERS := $(wildcard .ci/*.cpp tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu tests/cuda_on_cpu/*.h)
 
 .PHONY: help demo test fuzz sanitize lint format bench gpu-check audit wheel torches clean again
 

@@ -16,7 +16,7 @@ _GRADIENT_FACTOR = 20.0  # times the median of the last reports
 _RECALL = 0.002
 _PLATEAU = 0.98  # of the entropy of the word frequencies
 _STRONG_ACCURACY = 0.8
-_WEAK_LOSS = 0.1  # of the entropy of the share of replaced tokens
+_WEAK_LOSS = 0.35  # of the entropy of the share of replaced tokens
 _REPORTS = 20
 
 

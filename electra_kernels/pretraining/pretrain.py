@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from electra_kernels import backends
 from electra_kernels.models import Electra, electra_config
 from electra_kernels.pretraining import evaluation
+from electra_kernels.pretraining.alarms import Watch
 from electra_kernels.pretraining.budget import Budget
 from electra_kernels.pretraining.checkpoint import (
     Checkpoint,
@@ -108,10 +109,15 @@ def pretrain(options: Options, progress: Progress) -> Path:
     objective = _objective(options, recipe, data).to(device)
     fixed = FixedCorruption(spread(data.held_out, CURVE_ROWS), data.counts)
     evaluations: list[dict[str, float]] = []
+    alarms: list[str] = []
+    watch = Watch(evaluation.unigram_entropy(data.held_out, data.counts))
     budget = Budget(recipe.steps, options.minutes)
     with progress.bar("pre-training") as bar:
 
         def report(state: State) -> None:
+            for alarm in map(str, watch.see(state)):
+                alarms.append(alarm)
+                progress.say(alarm)
             if state.fraction >= len(evaluations) / EVALUATIONS:
                 figures = _evaluate(objective, fixed)
                 evaluations.append({"step": state.step, "seconds": state.seconds, **figures})
@@ -121,7 +127,7 @@ def pretrain(options: Options, progress: Progress) -> Path:
 
         state = train(objective, data.train, recipe, budget, seed=options.seed, report=report)
     progress.say(f"the model is in {options.output / 'model'}")
-    metrics = _describe(options, data, state, device) | {"evaluations": evaluations}
+    metrics = _describe(options, data, state, device) | {"evaluations": evaluations, "alarms": alarms}
     model = objective.model
     if not _has_report(model):
         rows = spread(data.held_out, FINAL_ROWS)

@@ -22,6 +22,7 @@ def write_report(directory: Path, metrics: dict[str, Any], samples: Sequence[Seq
     sections = [
         _pair_section(metrics),
         _summary_section(metrics),
+        _alarms_section(metrics["alarms"]),
         _samples_section(samples, metrics),
         _errors_section(metrics),
         _curves_section(metrics),
@@ -116,6 +117,13 @@ training text and were dropped). {run["steps"]:,} steps, {run["tokens"]:,} token
 back end {run["backend"]}, seed {run["seed"]}.</p>
 {html_table(rows)}
 <p class="note">Time and tokens/s include the evaluations. The recipe was chosen on the same held-out documents.</p>"""
+
+
+def _alarms_section(alarms: Sequence[str]) -> str:
+    if not alarms:
+        return ""
+    items = "".join(f"<li>{html.escape(alarm)}</li>" for alarm in alarms)
+    return f"<h2>Alarms</h2><ul>{items}</ul>"
 
 
 def _samples_section(samples: Sequence[Sequence[ScoredToken]], metrics: dict[str, Any]) -> str:

@@ -1,11 +1,21 @@
 """Each alarm fires on what it is for, once, and on nothing else."""
 
 import math
+from dataclasses import replace
 
 import pytest
+import torch
 
 from electra_kernels.pretraining.alarms import Watch
-from electra_kernels.pretraining.run import State
+from electra_kernels.pretraining.budget import Budget
+from electra_kernels.pretraining.evaluation import unigram_entropy
+from electra_kernels.pretraining.objectives import ReplacedTokenDetection, UniformGenerator, text_facts
+from electra_kernels.pretraining.recipe import Recipe
+from electra_kernels.pretraining.rows import encode_rows, unigram_counts
+from electra_kernels.pretraining.run import State, train
+from electra_kernels.pretraining.text import Document
+
+from .conftest import WORDS
 
 HEALTHY = {
     "mlm_loss": 4.0,
@@ -21,7 +31,7 @@ FAULTS = {
     "finds nothing": {"recall": 0.0},
     "generator at the plateau": {"mlm_loss": 6.3},
     "generator too strong": {"mlm_accuracy": 0.9},
-    "generator too weak": {"rtd_loss": 0.02},
+    "generator too weak": {"rtd_loss": 0.05},
 }
 
 
@@ -66,3 +76,70 @@ def test_an_alarm_says_when_and_what_to_try():
     (alarm,) = watch.see(State(step=1_230, metrics={"rtd_loss": math.inf}))
     assert str(alarm).startswith("alarm at step 1,230: a loss is NaN or infinite")
     assert "learning rate" in str(alarm)
+
+
+# ---- runs that are made to fail ----
+
+
+def alarms(objective, rows, counts, *, learning_rate, steps=60):
+    watch = Watch(unigram_entropy(rows, counts))
+    found = []
+    recipe = Recipe(length=16, batch_size=8, learning_rate=learning_rate, warmup=0.1, steps=steps, clip=None)
+    train(objective, rows, recipe, Budget(steps), seed=3, report=lambda state: found.extend(watch.see(state)))
+    return {alarm.name for alarm in found}
+
+
+@pytest.fixture
+def electra(electra_config, facts):
+    torch.manual_seed(0)
+    return ReplacedTokenDetection(electra_config, facts)
+
+
+def test_a_rate_far_too_high_makes_numbers_that_are_not_finite(electra, rows, counts):
+    assert "not finite" in alarms(electra, rows, counts, learning_rate=1e20)
+
+
+def test_a_rate_far_too_low_leaves_the_generator_at_the_plateau(electra, rows, counts):
+    assert alarms(electra, rows, counts, learning_rate=1e-6, steps=100) == {"generator at the plateau"}
+
+
+def test_a_discriminator_without_weight_finds_nothing(electra_config, facts, rows, counts):
+    """Its head's bias says the majority class from the start, and its loss is not trained."""
+    objective = ReplacedTokenDetection(replace(electra_config, rtd_weight=0.0), facts)
+    with torch.no_grad():
+        objective.model.discriminator.head.bias.fill_(-3.0)
+    assert "finds nothing" in alarms(objective, rows, counts, learning_rate=3e-3)
+
+
+def test_a_loss_that_grows_a_thousandfold_explodes_the_gradient(electra_config, facts, rows, counts):
+    class Growing(ReplacedTokenDetection):
+        def forward(self, batch, progress):
+            loss, metrics = super().forward(batch, progress)
+            return loss * (1_000 if progress > 0.9 else 1), metrics
+
+    assert "exploding gradient" in alarms(
+        Growing(electra_config, facts), rows, counts, learning_rate=3e-3, steps=200
+    )
+
+
+def test_a_text_without_choices_makes_the_generator_too_strong(tokenizer, electra_config):
+    """One word again and again."""
+    documents = [Document("same", (" ".join(WORDS[:1] * 14),) * 50)]
+    rows = encode_rows(documents, tokenizer, 16)
+    counts = unigram_counts(rows, tokenizer.get_vocab_size())
+    objective = ReplacedTokenDetection(electra_config, text_facts(tokenizer, counts))
+    assert "generator too strong" in alarms(objective, rows, counts, learning_rate=1e-2, steps=100)
+
+
+def test_words_that_the_text_never_has_make_a_generator_too_weak(electra_config, facts, rows, counts):
+    objective = UniformGenerator(electra_config, facts)
+    assert alarms(objective, rows, counts, learning_rate=5e-3, steps=200) == {"generator too weak"}
+
+
+def test_a_run_that_goes_well_has_no_alarm_once_it_has_left_the_plateau(electra, rows, counts):
+    assert not alarms(electra, rows, counts, learning_rate=1e-2, steps=200) & {
+        "not finite",
+        "exploding gradient",
+        "generator too strong",
+        "generator too weak",
+    }
