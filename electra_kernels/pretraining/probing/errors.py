@@ -22,8 +22,8 @@ def error_detection(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int
 
     It is judged by `evaluate_real_word_errors`: per word, by the maximum over its pieces. The held-out sentences and
     their errors are those of the report of ``electra-kernels pretrain`` whose wrong word has an even hash; the
-    training sentences get the errors whose wrong word has an odd one. Were they the same words, knowing which of them
-    were wrong in training would find 93 % of the pairs (AUC 0.93 on the demo's text) without reading a sentence.
+    training sentences get the errors whose wrong word has an odd one. Were they the same words, the rule "wrong in
+    training" alone, without reading a sentence, would reach an AUC of 0.93 on the demo's text.
 
     Args:
         corpus: training and held-out documents.
