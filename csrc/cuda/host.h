@@ -2,13 +2,19 @@
 
 #pragma once
 
+// Under fibers, and where launches are only recorded (benchmarks/audit/recorder.cpp), the ops take CPU
+// tensors.
+#if defined(EK_FIBERS) || defined(EK_RECORDED)
+#define EK_CPU_TENSORS
+#endif
+
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#if !defined(EK_FIBERS)
+#if !defined(EK_CPU_TENSORS)
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #endif
@@ -20,8 +26,7 @@
 
 #include "kernels.h"
 
-// Under fibers the kernels serve CPU tensors.
-#if defined(EK_FIBERS)
+#if defined(EK_CPU_TENSORS)
 #define EK_LIBRARY_IMPL(library) STABLE_TORCH_LIBRARY_IMPL(electra_kernels_cuda, CPU, library)
 #else
 #define EK_LIBRARY_IMPL(library) STABLE_TORCH_LIBRARY_IMPL(electra_kernels_cuda, CUDA, library)
@@ -35,7 +40,7 @@ using torch::stable::Tensor;
 // Makes the device of a tensor the current one for as long as it lives, and has torch's stream there.
 class OnDevice {
  public:
-#if defined(EK_FIBERS)
+#if defined(EK_CPU_TENSORS)
   explicit OnDevice(const Tensor&) : stream(nullptr) {}
 #else
   explicit OnDevice(const Tensor& tensor)

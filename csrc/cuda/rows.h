@@ -15,8 +15,9 @@ namespace {
 
 constexpr float kLog2E = 1.44269504f;
 
-// exp(x scale); the exponent is rounded, so its error is that of a float of its size.
-__device__ inline float exponential(float x, float scale = 1) { return exp2f(x * (scale * kLog2E)); }
+// exp(x scale), 0 where that is denormal, which in a sum with a 1 says nothing; the exponent is rounded, so
+// its error is that of a float of its size.
+__device__ inline float exponential(float x, float scale = 1) { return power_of_two(x * (scale * kLog2E)); }
 
 // What to subtract where the maximum is x: of nothing but -inf, -inf would make NaN.
 __device__ inline float finite_or_zero(float x) { return fabsf(x) < kInfinity ? x : 0; }
@@ -127,7 +128,8 @@ template <typename T>
 __device__ void soft_max_less_target(int first, const Places& places, float logsumexp, int target,
                                      float distance, float scale, Share<T>& x) {
   for (int v = 0; v < kVectors<T>; ++v) {
-    for (int i = 0; i < kPerVector<T>; ++i) x[v][i] = exponential(x[v][i] - logsumexp) * scale;
+    // Denormal numbers too: an upstream gradient may lift them.
+    for (int i = 0; i < kPerVector<T>; ++i) x[v][i] = exp2f((x[v][i] - logsumexp) * kLog2E) * scale;
   }
   replace_column<T>(first, places, target, expm1f(distance) * scale, x);
 }
