@@ -1,7 +1,9 @@
 """Error detection: which word of a sentence was put in another's place? Fitted and judged on errors of one kind."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from tokenizers import Tokenizer
 
@@ -46,18 +48,28 @@ def error_detection(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int
     fitted, judged = train.examples(first_pieces=False), test.examples(first_pieces=False)
     require_both_answers("real_word_errors", training=fitted, held_out=judged)
 
-    def figures(score: Score) -> dict[str, float]:
-        return evaluate_real_word_errors(held_out, tokenizer, score, counts, length)
-
+    figures = partial(_figures, held_out, tokenizer, counts, length)
     rules = figures(lambda input_ids, attention_mask: input_ids)
     baselines = {
         "word alone": word_baseline(train, test),
         "word frequency": rules["auc_word_frequency"],
         "word pieces": rules["auc_word_pieces"],
     }
-    return Task(
-        "real_word_errors", "token", "AUC", baselines, fitted, judged, lambda score: figures(score)["auc"]
-    )
+    measure = partial(_auc, held_out, tokenizer, counts, length)
+    return Task("real_word_errors", "token", "AUC", baselines, fitted, judged, measure)
+
+
+# At the top of the module, so that a task can be sent to another process.
+def _figures(
+    items: Sequence[ErrorItem], tokenizer: Tokenizer, counts: Counter[str], length: int, score: Score
+) -> dict[str, float]:
+    return evaluate_real_word_errors(items, tokenizer, score, counts, length)
+
+
+def _auc(
+    items: Sequence[ErrorItem], tokenizer: Tokenizer, counts: Counter[str], length: int, score: Score
+) -> float:
+    return _figures(items, tokenizer, counts, length, score)["auc"]
 
 
 def _is_judged(item: ErrorItem) -> bool:

@@ -1,5 +1,6 @@
 import copy
 import math
+import pickle
 import sys
 
 import pytest
@@ -162,3 +163,8 @@ def test_logistic_regression_is_at_its_minimum_and_ends_where_nothing_is_left_to
     assert bias.grad.abs() < 0.05
     weight, _ = logistic_regression(features.mv, 6, features[:, 0] > 0)
     assert weight.isfinite().all()
+
+
+def test_a_task_can_be_sent_to_another_process(task, encoder):
+    sent = pickle.loads(pickle.dumps(task))
+    assert probe(encoder, sent, frozen=True, seed=0) == probe(encoder, task, frozen=True, seed=0)
