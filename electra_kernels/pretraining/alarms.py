@@ -117,9 +117,9 @@ _CONDITIONS = (
     ),
     _Condition(
         "finds nothing",
-        0.3,
+        0.5,
         _finds_nothing,
-        f"less than {_RECALL:.1%} of the replaced tokens is found at probability 0.5 for 30 % of the run. Look at the "
+        f"less than {_RECALL:.1%} of the replaced tokens is found at probability 0.5 for half of the run. Look at the "
         "AUC: at 0.5, the discriminator always says the majority class; raise its learning rate or the scale of the "
         "initial weights, or let it begin with replacements that are easier (head_start_replacements='unigram')",
     ),

@@ -35,7 +35,8 @@ from electra_kernels.pretraining.vocabulary import special_ids, train_vocabulary
 
 # The pair's encoder, text rows and vocabulary: small enough for tens of runs in minutes. A generator that has
 # learned nothing teaches nothing, so what it feeds begins with draws from the word frequencies, as in the demo.
-RECIPE = replace(PER_TOKEN, head_start=0.35, head_start_replacements="unigram")
+# Many small steps: with 64 rows a step the encoder learns less from a million tokens (benchmarks/FINDINGS.md).
+RECIPE = replace(PER_TOKEN, batch_size=16, head_start=0.35, head_start_replacements="unigram")
 RATES = (1e-3, 2e-3)
 FITTED_ROWS, JUDGED_ROWS = 1_024, 512
 
@@ -57,7 +58,7 @@ class Options:
     output: Path
     objectives: Sequence[str]
     text: Sequence[Path] = ()
-    seconds: float = 30.0
+    seconds: float = 50.0
     tokens: int | None = None
     seeds: int = 3
     rates: Sequence[float] = RATES
