@@ -1,16 +1,23 @@
-"""Which implementation serves which op on which device, and why another does not."""
+"""Which implementation serves which op on which device, and why another does not.
 
+On a GPU that is data: preference.json has the order of the back ends for each op, with what it rests on (written by
+benchmarks/preference.py, which has the rule).
+"""
+
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from electra_kernels import compiled, reference, triton
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
 DEVICES = ("cpu", "cuda")
-# The first back end of this order that has the op serves it.
-_PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference")}
+# Of these, the first that has the op serves it; on a GPU, of those that preference.json names, then of these.
+_PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("reference",)}
+_ON_GPU = json.loads(Path(__file__).with_name("preference.json").read_text())["ops"]
 
 Implementations = Mapping[str, Callable[..., object]]
 
@@ -25,12 +32,14 @@ class Backends:
         unavailable: back end → why it cannot run here.
         levels: back end → the instruction sets that it can run here; it runs the first unless
             `use_backend` asks for another.
+        basis: op → "measured" or "predicted": on what the choice between "cuda" and "triton" rests.
     """
 
     serving: dict[tuple[str, str], str]
     available: dict[str, tuple[str, ...]]
     unavailable: dict[str, str]
     levels: dict[str, tuple[str, ...]]
+    basis: dict[str, str]
 
     def __str__(self) -> str:
         width = max(len(op) for op, _ in self.serving)
@@ -39,6 +48,8 @@ class Backends:
             names = (self.serving[op, device] for device in DEVICES)
             lines.append(f"{op:{width}}  " + "  ".join(f"{name:9}" for name in names))
         lines += [f"{name}: instruction set {level}" for name, (level, *_) in self.levels.items()]
+        kinds = " and ".join(sorted(set(self.basis.values())))
+        lines.append(f"cuda or triton: the faster one of each op, {kinds}")
         lines += [f"{name}: not available: {reason}" for name, reason in self.unavailable.items()]
         return "\n".join(lines)
 
@@ -80,7 +91,8 @@ def backends() -> Backends:
     """
     serving = {(op, device): _serving(op, device) for op in reference.IMPLEMENTATIONS for device in DEVICES}
     levels = {name: _levels(name) for name in _devices if _levels(name)}
-    return Backends(serving, dict(_devices), dict(_unavailable), levels)
+    basis = {op: choice["kind"] for op, choice in _ON_GPU.items()}
+    return Backends(serving, dict(_devices), dict(_unavailable), levels, basis)
 
 
 def _levels(name: str) -> tuple[str, ...]:
@@ -133,9 +145,10 @@ def implementation(op: str, device: str) -> Callable[..., object]:
 
 
 def _serving(op: str, device: str) -> str:
+    preferred = _ON_GPU[op]["order"] if device == "cuda" else []
     return next(
         name
-        for name in _PREFERENCE[device]
+        for name in (*preferred, *_PREFERENCE[device])
         if op in _implementations.get(name, ()) and device in _devices[name]
     )
 

@@ -8,9 +8,11 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
-from benchmarks.audit import assembly, compilation, gpus, report, traffic
+from benchmarks.audit import assembly, compilation, gpus, prediction, report, traffic
 from benchmarks.audit.cases import Case, real_cases
-from benchmarks.audit.launches import Launch
+from benchmarks.audit.launches import Launch, launches_of
+from benchmarks.audit.routes import Cost, Routes, Work
+from benchmarks.audit.triton_audit import TritonAudit
 from electra_kernels.triton import launch
 
 try:
@@ -21,7 +23,7 @@ except compilation.CannotCompileError as error:
 # One precision and one architecture, for the time; `make audit` has all, and fails too.
 CASES = [case for case in real_cases() if case.dtype != torch.float32]
 OPS = sorted({case.op for case in CASES})
-SHAPED = {"sizes": {}, "dtype": torch.float32, "least": 1, "again": 0}
+SHAPED = {"sizes": {}, "dtype": torch.float32, "arguments": (), "least": 1, "again": 0}
 
 
 def faults_of(*, kernels=(), traffic=()):
@@ -30,7 +32,7 @@ def faults_of(*, kernels=(), traffic=()):
 
 @pytest.mark.parametrize("op", OPS)
 def test_no_kernel_spills_or_moves_its_data_in_small_pieces(op):
-    audit = report.Audit([90])
+    audit = TritonAudit([90])
     for case in CASES:
         if case.op == op:
             audit.op(case)
@@ -66,8 +68,11 @@ def audited(kernel, *arguments, num_warps=4, streamed=("x", "out"), architecture
     def run():
         launch.run(kernel, 1, *arguments, num_warps=num_warps, **constants)
 
-    audit = report.Audit([architecture])
-    audit.op(Case("op", run=run, streamed=streamed, **SHAPED))
+    # Its phases are not known, so no time can be predicted.
+    audit = TritonAudit([architecture], {"op": run})
+    case = Case("op", elements={}, streamed=streamed, **SHAPED)
+    (given,) = launches_of(run, 1, 1)
+    audit._kernel(given, architecture, case)
     (kernel,) = audit.kernels.values()
     return kernel
 
@@ -154,26 +159,120 @@ def test_an_address_is_followed_back_to_its_argument_through_a_loop():
     assert second == assembly.Access(argument=1, is_load=False, size=2, is_streamed=False)
 
 
-def test_the_loop_is_the_one_that_streams():
-    sass = """
+# A kernel as compilers leave it. Work of a turn: load 16 bytes, take a reciprocal, add. Two turns in one; what remains;
+# numbers one by one where they are not aligned, and a slow path behind the end that jumps back into the loop.
+LISTING = """
         /*0000*/    S2R R0, SR_TID.X ;
+        /*0010*/    @P5 EXIT ;
+        /*0020*/    @P4 BRA `(.L_x_6) ;
 .L_x_0:
-        /*0010*/    LDG.E.128 R4, desc[UR4][R2.64] ;
-        /*0020*/    FADD R1, R1, R4 ;
-        /*0030*/    @P0 BRA `(.L_x_0) ;
+        /*0030*/    LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0040*/    LDG.E.128 R8, desc[UR4][R2.64+0x10] ;
+        /*0050*/    MUFU.RCP R4, R4 ;
+        /*0060*/    @P3 BRA `(.L_x_9) ;
 .L_x_1:
-        /*0040*/    LDG.E R4, desc[UR4][R2.64] ;
-        /*0050*/    @!P0 BRA `(.L_x_1) ;
-        /*0060*/    EXIT ;
-$__internal_0_$__cuda_sm20_div_rn_f64_full:
-        /*0070*/    DFMA R2, R4, R6, R8 ;
+        /*0070*/    MUFU.RCP R8, R8 ;
+        /*0080*/    FADD R1, R1, R4 ;
+        /*0090*/    FADD R1, R1, R8 ;
+        /*00a0*/    @P0 BRA `(.L_x_0) ;
 .L_x_2:
-        /*0080*/    BRA `(.L_x_2);
-        /*0090*/    NOP;
-    """
-    everything = assembly.instructions(sass)
-    assert len(everything) == 7
-    assert [one.name for one in assembly.hot_loops(everything)] == ["LDG.E.128", "FADD", "BRA"]
+        /*00b0*/    @P1 BRA `(.L_x_4) ;
+        /*00c0*/    LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*00d0*/    BRA `(.L_x_5) ;
+.L_x_4:
+        /*00e0*/    LDG.E R4, desc[UR4][R2.64] ;
+        /*00f0*/    LDG.E R5, desc[UR4][R2.64+0x4] ;
+        /*0100*/    LDG.E R6, desc[UR4][R2.64+0x8] ;
+        /*0110*/    LDG.E R7, desc[UR4][R2.64+0xc] ;
+.L_x_5:
+        /*0120*/    MUFU.RCP R4, R4 ;
+        /*0130*/    FADD R1, R1, R4 ;
+        /*0140*/    @!P0 BRA `(.L_x_2) ;
+.L_x_6:
+        /*0150*/    STG.E desc[UR4][R2.64], R1 ;
+        /*0160*/    EXIT ;
+.L_x_9:
+        /*0170*/    MUFU.RCP R5, R5 ;
+        /*0180*/    MUFU.RCP R6, R6 ;
+        /*0190*/    BRA `(.L_x_1) ;
+$__internal_0_$__cuda_sm20_div_rn_f64_full:
+        /*01a0*/    DFMA R2, R4, R6, R8 ;
+.L_x_10:
+        /*01b0*/    BRA `(.L_x_10);
+        /*01c0*/    NOP;
+"""
+
+
+def test_work_costs_its_cheapest_route():
+    routes = Routes(assembly.instructions(LISTING))
+    assert len(routes.loops) == 2, "the slow path is none"
+    # Half of eight instructions; of the loop that remains a turn takes six.
+    assert routes.turn(Work({"load": 16, "special": 1})) == Cost(4, 1, 0, 16, 0, 16)
+    # More reciprocals than loads: only the slow path has them.
+    assert routes.turn(Work({"load": 32, "special": 4})).issue == 8 + 3
+    # Where each number is loaded by itself: 2 + 4 + 3 of the loop.
+    assert routes.turn(Work({"load": 16, "LDG": 4})).issue == 1 + 4 + 3
+    assert routes.turn(Work({"store": 4})) is None
+
+
+def test_a_route_through_a_kernel_leaves_loops_out_unless_there_is_work_in_them():
+    routes = Routes(assembly.instructions(LISTING))
+    assert routes.through(Work({})).issue == 2
+    assert routes.through(Work({"store": 4})).issue == 3 + 2
+    # Both loops, since the second follows the first.
+    assert routes.through(Work({"load": 1})).issue == 3 + 8 + 6 + 2
+    assert routes.through(Work({"load": 48}, exact=("load",))).issue == 3 + 8 + 6 + 2
+    assert routes.through(Work({"load": 32}, exact=("load",))) is None
+
+
+def test_instructions_end_where_the_kernel_does_and_know_where_they_go():
+    everything = assembly.instructions(LISTING)
+    assert everything[-1].address == 0x190
+    by_address = {one.address: one for one in everything}
+    assert not by_address[0x160].goes_on
+    assert by_address[0x10].goes_on, "it ends some threads"
+    assert by_address[0xD0].jumps_to == (0x120,)
+    assert not by_address[0xD0].goes_on
+    assert by_address[0xA0].goes_on
+
+
+def kernel_record(name, *, once, turn, at_once=1):
+    """A kernel that goes over logits, four at a time."""
+    zero = {"issue": 0, "special": 0, "double": 0}
+    phases = [] if turn is None else [{"of": "logits", "elements": 4, **zero, "issue": turn}]
+    return {
+        "id": name,
+        "kernel": name,
+        "once": {**zero, "issue": once},
+        "phases": phases,
+        "programs_at_once": at_once,
+    }
+
+
+def test_instructions_are_those_of_all_threads():
+    case = Case("op", elements={"logits": 4000}, **SHAPED)
+    streams, joins = kernel_record("streams", once=10, turn=7), kernel_record("joins", once=3, turn=None)
+    launched = [
+        prediction.Launched(streams, 5, 32),
+        prediction.Launched(streams, 15, 32),
+        prediction.Launched(joins, 1, 64),
+    ]
+    assert prediction._executed("issue", case, launched) == 10 * 20 * 32 + 7 * 1000 + 3 * 64
+
+
+def test_what_is_read_again_comes_from_the_cache_if_it_holds_what_is_under_way():
+    h100 = gpus.GPUS[1]
+    count = 1 << 26  # 256 MiB, five times the cache
+    case = Case("op", elements={"logits": count}, **{**SHAPED, "least": 4 * count})
+    one = kernel_record("one", once=0, turn=0)
+    other = kernel_record("other", once=0, turn=0)
+    # An 1/20 of it at a time; by two kernels one after the other; in ten chunks.
+    few = prediction.predicted(h100, case, [prediction.Launched(one, 20 * 132, 32)], again=100)
+    both = [prediction.Launched(kernel, 20 * 132, 32) for kernel in (one, other)]
+    assert few["memory_bytes"] == 4 * count
+    assert few["under_way_bytes"] == pytest.approx(4 * count / 20, abs=1)
+    assert prediction.predicted(h100, case, both, again=100)["memory_bytes"] == 4 * count + 100
+    assert prediction.predicted(h100, case, both * 10, again=100)["memory_bytes"] == 4 * count
 
 
 def test_every_kernel_is_known_by_its_own_names():

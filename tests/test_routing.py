@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import electra_kernels
+from benchmarks import preference
 from electra_kernels import backends, reference, routing, use_backend
 from electra_kernels.routing import BACKENDS, register_backend
 
@@ -123,3 +124,114 @@ def test_the_backward_runs_on_the_back_end_of_its_forward(registered, monkeypatc
 def test_an_implementation_of_no_op_is_refused():
     with pytest.raises(ValueError, match=r"implementations: .'sample'. are no ops"):
         register_backend("cpp", ("cpu",), {"sample": lambda: None})
+
+
+def test_the_table_for_gpus_is_what_the_results_in_the_repository_give():
+    """If not: python -m benchmarks.preference"""
+    assert preference.TABLE.read_text() == preference.text(preference.committed())
+
+
+OPS = sorted(reference.IMPLEMENTATIONS)
+
+
+def audited(**triton):
+    """An audit in which CUDA C++ takes 10 µs for every op on two GPUs, Triton too, but for the ops that are named."""
+    return {
+        "ops": [
+            {
+                "op": op,
+                "backends": {
+                    "cuda": {"gpus": {gpu: {"predicted_microseconds": 10.0} for gpu in ("A", "B")}},
+                    "triton": {
+                        "gpus": {
+                            "A": {"predicted_microseconds": triton.get(op, 10.0)},
+                            "B": {"predicted_microseconds": 10.0},
+                        }
+                    },
+                },
+            }
+            for op in OPS
+            if op != "linear_cross_entropy_sample_backward"
+        ]
+    }
+
+
+def orders(table):
+    return {op: list(entry["order"]) for op, entry in table["ops"].items()}
+
+
+def test_where_the_same_is_predicted_cuda_serves():
+    found = preference.table(audited(mask_tokens=9.0), {})
+    assert orders(found) == {op: ["cuda", "triton"] for op in OPS}
+    assert {entry["kind"] for entry in found["ops"].values()} == {"predicted"}
+
+
+def test_who_is_predicted_to_be_faster_serves_and_a_gradient_without_a_case_goes_with_its_op():
+    found = orders(preference.table(audited(linear_cross_entropy_sample=5.0), {}))
+    assert found["linear_cross_entropy_sample"] == ["triton", "cuda"]
+    assert found["linear_cross_entropy_sample_backward"] == ["triton", "cuda"]
+    assert found["mask_tokens"] == ["cuda", "triton"]
+
+
+def test_times_shorter_than_the_start_of_a_kernel_are_equal():
+    audit = audited()
+    for case in audit["ops"]:
+        for name, microseconds in (("cuda", 1.9), ("triton", 0.1)):
+            case["backends"][name]["gpus"] = {"A": {"predicted_microseconds": microseconds}}
+    assert orders(preference.table(audit, {}))["mask_tokens"] == ["cuda", "triton"]
+
+
+def test_what_was_measured_overrules_what_was_predicted():
+    run = {
+        "machine": {"serving": {"cross_entropy_sample": "triton", "mask_tokens": "cuda"}},
+        "cases": [
+            {
+                "op": "cross_entropy_sample f+b",
+                "contenders": {
+                    "eager": {"median_seconds": 9.0},
+                    "ours": {"median_seconds": 2.0},
+                    "ours, cuda": {"median_seconds": 2.1},
+                    "ours in place": {"median_seconds": 2.0},
+                    "ours in place, cuda": {"median_seconds": 1.0},
+                },
+            },
+            {"op": "mask_tokens", "contenders": {"ours": {"median_seconds": 1.0}}},  # by one alone
+        ],
+    }
+    found = preference.table(audited(mask_tokens=5.0, cross_entropy_sample=20.0), {"gpu.json": run})
+    assert found["sources"] == ["audit.json", "gpu.json"]
+    for op in ("cross_entropy_sample", "cross_entropy_sample_backward"):
+        assert found["ops"][op] == {
+            "order": ("triton", "cuda"),
+            "kind": "measured",
+            "triton_over_cuda": 0.952,
+        }
+    for op in ("cross_entropy_sample_", "scale_gradient_"):
+        assert found["ops"][op] == {"order": ("cuda", "triton"), "kind": "measured", "triton_over_cuda": 2.0}
+    assert found["ops"]["mask_tokens"]["order"] == ("triton", "cuda")
+
+
+@pytest.fixture
+def on_gpu(registered, monkeypatch):
+    """Both back ends for GPUs, which register but do not run."""
+    for name in ("cuda", "triton"):
+        register_backend(name, ("cuda",), dict.fromkeys(OPS, lambda *arguments: None))
+    monkeypatch.setattr(
+        routing,
+        "_ON_GPU",
+        {op: {"order": ["cuda", "triton"], "kind": "predicted"} for op in OPS}
+        | {"mask_tokens": {"order": ["triton", "cuda"], "kind": "measured"}},
+    )
+
+
+def test_on_a_gpu_the_table_decides(on_gpu):
+    report = backends()
+    assert report.serving["mask_tokens", "cuda"] == "triton"
+    assert {report.serving[op, "cuda"] for op in OPS if op != "mask_tokens"} == {"cuda"}
+    assert report.basis["mask_tokens"] == "measured"
+    assert "cuda or triton: the faster one of each op, measured and predicted" in str(report)
+
+
+def test_without_the_first_the_second_serves(on_gpu):
+    del routing._implementations["cuda"]
+    assert {backends().serving[op, "cuda"] for op in OPS} == {"triton"}

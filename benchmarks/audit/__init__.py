@@ -1,7 +1,9 @@
-"""What the compiler says of the Triton kernels at their real shapes, without a GPU: ``python -m benchmarks.audit``.
+"""What the compilers say of the kernels at their real shapes, without a GPU: ``python -m benchmarks.audit``.
 
-`cases` calls the ops, `launches` catches what they launch, `compilation` compiles that for GPUs that are not here and
-`assembly` reads the result, `gpus` turns it into a predicted time. `traffic` counts the bytes that a kernel asks for,
-in Triton's interpreter. `report` joins all and says what is wrong,
-`table` shows it.
+`cases` has the calls of the ops. Triton: `launches` catches what they launch, `compilation` compiles that for GPUs that
+are not here. CUDA C++: `recorder` runs the real host functions on a runtime that only records launches, `cuda_kernels`
+reads what nvcc has made of those kernels. Of both, `assembly` reads registers, widths and instructions, `phases` says
+what a thread does in turns and `routes` what that costs in the compiled code; `gpus` and `prediction` make a time of
+it. `traffic` counts the bytes that Triton's kernels ask for, in its interpreter. `report` joins all and says what is
+wrong, `table` shows it.
 """

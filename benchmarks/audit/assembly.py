@@ -17,9 +17,12 @@ import triton
 _REGISTER = re.compile(r"%[a-z]+\d+|%tid\.x")
 _PARAMETER = re.compile(r"\.param \.u64 \.ptr \.global[^,\n]* (\w+)")
 _ACCESS = re.compile(r"\b(ld|st)\.global[\w.:]*?(?:\.v(\d))?\.[bsuf](\d+)\s+(.*)")
-_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
 _LABEL = re.compile(r"^(\.L_x_\d+):")
 _WIDTH = re.compile(r"\.(?:[US])?(8|16|64|128|256)\b")
+# What the two slow units do: elementary functions and conversions from and to 64 bits; arithmetic of float64.
+_SPECIAL = re.compile(r"MUFU|(?:I2F|F2F|F2I).*64")
+_DOUBLE = ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX")
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,26 @@ def _origins(register: str, sources: dict[str, set[str]]) -> set[str]:
 
 @dataclass(frozen=True)
 class Instruction:
+    """Of SASS.
+
+    Attributes:
+        name: with all that stands behind its dots.
+        jumps_to: the addresses to which it may go.
+        goes_on: whether what follows it may run next.
+    """
+
     address: int
     name: str
-    jumps_to: int | None
+    jumps_to: tuple[int, ...] = ()
+    goes_on: bool = True
+
+    @property
+    def operation(self) -> str:
+        return self.name.partition(".")[0]
 
 
 def instructions(sass: str) -> list[Instruction]:
-    """Without the padding behind the kernel's end, nor the slow path of a division that stands there."""
+    """Without the padding behind the kernel's end, nor the slow paths of arithmetic that stand there."""
     labels, pending, lines = {}, [], []
     for line in sass.splitlines():
         if line.startswith("$__internal"):
@@ -108,38 +124,26 @@ def instructions(sass: str) -> list[Instruction]:
         if label is not None:
             pending.append(label[1])
         elif found is not None:
-            address = int(found[1], 16)
+            address, predicate, name, operands = int(found[1], 16), *found.groups()[1:]
             labels.update(dict.fromkeys(pending, address))
             pending = []
-            target = re.search(r"\.L_x_\d+", found[3]) if found[2].startswith("BRA") else None
-            lines.append((address, found[2], target[0] if target else None))
-    made = [Instruction(a, name, labels.get(label) if label else None) for a, name, label in lines]
-    return [one for one in made if not one.name.startswith("NOP") and one.jumps_to != one.address]
+            lines.append((address, name, operands, _always_jumps(name, predicate, operands)))
+    made = []
+    for address, name, operands, jumps in lines:
+        targets = re.findall(r"\.L_x_\d+", operands) if name.startswith(("BRA", "BRX")) else []
+        addresses = tuple(labels[target] for target in targets if target in labels)
+        if not name.startswith("NOP") and addresses != (address,):
+            made.append(Instruction(address, name, addresses, not jumps))
+    return made
 
 
-def hot_loops(everything: list[Instruction]) -> list[Instruction]:
-    """The innermost loops with the widest loads that any loop has: those that stream the data."""
-    spans = [
-        (end.jumps_to, end.address)
-        for end in everything
-        if end.jumps_to is not None and end.jumps_to < end.address
-    ]
-    widest = {span: _widest(_inside(everything, span)) for span in spans}
-    hot = [span for span in spans if widest[span] == max(widest.values()) > 0]
-    innermost = [
-        one
-        for one in hot
-        if not any(one[0] <= other[0] and other[1] < one[1] for other in hot if other != one)
-    ]
-    return [instruction for span in innermost for instruction in _inside(everything, span)]
-
-
-def _inside(everything: list[Instruction], span: tuple[int, int]) -> list[Instruction]:
-    return [one for one in everything if span[0] <= one.address <= span[1]]
-
-
-def _widest(loop: Iterable[Instruction]) -> int:
-    return max((width_of(one.name) for one in loop if one.name.startswith("LDG")), default=0)
+def _always_jumps(name: str, predicate: str | None, operands: str) -> bool:
+    """Whether what follows the instruction never runs next. A branch has its condition before it or first in it."""
+    if name.startswith(("BRA.DIV", "BRA.CONV")) or predicate is not None:
+        return False
+    return name.startswith(("EXIT", "RET", "BRX")) or (
+        name.startswith("BRA") and re.match(r"\s*!?U?P\d", operands) is None
+    )
 
 
 def width_of(name: str) -> int:
@@ -150,11 +154,11 @@ def width_of(name: str) -> int:
 
 def by_pipe(some: Iterable[Instruction]) -> dict[str, int]:
     """Instructions in all, and those of the two slow units."""
-    names = [one.name.split(".")[0] for one in some]
+    some = list(some)
     return {
-        "issue": len(names),
-        "special": sum(name == "MUFU" for name in names),
-        "double": sum(name in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") for name in names),
+        "issue": len(some),
+        "special": sum(_SPECIAL.match(one.name) is not None for one in some),
+        "double": sum(one.operation in _DOUBLE for one in some),
     }
 
 
@@ -168,13 +172,13 @@ def disassemble(cubin: bytes) -> tuple[str, dict[str, int]]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        sass = _output(tools.nvdisasm.path, "-c", file.name)
-        usage = _output(tools.cuobjdump.path, "-res-usage", file.name)
+        sass = output(tools.nvdisasm.path, "-c", file.name)
+        usage = output(tools.cuobjdump.path, "-res-usage", file.name)
     found = {name: int(value) for name, value in re.findall(r"\b(REG|STACK):(\d+)", usage)}
     return sass, found
 
 
-def _output(*command: str) -> str:
+def output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

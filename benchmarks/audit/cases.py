@@ -1,19 +1,16 @@
 """The ops at the shapes of pre-training, called as the router calls them, each with the bytes that it must move."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from electra_kernels.triton import bce, masking, mlm_head, rtd_head, sampling
+from electra_kernels.triton import rtd_head
 from electra_kernels.triton.rows import TILE
 from electra_kernels.triton.tokens import SUMS
 
-SMALL, LARGE = (
-    30_522,
-    128_000,
-)  # vocabularies: BERT's, whose rows fit into registers, and one whose rows do not
+SMALL, LARGE = 30_522, 128_000  # vocabularies: BERT's, and one whose rows no block holds
 # 64 rows are too few for a GPU, 1024 and 2560 are the masked positions of ELECTRA-Small's and -Base's batches.
 ROWS = (64, 1024, 2560)
 PRECISIONS = (torch.bfloat16, torch.float32)
@@ -26,21 +23,29 @@ class Case:
     """One call of an op.
 
     Attributes:
-        run: calls the op's Triton implementation.
+        arguments: of the op's schema.
+        elements: what its kernels go over, by name, and how many of them there are; those that carry nearly all of its
+            bytes come first.
         least: bytes of its inputs read once and its outputs written once; of a matrix product, none.
-        again: bytes that its kernels read a second time or hand on to each other, soon enough for a cache to have them.
-        streamed: the kernels' arguments that carry nearly all of them.
+        again: bytes that Triton's kernels read a second time or hand on to each other, soon enough for a cache to have
+            them; the CUDA kernels no more than that.
+        streamed: the arguments of Triton's kernels that carry nearly all of them.
         cached: arguments that every program reads again, from the cache: not in ``least``.
     """
 
     op: str
     sizes: dict[str, int]
     dtype: torch.dtype
-    run: Callable[[], object]
+    arguments: tuple[object, ...]
+    elements: Mapping[str, int]
     least: int
     again: int
     streamed: tuple[str, ...] = ("logits", "out")
     cached: tuple[str, ...] = ()
+
+    def run(self, implementations: Mapping[str, Callable[..., object]]) -> object:
+        """Call the op of a back end."""
+        return implementations[self.op](*self.arguments)
 
     @property
     def dtype_name(self) -> str:
@@ -77,12 +82,13 @@ class _Inputs:
 def _sampling(inputs: _Inputs, rows: int, vocab_size: int, dtype: torch.dtype) -> Iterator[Case]:
     sizes, logits = {"N": rows, "V": vocab_size}, inputs.floats(rows, vocab_size, dtype=dtype)
     uniforms, row = inputs.uniforms(rows), inputs.floats(rows)
-    size = logits.numel() * dtype.itemsize
+    size, elements = logits.numel() * dtype.itemsize, {"logits": logits.numel(), "rows": rows}
     yield Case(
         "sample_tokens",
         sizes,
         dtype,
-        lambda: sampling.sample_tokens(logits, None, uniforms, 1.0),
+        (logits, None, uniforms, 1.0),
+        elements,
         size + rows * (8 + 8 + 4),  # uniforms; tokens and logsumexp
         _second_visit(rows, vocab_size, dtype),
     )
@@ -90,7 +96,8 @@ def _sampling(inputs: _Inputs, rows: int, vocab_size: int, dtype: torch.dtype) -
         "sample_tokens_backward",
         sizes,
         dtype,
-        lambda: sampling.sample_tokens_backward(row, logits, row),
+        (row, logits, row),
+        elements,
         2 * size + rows * (4 + 4),  # upstream and logsumexp
         0,
     )
@@ -117,7 +124,8 @@ def _replacements(
         "sample_replacements",
         sizes,
         dtype,
-        lambda: sampling.sample_replacements(logits, ids, positions, targets, uniforms, *options),
+        (logits, ids, positions, targets, uniforms, *options),
+        {"logits": logits.numel(), "rows": batch * slots, "tokens": batch * length},
         # targets and uniforms; the tokens are written and read
         logits.numel() * dtype.itemsize + targets.numel() * (8 + 8 + 8 + 4) + replaced,
         # the tile that is drawn from and that of the banned token
@@ -140,7 +148,8 @@ def _integers(inputs: _Inputs, batch: int, length: int, vocab_size: int) -> Iter
         "mask_tokens",
         sizes,
         ids.dtype,
-        lambda: masking.mask_tokens(ids, flags, pairs, 103, vocab_size, _MASKED, 0.85, 0.0),
+        (ids, flags, pairs, 103, vocab_size, _MASKED, 0.85, 0.0),
+        {"tokens": batch * length, "slots": batch * slots},
         # ids, flags, their copy; per slot two uniforms, position, target
         batch * length * (8 + 1 + 8) + batch * slots * (16 + 8 + 8),
         # the table of maskable tokens; per slot its entry, the original, the masked id, and the first uniform
@@ -151,7 +160,8 @@ def _integers(inputs: _Inputs, batch: int, length: int, vocab_size: int) -> Iter
         "replace_tokens",
         sizes,
         ids.dtype,
-        lambda: sampling.replace_tokens(ids, positions, tokens),
+        (ids, positions, tokens),
+        {"tokens": batch * length},
         # ids, their copy, labels; per slot position, token, original
         batch * length * (8 + 8 + 1) + batch * slots * (8 + 8 + 8),
         batch * slots * (8 + 1),  # over the copy
@@ -163,14 +173,15 @@ def _cross_entropy(inputs: _Inputs, rows: int, vocab_size: int, dtype: torch.dty
     sizes, logits = {"N": rows, "V": vocab_size}, inputs.floats(rows, vocab_size, dtype=dtype)
     targets, uniforms, row = inputs.ids(vocab_size, rows), inputs.uniforms(rows), inputs.floats(rows)
     total, size = inputs.number(torch.float64), logits.numel() * dtype.itemsize
-    options = (_IGNORED, "mean", 1.0, False)
+    options, elements = (_IGNORED, "mean", 1.0, False), {"logits": logits.numel(), "rows": rows}
     # target and uniform; loss, token, is_top1 and logsumexp
     per_row = rows * (8 + 8 + 4 + 8 + 1 + 4)
     yield Case(
         "cross_entropy_sample",
         sizes,
         dtype,
-        lambda: mlm_head.cross_entropy_sample(logits, targets, uniforms, None, *options),
+        (logits, targets, uniforms, None, *options),
+        elements,
         size + per_row,
         _second_visit(rows, vocab_size, dtype),
     )
@@ -178,9 +189,15 @@ def _cross_entropy(inputs: _Inputs, rows: int, vocab_size: int, dtype: torch.dty
         "cross_entropy_sample_backward",
         sizes,
         dtype,
-        lambda: mlm_head.cross_entropy_sample_backward(
-            inputs.number(), logits, targets, row, total, _IGNORED
+        (
+            inputs.number(),
+            logits,
+            targets,
+            row,
+            total,
+            _IGNORED,
         ),
+        elements,
         2 * size + rows * (8 + 4),
         0,
     )
@@ -188,7 +205,8 @@ def _cross_entropy(inputs: _Inputs, rows: int, vocab_size: int, dtype: torch.dty
         "cross_entropy_sample_",
         sizes,
         dtype,
-        lambda: mlm_head.cross_entropy_sample_(logits.clone(), targets, uniforms, None, *options),
+        (logits.clone(), targets, uniforms, None, *options),
+        elements,
         2 * size + per_row,
         size + _second_visit(rows, vocab_size, dtype),  # the whole row, for its gradient
     )
@@ -196,7 +214,8 @@ def _cross_entropy(inputs: _Inputs, rows: int, vocab_size: int, dtype: torch.dty
         "scale_gradient_",
         sizes,
         dtype,
-        lambda: mlm_head.scale_gradient_(logits, 2 * inputs.number()),
+        (logits, 2 * inputs.number()),
+        elements,
         2 * size,
         0,
         ("gradient",),
@@ -215,7 +234,8 @@ def _linear_head(
         "linear_cross_entropy_sample",
         {"N": rows, "V": vocab_size, "E": width},
         dtype,
-        lambda: mlm_head.linear_cross_entropy_sample(*arguments),
+        arguments,
+        {"logits": rows * vocab_size, "rows": rows},
         2 * size + rows * (8 + 8 + 4 + 8 + 1 + 4),
         size + _second_visit(rows, vocab_size, dtype),
         cached=("bias",),
@@ -230,7 +250,8 @@ def _bce(inputs: _Inputs, batch: int, length: int, dtype: torch.dtype) -> Iterat
         "masked_bce_with_logits",
         sizes,
         dtype,
-        lambda: bce.masked_bce_with_logits(logits, labels, mask, None, None, 0.0, "mean"),
+        (logits, labels, mask, None, None, 0.0, "mean"),
+        {"tokens": count},
         count * (dtype.itemsize + 1 + 8),  # logit, label, mask
         2 * -(-count // 1024) * SUMS * 8,  # of each block of tokens, written and read
         ("logits", "mask"),
@@ -239,7 +260,8 @@ def _bce(inputs: _Inputs, batch: int, length: int, dtype: torch.dtype) -> Iterat
         "masked_bce_with_logits_backward",
         sizes,
         dtype,
-        lambda: bce.masked_bce_with_logits_backward(inputs.number(), logits, labels, mask, None, total, 0.0),
+        (inputs.number(), logits, labels, mask, None, total, 0.0),
+        {"tokens": count},
         count * (2 * dtype.itemsize + 1 + 8),
         0,
         ("logits", "mask", "gradient"),
@@ -259,7 +281,8 @@ def _rtd_head(inputs: _Inputs, batch: int, length: int, width: int, dtype: torch
         "linear_masked_bce",
         sizes,
         dtype,
-        lambda: rtd_head.linear_masked_bce(hidden, weight, bias, *terms, None, 0.0, "mean", True),
+        (hidden, weight, bias, *terms, None, 0.0, "mean", True),
+        {"hidden": hidden.numel(), "tokens": count},
         count * (width * dtype.itemsize + per_row) + 4 * width,  # and the sums for the weight's gradient
         # the loss visits the tokens once more; these sums and those of the loss of all programs, written and read
         count * per_row + 2 * split.programs * (split.pitch * 4 + SUMS * 8),
@@ -270,9 +293,18 @@ def _rtd_head(inputs: _Inputs, batch: int, length: int, width: int, dtype: torch
         "linear_masked_bce_backward",
         sizes,
         dtype,
-        lambda: rtd_head.linear_masked_bce_backward(
-            inputs.number(), hidden, weight, logits, *terms, total, *sums, 0.0, "mean"
+        (
+            inputs.number(),
+            hidden,
+            weight,
+            logits,
+            *terms,
+            total,
+            *sums,
+            0.0,
+            "mean",
         ),
+        {"hidden": hidden.numel(), "tokens": count},
         count * (width * dtype.itemsize + per_row) + width * (4 + dtype.itemsize),
         0,
         ("grad_hidden",),

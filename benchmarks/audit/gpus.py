@@ -29,6 +29,10 @@ class Gpu:
     shared_memory: int
     double_lanes: int
 
+    @property
+    def shared_memory_of_a_program(self) -> int:
+        return self.shared_memory - _SYSTEM_SHARED
+
 
 GPUS = (
     Gpu("A100", 80, 108, 1.41e9, 2.039e12, 40 << 20, 164 << 10, 32),

@@ -1,6 +1,6 @@
 """What the ops launch: `electra_kernels.triton.launch.run`, through which all of it goes, is replaced."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -32,34 +32,38 @@ class Launch:
         named = zip(self.kernel.arg_names, self.arguments)
         return {name: value for name, value in named if isinstance(value, Tensor)}
 
-    def elements(self, streamed: Collection[str]) -> int:
-        """Of the largest tensor among ``streamed``."""
-        return max((one.numel() for name, one in self.tensors.items() if name in streamed), default=0)
-
 
 @contextmanager
-def instead_of_run(handle: Callable[[Launch], None], multiprocessors: int, cache: int) -> Iterator[None]:
-    """Give every launch to ``handle`` instead, as on a GPU of so many multiprocessors and bytes of level 2 cache."""
+def on_gpu(multiprocessors: int, cache: int) -> Iterator[None]:
+    """Chunks of the linear head are as on a GPU of so many multiprocessors and bytes of level 2 cache."""
     properties = SimpleNamespace(multi_processor_count=multiprocessors, L2_cache_size=cache)
     gpu, chunk_rows = torch.device("cuda"), chunks.chunk_rows
-
-    def run(kernel: Any, programs: int, *arguments: object, num_warps: int, **constants: object) -> None:
-        handle(Launch(kernel, programs, arguments, num_warps, constants))
 
     def chunk_rows_there(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
         with mock.patch.object(torch.cuda, "get_device_properties", return_value=properties):
             return chunk_rows(vocab_size, dtype, gpu)
 
+    with mock.patch.object(chunks, "chunk_rows", chunk_rows_there):
+        yield
+
+
+@contextmanager
+def instead_of_run(handle: Callable[[Launch], None], multiprocessors: int, cache: int) -> Iterator[None]:
+    """Give every launch of a Triton kernel to ``handle`` instead, as on such a GPU."""
+
+    def run(kernel: Any, programs: int, *arguments: object, num_warps: int, **constants: object) -> None:
+        handle(Launch(kernel, programs, arguments, num_warps, constants))
+
     with (
         mock.patch.object(launch, "run", run),
         mock.patch.object(launch, "multiprocessors", return_value=multiprocessors),
-        mock.patch.object(chunks, "chunk_rows", chunk_rows_there),
+        on_gpu(multiprocessors, cache),
     ):
         yield
 
 
 def launches_of(run: Callable[[], object], multiprocessors: int, cache: int) -> list[Launch]:
-    """What ``run`` would launch; nothing is, and its results are empty."""
+    """What ``run`` would launch of Triton's kernels; nothing is, and its results are empty."""
     launches: list[Launch] = []
     with instead_of_run(launches.append, multiprocessors, cache):
         run()

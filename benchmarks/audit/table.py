@@ -1,6 +1,6 @@
 """The record of an audit in Markdown, at the main sizes; the file has all."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.audit.gpus import GPUS
@@ -9,31 +9,23 @@ Record = dict[str, Any]
 
 _MAIN = {"N": (2560,), "V": (30_522,), "B": (128, 256)}
 LEGEND = """\
-Registers, spills (loads and stores of local memory), occupancy and instructions: of the kernel that streams the data,
-compiled for sm_80 / sm_90 / sm_100, one figure where all are the same. Bytes a load: of the loads and stores of a
-thread that move most of that data, of those that its alignment allows. Instructions per element: SASS in the loops
-that stream, in the whole kernel where none does, over the elements of a thread. *Predicted*: the larger of bytes /
-bandwidth, and instructions / rate for the slowest unit (named where it is not memory); no launches, no latency, no
-idle multiprocessors. What is read a second time comes from the cache if all that is under way fits into it."""
+Registers, spills (loads and stores of local memory), shared memory (KB of a block), occupancy and instructions: of the
+kernel that streams the data, compiled for sm_80 / sm_90 / sm_100, one figure where all are the same. Bytes a load: of
+the loads and stores of a thread that move most of that data. Instructions per element: those of the cheapest route
+through SASS that does the work on it, without what a thread does once. *Predicted*: the larger of bytes / bandwidth and
+instructions / rate for the slowest unit (named where it is not memory); no launches, no latency, no idle
+multiprocessors. What is read a second time comes from the cache if all that is under way fits into it."""
 
 
 def table(record: Mapping[str, Any]) -> str:
+    """Two lines an op: Triton, then CUDA C++."""
     names = [gpu.name for gpu in GPUS]
     columns = [
-        *(
-            "op",
-            "sizes",
-            "kernel",
-            "registers",
-            "spills",
-            "occupancy",
-            "bytes a load",
-            "instructions per element",
-        ),
-        *("gfx942 registers", "MB", *(f"{name}, µs *predicted*" for name in names)),
+        *("op", "sizes", "MB", "kernel", "registers", "spills", "shared", "occupancy", "bytes a load"),
+        *("instructions per element", *(f"{name}, µs *predicted*" for name in names)),
     ]
     kernels = {kernel["id"]: kernel for kernel in record["kernels"]}
-    rows = [_cells(op, kernels) for op in record["ops"] if _is_main(op)]
+    rows = [cells for op in record["ops"] if _is_main(op) for cells in _lines(op, kernels)]
     return "\n".join(_line(cells) for cells in [columns, ["---"] * len(columns), *rows])
 
 
@@ -47,35 +39,51 @@ def _is_main(op: Record) -> bool:
     )
 
 
-def _cells(op: Record, kernels: Mapping[str, Record]) -> list[str]:
-    streaming = [_streaming([kernels[name] for name in gpu["launches"]]) for gpu in op["gpus"].values()]
-    amd = _streaming([kernels[name] for name in op["gfx942"]])
-    widths = [(name, used) for kernel in streaming for name, used in kernel["arguments"].items()]
+def _lines(op: Record, kernels: Mapping[str, Record]) -> Iterator[list[str]]:
+    sizes = ", ".join(f"{symbol} = {size:,}" for symbol, size in op["sizes"].items())
+    first = [f"`{op['op']}`", sizes, f"{op['least_bytes'] / 1e6:.1f}"]
+    for backend in op["backends"].values():
+        yield first + _cells(backend, kernels)
+        first = ["", "", ""]
+
+
+def _cells(backend: Record, kernels: Mapping[str, Record]) -> list[str]:
+    gpus = backend["gpus"].values()
+    streaming = [_streaming([kernels[name] for name in gpu["launches"]]) for gpu in gpus]
+    names = dict.fromkeys(f"{kernel['backend']} `{kernel['kernel']}`" for kernel in streaming)
     return [
-        f"`{op['op']}`",
-        ", ".join(f"{symbol} = {size:,}" for symbol, size in op["sizes"].items()),
-        f"`{streaming[0]['kernel']}`",
+        " / ".join(names),
         _listed(kernel["registers"] for kernel in streaming),
         _listed(kernel["spill_stores"] + kernel["spill_loads"] for kernel in streaming),
+        _listed(f"{kernel['shared'] / 1024:.0f}" for kernel in streaming),
         _listed(f"{kernel['occupancy']:.0%}" for kernel in streaming),
-        ", ".join(dict.fromkeys(f"{name} {_usual(used)} of {used['could_be']}" for name, used in widths)),
-        _listed(f"{kernel['instructions_per_element']:.1f}" for kernel in streaming),
-        f"{amd['vgpr_count']}" + (f", {amd['vgpr_spill_count']} spilt" if amd["vgpr_spill_count"] else ""),
-        f"{op['least_bytes'] / 1e6:.1f}",
-        *(_time(gpu) for gpu in op["gpus"].values()),
+        _listed(_usual_width(kernel) for kernel in streaming),
+        _listed(f"{_per_element(kernel):.1f}" for kernel in streaming),
+        *(_time(gpu) for gpu in gpus),
     ]
 
 
 def _streaming(launched: Sequence[Record]) -> Record:
-    """The first of the largest."""
-    return max(launched, key=lambda kernel: kernel["elements_per_thread"] or 0)
+    """The first that has phases."""
+    return next(kernel for kernel in launched if kernel["phases"])
 
 
-def _usual(used: Record) -> int:
-    """The width by which most is moved."""
-    widths = [
-        (int(size), number) for counts in (used["loads"], used["stores"]) for size, number in counts.items()
-    ]
+def _per_element(kernel: Record) -> float:
+    """Of the main phases."""
+    main = kernel["phases"][0]["of"]
+    return float(sum(phase["issue"] / phase["elements"] for phase in kernel["phases"] if phase["of"] == main))
+
+
+def _usual_width(kernel: Record) -> int:
+    """The width by which most is moved: of the streamed arguments, or in the first phase where these are not known."""
+    arguments = kernel.get("arguments", {}).values()
+    counts = [counted for used in arguments for counted in (used["loads"], used["stores"])]
+    if not counts:
+        first = kernel["phases"][0]
+        if 2 * first["wide"] > first["load"] + first["store"]:
+            return 16
+        counts = [kernel["loads"], kernel["stores"]]
+    widths = [(int(size), number) for counted in counts for size, number in counted.items()]
     return max(widths, key=lambda width: width[0] * width[1])[0]
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.audit.cases import Case, few_rows
 from benchmarks.audit.launches import Launch, instead_of_run
+from electra_kernels import triton
 from electra_kernels.triton import launch
 
 _MULTIPROCESSORS, _CACHE = 1, 1 << 20
@@ -84,7 +85,7 @@ def count(case: Case) -> dict[str, Any]:
     """Bytes by kernel and argument, and how many times the least that is, what is cached aside."""
     counter = _Counter()
     with _counting(counter):
-        case.run()
+        case.run(triton.implementations())
     asked = sum(
         size for kernel in counter.bytes.values() for name, size in kernel.items() if name not in case.cached
     )
