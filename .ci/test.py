@@ -15,7 +15,7 @@ PARTS = {
     "conformance": [*PYTEST, "tests/conformance"],
     "interpreter": [*PYTEST, "tests/conformance", "tests/triton", "-k", "triton"],
     "fibers": [sys.executable, "tests/cuda_on_cpu"],
-    "sanitizers": [sys.executable, ".ci/sanitize.py"],
+    "sanitizers": [sys.executable, ".ci/sanitize.py", "memory"],
     "package": [*PYTEST, "tests", *(f"--ignore=tests/{name}" for name in APART)],
     "benchmarks": [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "2"],
 }

@@ -52,7 +52,8 @@ def _typical_peak(run):
 
 
 @needs_memory
-@pytest.mark.parametrize("size", [8 * MB, 100 * MB])
+# Below 32 MB glibc may keep what was freed, and give the result other pages.
+@pytest.mark.parametrize("size", [40 * MB, 100 * MB])
 def test_the_memory_of_a_temporary_and_of_a_result_is_seen(size):
     def run():
         torch.ones(size // 4).sum()
