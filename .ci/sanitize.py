@@ -206,7 +206,8 @@ def check(sanitizer: Sanitizer) -> bool:
 
 def main(names: list[str]) -> int:
     """By default both; `make test`, whose time is short, asks for "memory"."""
-    return not all([check(one) for one in (MEMORY, THREADS) if not names or one.name in names])
+    clean = [check(one) for one in (MEMORY, THREADS) if not names or one.name in names]
+    return not all(clean)
 
 
 if __name__ == "__main__":
