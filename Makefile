@@ -7,7 +7,7 @@ PACKAGES := $(VENV)/packages
 READY := $(VENV)/ready
 SOURCES := electra_kernels benchmarks tests setup.py .ci
 CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
-FIBERS := $(wildcard .ci/*.cpp tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu tests/cuda_on_cpu/*.h)
+FIBERS := $(wildcard .ci/*.cpp benchmarks/audit/*.cpp tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu tests/cuda_on_cpu/*.h)
 
 .PHONY: help demo test fuzz sanitize lint format bench gpu-check audit wheel torches clean again
 
@@ -47,7 +47,7 @@ gpu-check: $(if $(DRY_RUN),$(READY))  ## On a GPU, 8 minutes: conformance, sanit
 	@$(if $(DRY_RUN),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check \
 	  $(addprefix --only ,$(ONLY)) $(if $(DRY_RUN),--dry-run)
 
-audit: $(READY)  ## Compile the Triton kernels for GPUs that need not be here: registers, spills, predicted times
+audit: $(READY)  ## Compile the kernels for GPUs that need not be here: registers, spills, predicted times
 	$(BIN)/python -m benchmarks.audit
 
 wheel: $(READY)  ## Build dist/*.whl, isolated as pip does it, and tag it by the C library that it needs
