@@ -16,7 +16,7 @@ from benchmarks.harness import Case, Size
 from benchmarks.meters import Graph
 from electra_kernels import gather_rows
 from electra_kernels.models import Electra, ElectraConfig, EncoderConfig, Generator, electra_config
-from electra_kernels.pretraining.optimizer import make_optimizer
+from electra_kernels.pretraining.optimizer import make_optimizers
 from electra_kernels.pretraining.precision import has_native_bfloat16
 from electra_kernels.pretraining.recipe import RECIPES
 
@@ -166,17 +166,18 @@ def _loss_of_all_rows(
 
 
 def _demo() -> Case:
-    """The step of ``make demo``, with its optimiser, by the default back ends and by the reference."""
+    """The step of ``make demo``, with its optimisers, by the default back ends and by the reference."""
     recipe = RECIPES["demo"]
     model = Electra(electra_config("demo", vocab_size=recipe.vocab_size, mask_token_id=recipes.MASK)).train()
-    optimizer = make_optimizer(model, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizers = make_optimizers(model, recipe)
     input_ids = torch.randint(1000, recipe.vocab_size, (recipe.batch_size, recipe.length))
     everywhere = torch.ones_like(input_ids, dtype=torch.bool)
 
     def run() -> None:
         model(input_ids, everywhere, everywhere).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     served = contenders.ours("linear_cross_entropy_sample", run, everywhere=True)
     reference = served.pop("ours, reference", run)

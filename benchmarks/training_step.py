@@ -16,7 +16,7 @@ from benchmarks.harness import Case, Size
 from benchmarks.meters import Graph
 from electra_kernels import gather_rows
 from electra_kernels.models import Electra, ElectraConfig, EncoderConfig
-from electra_kernels.pretraining.optimizer import make_optimizer
+from electra_kernels.pretraining.optimizer import make_adamw
 
 BATCH, LENGTH = 128, 128
 STEPS = 1_000_000
@@ -92,7 +92,7 @@ def _theirs(
 
 
 def _step(model: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> contenders.Run:
-    optimizer = make_optimizer(model, learning_rate=1e-4, weight_decay=0.01)
+    optimizer = make_adamw(model.parameters(), learning_rate=1e-4, weight_decay=0.01)
     for group in optimizer.param_groups:
         group["capturable"] = device.type == "cuda"
 

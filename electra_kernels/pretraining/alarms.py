@@ -16,7 +16,7 @@ _GRADIENT_FACTOR = 20.0  # times the median of the last reports
 _RECALL = 0.002
 _PLATEAU = 0.98  # of the entropy of the word frequencies
 _STRONG_ACCURACY = 0.8
-_WEAK_LOSS = 0.35  # of the entropy of the share of replaced tokens
+_WEAK_LOSS, _NO_GAIN = 0.35, 0.99  # of the entropy of the share of replaced tokens
 _REPORTS = 20
 
 
@@ -81,7 +81,13 @@ def _explodes(metrics: dict[str, float], watch: Watch) -> bool:
 
 
 def _finds_nothing(metrics: dict[str, float], watch: Watch) -> bool:
-    return metrics.get("recall", 1.0) < _RECALL
+    """A discriminator that is sure of no token, but whose loss gains on the base rate, still learns."""
+    is_silent = metrics.get("recall", 1.0) < _RECALL
+    return is_silent and metrics.get("rtd_loss", math.inf) > _NO_GAIN * _share_entropy(metrics)
+
+
+def _has_no_label(metrics: dict[str, float], watch: Watch) -> bool:
+    return metrics.get("labelled", 1.0) == 0.0
 
 
 def _is_at_plateau(metrics: dict[str, float], watch: Watch) -> bool:
@@ -93,11 +99,15 @@ def _is_too_strong(metrics: dict[str, float], watch: Watch) -> bool:
 
 
 def _is_too_weak(metrics: dict[str, float], watch: Watch) -> bool:
+    return metrics.get("rtd_loss", math.inf) < _WEAK_LOSS * _share_entropy(metrics)
+
+
+def _share_entropy(metrics: dict[str, float]) -> float:
+    """Nats per token: the loss of always saying the share of replaced tokens."""
     share = metrics.get("replaced", 0.0)
     if not 0.0 < share < 1.0:
-        return False
-    entropy = -share * math.log(share) - (1.0 - share) * math.log1p(-share)
-    return metrics.get("rtd_loss", math.inf) < _WEAK_LOSS * entropy
+        return 0.0
+    return -share * math.log(share) - (1.0 - share) * math.log1p(-share)
 
 
 _CONDITIONS = (
@@ -119,9 +129,15 @@ _CONDITIONS = (
         "finds nothing",
         0.5,
         _finds_nothing,
-        f"less than {_RECALL:.1%} of the replaced tokens is found at probability 0.5 for half of the run. Look at the "
-        "AUC: at 0.5, the discriminator always says the majority class; raise its learning rate or the scale of the "
-        "initial weights, or let it begin with replacements that are easier (head_start_replacements='unigram')",
+        f"for half of the run less than {_RECALL:.1%} of the replaced tokens is found at probability 0.5, and the loss "
+        "is that of always saying the majority class: raise the learning rate or the scale of the initial weights, or "
+        "let the discriminator begin with replacements that are easier (head_start_replacements='unigram')",
+    ),
+    _Condition(
+        "no label",
+        0.02,
+        _has_no_label,
+        "no row has a label, so nothing is learned: the text has too few sentences in a row, or too few documents",
     ),
     _Condition(
         "generator at the plateau",

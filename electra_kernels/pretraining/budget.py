@@ -12,26 +12,28 @@ class Budget:
     whose length is given in steps is the same on every machine.
     """
 
+    clock = staticmethod(time.monotonic)
+
     def __init__(self, steps: int, minutes: float | None = None) -> None:
         if minutes is not None and not 0 < minutes < float("inf"):
             raise ValueError(f"minutes is {minutes}, should be a finite number above 0")
         if steps < 1:
             raise ValueError(f"steps is {steps}, should be at least 1")
         self.steps, self.minutes = steps, minutes
-        self.start = time.monotonic()
+        self.start = self.clock()
 
     def seconds(self) -> float:
         """Seconds since the run began."""
-        return time.monotonic() - self.start
+        return self.clock() - self.start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """What is done in the block takes no time of the run."""
-        begin = time.monotonic()
+        begin = self.clock()
         try:
             yield
         finally:
-            self.start += time.monotonic() - begin
+            self.start += self.clock() - begin
 
     def fraction(self, step: float) -> float:
         """How much of the run is over after ``step`` steps, in [0, 1]; half a step is its middle."""
@@ -40,8 +42,8 @@ class Budget:
         return min(1.0, self.seconds() / (60 * self.minutes))
 
 
-def learning_rate_at(fraction: float, *, peak: float, warmup: float) -> float:
-    """Linear warm-up over ``warmup`` of the run, then linear decay to 0 at its end."""
+def learning_rate_scale(fraction: float, warmup: float) -> float:
+    """Of the peak: linear warm-up from 0 over ``warmup`` of the run, then linear decay to 0 at its end."""
     if fraction < warmup:
-        return peak * fraction / warmup
-    return peak * (1.0 - fraction) / (1.0 - warmup)
+        return fraction / warmup
+    return (1.0 - fraction) / (1.0 - warmup)

@@ -232,9 +232,7 @@ def _measure(options: Options, data: Data, model: Electra, progress: Progress) -
             "unigram_entropy": evaluation.unigram_entropy(rows, data.counts),
         },
         "real_word_errors": _real_word_errors(model, data, recipe),
-        "step_seconds": time_step(
-            model, data.train, recipe.batch_size, repeats=STEP_REPEATS, seed=options.seed
-        ),
+        "step_seconds": time_step(model, data.train, recipe, repeats=STEP_REPEATS, seed=options.seed),
         "pair": None,
     }
 

@@ -7,7 +7,6 @@ must be in the training text, about as often as the one it replaces.
 
 import math
 import random
-import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from electra_kernels.pretraining.fetch import fetch_package
 from electra_kernels.pretraining.metrics import area_under_curve
 from electra_kernels.pretraining.text import Document
 from electra_kernels.pretraining.vocabulary import special_ids
+from electra_kernels.pretraining.words import SENTENCE_WORDS, split_sentences, split_words
 
 ScoreTokens = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,7 +33,6 @@ _FREQUENCY_FACTOR = 4.0
 _SMALLEST_COUNT = 5
 # With more of "in" for "is", most errors would be among the few most frequent words.
 _MOST_ITEMS_PER_PAIR = 5
-_SENTENCE_WORDS = range(6, 41)
 _ITEMS_AT_ONCE = 32
 
 
@@ -70,7 +69,7 @@ def count_words(documents: Sequence[Document]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for document in documents:
         for paragraph in document.paragraphs:
-            counts.update(_words(paragraph.lower()))
+            counts.update(split_words(paragraph.lower()))
     return counts
 
 
@@ -188,18 +187,14 @@ def evaluate_real_word_errors(
     }
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+|[^\w\s]|_", text)
-
-
 def _sentences(documents: Sequence[Document]) -> list[tuple[str, ...]]:
     parts = (
-        tuple(_words(sentence))
+        tuple(split_words(sentence))
         for document in documents
         for paragraph in document.paragraphs
-        for sentence in re.split(r"(?<=[.?!])\s+(?=[A-Z])", paragraph)
+        for sentence in split_sentences(paragraph)
     )
-    return [words for words in parts if len(words) in _SENTENCE_WORDS]
+    return [words for words in parts if len(words) in SENTENCE_WORDS]
 
 
 def _matched_pairs(word_counts: Mapping[str, int], pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:

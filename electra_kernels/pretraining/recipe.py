@@ -15,6 +15,8 @@ class Recipe:
         warmup: share of the run that warms up.
         steps: length of the run, unless it is given in minutes.
         vocab_size: entries of the WordPiece vocabulary, where it is trained on the text.
+        muon_learning_rate: peak of the rate of `Muon` for the matrices inside the layers; None: AdamW for all.
+        beta2: of AdamW, how slowly the mean of squared gradients forgets. A short run wants less than 0.999.
         weight_decay: of matrices; biases and norms have none.
         clip: largest gradient norm, or None.
         head_start: share of the run before the generator's own samples are used.
@@ -28,6 +30,8 @@ class Recipe:
     warmup: float
     steps: int
     vocab_size: int = 30_522
+    muon_learning_rate: float | None = None
+    beta2: float = 0.999
     weight_decay: float = 0.01
     clip: float | None = 1.0
     head_start: float = 0.0

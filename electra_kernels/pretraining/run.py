@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from electra_kernels.pretraining.budget import Budget, learning_rate_at
+from electra_kernels.pretraining.budget import Budget, learning_rate_scale
 from electra_kernels.pretraining.objectives import Objective, take
-from electra_kernels.pretraining.optimizer import make_optimizer, set_learning_rate
+from electra_kernels.pretraining.optimizer import make_optimizers, scale_learning_rate
 from electra_kernels.pretraining.precision import has_native_bfloat16
 from electra_kernels.pretraining.recipe import Recipe
 from electra_kernels.pretraining.rows import Rows, batches
@@ -32,7 +32,7 @@ class State:
 
 
 class Trainer:
-    """One objective with its optimiser, advanced step by step.
+    """One objective with its optimisers, advanced step by step.
 
     Args:
         objective: the model and its loss, on the device of the run.
@@ -43,24 +43,24 @@ class Trainer:
         self.objective, self.recipe = objective, recipe
         self.device = next(objective.parameters()).device
         self.bfloat16 = has_native_bfloat16(self.device)
-        self.optimizer = make_optimizer(
-            objective, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        self.optimizers = make_optimizers(objective, recipe)
 
     def step(self, batch: object, fraction: float) -> tuple[float, dict[str, Tensor]]:
-        """One update; returns the learning rate, and of the batch the metrics and the gradient's norm (unclipped)."""
-        rate = learning_rate_at(fraction, peak=self.recipe.learning_rate, warmup=self.recipe.warmup)
-        set_learning_rate(self.optimizer, rate)
+        """One update; returns AdamW's learning rate, and the batch's metrics and gradient norm (unclipped)."""
+        scale = learning_rate_scale(fraction, self.recipe.warmup)
+        for optimizer in self.optimizers:
+            scale_learning_rate(optimizer, scale)
+            optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             loss, metrics = self.objective(batch, fraction)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = list(self.objective.parameters())
         norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
         if self.recipe.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip, norm)
-        self.optimizer.step()
-        return rate, {**metrics, "gradient_norm": norm}
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return scale * self.recipe.learning_rate, {**metrics, "gradient_norm": norm}
 
 
 def train(

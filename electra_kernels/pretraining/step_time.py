@@ -10,8 +10,9 @@ import torch
 from electra_kernels import gather_rows, mask_tokens, replace_tokens
 from electra_kernels.models import Electra
 from electra_kernels.pretraining.objectives import TokenBatch, take
-from electra_kernels.pretraining.optimizer import make_optimizer
+from electra_kernels.pretraining.optimizer import make_optimizers
 from electra_kernels.pretraining.precision import has_native_bfloat16
+from electra_kernels.pretraining.recipe import Recipe
 from electra_kernels.pretraining.rows import Rows, batches
 
 SECONDS = 20  # no further step is begun after that
@@ -33,7 +34,7 @@ class _Laps:
         self.start = now
 
 
-def time_step(model: Electra, rows: Rows, batch_size: int, *, repeats: int, seed: int) -> dict[str, float]:
+def time_step(model: Electra, rows: Rows, recipe: Recipe, *, repeats: int, seed: int) -> dict[str, float]:
     """Median seconds of each of PARTS in one joint step, forward and backward; the model is left as it is.
 
     The step is that of `Electra.forward`, cut where one part hands over to the next: the gradient of each part
@@ -43,8 +44,8 @@ def time_step(model: Electra, rows: Rows, batch_size: int, *, repeats: int, seed
         raise ValueError("model has no generator, should have generator_kind='model'")
     model = copy.deepcopy(model).train()
     device = next(model.parameters()).device
-    optimizer = make_optimizer(model, learning_rate=1e-4, weight_decay=0.01)
-    indices = batches(rows, batch_size, seed)
+    optimizers = make_optimizers(model, recipe)
+    indices = batches(rows, recipe.batch_size, seed)
     measured: dict[str, list[float]] = {part: [] for part in PARTS}
     end = time.perf_counter() + SECONDS
     with torch.random.fork_rng():
@@ -54,8 +55,9 @@ def time_step(model: Electra, rows: Rows, batch_size: int, *, repeats: int, seed
             laps.lap("data")
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_native_bfloat16(device)):
                 _joint_step(model, tokens, laps)
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
             laps.lap("optimiser")
             if repeat >= 2:  # the first ones warm up
                 for part in PARTS:

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from electra_kernels.pretraining.budget import Budget, learning_rate_at
+from electra_kernels.pretraining.budget import Budget, learning_rate_scale
 
 
 def test_a_budget_of_steps_is_spent_step_by_step():
@@ -40,9 +40,9 @@ def test_an_empty_budget_is_refused(arguments):
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero():
-    rates = [learning_rate_at(fraction, peak=2.0, warmup=0.2) for fraction in (0, 0.1, 0.2, 0.6, 1)]
-    assert rates == pytest.approx([0, 1, 2, 1, 0])
+    scales = [learning_rate_scale(fraction, 0.2) for fraction in (0, 0.1, 0.2, 0.6, 1)]
+    assert scales == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
 def test_without_warm_up_the_learning_rate_starts_at_its_peak():
-    assert learning_rate_at(0.0, peak=2.0, warmup=0.0) == 2.0
+    assert learning_rate_scale(0.0, 0.0) == 1.0

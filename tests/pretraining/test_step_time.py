@@ -2,7 +2,10 @@ import pytest
 import torch
 
 from electra_kernels.models import Electra, ElectraConfig
+from electra_kernels.pretraining.recipe import Recipe
 from electra_kernels.pretraining.step_time import PARTS, time_step
+
+RECIPE = Recipe(length=16, batch_size=8, learning_rate=1e-4, warmup=0.0, steps=3, muon_learning_rate=1e-3)
 
 
 def test_every_part_takes_time_and_nothing_is_disturbed(model, rows):
@@ -10,7 +13,7 @@ def test_every_part_takes_time_and_nothing_is_disturbed(model, rows):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    seconds = time_step(model, rows, 8, repeats=3, seed=0)
+    seconds = time_step(model, rows, RECIPE, repeats=3, seed=0)
     assert torch.equal(torch.rand(3), expected)
     assert tuple(seconds) == PARTS
     assert all(value > 0 for value in seconds.values())
@@ -36,4 +39,4 @@ def test_the_cut_step_has_the_gradient_of_the_joint_step(model, rows):
 def test_a_model_without_a_generator_is_refused(encoder_config, rows, counts):
     model = Electra(ElectraConfig(encoder_config, None, 4, generator_kind="unigram"), counts)
     with pytest.raises(ValueError, match="model has no generator"):
-        time_step(model, rows, 8, repeats=1, seed=0)
+        time_step(model, rows, RECIPE, repeats=1, seed=0)

@@ -72,11 +72,12 @@ def compare(options: Options, progress: Progress) -> Path:
     held-out text that nothing else is measured on, is the objective's.
 
     Raises:
-        UserError: a mistake in the options or the text.
+        UserError: a mistake in the options or the text, or the folder holds runs of another text or length.
     """
     folder = options.output / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     setting, facts = _setting(options, progress.say)
+    _require_same_setting(options.output / "setting.json", facts)
     path = options.output / "setting.pickle"
     write_whole(path, pickle.dumps(setting))
     carry = partial(_results, folder, path, options.processes, progress)
@@ -87,6 +88,9 @@ def compare(options: Options, progress: Progress) -> Path:
     )
     record = {
         **facts,
+        "seeds": options.seeds,
+        "rates": list(options.rates),
+        "processes": options.processes,
         "objectives": {name: _described(name) for name in options.objectives},
         "baselines": {
             task.name: {"metric": task.metric, "per": task.per, **task.baselines} for task in setting.tasks
@@ -97,6 +101,21 @@ def compare(options: Options, progress: Progress) -> Path:
     }
     write_whole(options.output / "compare.json", json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
     return write_page(options.output, record)
+
+
+def _require_same_setting(path: Path, facts: dict[str, Any]) -> None:
+    """Runs of an earlier comparison stand beside new ones only if nothing that they share has changed."""
+    earlier = json.loads(path.read_text()) if path.exists() else facts
+    changed = [
+        f"{name} was {earlier.get(name)} and is {facts.get(name)}"
+        for name in {**earlier, **facts}
+        if earlier.get(name) != facts.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"--output {path.parent} holds runs of another comparison: {'; '.join(changed)}; use a new one"
+        )
+    write_whole(path, json.dumps(facts, indent=1) + "\n")
 
 
 def _results(
@@ -164,9 +183,6 @@ def _setting(options: Options, say: Callable[[str], None]) -> tuple[Setting, dic
         "batch_size": RECIPE.batch_size,
         "seconds": options.seconds if options.tokens is None else None,
         "steps": recipe.steps,
-        "seeds": options.seeds,
-        "rates": list(options.rates),
-        "processes": options.processes,
         "torch": torch.__version__,
     }
     return setting, facts

@@ -1,11 +1,13 @@
 """One run of a comparison, in a process of its own: the same start, text and budget as all others, then the probes."""
 
+import os
 import pickle
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -148,8 +150,17 @@ _setting: Setting | None = None
 
 def _begin(path: Path) -> None:
     global _setting
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _setting = pickle.loads(path.read_bytes())
+
+
+def _end_with_parent() -> None:
+    """A comparison that is killed takes its runs with it, however it was killed."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _carry_out(run: Run) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from electra_kernels import linear_masked_bce
-from electra_kernels.pretraining.budget import learning_rate_at
+from electra_kernels.pretraining.budget import learning_rate_scale
 from electra_kernels.pretraining.evaluation import isolated
-from electra_kernels.pretraining.optimizer import make_optimizer, set_learning_rate
+from electra_kernels.pretraining.optimizer import make_adamw, scale_learning_rate
 from electra_kernels.pretraining.probing.logistic import logistic_regression
 from electra_kernels.pretraining.probing.task import Examples, Score, Task
 
@@ -83,12 +83,11 @@ def _fine_tune(encoder: nn.Module, head: Head, task: Task, seed: int) -> tuple[n
     model = copy.deepcopy(encoder).requires_grad_(True).train()
     head = Head(*(nn.Parameter(part.to(device, copy=True)) for part in head))
     trained = nn.ParameterList([*model.parameters(), *head])
-    optimizer = make_optimizer(trained, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = make_adamw(trained, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     with torch.enable_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for step, batch in enumerate(_batches(task.train)):
-            rate = learning_rate_at((step + 0.5) / STEPS, peak=LEARNING_RATE, warmup=WARMUP)
-            set_learning_rate(optimizer, rate)
+            scale_learning_rate(optimizer, learning_rate_scale((step + 0.5) / STEPS, WARMUP))
             seen = features(model, task.per, batch.input_ids.to(device), batch.attention_mask.to(device))
             labels, asked = batch.labels.to(device), batch.asked.to(device)
             optimizer.zero_grad(set_to_none=True)

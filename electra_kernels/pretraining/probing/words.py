@@ -1,7 +1,6 @@
 """Sentences with a label per word → rows of tokens; and what a rule reaches that knows the words but no context."""
 
 import random
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +15,9 @@ from electra_kernels.pretraining.metrics import area_under_curve
 from electra_kernels.pretraining.probing.task import Examples, pad
 from electra_kernels.pretraining.text import Document
 from electra_kernels.pretraining.vocabulary import special_ids
+from electra_kernels.pretraining.words import SENTENCE_WORDS, split_sentences, split_words
 
 Sentence = tuple[str, ...]
-
-# As in `real_word_errors`; words and marks.
-SENTENCE_WORDS = range(6, 41)
 
 
 class Word(NamedTuple):
@@ -72,11 +69,6 @@ class WordRows:
         return [self.words[index] for index in self.place[self.asked & self.first].tolist()]
 
 
-def split_words(text: str) -> list[str]:
-    """Words and punctuation marks, split where BERT's tokenizer splits them."""
-    return re.findall(r"[^\W_]+|[^\w\s]|_", text)
-
-
 def pick_sentences(
     documents: Sequence[Document], most: int, seed: int, *, without: Sequence[Sentence] = ()
 ) -> list[Sentence]:
@@ -96,7 +88,7 @@ def pick_sentences(
     for paragraph in paragraphs:
         if len(picked) >= most:
             break
-        for text in re.split(r"(?<=[.?!])\s+(?=[A-Z])", paragraph):
+        for text in split_sentences(paragraph):
             sentence = tuple(split_words(text))
             if len(sentence) in SENTENCE_WORDS and _shown(sentence) not in left_out:
                 picked.setdefault(_shown(sentence), sentence)

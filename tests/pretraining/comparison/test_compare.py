@@ -3,7 +3,11 @@
 import importlib
 import json
 import pickle
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,6 +135,14 @@ def test_what_was_done_is_not_done_again(options, here):
     assert len(here) == count + 1
 
 
+def test_runs_of_another_length_are_not_mixed(options, here):
+    compare(options, Progress())
+    with pytest.raises(UserError, match=r"holds runs of another comparison: steps was .*; use a new one"):
+        compare(replace(options, tokens=3_000), Progress())
+    compare(replace(options, seeds=3), Progress())
+    assert len(here) == 8 + 2
+
+
 def test_the_best_rate_is_never_one_that_gave_nothing():
     tried = [
         {"objective": "x", "learning_rate": rate, "choice": figure}
@@ -151,3 +163,46 @@ def test_runs_in_processes_of_their_own_give_the_same(setting, tmp_path):
     run = Run("corrupted_tokens", 3e-3, 1, False)
     (there,) = runs.carry_out_all(path, [run], 1)
     assert there["choice"] == pytest.approx(carry_out(setting, run)["choice"], abs=1e-3)
+
+
+def test_a_comparison_that_is_killed_takes_its_runs_with_it(setting, tmp_path):
+    path = tmp_path / "setting.pickle"
+    endless = replace(setting, recipe=replace(setting.recipe, steps=10**9))
+    path.write_bytes(pickle.dumps(endless))
+    program = (
+        "from pathlib import Path; from electra_kernels.pretraining.comparison import runs; "
+        f"print(list(runs.carry_out_all(Path({str(path)!r}), [runs.Run('corrupted_tokens', 1e-3, 0, False)], 1)))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        worker = _wait(lambda: _training_child(parent.pid))
+    finally:
+        parent.kill()
+        parent.wait()
+    assert worker
+    assert _wait(lambda: not _command(worker))
+
+
+def _training_child(parent: int) -> int | None:
+    """The child that has started its threads, once there is one: it has begun its work."""
+    for child in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
+        if b"spawn_main" in _command(child):
+            return child if len(list(Path(f"/proc/{child}/task").iterdir())) > 1 else None
+    return None
+
+
+def _command(process: int) -> bytes:
+    """Empty where it has ended, also where nobody has asked how."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def _wait(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    return None

@@ -1,0 +1,141 @@
+"""One trial of a recipe: the demo with some of its numbers changed, judged on text that its report never shows.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.trial --minutes 5 electra.mask_probability=0.3 recipe.batch_size=8
+
+prints the figures as they grow, then one line of JSON. The numbers are those of `Recipe` (``recipe.``), `EncoderConfig`
+(``encoder.``), of a generator of its own beside it (``generator.``, which differs from ``encoder.`` in what is named)
+and `ElectraConfig` (``electra.``). The time is that of the processor, one thread, so that two trials can run side by
+side. Every sixteenth document of the demo's training text is left out of it and is what the trial is judged on.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from electra_kernels.models import ElectraConfig, electra_config
+from electra_kernels.pretraining.budget import Budget
+from electra_kernels.pretraining.documentation import documentation_text
+from electra_kernels.pretraining.evaluation import FixedCorruption, evaluate_electra, isolated
+from electra_kernels.pretraining.objectives import ReplacedTokenDetection, text_facts
+from electra_kernels.pretraining.real_word_errors import (
+    count_words,
+    evaluate_real_word_errors,
+    fetch_error_pairs,
+    real_word_errors,
+)
+from electra_kernels.pretraining.recipe import RECIPES
+from electra_kernels.pretraining.rows import encode_rows, unigram_counts
+from electra_kernels.pretraining.run import State, train
+from electra_kernels.pretraining.text import Corpus, split_held_out
+from electra_kernels.pretraining.vocabulary import train_vocabulary
+
+EVALUATIONS, EVERY = 5, 16
+LENGTH = 64  # of the rows that it is judged on, whatever those of the training are
+GROUPS = ("recipe", "encoder", "generator", "electra")
+
+
+class ProcessorBudget(Budget):
+    """Counts what the process computes, not what it waits for."""
+
+    clock = staticmethod(time.process_time)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trial", description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=5.0, help="of the processor")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("numbers", nargs="*", metavar="GROUP.NAME=VALUE", help=f"GROUP: {', '.join(GROUPS)}")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    print(json.dumps(trial(changes(arguments.numbers), arguments.minutes, arguments.seed)))
+
+
+def changes(numbers: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Group → name → value.
+
+    Raises:
+        SystemExit: one that is not GROUP.NAME=VALUE.
+    """
+    found: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for number in numbers:
+        key, _, value = number.partition("=")
+        group, _, name = key.partition(".")
+        if group not in GROUPS or not name or not value:
+            raise SystemExit(f"{number!r} should be GROUP.NAME=VALUE, GROUP one of {', '.join(GROUPS)}")
+        found[group][name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def trial(changed: Mapping[str, Mapping[str, Any]], minutes: float, seed: int) -> dict[str, Any]:
+    """Train and judge; returns the figures at the end and on the way there."""
+    corpus = _corpus()
+    recipe = replace(RECIPES["demo"], **changed["recipe"])
+    tokenizer = train_vocabulary(corpus.train, recipe.vocab_size)
+    rows = encode_rows(corpus.train, tokenizer, recipe.length)
+    counts = unigram_counts(rows, tokenizer.get_vocab_size())
+    facts = text_facts(tokenizer, counts)
+    torch.manual_seed(seed)
+    objective = ReplacedTokenDetection(
+        _config(changed, len(counts), facts.special_ids.mask),
+        facts,
+        head_start=recipe.head_start,
+        head_start_replacements=recipe.head_start_replacements,
+    )
+    fixed = FixedCorruption(encode_rows(corpus.held_out, tokenizer, LENGTH), counts)
+    budget = ProcessorBudget(recipe.steps, minutes)
+    points: list[dict[str, float]] = []
+
+    def report(state: State) -> None:
+        if state.fraction >= (len(points) + 1) / EVALUATIONS:
+            with budget.paused():
+                points.append({"step": state.step} | evaluate_electra(objective.model, fixed))
+            print(_line(points[-1]), flush=True)
+
+    state = train(objective, rows, recipe, budget, seed=seed, report=report)
+    discriminator, word_counts = objective.model.discriminator, count_words(corpus.train)
+    items = real_word_errors(corpus.held_out, word_counts, fetch_error_pairs())
+    with isolated(objective):
+        errors = evaluate_real_word_errors(items, tokenizer, discriminator.logits, word_counts, LENGTH)
+    return {"changed": changed, "tokens": state.tokens, "points": points, "real_word_errors": errors}
+
+
+def _corpus() -> Corpus:
+    """The demo's training text without what a trial is judged on; what the demo holds out is in neither part."""
+    documents = split_held_out(documentation_text(print)).train
+    judged = documents[EVERY // 2 :: EVERY]
+    train = [document for document in documents if document not in judged]
+    known = {paragraph for document in train for paragraph in document.paragraphs}
+    new = [replace(d, paragraphs=tuple(text for text in d.paragraphs if text not in known)) for d in judged]
+    return Corpus(train, [document for document in new if document.paragraphs], 0.0)
+
+
+def _config(changed: Mapping[str, Mapping[str, Any]], vocab_size: int, mask_token_id: int) -> ElectraConfig:
+    demo = electra_config("demo", vocab_size=vocab_size, mask_token_id=mask_token_id)
+    encoder = replace(demo.discriminator, **changed["encoder"])
+    own = changed["generator"]
+    generator = replace(encoder, **own) if own else None
+    tie = "embeddings" if own else "all"
+    return replace(demo, discriminator=encoder, generator=generator, tie=tie, **changed["electra"])
+
+
+def _line(point: Mapping[str, float]) -> str:
+    return (
+        f"step {point['step']:6,.0f}  AUC random {point['auc_random']:.4f}  own {point['auc_samples']:.4f}  "
+        f"MLM {point['mlm_loss']:.3f}  recall {point['recall']:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
