@@ -209,13 +209,13 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--output", type=Path, default=Path("compare"), metavar="DIR", help="where to write")
     parser.add_argument(
         "--objectives",
-        default="unigram_generator,replaced_tokens,masked_lm,corrupted_rows",
+        default="replaced_tokens,masked_lm,corrupted_rows",
         metavar="NAMES",
         help="with commas; a name that does not exist lists those that do",
     )
     parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="PATH", help="as for pretrain")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=_number(float), default=50.0, help="of each run, probes aside")
+    length.add_argument("--seconds", type=_number(float), default=80.0, help="of each run, probes aside")
     length.add_argument("--tokens", type=_number(int), help="of each run, instead of seconds")
     parser.add_argument("--seeds", type=_number(int), default=3, help="how many")
     parser.add_argument(

@@ -17,7 +17,7 @@ from torch import Tensor
 from electra_kernels.models import ElectraConfig
 from electra_kernels.models.unigram import Unigram
 from electra_kernels.pretraining.comparison.page import write_page
-from electra_kernels.pretraining.comparison.runs import Run, Setting, carry_out_all
+from electra_kernels.pretraining.comparison.runs import UNTRAINED, Run, Setting, carry_out_all
 from electra_kernels.pretraining.corruption import corrupt
 from electra_kernels.pretraining.documentation import documentation_text
 from electra_kernels.pretraining.errors import UserError
@@ -58,7 +58,7 @@ class Options:
     output: Path
     objectives: Sequence[str]
     text: Sequence[Path] = ()
-    seconds: float = 50.0
+    seconds: float = 80.0
     tokens: int | None = None
     seeds: int = 3
     rates: Sequence[float] = RATES
@@ -83,9 +83,8 @@ def compare(options: Options, progress: Progress) -> Path:
     carry = partial(_results, folder, path, options.processes, progress)
     tried = carry([Run(name, rate, 0, False) for name in options.objectives for rate in options.rates])
     chosen = {name: _best_rate(name, tried) for name in options.objectives}
-    runs = carry(
-        [Run(name, chosen[name], seed, True) for name in options.objectives for seed in range(options.seeds)]
-    )
+    seeds = range(options.seeds)
+    runs = carry([Run(name, chosen[name], seed, True) for name in options.objectives for seed in seeds])
     record = {
         **facts,
         "seeds": options.seeds,
@@ -97,7 +96,7 @@ def compare(options: Options, progress: Progress) -> Path:
         },
         "curve_baseline": setting.curve.baselines,
         "tried": tried,
-        "runs": runs,
+        "runs": [*runs, *carry([Run(UNTRAINED, 0.0, seed, True) for seed in seeds])],
     }
     write_whole(options.output / "compare.json", json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
     return write_page(options.output, record)

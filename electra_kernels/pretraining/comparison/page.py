@@ -8,6 +8,7 @@ from string import Template
 from typing import Any
 
 from electra_kernels.pretraining.comparison.intervals import Interval, interval, tokens_to
+from electra_kernels.pretraining.comparison.runs import UNTRAINED
 from electra_kernels.pretraining.figures import comparison_figure
 from electra_kernels.pretraining.files import write_whole
 from electra_kernels.pretraining.report import html_table, image
@@ -98,7 +99,8 @@ def _probes(record: Record) -> str:
 def _probe_table(record: Record, way: str, title: str) -> str:
     tasks = record["baselines"]
     rows = [
-        [name, *(str(figures(record, name, task, way)) for task in tasks)] for name in record["objectives"]
+        [name, *(str(figures(record, name, task, way)) for task in tasks)]
+        for name in (*record["objectives"], UNTRAINED)
     ]
     rules = [
         [f"rule: {rule}", *(f"{tasks[task][rule]:.3f}" if rule in tasks[task] else "" for task in tasks)]

@@ -22,11 +22,15 @@ from electra_kernels.pretraining.rows import Rows
 from electra_kernels.pretraining.run import State, train
 
 CURVE_POINTS = 6
+UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run does not share with the others; ``is_probed`` says whether the tasks are measured at its end."""
+    """What a run does not share with the others; ``is_probed`` says whether the tasks are measured at its end.
+
+    The objective `UNTRAINED` is none: the encoder from which all runs of that seed start is probed.
+    """
 
     objective: str
     learning_rate: float
@@ -66,6 +70,15 @@ class Setting:
 
 def carry_out(setting: Setting, run: Run) -> dict[str, Any]:
     """Train and measure; returns what is known of the run, as JSON has it."""
+    if run.objective == UNTRAINED:
+        encoder = initial_encoder(setting, run.seed)
+        return {
+            **asdict(run),
+            "tokens": 0,
+            "curve": [_point(encoder, setting, State(), run.seed)],
+            "alarms": [],
+            "probes": probes(encoder, setting.tasks, run.seed),
+        }
     objective = objective_of(setting, run)
     encoder, watch = objective.encoder, Watch(setting.plateau)
     curve: list[dict[str, float]] = [_point(encoder, setting, State(), run.seed)]
@@ -94,8 +107,7 @@ def carry_out(setting: Setting, run: Run) -> dict[str, Any]:
 
 def objective_of(setting: Setting, run: Run) -> Objective:
     """The objective of a run; its encoder starts from weights that the seed alone decides."""
-    torch.manual_seed(run.seed)
-    initial = Encoder(setting.config.discriminator).state_dict()
+    initial = initial_encoder(setting, run.seed).state_dict()
     kind, recipe = OBJECTIVES[run.objective], setting.recipe
     if issubclass(kind, Proposed):
         objective: Objective = kind(
@@ -108,6 +120,11 @@ def objective_of(setting: Setting, run: Run) -> Objective:
         objective = kind(setting.config, setting.text)
     objective.encoder.load_state_dict(initial)
     return objective
+
+
+def initial_encoder(setting: Setting, seed: int) -> Encoder:
+    torch.manual_seed(seed)
+    return Encoder(setting.config.discriminator)
 
 
 def probes(encoder: Encoder, tasks: Sequence[Task], seed: int) -> dict[str, dict[str, float]]:

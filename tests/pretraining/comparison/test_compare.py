@@ -16,7 +16,7 @@ from electra_kernels.models import ElectraConfig
 from electra_kernels.pretraining.comparison import compare as comparison
 from electra_kernels.pretraining.comparison import runs
 from electra_kernels.pretraining.comparison.compare import Options, compare, names
-from electra_kernels.pretraining.comparison.runs import Run, Setting, carry_out, objective_of
+from electra_kernels.pretraining.comparison.runs import UNTRAINED, Run, Setting, carry_out, objective_of
 from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.objectives import OBJECTIVES
 from electra_kernels.pretraining.progress import Progress
@@ -69,6 +69,13 @@ def test_a_run_is_the_same_again_and_its_curve_begins_before_the_first_step(sett
     assert first["curve"][0]["tokens"] == 0
     assert first["probes"]["replaced_tokens"].keys() == {"frozen", "fine_tuned"}
     assert carry_out(setting, replace(run, is_probed=False))["probes"] is None
+
+
+def test_the_untrained_encoder_is_where_every_run_of_its_seed_begins(setting):
+    untrained = carry_out(setting, Run(UNTRAINED, 0.0, 1, True))
+    run = carry_out(setting, Run("masked_lm", 3e-3, 1, False))
+    assert untrained["curve"][0]["figure"] == run["curve"][0]["figure"]
+    assert untrained["probes"].keys() == {"replaced_tokens"}
 
 
 def test_measuring_does_not_disturb_the_training(setting, monkeypatch):
@@ -129,7 +136,7 @@ def test_every_rate_is_tried_once_and_the_best_has_all_seeds(options, here):
 def test_what_was_done_is_not_done_again(options, here):
     compare(options, Progress())
     count = len(here)
-    assert count == 8
+    assert count == 10
     (options.output / "runs" / "corrupted_rows-0.001-0.json").unlink()
     compare(options, Progress())
     assert len(here) == count + 1
@@ -140,7 +147,7 @@ def test_runs_of_another_length_are_not_mixed(options, here):
     with pytest.raises(UserError, match=r"holds runs of another comparison: steps was .*; use a new one"):
         compare(replace(options, tokens=3_000), Progress())
     compare(replace(options, seeds=3), Progress())
-    assert len(here) == 8 + 2
+    assert len(here) == 10 + 3
 
 
 def test_the_best_rate_is_never_one_that_gave_nothing():
