@@ -196,7 +196,7 @@ def electra_config(name: str, *, vocab_size: int, mask_token_id: int) -> Electra
             vocab_size,
             embedding_size=128,
             hidden_size=128,
-            num_hidden_layers=4,
+            num_hidden_layers=3,
             num_attention_heads=4,
             intermediate_size=512,
             position_embedding="rotary",
@@ -204,7 +204,7 @@ def electra_config(name: str, *, vocab_size: int, mask_token_id: int) -> Electra
             dropout=0.0,
             initializer_range=0.09,
         )
-        return ElectraConfig(demo, None, mask_token_id, tie="all", rtd_weight=10.0)
+        return ElectraConfig(demo, None, mask_token_id, tie="all", mask_probability=0.3, rtd_weight=30.0)
     embedding, hidden, layers, generator_hidden, mask_probability = {
         "small": (128, 256, 12, 64, 0.15),
         "base": (768, 768, 12, 256, 0.15),
