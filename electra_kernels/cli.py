@@ -202,7 +202,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "compare",
         help="objectives side by side: same encoder, start, text and budget, several seeds",
         description="Train the same encoder with each objective, probe it on other tasks. Writes OUTPUT/compare.html, "
-        "OUTPUT/compare.json; what OUTPUT/runs holds is not run again.",
+        "compare.png (its curves) and compare.json; what OUTPUT/runs holds is not run again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(command=compare)

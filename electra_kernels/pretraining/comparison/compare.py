@@ -46,7 +46,7 @@ class Options:
     """What the command line asks for.
 
     Attributes:
-        output: folder of the page, of compare.json and of the runs, which a comparison that is begun again keeps.
+        output: folder of the page, its curves, compare.json and the runs, which a comparison that is begun again keeps.
         objectives: names of OBJECTIVES.
         text: files; none: the documentation that ``pretrain`` fetches.
         seconds, tokens: length of each run; tokens, if they are given.

@@ -18,15 +18,16 @@ Record = dict[str, Any]
 
 
 def write_page(folder: Path, record: Record) -> Path:
-    """Write compare.html; returns its path."""
+    """Write compare.html, and its curves as compare.png; returns the path of the page."""
     template = (
         resources.files("electra_kernels.pretraining").joinpath("report.html").read_text(encoding="utf-8")
     )
-    page = folder / "compare.html"
+    page, curves = folder / "compare.html", _curves_picture(record)
+    write_whole(folder / "compare.png", curves)
     body = "\n".join(
         [
             _head(record),
-            _curves(record),
+            _curves(curves),
             _tokens_to_targets(record),
             _probes(record),
             _signals(record),
@@ -66,12 +67,15 @@ replaced tokens best in {record["choice_documents"]:,} other held-out documents 
 95 % over the seeds (Student's t): where two overlap, nothing is claimed.</p>"""
 
 
-def _curves(record: Record) -> str:
+def _curves_picture(record: Record) -> bytes:
     named = {name: curve(record, name) for name in record["objectives"]}
     (baseline,) = record["curve_baseline"].items()
-    picture = image(comparison_figure(named, record["objectives"], baseline), "AUC over tokens seen")
+    return comparison_figure(named, record["objectives"], baseline)
+
+
+def _curves(picture: bytes) -> str:
     return f"""<h2>What a linear head finds in the frozen encoder: which tokens were replaced?</h2>
-<div class="wide">{picture}</div>
+<div class="wide">{image(picture, "AUC over tokens seen")}</div>
 <p class="note">Replaced by draws from the word frequencies. Objectives that ask this very question are at home here;
 for the tasks below nobody was trained.</p>"""
 

@@ -131,6 +131,7 @@ def test_every_rate_is_tried_once_and_the_best_has_all_seeds(options, here):
     text = page.read_text()
     assert all(name in text for name in options.objectives)
     assert "<img" in text
+    assert (options.output / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_was_done_is_not_done_again(options, here):
