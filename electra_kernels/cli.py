@@ -215,8 +215,8 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="PATH", help="as for pretrain")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=_number(float), default=80.0, help="of each run, probes aside")
-    length.add_argument("--tokens", type=_number(int), help="of each run, instead of seconds")
+    length.add_argument("--tokens", type=_number(int), default=1_000_000, help="of each run, probes aside")
+    length.add_argument("--seconds", type=_number(float), help="of each run, instead of tokens")
     parser.add_argument("--seeds", type=_number(int), default=3, help="how many")
     parser.add_argument(
         "--rates",

@@ -49,7 +49,7 @@ class Options:
         output: folder of the page, its curves, compare.json and the runs, which a comparison that is begun again keeps.
         objectives: names of OBJECTIVES.
         text: files; none: the documentation that ``pretrain`` fetches.
-        seconds, tokens: length of each run; tokens, if they are given.
+        tokens, seconds: length of each run; seconds, if they are given. Only tokens give the same on every machine.
         seeds: how many.
         rates: learning rates that every objective is tried with.
         processes: runs at once, each on one thread.
@@ -58,8 +58,8 @@ class Options:
     output: Path
     objectives: Sequence[str]
     text: Sequence[Path] = ()
-    seconds: float = 80.0
-    tokens: int | None = None
+    tokens: int = 1_000_000
+    seconds: float | None = None
     seeds: int = 3
     rates: Sequence[float] = RATES
     processes: int = os.cpu_count() or 1
@@ -166,7 +166,7 @@ def _setting(options: Options, say: Callable[[str], None]) -> tuple[Setting, dic
         text=text_facts(tokenizer, counts),
         rows=rows,
         recipe=recipe,
-        minutes=options.seconds / 60 if options.tokens is None else None,
+        minutes=None if options.seconds is None else options.seconds / 60,
         plateau=unigram_entropy(held_out, counts),
         curve=_replaced_tokens(rows, held_out, counts),
         choice=_replaced_tokens(rows, encode_rows(choice, tokenizer, RECIPE.length), counts),
@@ -180,7 +180,7 @@ def _setting(options: Options, say: Callable[[str], None]) -> tuple[Setting, dic
         "vocab_size": tokenizer.get_vocab_size(),
         "length": RECIPE.length,
         "batch_size": RECIPE.batch_size,
-        "seconds": options.seconds if options.tokens is None else None,
+        "seconds": options.seconds,
         "steps": recipe.steps,
         "torch": torch.__version__,
     }
@@ -188,8 +188,6 @@ def _setting(options: Options, say: Callable[[str], None]) -> tuple[Setting, dic
 
 
 def _steps(options: Options, rows: Rows) -> int:
-    if options.tokens is None:
-        return RECIPE.steps
     tokens_of_a_step = RECIPE.batch_size * float(rows.attention_mask.sum()) / len(rows.input_ids)
     return max(1, round(options.tokens / tokens_of_a_step))
 
