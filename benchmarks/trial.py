@@ -78,8 +78,8 @@ def _value(text: str) -> Any:
         return text
 
 
-def trial(changed: Mapping[str, Mapping[str, Any]], minutes: float, seed: int) -> dict[str, Any]:
-    """Train and judge; returns the figures at the end and on the way there."""
+def trial(changed: Mapping[str, Mapping[str, Any]], minutes: float | None, seed: int) -> dict[str, Any]:
+    """Train for so many minutes (None: ``recipe.steps``) and judge; returns the figures at the end and on the way."""
     corpus = _corpus()
     recipe = replace(RECIPES["demo"], **changed["recipe"])
     tokenizer = train_vocabulary(corpus.train, recipe.vocab_size)
