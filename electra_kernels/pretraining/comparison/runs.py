@@ -49,7 +49,7 @@ class Setting:
     Attributes:
         config, text: of the objectives.
         rows: training rows.
-        recipe: batch size, warm-up and the like; the learning rate is the run's, as `recipe_of` says.
+        recipe: batch size, warm-up and the like; the learning rate is the run's.
         minutes: length of a run, or None: ``recipe.steps``.
         plateau: nats, the entropy of the word frequencies.
         curve: the task of the learning curve, probed with the encoder frozen.
@@ -91,7 +91,8 @@ def carry_out(setting: Setting, run: Run) -> dict[str, Any]:
             with budget.paused():
                 curve.append(_point(encoder, setting, state, run.seed))
 
-    state = train(objective, setting.rows, recipe_of(setting, run), budget, seed=run.seed, report=report)
+    recipe = replace(setting.recipe, learning_rate=run.learning_rate)
+    state = train(objective, setting.rows, recipe, budget, seed=run.seed, report=report)
     return {
         **asdict(run),
         "steps": state.step,
@@ -102,14 +103,6 @@ def carry_out(setting: Setting, run: Run) -> dict[str, Any]:
         "alarms": alarms,
         "probes": probes(encoder, setting.tasks, run.seed) if run.is_probed else None,
     }
-
-
-def recipe_of(setting: Setting, run: Run) -> Recipe:
-    """The shared recipe at the learning rate of the run; the rate of Muon keeps its ratio to AdamW's."""
-    recipe, muon = setting.recipe, setting.recipe.muon_learning_rate
-    if muon is not None:
-        muon *= run.learning_rate / recipe.learning_rate
-    return replace(recipe, learning_rate=run.learning_rate, muon_learning_rate=muon)
 
 
 def objective_of(setting: Setting, run: Run) -> Objective:
