@@ -22,7 +22,6 @@ from electra_kernels.pretraining.comparison.runs import (
     Setting,
     carry_out,
     objective_of,
-    recipe_of,
 )
 from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.objectives import OBJECTIVES
@@ -83,14 +82,6 @@ def test_the_untrained_encoder_is_where_every_run_of_its_seed_begins(setting):
     run = carry_out(setting, Run("masked_lm", 3e-3, 1, False))
     assert untrained["curve"][0]["figure"] == run["curve"][0]["figure"]
     assert untrained["probes"].keys() == {"replaced_tokens"}
-
-
-def test_the_rate_of_muon_goes_with_that_of_adamw(setting):
-    run = Run("masked_lm", 4e-3, 1, False)
-    assert recipe_of(setting, run).muon_learning_rate is None
-    recipe = replace(RECIPE, learning_rate=2e-3, muon_learning_rate=6e-3)
-    found = recipe_of(replace(setting, recipe=recipe), run)
-    assert (found.learning_rate, found.muon_learning_rate) == (4e-3, 12e-3)
 
 
 def test_measuring_does_not_disturb_the_training(setting, monkeypatch):
