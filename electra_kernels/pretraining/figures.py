@@ -77,7 +77,7 @@ def _draw_comparison(
     baseline: tuple[str, float],
 ) -> None:
     for index, (name, points) in enumerate(curves.items()):
-        tokens = [point[0] for point in points]
+        tokens = [point[0] / 1e6 for point in points]
         means = [point[1].mean for point in points]
         low, high = ([figure.mean + sign * figure.half_width for _, figure in points] for sign in (-1, 1))
         style = "-" if objectives[name]["per"] == "token" else "--"
@@ -86,7 +86,7 @@ def _draw_comparison(
         axis.fill_between(tokens, low, high, color=colour, alpha=0.15, linewidth=0)
     rule, figure = baseline
     axis.axhline(figure, color=MUTED, linestyle=":", linewidth=1, label=rule)
-    axis.set(xlabel="tokens seen", ylabel="AUC, held-out text, frozen encoder")
+    axis.set(xlabel="million tokens seen", ylabel="AUC, held-out text, frozen encoder")
     axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
