@@ -71,10 +71,11 @@ def test_the_sizes_of_the_originals(name, hidden, heads, feed_forward, layers, e
 
 def test_the_demo_is_one_encoder_of_rotary_positions():
     config = electra_config("demo", vocab_size=V, mask_token_id=4)
-    assert (config.tie, config.generator, config.rtd_weight) == ("all", None, 10.0)
+    assert (config.tie, config.generator) == ("all", None)
+    assert (config.mask_probability, config.rtd_weight) == (0.3, 30.0)
     encoder = config.discriminator
     assert (encoder.position_embedding, encoder.norm, encoder.dropout) == ("rotary", "pre", 0.0)
-    assert (encoder.hidden_size, encoder.num_hidden_layers, encoder.num_attention_heads) == (128, 4, 4)
+    assert (encoder.hidden_size, encoder.num_hidden_layers, encoder.num_attention_heads) == (128, 3, 4)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
