@@ -1,6 +1,7 @@
 """Muon: momentum whose matrix is made orthogonal, for the weight matrices inside a Transformer."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ class Muon(torch.optim.Optimizer):
 
     Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the factor, which gives the update the size of one of
     AdamW, and the decay are those of Liu et al. 2025 (arXiv 2502.16982, section 2.2). ``torch.optim.Muon`` is the same
-    and iterates in bfloat16 everywhere: on a CPU without bfloat16 products its step takes 15 times as long.
+    and iterates in bfloat16 everywhere, which is slow on a CPU without bfloat16 products (benchmarks/FINDINGS.md).
 
     Args:
         parameters: matrices [rows, columns].
@@ -38,9 +39,19 @@ class Muon(torch.optim.Optimizer):
             if parameter.dim() != 2:
                 raise ValueError(f"parameters has one of shape {list(parameter.shape)}, should be matrices")
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient, which ``closure`` may compute; its loss comes back."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
@@ -48,6 +59,7 @@ class Muon(torch.optim.Optimizer):
                     shapes.setdefault(parameter.shape, []).append(parameter)
             for parameters in shapes.values():
                 self._update(parameters, group)
+        return loss
 
     def _update(self, parameters: list[Tensor], group: dict[str, float]) -> None:
         """Matrices of one shape are one product each iteration, not one per matrix."""

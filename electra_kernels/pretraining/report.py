@@ -116,8 +116,8 @@ training text and were dropped). {run["steps"]:,} steps, {run["tokens"]:,} token
 {run["threads"]} threads of {html.escape(run["device"])}{", bfloat16" if run["bfloat16"] else ""},
 back end {run["backend"]}, seed {run["seed"]}.</p>
 {html_table(rows)}
-<p class="note">Time and tokens/s include the evaluations. The demo's initial scale, head start and vocabulary were
-chosen on the held-out documents of its text, its other numbers on documents taken out of its training text.</p>"""
+<p class="note">Time and tokens/s include the evaluations. The demo's optimiser, depth, share of masked tokens and
+weight of the RTD loss were chosen on documents taken out of its training text, the rest on its held-out ones.</p>"""
 
 
 def _alarms_section(alarms: Sequence[str]) -> str:

@@ -44,6 +44,18 @@ def test_a_parameter_without_gradient_is_left_alone():
     assert torch.equal(parameters[1], torch.ones(2, 2))
 
 
+def test_a_closure_is_called_and_its_loss_comes_back():
+    parameter = torch.nn.Parameter(torch.eye(2))
+
+    def closure():
+        loss = parameter.sum()
+        loss.backward()
+        return loss
+
+    assert Muon([parameter], 0.1).step(closure) == 2
+    assert not torch.equal(parameter, torch.eye(2))
+
+
 def test_a_vector_is_refused():
     with pytest.raises(ValueError, match=r"one of shape \[3\], should be matrices"):
         Muon([torch.nn.Parameter(torch.ones(3))], 0.1)
