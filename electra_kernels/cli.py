@@ -222,9 +222,9 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--rates",
         type=_number(float),
         nargs="+",
-        default=[1e-3, 2e-3],
+        default=[1.5e-3, 3e-3],
         metavar="RATE",
-        help="learning rates to try",
+        help="learning rates of AdamW to try; that of Muon goes with them",
     )
     parser.add_argument(
         "--processes", type=_number(int), default=os.cpu_count() or 1, help="runs at once, each on one thread"

@@ -1,10 +1,10 @@
-"""The report of a run: one HTML page with its pictures inside, and metrics.json with every figure."""
+"""The report of a run: one HTML page with its pictures inside, metrics.json with every figure, the curves as files."""
 
 import base64
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -17,15 +17,18 @@ from electra_kernels.pretraining.pair import PER_ROW, PER_TOKEN
 
 
 def write_report(directory: Path, metrics: dict[str, Any], samples: Sequence[Sequence[ScoredToken]]) -> Path:
-    """Write metrics.json and report.html, which shows what ``metrics`` holds; returns the page's path."""
+    """Write metrics.json, report.html, which shows what ``metrics`` holds, and its curves; returns the page's path."""
     write_whole(directory / "metrics.json", json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
+    curves = _curves(metrics)
+    for name, picture in curves.items():
+        write_whole(directory / f"{name}.png", picture)
     sections = [
         _pair_section(metrics),
         _summary_section(metrics),
         _alarms_section(metrics["alarms"]),
         _samples_section(samples, metrics),
         _errors_section(metrics),
-        _curves_section(metrics),
+        _curves_section(curves),
         _step_section(metrics),
     ]
     template = (
@@ -152,13 +155,18 @@ confuse it with, of similar frequency. Finding it among
 {html_table(rows, ("scored by", "AUC"))}"""
 
 
-def _curves_section(metrics: dict[str, Any]) -> str:
-    evaluations = metrics["evaluations"]
-    pictures = [figures.auc_figure(evaluations, metrics["baselines"]["auc_frequency"])]
+def _curves(metrics: dict[str, Any]) -> dict[str, bytes]:
+    """Name → PNG: what was measured on held-out text on the way."""
+    evaluations, baselines = metrics["evaluations"], metrics["baselines"]
+    pictures = {"auc": figures.auc_figure(evaluations, baselines["auc_frequency"])}
     if "mlm_loss" in evaluations[-1]:
-        pictures.append(figures.mlm_figure(evaluations, metrics["baselines"]["unigram_entropy"]))
-        pictures.append(figures.rtd_figure(evaluations))
-    images = "\n".join(image(picture, "learning curve") for picture in pictures)
+        pictures["mlm_loss"] = figures.mlm_figure(evaluations, baselines["unigram_entropy"])
+        pictures["rtd_loss"] = figures.rtd_figure(evaluations)
+    return pictures
+
+
+def _curves_section(curves: Mapping[str, bytes]) -> str:
+    images = "\n".join(image(picture, "learning curve") for picture in curves.values())
     return f'<h2>Learning curves</h2>\n<div class="curves">{images}</div>'
 
 

@@ -17,7 +17,15 @@ from torch import Tensor
 from electra_kernels.models import ElectraConfig
 from electra_kernels.models.unigram import Unigram
 from electra_kernels.pretraining.comparison.page import write_page
-from electra_kernels.pretraining.comparison.runs import UNTRAINED, Run, Setting, carry_out_all
+from electra_kernels.pretraining.comparison.runs import (
+    UNTRAINED,
+    Run,
+    Setting,
+    Work,
+    carry_out,
+    in_processes,
+    measure,
+)
 from electra_kernels.pretraining.corruption import corrupt
 from electra_kernels.pretraining.documentation import documentation_text
 from electra_kernels.pretraining.errors import UserError
@@ -35,9 +43,18 @@ from electra_kernels.pretraining.vocabulary import special_ids, train_vocabulary
 
 # The pair's encoder, text rows and vocabulary: small enough for tens of runs in minutes. A generator that has
 # learned nothing teaches nothing, so what it feeds begins with draws from the word frequencies, as in the demo.
-# Many small steps: with 64 rows a step the encoder learns less from a million tokens (benchmarks/FINDINGS.md).
-RECIPE = replace(PER_TOKEN, batch_size=16, head_start=0.35, head_start_replacements="unigram")
-RATES = (1e-3, 2e-3)
+# Muon, as every encoder leaves chance sooner with it: with AdamW at 1 M tokens, one seed of three had not
+# (benchmarks/FINDINGS.md).
+RECIPE = replace(
+    PER_TOKEN,
+    batch_size=32,
+    learning_rate=3e-3,
+    muon_learning_rate=8e-3,
+    beta2=0.98,
+    head_start=0.35,
+    head_start_replacements="unigram",
+)
+RATES = (1.5e-3, 3e-3)
 FITTED_ROWS, JUDGED_ROWS = 1_024, 512
 
 
@@ -78,13 +95,14 @@ def compare(options: Options, progress: Progress) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     setting, facts = _setting(options, progress.say)
     _require_same_setting(options.output / "setting.json", facts)
-    path = options.output / "setting.pickle"
+    path = folder / "setting.pickle"
     write_whole(path, pickle.dumps(setting))
-    carry = partial(_results, folder, path, options.processes, progress)
-    tried = carry([Run(name, rate, 0, False) for name in options.objectives for rate in options.rates])
-    chosen = {name: _best_rate(name, tried) for name in options.objectives}
-    seeds = range(options.seeds)
-    runs = carry([Run(name, chosen[name], seed, True) for name in options.objectives for seed in seeds])
+    carried, measured = (
+        partial(_results, work, path, options.processes, progress) for work in (carry_out, measure)
+    )
+    tried = carried([Run(name, rate, 0) for name in options.objectives for rate in options.rates])
+    chosen = {name: _best_rate(name, tried) for name in options.objectives} | {UNTRAINED: 0.0}
+    runs = [Run(name, rate, seed) for name, rate in chosen.items() for seed in range(options.seeds)]
     record = {
         **facts,
         "seeds": options.seeds,
@@ -96,7 +114,7 @@ def compare(options: Options, progress: Progress) -> Path:
         },
         "curve_baseline": setting.curve.baselines,
         "tried": tried,
-        "runs": [*runs, *carry([Run(UNTRAINED, 0.0, seed, True) for seed in seeds])],
+        "runs": [run | probed for run, probed in zip(carried(runs), measured(runs))],
     }
     write_whole(options.output / "compare.json", json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
     return write_page(options.output, record)
@@ -118,24 +136,24 @@ def _require_same_setting(path: Path, facts: dict[str, Any]) -> None:
 
 
 def _results(
-    folder: Path, setting: Path, processes: int, progress: Progress, runs: Sequence[Run]
+    work: Work, setting: Path, processes: int, progress: Progress, runs: Sequence[Run]
 ) -> list[dict[str, Any]]:
-    """Of all runs, in their order; those that an earlier call has left are read."""
-    missing = [run for run in runs if not _file(folder, run).exists()]
-    for count, result in enumerate(carry_out_all(setting, missing, processes), start=1):
+    """Of all runs, in their order; those that an earlier call has left beside the setting are read."""
+    files = {run: setting.with_name(f"{run.name}-{work.__name__}.json") for run in runs}
+    missing = [run for run, file in files.items() if not file.exists()]
+    for count, result in enumerate(in_processes(work, setting, missing, processes), start=1):
         run = Run(**{name: result[name] for name in Run.__dataclass_fields__})
-        write_whole(_file(folder, run), json.dumps(result) + "\n")
-        progress.say(
-            f"{count:3} of {len(missing)}  {run.name:32} {result['tokens']:10,} tokens  "
-            f"AUC {result['curve'][-1]['figure']:.3f}"
-        )
-        for alarm in result["alarms"]:
+        write_whole(files[run], json.dumps(result) + "\n")
+        progress.say(f"{count:3} of {len(missing)}  {run.name:32} {_line(result)}")
+        for alarm in result.get("alarms", ()):
             progress.say(f"     {alarm}")
-    return [json.loads(_file(folder, run).read_text()) for run in runs]
+    return [json.loads(file.read_text()) for file in files.values()]
 
 
-def _file(folder: Path, run: Run) -> Path:
-    return folder / f"{run.name}{'-probed' if run.is_probed else ''}.json"
+def _line(result: dict[str, Any]) -> str:
+    if "curve" in result:
+        return f"{result['tokens']:10,} tokens  AUC {result['curve'][-1]['figure']:.3f}"
+    return "  ".join(f"{task} {figures['frozen']:.3f}" for task, figures in result["probes"].items())
 
 
 def _best_rate(name: str, tried: Sequence[dict[str, Any]]) -> float:

@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import connection, get_context, parent_process
@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Any
 
 import torch
+from safetensors.torch import load_model, save_model
 
 from electra_kernels.models import ElectraConfig, Encoder
 from electra_kernels.pretraining.alarms import Watch
@@ -27,15 +28,14 @@ UNTRAINED = "untrained"
 
 @dataclass(frozen=True)
 class Run:
-    """What a run does not share with the others; ``is_probed`` says whether the tasks are measured at its end.
+    """What a run does not share with the others.
 
-    The objective `UNTRAINED` is none: the encoder from which all runs of that seed start is probed.
+    The objective `UNTRAINED` is none: its encoder is the one from which all runs of that seed start.
     """
 
     objective: str
     learning_rate: float
     seed: int
-    is_probed: bool
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class Setting:
     Attributes:
         config, text: of the objectives.
         rows: training rows.
-        recipe: batch size, warm-up and the like; the learning rate is the run's.
+        recipe: batch size, warm-up and the like; the learning rate is the run's, as `recipe_of` says.
         minutes: length of a run, or None: ``recipe.steps``.
         plateau: nats, the entropy of the word frequencies.
         curve: the task of the learning curve, probed with the encoder frozen.
@@ -68,17 +68,36 @@ class Setting:
     tasks: Sequence[Task]
 
 
-def carry_out(setting: Setting, run: Run) -> dict[str, Any]:
-    """Train and measure; returns what is known of the run, as JSON has it."""
+# (setting, run, folder of the encoders) → what is known of the run, as JSON has it.
+Work = Callable[["Setting", Run, Path], dict[str, Any]]
+
+
+def carry_out(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
+    """Train, and keep the encoder in the folder; returns what is known of the run, as JSON has it."""
+    encoder, result = _trained(setting, run)
+    save_model(encoder, str(_weights(folder, run)))
+    return asdict(run) | result
+
+
+def measure(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
+    """Probe the encoder that `carry_out` has kept: "probes" is task → "frozen" and "fine_tuned" → figure."""
+    encoder, ways = Encoder(setting.config.discriminator), {"frozen": True, "fine_tuned": False}
+    load_model(encoder, str(_weights(folder, run)))
+    probes = {
+        task.name: {name: probe(encoder, task, frozen=frozen, seed=run.seed) for name, frozen in ways.items()}
+        for task in setting.tasks
+    }
+    return asdict(run) | {"probes": probes}
+
+
+def _weights(folder: Path, run: Run) -> Path:
+    return folder / f"{run.name}.safetensors"
+
+
+def _trained(setting: Setting, run: Run) -> tuple[Encoder, dict[str, Any]]:
     if run.objective == UNTRAINED:
         encoder = initial_encoder(setting, run.seed)
-        return {
-            **asdict(run),
-            "tokens": 0,
-            "curve": [_point(encoder, setting, State(), run.seed)],
-            "alarms": [],
-            "probes": probes(encoder, setting.tasks, run.seed),
-        }
+        return encoder, {"tokens": 0, "curve": [_point(encoder, setting, State(), run.seed)], "alarms": []}
     objective = objective_of(setting, run)
     encoder, watch = objective.encoder, Watch(setting.plateau)
     curve: list[dict[str, float]] = [_point(encoder, setting, State(), run.seed)]
@@ -91,18 +110,23 @@ def carry_out(setting: Setting, run: Run) -> dict[str, Any]:
             with budget.paused():
                 curve.append(_point(encoder, setting, state, run.seed))
 
-    recipe = replace(setting.recipe, learning_rate=run.learning_rate)
-    state = train(objective, setting.rows, recipe, budget, seed=run.seed, report=report)
-    return {
-        **asdict(run),
+    state = train(objective, setting.rows, recipe_of(setting, run), budget, seed=run.seed, report=report)
+    return encoder, {
         "steps": state.step,
         "tokens": state.tokens,
         "seconds": state.seconds,
         "choice": probe(encoder, setting.choice, frozen=True, seed=run.seed),
         "curve": curve,
         "alarms": alarms,
-        "probes": probes(encoder, setting.tasks, run.seed) if run.is_probed else None,
     }
+
+
+def recipe_of(setting: Setting, run: Run) -> Recipe:
+    """The shared recipe at the learning rate of the run; the rate of Muon keeps its ratio to AdamW's."""
+    recipe, muon = setting.recipe, setting.recipe.muon_learning_rate
+    if muon is not None:
+        muon *= run.learning_rate / recipe.learning_rate
+    return replace(recipe, learning_rate=run.learning_rate, muon_learning_rate=muon)
 
 
 def objective_of(setting: Setting, run: Run) -> Objective:
@@ -127,33 +151,25 @@ def initial_encoder(setting: Setting, seed: int) -> Encoder:
     return Encoder(setting.config.discriminator)
 
 
-def probes(encoder: Encoder, tasks: Sequence[Task], seed: int) -> dict[str, dict[str, float]]:
-    """Task → "frozen" and "fine_tuned" → figure."""
-    ways = {"frozen": True, "fine_tuned": False}
-    return {
-        task.name: {name: probe(encoder, task, frozen=frozen, seed=seed) for name, frozen in ways.items()}
-        for task in tasks
-    }
-
-
 def _point(encoder: Encoder, setting: Setting, state: State, seed: int) -> dict[str, float]:
     figure = probe(encoder, setting.curve, frozen=True, seed=seed)
     return {"step": state.step, "tokens": state.tokens, "seconds": state.seconds, "figure": figure}
 
 
-def carry_out_all(path: Path, runs: Sequence[Run], processes: int) -> Iterator[dict[str, Any]]:
-    """Results in the order in which the runs end.
+def in_processes(work: Work, path: Path, runs: Sequence[Run], processes: int) -> Iterator[dict[str, Any]]:
+    """Results of `carry_out` or `measure` in the order in which they end.
 
     Each process has one thread: two runs side by side on two cores are faster than one after the other on both.
 
     Args:
-        path: of the pickled `Setting`.
+        work: what to do with each run.
+        path: of the pickled `Setting`; the encoders are kept beside it.
         runs: which.
         processes: how many at once.
     """
     context = get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(path,)) as pool:
-        waiting = [pool.submit(_carry_out, run) for run in runs]
+        waiting = [pool.submit(_do, work, run) for run in runs]
         try:
             for done in as_completed(waiting):
                 yield done.result()
@@ -162,14 +178,14 @@ def carry_out_all(path: Path, runs: Sequence[Run], processes: int) -> Iterator[d
                 future.cancel()
 
 
-_setting: Setting | None = None
+_here: tuple[Setting, Path] | None = None
 
 
 def _begin(path: Path) -> None:
-    global _setting
+    global _here
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _setting = pickle.loads(path.read_bytes())
+    _here = pickle.loads(path.read_bytes()), path.parent
 
 
 def _end_with_parent() -> None:
@@ -180,6 +196,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _carry_out(run: Run) -> dict[str, Any]:
-    assert _setting is not None
-    return carry_out(_setting, run)
+def _do(work: Work, run: Run) -> dict[str, Any]:
+    assert _here is not None
+    setting, folder = _here
+    return work(setting, run, folder)

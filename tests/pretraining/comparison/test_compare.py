@@ -21,7 +21,9 @@ from electra_kernels.pretraining.comparison.runs import (
     Run,
     Setting,
     carry_out,
+    measure,
     objective_of,
+    recipe_of,
 )
 from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.objectives import OBJECTIVES
@@ -56,16 +58,14 @@ def setting(electra_config, facts, rows, held_out, counts):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_all_objectives_start_with_the_same_encoder(setting, name):
-    ours, other = (
-        objective_of(setting, Run(kind, 1e-3, 5, False)).encoder for kind in (name, "corrupted_tokens")
-    )
+    ours, other = (objective_of(setting, Run(kind, 1e-3, 5)).encoder for kind in (name, "corrupted_tokens"))
     for one, two in zip(ours.state_dict().values(), other.state_dict().values()):
         assert torch.equal(one, two)
 
 
-def test_a_run_is_the_same_again_and_its_curve_begins_before_the_first_step(setting):
-    run = Run("corrupted_tokens", 3e-3, 1, True)
-    first, second = carry_out(setting, run), carry_out(setting, run)
+def test_a_run_is_the_same_again_and_its_curve_begins_before_the_first_step(setting, tmp_path):
+    run = Run("corrupted_tokens", 3e-3, 1)
+    first, second = carry_out(setting, run, tmp_path), carry_out(setting, run, tmp_path)
     for result in (first, second):
         del result["seconds"]
         for point in result["curve"]:
@@ -73,22 +73,36 @@ def test_a_run_is_the_same_again_and_its_curve_begins_before_the_first_step(sett
     assert first == second
     assert [point["step"] for point in first["curve"]] == [0, 10, 20, 30]
     assert first["curve"][0]["tokens"] == 0
-    assert first["probes"]["replaced_tokens"].keys() == {"frozen", "fine_tuned"}
-    assert carry_out(setting, replace(run, is_probed=False))["probes"] is None
 
 
-def test_the_untrained_encoder_is_where_every_run_of_its_seed_begins(setting):
-    untrained = carry_out(setting, Run(UNTRAINED, 0.0, 1, True))
-    run = carry_out(setting, Run("masked_lm", 3e-3, 1, False))
+def test_what_is_probed_is_the_encoder_of_the_end_of_the_run(setting, tmp_path):
+    run = Run("corrupted_tokens", 3e-3, 1)
+    trained = carry_out(setting, run, tmp_path)
+    figures = measure(setting, run, tmp_path)["probes"]["replaced_tokens"]
+    assert figures.keys() == {"frozen", "fine_tuned"}
+    # The curve and the only task are one and the same here.
+    assert figures["frozen"] == pytest.approx(trained["curve"][-1]["figure"])
+
+
+def test_the_untrained_encoder_is_where_every_run_of_its_seed_begins(setting, tmp_path):
+    untrained = carry_out(setting, Run(UNTRAINED, 0.0, 1), tmp_path)
+    run = carry_out(setting, Run("masked_lm", 3e-3, 1), tmp_path)
     assert untrained["curve"][0]["figure"] == run["curve"][0]["figure"]
-    assert untrained["probes"].keys() == {"replaced_tokens"}
+    assert measure(setting, Run(UNTRAINED, 0.0, 1), tmp_path)["probes"].keys() == {"replaced_tokens"}
 
 
-def test_measuring_does_not_disturb_the_training(setting, monkeypatch):
-    run = Run("replaced_tokens", 3e-3, 1, False)
-    often = carry_out(setting, run)["choice"]
+def test_measuring_does_not_disturb_the_training(setting, monkeypatch, tmp_path):
+    run = Run("replaced_tokens", 3e-3, 1)
+    often = carry_out(setting, run, tmp_path)["choice"]
     monkeypatch.setattr(runs, "CURVE_POINTS", 1)
-    assert carry_out(setting, run)["choice"] == often
+    assert carry_out(setting, run, tmp_path)["choice"] == often
+
+
+def test_the_rate_of_muon_goes_with_the_one_that_is_tried(setting):
+    muon = replace(setting, recipe=replace(setting.recipe, learning_rate=2e-3, muon_learning_rate=6e-3))
+    recipe = recipe_of(muon, Run("masked_lm", 1e-3, 0))
+    assert (recipe.learning_rate, recipe.muon_learning_rate) == pytest.approx((1e-3, 3e-3))
+    assert recipe_of(setting, Run("masked_lm", 1e-3, 0)).muon_learning_rate is None
 
 
 @pytest.fixture
@@ -109,20 +123,20 @@ def options(tmp_path, documents):
 @pytest.fixture
 def here(monkeypatch):
     """Runs in this process, counted; the vocabulary is as small as the language."""
-    carried = []
+    done = []
 
-    def carry_out_all(path, missing, processes):
+    def in_processes(work, path, missing, processes):
         setting = pickle.loads(path.read_bytes())
         for run in missing:
-            carried.append(run)
-            yield carry_out(setting, run)
+            done.append((work, run))
+            yield work(setting, run, path.parent)
 
-    monkeypatch.setattr(comparison, "carry_out_all", carry_out_all)
+    monkeypatch.setattr(comparison, "in_processes", in_processes)
     monkeypatch.setattr(
         comparison, "RECIPE", replace(comparison.RECIPE, vocab_size=150, length=16, batch_size=8)
     )
     monkeypatch.setattr(comparison, "tasks", lambda *arguments: [])
-    return carried
+    return done
 
 
 def test_every_rate_is_tried_once_and_the_best_has_all_seeds(options, here):
@@ -143,8 +157,9 @@ def test_every_rate_is_tried_once_and_the_best_has_all_seeds(options, here):
 def test_what_was_done_is_not_done_again(options, here):
     compare(options, Progress())
     count = len(here)
-    assert count == 10
-    (options.output / "runs" / "corrupted_rows-0.001-0.json").unlink()
+    # Two objectives: two rates, a second seed of the better one; no training: two seeds. All but the worse are probed.
+    assert count == 2 * (2 + 1) + 2 + (2 + 1) * 2
+    (options.output / "runs" / "corrupted_rows-0.001-0-carry_out.json").unlink()
     compare(options, Progress())
     assert len(here) == count + 1
 
@@ -153,8 +168,9 @@ def test_runs_of_another_length_are_not_mixed(options, here):
     compare(options, Progress())
     with pytest.raises(UserError, match=r"holds runs of another comparison: steps was .*; use a new one"):
         compare(replace(options, tokens=3_000), Progress())
+    count = len(here)
     compare(replace(options, seeds=3), Progress())
-    assert len(here) == 10 + 3
+    assert len(here) == count + 2 * 3
 
 
 def test_the_best_rate_is_never_one_that_gave_nothing():
@@ -174,9 +190,9 @@ def test_an_unknown_objective_is_named():
 def test_runs_in_processes_of_their_own_give_the_same(setting, tmp_path):
     path = tmp_path / "setting.pickle"
     path.write_bytes(pickle.dumps(setting))
-    run = Run("corrupted_tokens", 3e-3, 1, False)
-    (there,) = runs.carry_out_all(path, [run], 1)
-    assert there["choice"] == pytest.approx(carry_out(setting, run)["choice"], abs=1e-3)
+    run = Run("corrupted_tokens", 3e-3, 1)
+    (there,) = runs.in_processes(carry_out, path, [run], 1)
+    assert there["choice"] == pytest.approx(carry_out(setting, run, tmp_path)["choice"], abs=1e-3)
 
 
 def test_a_comparison_that_is_killed_takes_its_runs_with_it(setting, tmp_path):
@@ -185,7 +201,8 @@ def test_a_comparison_that_is_killed_takes_its_runs_with_it(setting, tmp_path):
     path.write_bytes(pickle.dumps(endless))
     program = (
         "from pathlib import Path; from electra_kernels.pretraining.comparison import runs; "
-        f"print(list(runs.carry_out_all(Path({str(path)!r}), [runs.Run('corrupted_tokens', 1e-3, 0, False)], 1)))"
+        "run = runs.Run('corrupted_tokens', 1e-3, 0); "
+        f"print(list(runs.in_processes(runs.carry_out, Path({str(path)!r}), [run], 1)))"
     )
     parent = subprocess.Popen([sys.executable, "-c", program])
     try:
