@@ -83,10 +83,21 @@ class Attention(nn.Module):
         else:
             query, key = rotate(qkv[:, :, :2], *rotation).unbind(2)
             value = qkv[:, :, 2]
-        attended = F.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask, dropout
-        )
+        attended = _attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask, dropout)
         return self.output(attended.transpose(1, 2).reshape(batch, length, width))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Softmax attention over [B, heads, T, d], in half precision on a CPU computed in float32.
+
+    Of short rows torch's gradient in bfloat16 takes up to five times as long there (benchmarks/FINDINGS.md).
+    """
+    dtype = query.dtype
+    if query.is_cuda or dtype.itemsize >= 4:
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout)
+    with torch.autocast(query.device.type, enabled=False):
+        attended = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, dropout)
+    return attended.to(dtype)
 
 
 class Layer(nn.Module):
