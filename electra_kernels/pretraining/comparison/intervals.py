@@ -17,10 +17,13 @@ class Interval:
     mean: float
     half_width: float
 
+    def __format__(self, sign: str) -> str:
+        """``sign`` as for a number: "" or "+"."""
+        mean = format(self.mean, f"{sign}.3f")
+        return mean if math.isnan(self.half_width) else f"{mean} ± {self.half_width:.3f}"
+
     def __str__(self) -> str:
-        if math.isnan(self.half_width):
-            return f"{self.mean:.3f}"
-        return f"{self.mean:.3f} ± {self.half_width:.3f}"
+        return format(self)
 
 
 def interval(values: Sequence[float]) -> Interval:

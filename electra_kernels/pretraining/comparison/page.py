@@ -30,6 +30,7 @@ def write_page(folder: Path, record: Record) -> Path:
             _curves(curves),
             _tokens_to_targets(record),
             _probes(record),
+            _differences(record),
             _signals(record),
             _alarms(record),
         ]
@@ -45,6 +46,15 @@ def runs_of(record: Record, objective: str) -> list[Record]:
 def figures(record: Record, objective: str, task: str, way: str) -> Interval:
     """The interval over seeds of one probe."""
     return interval([run["probes"][task][way] for run in runs_of(record, objective)])
+
+
+def difference(record: Record, objective: str, other: str, task: str, way: str) -> Interval:
+    """The interval of ``objective`` less ``other``, seed by seed: what their common start and batches do falls out."""
+    ours, theirs = (
+        {run["seed"]: run["probes"][task][way] for run in runs_of(record, name)}
+        for name in (objective, other)
+    )
+    return interval([ours[seed] - theirs[seed] for seed in ours])
 
 
 def curve(record: Record, objective: str) -> list[tuple[float, Interval]]:
@@ -112,6 +122,18 @@ def _probe_table(record: Record, way: str, title: str) -> str:
     ]
     header = ["", *(f"{task} (per {facts['per']}, {facts['metric']})" for task, facts in tasks.items())]
     return f"<h2>{html.escape(title)}</h2>{html_table([*rows, *rules], header)}"
+
+
+def _differences(record: Record) -> str:
+    first, *others = (*record["objectives"], UNTRAINED)
+    rows = [
+        [name, *(f"{difference(record, name, first, task, 'frozen'):+}" for task in record["baselines"])]
+        for name in others
+    ]
+    return f"""<h2>Less {html.escape(first)}, seed by seed, the encoder frozen</h2>
+{html_table(rows, ["", *record["baselines"]])}
+<p class="note">Runs of one seed share start and batches. An interval without 0 says that the two differ; of the many cells one
+in twenty does so by chance.</p>"""
 
 
 def _rules(tasks: Record) -> Sequence[str]:
