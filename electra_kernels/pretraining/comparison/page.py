@@ -132,8 +132,8 @@ def _differences(record: Record) -> str:
     ]
     return f"""<h2>Less {html.escape(first)}, seed by seed, the encoder frozen</h2>
 {html_table(rows, ["", *record["baselines"]])}
-<p class="note">Runs of one seed share start and batches. An interval without 0 says that the two differ; of the many cells one
-in twenty does so by chance.</p>"""
+<p class="note">Runs of one seed share start and batches. An interval without 0 says that the two differ; of the many
+cells one in twenty does so by chance.</p>"""
 
 
 def _rules(tasks: Record) -> Sequence[str]:
