@@ -125,10 +125,11 @@ def _probe_table(record: Record, way: str, title: str) -> str:
 
 
 def _differences(record: Record) -> str:
-    first, *others = (*record["objectives"], UNTRAINED)
+    names = [*record["objectives"], UNTRAINED]
+    first = names[0]
     rows = [
         [name, *(f"{difference(record, name, first, task, 'frozen'):+}" for task in record["baselines"])]
-        for name in others
+        for name in names[1:]
     ]
     return f"""<h2>Less {html.escape(first)}, seed by seed, the encoder frozen</h2>
 {html_table(rows, ["", *record["baselines"]])}
