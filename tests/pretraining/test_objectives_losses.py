@@ -104,6 +104,7 @@ def test_masked_replaced_tokens_are_asked_about_the_masks_alone(
         mlm_loss(proposal, objective.model.generator, tokens) + electra_config.rtd_weight * expected,
     )
     assert metrics["recall"] == pytest.approx((logits[labels] > 0).float().mean().item())
+    assert metrics["replaced"] == pytest.approx(labels[asked].float().mean().item())
 
 
 def test_replaced_tokens_are_asked_about_every_token(electra_config, facts, tokens, seen):
