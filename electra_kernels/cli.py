@@ -135,8 +135,8 @@ def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "pretrain",
         help="text -> vocabulary -> model and report",
         description="Pre-train generator and discriminator, or the encoder of another objective, on text. "
-        "Writes OUTPUT/model (config.json, model.safetensors, tokenizer.json), OUTPUT/report.html and "
-        "OUTPUT/metrics.json.",
+        "Writes OUTPUT/model (config.json, model.safetensors, tokenizer.json), OUTPUT/report.html, "
+        "OUTPUT/metrics.json and the learning curves as OUTPUT/*.png.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(command=pretrain)
@@ -202,7 +202,8 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "compare",
         help="objectives side by side: same encoder, start, text and budget, several seeds",
         description="Train the same encoder with each objective, probe it on other tasks. Writes OUTPUT/compare.html, "
-        "compare.png (its curves) and compare.json; what OUTPUT/runs holds is not run again.",
+        "compare.png (its curves) and compare.json; OUTPUT/runs keeps every encoder (safetensors), and what it "
+        "holds is not run again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(command=compare)

@@ -83,17 +83,17 @@ class Attention(nn.Module):
         else:
             query, key = rotate(qkv[:, :, :2], *rotation).unbind(2)
             value = qkv[:, :, 2]
-        attended = _attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask, dropout)
+        attended = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask, dropout)
         return self.output(attended.transpose(1, 2).reshape(batch, length, width))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Softmax attention over [B, heads, T, d], in half precision on a CPU computed in float32.
 
-    Of short rows torch's gradient in bfloat16 takes up to five times as long there (benchmarks/FINDINGS.md).
+    Of short rows without dropout torch's gradient takes several times as long there (benchmarks/FINDINGS.md).
     """
     dtype = query.dtype
-    if query.is_cuda or dtype.itemsize >= 4:
+    if query.device.type != "cpu" or dtype.itemsize >= 4:
         return F.scaled_dot_product_attention(query, key, value, mask, dropout)
     with torch.autocast(query.device.type, enabled=False):
         attended = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, dropout)

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page with its pictures inside, metrics.json with every figure, the curves as files."""
+"""The report of a run: one HTML page with its pictures inside, metrics.json with every figure, learning curves as PNG."""
 
 import base64
 import html
@@ -17,7 +17,7 @@ from electra_kernels.pretraining.pair import PER_ROW, PER_TOKEN
 
 
 def write_report(directory: Path, metrics: dict[str, Any], samples: Sequence[Sequence[ScoredToken]]) -> Path:
-    """Write metrics.json, report.html, which shows what ``metrics`` holds, and its curves; returns the page's path."""
+    """Write metrics.json, report.html, which shows what it holds, and the learning curves; returns the page's path."""
     write_whole(directory / "metrics.json", json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
     curves = _curves(metrics)
     for name, picture in curves.items():

@@ -17,9 +17,8 @@ from electra_kernels.reference._values import accumulation_dtype
 # Fewer rows starve the GEMMs, more no longer help them.
 LEAST_ROWS, MOST_ROWS = 256, 512
 CUDA_LEAST_ROWS, CUDA_MOST_ROWS = 512, 4096
-_BIAS_ROWS = (
-    32  # on the CPU; summed over a chunk of 512 at once they take ten times as long (benchmarks/FINDINGS.md)
-)
+# Summed over a chunk of 512 at once they take ten times as long (benchmarks/FINDINGS.md).
+_BIAS_ROWS = 32
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
@@ -111,14 +110,12 @@ class Gradients:
             self.weight += torch.mm(left, right, out=self._product)
 
     def _add_to_bias(self, logits: Tensor, row_scale: Tensor | None) -> None:
-        """bias += scale @ logits; on the CPU a few rows at a time, so that their copy in float32 stays in the cache."""
+        """bias += scale @ logits; off CUDA a few rows at a time, so that their copy in float32 stays in the cache."""
         if logits.is_cuda and self.bias.dtype != logits.dtype:
             scaled = logits if row_scale is None else logits * row_scale
             self.bias += scaled.sum(0, dtype=self.bias.dtype)
             return
-        scale = (
-            self.bias.new_ones(len(logits)) if row_scale is None else row_scale.flatten().to(self.bias.dtype)
-        )
-        rows = len(logits) if logits.dtype == self.bias.dtype else _BIAS_ROWS
-        for some, of_some in zip(logits.split(rows), scale.split(rows)):
-            self.bias.addmv_(some.T.to(self.bias.dtype), of_some)
+        scale = self.bias.new_ones(len(logits)) if row_scale is None else row_scale.flatten()
+        most = len(logits) if logits.dtype == self.bias.dtype else _BIAS_ROWS
+        for block, of_block in zip(logits.split(most), scale.split(most)):
+            self.bias.addmv_(block.to(self.bias.dtype).T, of_block)

@@ -146,6 +146,18 @@ def test_only_what_requires_grad_gets_one(device, reduction, frozen):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_the_bias_alone_gets_its_gradient_from_every_row(device, dtype, reduction):
+    parameters, targets = _inputs(70, 37, 6, dtype, device)
+    parameters[2].requires_grad_()
+    upstream = torch.ones((), device=device)
+    linear_cross_entropy_sample(*parameters, targets, reduction=reduction).loss.sum().backward()
+    _, truth = _eager(parameters, targets, reduction, upstream, torch.float64)
+    _, scales = _scales(parameters, targets, reduction, upstream)
+    error = (parameters[2].grad.double() - truth[2]).abs()
+    assert (error <= 4 * torch.finfo(dtype).eps * scales[2]).all()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_without_a_bias(device, dtype, reduction):
     (hidden, weight, _), targets = _inputs(9, 37, 6, dtype, device, bias=False)
     zeros = torch.zeros(37, device=device, dtype=dtype)

@@ -21,10 +21,10 @@ from electra_kernels.pretraining.comparison.runs import (
     UNTRAINED,
     Run,
     Setting,
-    Work,
     carry_out,
     in_processes,
     measure,
+    weights,
 )
 from electra_kernels.pretraining.corruption import corrupt
 from electra_kernels.pretraining.documentation import documentation_text
@@ -33,6 +33,7 @@ from electra_kernels.pretraining.evaluation import EVALUATION_SEED, rarity, unig
 from electra_kernels.pretraining.files import write_whole
 from electra_kernels.pretraining.objectives import OBJECTIVES, text_facts
 from electra_kernels.pretraining.pair import PER_TOKEN, pair_encoder
+from electra_kernels.pretraining.precision import has_native_bfloat16
 from electra_kernels.pretraining.probing import Examples, Task, tasks
 from electra_kernels.pretraining.probing.task import area
 from electra_kernels.pretraining.progress import Progress
@@ -43,8 +44,8 @@ from electra_kernels.pretraining.vocabulary import special_ids, train_vocabulary
 
 # The pair's encoder, text rows and vocabulary: small enough for tens of runs in minutes. A generator that has
 # learned nothing teaches nothing, so what it feeds begins with draws from the word frequencies, as in the demo.
-# Muon, as every encoder leaves chance sooner with it: with AdamW at 1 M tokens, one seed of three had not
-# (benchmarks/FINDINGS.md).
+# With Muon `replaced_tokens` leaves chance sooner: with AdamW one seed of three had not after 1 M tokens. Its steps
+# cost more, hence 32 rows; the rates and beta2 are from one trial (benchmarks/FINDINGS.md).
 RECIPE = replace(
     PER_TOKEN,
     batch_size=32,
@@ -63,10 +64,12 @@ class Options:
     """What the command line asks for.
 
     Attributes:
-        output: folder of the page, its curves, compare.json and the runs, which a comparison that is begun again keeps.
+        output: folder of the page, its curves, compare.json and the runs with their encoders, which a comparison that
+            is begun again keeps.
         objectives: names of OBJECTIVES.
         text: files; none: the documentation that ``pretrain`` fetches.
-        tokens, seconds: length of each run; seconds, if they are given. Only tokens give the same on every machine.
+        tokens, seconds: length of each run; seconds, if they are given. Tokens give the same on every machine
+            of the same precision.
         seeds: how many.
         rates: learning rates that every objective is tried with.
         processes: runs at once, each on one thread.
@@ -97,12 +100,12 @@ def compare(options: Options, progress: Progress) -> Path:
     _require_same_setting(options.output / "setting.json", facts)
     path = folder / "setting.pickle"
     write_whole(path, pickle.dumps(setting))
-    carried, measured = (
-        partial(_results, work, path, options.processes, progress) for work in (carry_out, measure)
-    )
-    tried = carried([Run(name, rate, 0) for name in options.objectives for rate in options.rates])
+    train, probe = (partial(_results, step, path, options.processes, progress) for step in _STEPS)
+    tried = train([Run(name, rate, 0) for name in options.objectives for rate in options.rates])
     chosen = {name: _best_rate(name, tried) for name in options.objectives} | {UNTRAINED: 0.0}
     runs = [Run(name, rate, seed) for name, rate in chosen.items() for seed in range(options.seeds)]
+    trained = train(runs)
+    probed = probe(runs)
     record = {
         **facts,
         "seeds": options.seeds,
@@ -114,7 +117,7 @@ def compare(options: Options, progress: Progress) -> Path:
         },
         "curve_baseline": setting.curve.baselines,
         "tried": tried,
-        "runs": [run | probed for run, probed in zip(carried(runs), measured(runs))],
+        "runs": [run | of_run for run, of_run in zip(trained, probed)],
     }
     write_whole(options.output / "compare.json", json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
     return write_page(options.output, record)
@@ -135,19 +138,28 @@ def _require_same_setting(path: Path, facts: dict[str, Any]) -> None:
     write_whole(path, json.dumps(facts, indent=1) + "\n")
 
 
+_STEPS = {"trained": carry_out, "probed": measure}
+
+
 def _results(
-    work: Work, setting: Path, processes: int, progress: Progress, runs: Sequence[Run]
+    step: str, setting: Path, processes: int, progress: Progress, runs: Sequence[Run]
 ) -> list[dict[str, Any]]:
     """Of all runs, in their order; those that an earlier call has left beside the setting are read."""
-    files = {run: setting.with_name(f"{run.name}-{work.__name__}.json") for run in runs}
-    missing = [run for run, file in files.items() if not file.exists()]
-    for count, result in enumerate(in_processes(work, setting, missing, processes), start=1):
+    folder = setting.parent
+    files = {run: folder / f"{run.name}-{step}.json" for run in runs}
+    missing = [run for run, file in files.items() if not _is_current(file, weights(folder, run))]
+    for count, result in enumerate(in_processes(_STEPS[step], setting, missing, processes), start=1):
         run = Run(**{name: result[name] for name in Run.__dataclass_fields__})
         write_whole(files[run], json.dumps(result) + "\n")
         progress.say(f"{count:3} of {len(missing)}  {run.name:32} {_line(result)}")
         for alarm in result.get("alarms", ()):
             progress.say(f"     {alarm}")
     return [json.loads(file.read_text()) for file in files.values()]
+
+
+def _is_current(result: Path, encoder: Path) -> bool:
+    """Whether a result is of the encoder that is kept: it was written after it."""
+    return result.exists() and encoder.exists() and result.stat().st_mtime_ns >= encoder.stat().st_mtime_ns
 
 
 def _line(result: dict[str, Any]) -> str:
@@ -201,6 +213,7 @@ def _setting(options: Options, say: Callable[[str], None]) -> tuple[Setting, dic
         "seconds": options.seconds,
         "steps": recipe.steps,
         "recipe": recipe.to_dict(),
+        "bfloat16": has_native_bfloat16(torch.device("cpu")),
         "torch": torch.__version__,
     }
     return setting, facts

@@ -72,9 +72,16 @@ def _head(record: Record) -> str:
 <p>{record["documents"]:,} documents, {record["word_pieces"]:,} word pieces to train on; everything is measured on
 {record["held_out_documents"]:,} whole documents held out. Each run: {budget} on one thread, rows of {record["length"]}
 tokens, {record["batch_size"]} rows a step, {record["seeds"]} seeds; learning rates of
-{", ".join(f"{rate:g}" for rate in record["rates"])} were tried with one seed, and the one whose frozen encoder finds
-replaced tokens best in {record["choice_documents"]:,} other held-out documents was taken. Intervals are
-95 % over the seeds (Student's t): where two overlap, nothing is claimed.</p>"""
+{", ".join(f"{rate:g}" for rate in record["rates"])} {_muon(record["recipe"])}were tried with the first seed, and
+the one whose frozen encoder finds replaced tokens best in {record["choice_documents"]:,} other held-out documents was
+taken. Intervals are 95 % over the seeds (Student's t). That two objectives differ is claimed only where the
+differences seed by seed say so.</p>"""
+
+
+def _muon(recipe: Record) -> str:
+    if recipe["muon_learning_rate"] is None:
+        return ""
+    return f"({recipe['muon_learning_rate'] / recipe['learning_rate']:.3g} times that for Muon) "
 
 
 def _curves_picture(record: Record) -> bytes:
@@ -125,16 +132,24 @@ def _probe_table(record: Record, way: str, title: str) -> str:
 
 
 def _differences(record: Record) -> str:
-    names = [*record["objectives"], UNTRAINED]
-    first = names[0]
+    first = next(iter(record["objectives"]))
+    tables = "\n".join(
+        f"<h2>Less {html.escape(first)}, seed by seed, {title}</h2>{_difference_table(record, first, way)}"
+        for way, title in (("frozen", "the encoder frozen"), ("fine_tuned", "the encoder fine-tuned"))
+    )
+    return f"""{tables}
+<p class="note">Runs of one seed share their start and, where they train, their batches. An interval without 0 says
+that the two differ; of many cells one in twenty does so by chance.</p>"""
+
+
+def _difference_table(record: Record, first: str, way: str) -> str:
+    tasks = list(record["baselines"])
     rows = [
-        [name, *(f"{difference(record, name, first, task, 'frozen'):+}" for task in record["baselines"])]
-        for name in names[1:]
+        [name, *(f"{difference(record, name, first, task, way):+}" for task in tasks)]
+        for name in (*record["objectives"], UNTRAINED)
+        if name != first
     ]
-    return f"""<h2>Less {html.escape(first)}, seed by seed, the encoder frozen</h2>
-{html_table(rows, ["", *record["baselines"]])}
-<p class="note">Runs of one seed share start and batches. An interval without 0 says that the two differ; of the many
-cells one in twenty does so by chance.</p>"""
+    return html_table(rows, ["", *tasks])
 
 
 def _rules(tasks: Record) -> Sequence[str]:

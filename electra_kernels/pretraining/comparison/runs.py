@@ -69,20 +69,20 @@ class Setting:
 
 
 # (setting, run, folder of the encoders) → what is known of the run, as JSON has it.
-Work = Callable[["Setting", Run, Path], dict[str, Any]]
+Work = Callable[[Setting, Run, Path], dict[str, Any]]
 
 
 def carry_out(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
     """Train, and keep the encoder in the folder; returns what is known of the run, as JSON has it."""
     encoder, result = _trained(setting, run)
-    save_model(encoder, str(_weights(folder, run)))
+    save_model(encoder, str(weights(folder, run)))
     return asdict(run) | result
 
 
 def measure(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
     """Probe the encoder that `carry_out` has kept: "probes" is task → "frozen" and "fine_tuned" → figure."""
     encoder, ways = Encoder(setting.config.discriminator), {"frozen": True, "fine_tuned": False}
-    load_model(encoder, str(_weights(folder, run)))
+    load_model(encoder, str(weights(folder, run)))
     probes = {
         task.name: {name: probe(encoder, task, frozen=frozen, seed=run.seed) for name, frozen in ways.items()}
         for task in setting.tasks
@@ -90,7 +90,7 @@ def measure(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
     return asdict(run) | {"probes": probes}
 
 
-def _weights(folder: Path, run: Run) -> Path:
+def weights(folder: Path, run: Run) -> Path:
     return folder / f"{run.name}.safetensors"
 
 

@@ -27,10 +27,14 @@ class LabelledRows(NamedTuple):
 
 
 def detection_metrics(rtd: TokenLoss) -> dict[str, Tensor]:
-    """``rtd_loss``, and ``recall``: the share of the replaced tokens that are found at probability 0.5."""
+    """``rtd_loss``, ``replaced``: the share of the tokens asked about, and ``recall``, of these at probability 0.5."""
     true_positives, _, false_negatives, _ = rtd.counts
-    recall = true_positives / (true_positives + false_negatives).clamp(min=1)
-    return {"rtd_loss": rtd.loss.detach(), "recall": recall}
+    replaced = true_positives + false_negatives
+    return {
+        "rtd_loss": rtd.loss.detach(),
+        "recall": true_positives / replaced.clamp(min=1),
+        "replaced": replaced / rtd.counts.sum().clamp(min=1),
+    }
 
 
 class TokenDetection(Objective):
@@ -47,8 +51,7 @@ class TokenDetection(Objective):
 
     def forward(self, batch: CorruptedBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         rtd = self.model(batch.replaced, batch.attention_mask)
-        replaced = batch.replaced.is_replaced.sum() / batch.attention_mask.sum().clamp(min=1)
-        return rtd.loss, {**detection_metrics(rtd), "replaced": replaced}
+        return rtd.loss, detection_metrics(rtd)
 
     def token_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[B, T], higher where a token looks replaced."""

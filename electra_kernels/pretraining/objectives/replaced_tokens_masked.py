@@ -39,6 +39,4 @@ class ReplacedTokenDetectionMasked(ReplacedTokenDetection):
         labels = replaced.is_replaced.gather(1, masked.positions)
         rtd = discriminator.head(discriminator.transform(hidden), labels, masked.targets >= 0)
         loss = rtd.loss if mlm is None else mlm.loss + self.config.rtd_weight * rtd.loss
-        # The base rate of this question, with which the alarms compare the loss: of the tokens that it asks about.
-        asked = (masked.targets >= 0).sum().clamp(min=1)
-        return loss, metrics | detection_metrics(rtd) | {"replaced": labels.sum() / asked}
+        return loss, metrics | detection_metrics(rtd)

@@ -159,9 +159,18 @@ def test_what_was_done_is_not_done_again(options, here):
     count = len(here)
     # Two objectives: two rates, a second seed of the better one; no training: two seeds. All but the worse are probed.
     assert count == 2 * (2 + 1) + 2 + (2 + 1) * 2
-    (options.output / "runs" / "corrupted_rows-0.001-0-carry_out.json").unlink()
     compare(options, Progress())
-    assert len(here) == count + 1
+    assert len(here) == count
+
+
+@pytest.mark.parametrize("lost", ["-trained.json", ".safetensors"])
+def test_an_encoder_that_is_trained_again_is_probed_again(options, here, lost):
+    compare(options, Progress())
+    probed = next(run for step, run in here if step is measure and run.objective == "corrupted_rows")
+    count = len(here)
+    (options.output / "runs" / f"{probed.name}{lost}").unlink()
+    compare(options, Progress())
+    assert here[count:] == [(carry_out, probed), (measure, probed)]
 
 
 def test_runs_of_another_length_are_not_mixed(options, here):
