@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page with its pictures inside, metrics.json with every figure, learning curves as PNG."""
+"""The report of a run: one HTML page with its pictures inside, metrics.json with every figure, the curves as PNG."""
 
 import base64
 import html
