@@ -124,7 +124,7 @@ def test_a_draw_resolves_a_probability_of_1e_9(device, vocabulary):
 
 def test_the_distribution_and_its_tail_at_30522(device):
     """Chi-square over bins of rising rank; the last bins are a tail in which no token has 1e-5."""
-    vocabulary, draws = 30_522, quantity(1000, interpreted=500)
+    vocabulary, draws = 30_522, 1000
     order = torch.randperm(vocabulary)
     logits = (-1.1 * torch.arange(1, vocabulary + 1, dtype=torch.float64).log())[order].float().to(device)
     uniforms = draw_uniforms((draws,), device=device)
@@ -137,7 +137,7 @@ def test_the_distribution_and_its_tail_at_30522(device):
     bins = torch.bucketize(order, edges, right=True)
     expected = torch.zeros(10, dtype=torch.float64).scatter_add_(0, bins, probability) * draws
     observed = bins[tokens].bincount(minlength=10)
-    assert expected.min() >= 5
+    assert expected.min() >= 10
     assert oracle.chi_square(observed, expected) > 1e-4
 
 
