@@ -17,7 +17,7 @@ from electra_kernels.reference._values import accumulation_dtype
 # Fewer rows starve the GEMMs, more no longer help them.
 LEAST_ROWS, MOST_ROWS = 256, 512
 CUDA_LEAST_ROWS, CUDA_MOST_ROWS = 512, 4096
-# Rows of half precision that are summed at once: over a whole chunk it takes ten times as long (benchmarks/FINDINGS.md).
+# Half-precision rows that are summed at once: a whole chunk takes ten times as long (benchmarks/FINDINGS.md).
 _BIAS_ROWS = 32
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
