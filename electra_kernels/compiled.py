@@ -14,6 +14,7 @@ import torch
 from electra_kernels import reference
 from electra_kernels._build_info import missing
 from electra_kernels.reference import mlm_head
+from electra_kernels.reference._values import check_values
 from electra_kernels.reference.chunks import RowKernels
 
 _OPS = (
@@ -80,10 +81,15 @@ def _load(name: str) -> None:
 def serving(ops: Any, *level: int) -> dict[str, Callable[..., object]]:
     """Implementations by the ops of one library, each called with the ``level`` last if there is one."""
     # A library that was built from older sources serves what it has.
-    served = {name: _implementation(ops, name, level) for name in _OPS if hasattr(ops, name)}
+    kernels = {name: getattr(ops, name).default for name in _OPS if hasattr(ops, name)}
+    if level:
+        served = {name: _naming_refusals(name, kernel, level) for name, kernel in kernels.items()}
+    else:
+        served = {name: reference.checked(name, kernel) for name, kernel in kernels.items()}
     if hasattr(ops, "cross_entropy_rows_backward_"):
         loops = (mlm_head.linear_cross_entropy_sample, mlm_head.linear_cross_entropy_sample_backward)
-        served |= {loop.__name__: _chunked(loop, ops, level) for loop in loops}
+        chunked = {loop.__name__: _chunked(loop, ops, level) for loop in loops}
+        served |= {name: reference.checked(name, loop) for name, loop in chunked.items()}
     return {name: reference.double_is_the_reference(name, run) for name, run in served.items()}
 
 
@@ -96,16 +102,17 @@ def _chunked(loop: Callable[..., object], ops: Any, level: tuple[int, ...]) -> C
     return lambda *arguments: loop(*arguments, rows)
 
 
-def _implementation(ops: Any, name: str, level: tuple[int, ...]) -> Callable[..., object]:
-    kernel = getattr(ops, name).default
-    specification = reference.IMPLEMENTATIONS[name]
+def _naming_refusals(
+    name: str, kernel: Callable[..., object], level: tuple[int, ...]
+) -> Callable[..., object]:
+    """The CPU kernels look at values as they go, which is cheaper than to read them first in Python; they refuse them
+    before they overwrite anything. `check_values` then says which value it was. Any other failure stays as it is."""
 
     def run(*arguments: Any) -> object:
         try:
             return kernel(*arguments, *level)
         except RuntimeError:
-            # Values are refused before anything is overwritten; the specification has the words for it.
-            specification(*arguments)
+            check_values(name, arguments)
             raise
 
     return run

@@ -18,6 +18,7 @@ inline Number number_of(const Tensor& tensor) {
     case ScalarType::Double:
       return Number::kFloat64;
     case ScalarType::Bool:
+      return Number::kBool;
     case ScalarType::Byte:
       return Number::kUint8;
     case ScalarType::Int:
@@ -87,7 +88,7 @@ class StridedTerms {
 inline double denominator_of(const TokenSums& sums, const std::optional<Tensor>& normalizer,
                              const std::string& reduction) {
   if (reduction != "mean") return 1;
-  return normalizer ? *normalizer->const_data_ptr<double>() : sums.weight;
+  return normalizer ? checked_normalizer(*normalizer) : sums.weight;
 }
 
 inline Tensor counts_like(const Tensor& like, const TokenSums& sums) {

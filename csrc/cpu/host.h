@@ -11,6 +11,7 @@
 #endif
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -135,6 +136,12 @@ Tensor scalar_like(const Tensor& like, ScalarType dtype, Value value) {
 // Nothing was counted: loss and gradient are 0.
 inline double reciprocal_or_zero(double denominator) { return denominator != 0 ? 1 / denominator : 0; }
 
+inline double checked_normalizer(const Tensor& normalizer) {
+  const double value = *normalizer.const_data_ptr<double>();
+  STD_TORCH_CHECK(value > 0 && std::isfinite(value), "normalizer out of range");
+  return value;
+}
+
 // Scratch memory of one thread.
 class Scratch {
  public:
@@ -155,7 +162,7 @@ void for_rows(int64_t count, int64_t row_size, const Body& body) {
   torch::stable::parallel_for(0, count, std::max<int64_t>(1, (1 << 15) / row_size), body);
 }
 
-// The words for a bad value are those of the reference, which the caller asks for them.
+// The caller finds the words for a value that is refused here (electra_kernels/reference/_values.py).
 inline void check_uniforms(const double* uniforms, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     STD_TORCH_CHECK(uniforms[i] >= 0 && uniforms[i] < 1, "uniforms out of range");

@@ -49,7 +49,8 @@ constexpr int64_t scratch_floats(int64_t size) { return tiles(size) * (kTile + 3
 struct SamplingKernels {
   void (*sample[kTypes])(const Row&, const Draw&, float* scratch, RowStatistics&);
   // gradient[i * gradient_stride] = softmax * scale
-  void (*soft_max[kTypes])(const Row&, float logsumexp, float scale, void* gradient, int64_t gradient_stride);
+  void (*soft_max[kTypes])(const Row&, double logsumexp, float scale, void* gradient,
+                           int64_t gradient_stride);
 };
 
 // Where the gradient of a row goes, which may be where its logits are: (softmax - one_hot(target)) scale.
@@ -63,17 +64,17 @@ struct MlmHeadKernels {
   // Statistics, draw and gradient in one visit.
   void (*cross_entropy[kTypes])(const Row&, const Draw&, int64_t target, const GradientRow&, float* scratch,
                                 RowStatistics&);
-  void (*gradient[kTypes])(const Row&, int64_t target, float logsumexp, const GradientRow&);
+  void (*gradient[kTypes])(const Row&, int64_t target, double logsumexp, const GradientRow&);
   // The row of a gradient times a factor; 0 gives zeros, whatever is there.
   void (*scale[kTypes])(void* row, int64_t stride, int64_t size, float factor);
 };
 
 // A tensor as its numbers one after the other, in the order of its elements, whatever its strides: dimensions
 // outermost first, strides in numbers. At most 64 dimensions, at least one.
-enum class Number { kFloat32, kBFloat16, kFloat16, kFloat64, kUint8, kInt32, kInt64 };
+enum class Number { kFloat32, kBFloat16, kFloat16, kFloat64, kBool, kUint8, kInt32, kInt64 };
 struct Elements {
   const void* data;  // null: a tensor that is not given, every number is 1
-  Number type;       // bool is kUint8
+  Number type;
   int dimensions;
   const int64_t* sizes;
   const int64_t* strides;

@@ -63,10 +63,10 @@ void cross_entropy_row(const Row& row, const Draw& draw, int64_t target, const G
 }
 
 template <typename T>
-void gradient_row(const Row& row, int64_t target, float logsumexp, const GradientRow& gradient) {
+void gradient_row(const Row& row, int64_t target, double logsumexp, const GradientRow& gradient) {
   const float target_logit = logit_at<T>(row, target);
   soft_max<T>(row, logsumexp, gradient.scale, static_cast<T*>(gradient.data), gradient.stride);
-  write_target<T>(gradient, target, static_cast<double>(target_logit) - logsumexp);
+  write_target<T>(gradient, target, target_logit - logsumexp);
 }
 
 template <typename T>

@@ -22,7 +22,7 @@ struct Statistics {
       : losses(empty_like(targets, ScalarType::Float)),
         tokens(empty_like(targets, ScalarType::Long)),
         is_top1(empty_like(targets, ScalarType::Bool)),
-        logsumexp(empty_like(targets, ScalarType::Float)) {}
+        logsumexp(empty_like(targets, ScalarType::Double)) {}
   Tensor losses, tokens, is_top1, logsumexp;
 };
 
@@ -51,12 +51,13 @@ Statistics visit_rows(const MlmHeadKernels& kernels, const Tensor& logits, const
   float* const losses = out.losses.mutable_data_ptr<float>();
   int64_t* const tokens = out.tokens.mutable_data_ptr<int64_t>();
   bool* const is_top1 = out.is_top1.mutable_data_ptr<bool>();
-  float* const logsumexps = out.logsumexp.mutable_data_ptr<float>();
+  double* const logsumexps = out.logsumexp.mutable_data_ptr<double>();
   for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
     const Scratch scratch(scratch_floats(rows.size));
     for (int64_t i = first; i < last; ++i) {
       if (target[i] == options.ignore_index) {
-        losses[i] = logsumexps[i] = 0;
+        losses[i] = 0;
+        logsumexps[i] = 0;
         tokens[i] = -1;
         is_top1[i] = false;
         if (overwrites) scale_row(rows[i], rows.stride, rows.size, 0);
@@ -71,7 +72,7 @@ Statistics visit_rows(const MlmHeadKernels& kernels, const Tensor& logits, const
       losses[i] = static_cast<float>(logsumexp - row_out.target_logit);
       tokens[i] = row_out.token;
       is_top1[i] = row_out.target_logit == row_out.maximum;
-      logsumexps[i] = static_cast<float>(logsumexp);
+      logsumexps[i] = logsumexp;
     }
   });
   return out;
@@ -80,7 +81,7 @@ Statistics visit_rows(const MlmHeadKernels& kernels, const Tensor& logits, const
 double denominator_of(const Tensor& targets, const std::optional<Tensor>& normalizer, int64_t ignore_index,
                       const std::string& reduction) {
   if (reduction != "mean") return 1;
-  if (normalizer) return *normalizer->const_data_ptr<double>();
+  if (normalizer) return checked_normalizer(*normalizer);
   const Tensor packed_targets = packed(targets);
   const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
   int64_t counted = 0;
@@ -134,7 +135,7 @@ void write_gradients(const MlmHeadKernels& kernels, const Tensor& logits, const 
   const Rows rows = rows_of(logits), gradients = mutable_rows_of(out);
   const Tensor packed_targets = packed(targets), packed_logsumexp = packed(logsumexp);
   const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
-  const float* const logsumexps = packed_logsumexp.const_data_ptr<float>();
+  const double* const logsumexps = packed_logsumexp.const_data_ptr<double>();
   const float* const bias_data = bias ? bias->const_data_ptr<float>() : nullptr;
   check_targets(target, rows.count, rows.size, ignore_index);
   for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {

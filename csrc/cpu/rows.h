@@ -223,15 +223,20 @@ inline void visit(const Row& row, const Draw& draw, float* scratch, RowStatistic
   out.token = draw_token<T>(row, draw, parts, scale);
 }
 
-// exp(x - logsumexp) scale, tile by tile; the scratch memory of one tile is enough.
+// exp(x - logsumexp) scale, tile by tile; the scratch memory of one tile is enough. The log-sum-exp is
+// subtracted in two parts: one float would lose its digits to an offset that all logits of the row share.
 template <typename T>
-inline void soft_max(const Row& row, float logsumexp, float scale, T* out, int64_t stride) {
+inline void soft_max(const Row& row, double logsumexp, float scale, T* out, int64_t stride) {
+  const float high = static_cast<float>(logsumexp);
+  const bool is_finite = high > -kInfinity && high < kInfinity;
+  const float low = is_finite ? static_cast<float>(logsumexp - high) : 0;
   alignas(64) float tile[kTile];
   for (int64_t start = 0; start < row.size; start += kTile) {
     const int64_t count = start + kTile < row.size ? kTile : row.size - start;
     load_tile<T>(row, start, count, tile);
-    for (int64_t i = 0; i < count; i += kLanes)
-      store(tile + i, exponential(load(tile + i) - logsumexp) * scale);
+    for (int64_t i = 0; i < count; i += kLanes) {
+      store(tile + i, exponential((load(tile + i) - high) - low) * scale);
+    }
     store_tile(tile, count, out + start * stride, stride);
   }
 }

@@ -9,10 +9,11 @@
 namespace electra_kernels {
 namespace {
 
-std::tuple<Tensor, Tensor> sample_tokens(const Tensor& logits, const std::optional<Tensor>& banned,
-                                         const Tensor& uniforms, double temperature, int64_t level) {
+std::tuple<Tensor, Tensor, Tensor> sample_tokens(const Tensor& logits, const std::optional<Tensor>& banned,
+                                                 const Tensor& uniforms, double temperature, int64_t level) {
   const auto sample = for_type(level_at(level).sampling.sample, logits);
   Tensor logsumexp = empty_like(uniforms, ScalarType::Float);
+  Tensor exact_logsumexp = empty_like(uniforms, ScalarType::Double);
   Tensor tokens = empty_like(uniforms, ScalarType::Long);
   const Rows rows = rows_of(logits);
   const Tensor packed_uniforms = packed(uniforms);
@@ -20,6 +21,7 @@ std::tuple<Tensor, Tensor> sample_tokens(const Tensor& logits, const std::option
   const double* const u = packed_uniforms.const_data_ptr<double>();
   const int64_t* const excluded = banned ? packed_banned->const_data_ptr<int64_t>() : nullptr;
   float* const logsumexps = logsumexp.mutable_data_ptr<float>();
+  double* const exact = exact_logsumexp.mutable_data_ptr<double>();
   int64_t* const drawn = tokens.mutable_data_ptr<int64_t>();
 
   check_uniforms(u, rows.count);
@@ -34,21 +36,22 @@ std::tuple<Tensor, Tensor> sample_tokens(const Tensor& logits, const std::option
       RowStatistics statistics;
       sample(row, draw, scratch.get(), statistics);
       logsumexps[i] = static_cast<float>(statistics.logsumexp);
+      exact[i] = statistics.logsumexp;
       drawn[i] = statistics.token;
     }
   });
-  return {logsumexp, tokens};
+  return {logsumexp, tokens, exact_logsumexp};
 }
 
-Tensor sample_tokens_backward(const Tensor& grad_logsumexp, const Tensor& logits, const Tensor& logsumexp,
-                              int64_t level) {
+Tensor sample_tokens_backward(const Tensor& grad_logsumexp, const Tensor& logits,
+                              const Tensor& exact_logsumexp, int64_t level) {
   const auto soft_max = for_type(level_at(level).sampling.soft_max, logits);
   Tensor gradient = new_like(logits);
   const Rows rows = rows_of(logits);
   const Rows gradients = mutable_rows_of(gradient);
-  const Tensor packed_grad = packed(grad_logsumexp), packed_logsumexp = packed(logsumexp);
+  const Tensor packed_grad = packed(grad_logsumexp), packed_logsumexp = packed(exact_logsumexp);
   const float* const upstream = packed_grad.const_data_ptr<float>();
-  const float* const logsumexps = packed_logsumexp.const_data_ptr<float>();
+  const double* const logsumexps = packed_logsumexp.const_data_ptr<double>();
   for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const Row row = {rows[i], rows.stride, rows.size, nullptr};
@@ -58,10 +61,11 @@ Tensor sample_tokens_backward(const Tensor& grad_logsumexp, const Tensor& logits
   return gradient;
 }
 
-// One row: the tokens at their positions, and a flag where one differs from the original. False if a position
-// is out of range or used twice; negative tokens keep the original.
+// One row: the tokens at their positions, and a flag where one differs from the original. A slot is in use if
+// its number in `used` is not negative; false if two have one position, or one is out of range. A negative
+// token keeps the original.
 bool replace_row(const int64_t* originals, int64_t stride, int64_t length, const int64_t* positions,
-                 const int64_t* tokens, int64_t slots, int64_t* ids, bool* is_replaced) {
+                 const int64_t* used, const int64_t* tokens, int64_t slots, int64_t* ids, bool* is_replaced) {
   if (stride == 1) {
     std::memcpy(ids, originals, length * sizeof(int64_t));
   } else {
@@ -71,7 +75,7 @@ bool replace_row(const int64_t* originals, int64_t stride, int64_t length, const
   bool is_valid = true;
   // First the flag says that a slot has the position, then that its token is another.
   for (int64_t slot = 0; slot < slots; ++slot) {
-    if (tokens[slot] < 0) continue;
+    if (used[slot] < 0) continue;
     const int64_t position = positions[slot];
     if (position < 0 || position >= length || is_replaced[position]) {
       is_valid = false;
@@ -81,16 +85,18 @@ bool replace_row(const int64_t* originals, int64_t stride, int64_t length, const
   }
   if (!is_valid) return false;
   for (int64_t slot = 0; slot < slots; ++slot) {
-    if (tokens[slot] < 0) continue;
+    if (used[slot] < 0) continue;
     const int64_t position = positions[slot];
-    is_replaced[position] = tokens[slot] != ids[position];
-    ids[position] = tokens[slot];
+    const int64_t token = tokens[slot] < 0 ? ids[position] : tokens[slot];
+    is_replaced[position] = token != ids[position];
+    ids[position] = token;
   }
   return true;
 }
 
-// tokens [B, K], contiguous.
-std::tuple<Tensor, Tensor> replace(const Tensor& input_ids, const Tensor& positions, const int64_t* tokens) {
+// used, tokens [B, K], contiguous.
+std::tuple<Tensor, Tensor> replace(const Tensor& input_ids, const Tensor& positions, const int64_t* used,
+                                   const int64_t* tokens) {
   const int64_t batch = input_ids.size(0), length = input_ids.size(1), slots = positions.size(1);
   const int64_t row_stride = input_ids.stride(0), stride = input_ids.stride(1);
   const Tensor packed_positions = packed(positions);
@@ -102,8 +108,8 @@ std::tuple<Tensor, Tensor> replace(const Tensor& input_ids, const Tensor& positi
   std::atomic<bool> is_valid{true};
   for_rows(batch, length + slots + 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      if (!replace_row(originals + i * row_stride, stride, length, position + i * slots, tokens + i * slots,
-                       slots, id + i * length, is_replaced + i * length)) {
+      if (!replace_row(originals + i * row_stride, stride, length, position + i * slots, used + i * slots,
+                       tokens + i * slots, slots, id + i * length, is_replaced + i * length)) {
         is_valid = false;
       }
     }
@@ -116,7 +122,8 @@ std::tuple<Tensor, Tensor> replace_tokens(const Tensor& input_ids, const Tensor&
                                           const Tensor& tokens, int64_t level) {
   level_at(level);  // the same at every level, of those there are
   const Tensor packed_tokens = packed(tokens);
-  return replace(input_ids, positions, packed_tokens.const_data_ptr<int64_t>());
+  const int64_t* const data = packed_tokens.const_data_ptr<int64_t>();
+  return replace(input_ids, positions, data, data);
 }
 
 std::tuple<Tensor, Tensor> sample_replacements(const Tensor& logits, const Tensor& input_ids,
@@ -144,7 +151,7 @@ std::tuple<Tensor, Tensor> sample_replacements(const Tensor& logits, const Tenso
       tokens[i] = statistics.token;
     }
   });
-  return replace(input_ids, positions, tokens.data());
+  return replace(input_ids, positions, target, tokens.data());
 }
 
 }  // namespace
@@ -153,9 +160,10 @@ std::tuple<Tensor, Tensor> sample_replacements(const Tensor& logits, const Tenso
 STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cpp, library) {
   library.def(
       "sample_tokens(Tensor logits, Tensor? banned, Tensor uniforms, float temperature, int level) "
-      "-> (Tensor logsumexp, Tensor tokens)");
+      "-> (Tensor logsumexp, Tensor tokens, Tensor exact_logsumexp)");
   library.def(
-      "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor logsumexp, int level) -> Tensor");
+      "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor exact_logsumexp, int level) -> "
+      "Tensor");
   library.def(
       "replace_tokens(Tensor input_ids, Tensor positions, Tensor tokens, int level) "
       "-> (Tensor input_ids, Tensor is_replaced)");

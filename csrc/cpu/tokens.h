@@ -22,6 +22,11 @@ EK_INLINE float number(T x) {
 }
 EK_INLINE float number(BFloat16 x) { return to_float(x); }
 EK_INLINE float number(Float16 x) { return to_float(x); }
+// The byte of a bool, which is not 1 in every tensor that torch takes for one.
+struct Flag {
+  uint8_t byte;
+};
+EK_INLINE float number(Flag x) { return x.byte != 0; }
 // What is out of [0, 1] must not be rounded into it, for the sake of labels.
 EK_INLINE float number(double x) {
   const float rounded = static_cast<float>(x);
@@ -84,6 +89,8 @@ inline void load_elements(const Elements& elements, int64_t first, int64_t count
       return load_as<Float16>(elements, first, count, out);
     case Number::kFloat64:
       return load_as<double>(elements, first, count, out);
+    case Number::kBool:
+      return load_as<Flag>(elements, first, count, out);
     case Number::kUint8:
       return load_as<uint8_t>(elements, first, count, out);
     case Number::kInt32:

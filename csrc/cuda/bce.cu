@@ -43,9 +43,8 @@ __device__ void store_run(T* data, int64_t first, int64_t count, const float (&x
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    forward(const __grid_constant__ TokenBatch batch, float* losses,
-            const __grid_constant__ TokenTotals totals, FirstBadRow first_bad_token) {
+__global__ void __launch_bounds__(kThreads) forward(const __grid_constant__ TokenBatch batch, float* losses,
+                                                    const __grid_constant__ TokenTotals totals) {
   TokenSums sums;
   const int64_t step = gridDim.x * kBlockTokens;
   for (int64_t first = first_token(); first < batch.count; first += step) {
@@ -55,7 +54,6 @@ __global__ void __launch_bounds__(kThreads)
     EK_UNROLL
     for (int i = 0; i < kRun; ++i) {
       const Token token = token_of(batch, run, i);
-      if (token.is_bad) refuse(first_bad_token, first + i);
       count(token, x[i], sums);
       x[i] = token_loss(token, x[i], decay_of(x[i]));
       loss += x[i];
@@ -97,9 +95,8 @@ int64_t blocks_of(int64_t count) {
 // Of the number of tokens alone, and so are the bits of the sums.
 int bce_blocks(int64_t count) { return static_cast<int>(count == 0 ? 1 : blocks_of(count)); }
 
-void bce_forward(const TokenBatch& batch, float* losses, const TokenTotals& totals,
-                 FirstBadRow first_bad_token, cudaStream_t stream) {
-  launch(forward, {totals.blocks, kThreads, stream}, batch, losses, totals, first_bad_token);
+void bce_forward(const TokenBatch& batch, float* losses, const TokenTotals& totals, cudaStream_t stream) {
+  launch(forward, {totals.blocks, kThreads, stream}, batch, losses, totals);
   launch(join, {1, kTokenSums * kWarp, stream}, totals);
 }
 

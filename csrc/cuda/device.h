@@ -124,10 +124,6 @@ __device__ T* shared_of(T* own, int rank) {
 }
 #endif
 
-__device__ inline void refuse(FirstBadRow first_bad_row, int64_t row) {
-  if (first_bad_row != nullptr) atomicMin(first_bad_row, static_cast<unsigned long long>(row));
-}
-
 // Where the element `index` of a tensor lies, in elements from its first.
 __device__ inline int64_t offset(const Layout& layout, int64_t index) {
   int64_t place = 0;

@@ -1,4 +1,4 @@
-// What every *_ops.cpp needs: the device and stream of a tensor, its layout, and refusals of values.
+// What every *_ops.cpp needs: the device and stream of a tensor, and its layout.
 
 #pragma once
 
@@ -104,42 +104,5 @@ inline std::optional<Layout> layout_of(const Tensor& tensor, int64_t dimensions)
   if (layout.dimensions == 0) layout = {1, {1}, {1}};
   return layout;
 }
-
-// Values that only a kernel sees are checked on the CPU always, on a GPU, where that waits for the kernel, if
-// ELECTRA_KERNELS_DEBUG is 1.
-inline bool values_are_checked() {
-#if defined(EK_FIBERS)
-  return true;
-#else
-  static const char* const debug = std::getenv("ELECTRA_KERNELS_DEBUG");
-  return debug != nullptr && std::string(debug) == "1";
-#endif
-}
-
-class Refusals {
- public:
-  Refusals(const Tensor& like, cudaStream_t stream) : stream_(stream) {
-    if (!values_are_checked()) return;
-    row_ = torch::stable::new_empty(like, {1}, ScalarType::Long);
-    check(cudaMemsetAsync(row_->mutable_data_ptr(), 0xff, sizeof(unsigned long long), stream));
-  }
-
-  FirstBadRow first_bad_row() const {
-    return row_ ? static_cast<FirstBadRow>(row_->mutable_data_ptr()) : nullptr;
-  }
-
-  // The words for a bad value are those of the reference, which the caller asks for them.
-  void raise_if_any(const char* what) const {
-    if (!row_) return;
-    unsigned long long row = 0;
-    check(cudaMemcpyAsync(&row, row_->const_data_ptr(), sizeof(row), cudaMemcpyDeviceToHost, stream_));
-    check(cudaStreamSynchronize(stream_));
-    STD_TORCH_CHECK(row == ~0ull, what, " in row ", row);
-  }
-
- private:
-  cudaStream_t stream_;
-  std::optional<Tensor> row_;
-};
 
 }  // namespace electra_kernels

@@ -28,9 +28,6 @@ struct Layout {
   int64_t strides[kMaxDimensions];
 };
 
-// The first row with a value that is refused, all ones if there is none. Null: values are not checked.
-using FirstBadRow = unsigned long long*;
-
 // Arrays without a stride are contiguous.
 struct MaskingBatch {
   const int64_t* input_ids;
@@ -59,7 +56,7 @@ struct MaskingOptions {
 constexpr int64_t masking_words(int64_t length) { return (length + 31) / 32; }
 constexpr int64_t kMaskingWordsInShared = (48 << 10) / sizeof(uint32_t);
 
-void mask_rows(const MaskingBatch&, const MaskingOptions&, FirstBadRow, cudaStream_t);
+void mask_rows(const MaskingBatch&, const MaskingOptions&, cudaStream_t);
 
 struct ReplacementBatch {
   const int64_t* input_ids;
@@ -71,7 +68,7 @@ struct ReplacementBatch {
   bool* is_replaced;  // [batch, length]
 };
 
-void replace_rows(const ReplacementBatch&, FirstBadRow, cudaStream_t);
+void replace_rows(const ReplacementBatch&, cudaStream_t);
 
 // ---- rows of logits ---------------------------------------------------------------------------------------
 
@@ -95,18 +92,6 @@ constexpr int tiles_of(int size) { return (size + 7 + kTile - 1) / kTile; }
 // Floats of scratch memory that a visit to the rows needs; none where their tiles' sums stay on the chip.
 int64_t visit_scratch(const LogitRows&);
 
-// Refuses a row whose uniform is out of [0, 1), and one whose token is not below `size`, or is negative if
-// that has no meaning.
-struct RowChecks {
-  const double* uniforms;  // [count] or null
-  const int64_t* tokens;   // [count] or null
-  int64_t count;
-  int size;
-  bool takes_negative;
-  int64_t ignore_index;
-};
-void check_rows(const RowChecks&, FirstBadRow, cudaStream_t);
-
 // Per row.
 struct SamplingBatch {
   const int64_t* banned;  // or null; negative bans nothing
@@ -114,7 +99,8 @@ struct SamplingBatch {
   bool skips;             // what is negative draws nothing
   const double* uniforms;
   float inverse_temperature;
-  float* logsumexp;  // or null
+  float* logsumexp;         // or null
+  double* exact_logsumexp;  // null with it
   int64_t* tokens;
 };
 void sample_rows(const LogitRows&, const SamplingBatch&, float* scratch, cudaStream_t);
@@ -122,7 +108,7 @@ void sample_rows(const LogitRows&, const SamplingBatch&, float* scratch, cudaStr
 // Of rows whose log-sum-exp is known: (softmax(x) - one_hot(target)) upstream / denominator, which may
 // overwrite the logits.
 struct GradientBatch {
-  const float* logsumexp;
+  const double* logsumexp;
   const int64_t* targets;  // or null: the soft-max alone
   int64_t ignore_index;    // such a row's gradient is zero
   const float* upstream;   // one number or one per row; null: 1
@@ -143,7 +129,7 @@ struct CrossEntropyBatch {
   float* losses;
   int64_t* tokens;
   bool* is_top1;
-  float* logsumexp;
+  double* logsumexp;
 };
 void cross_entropy_rows(const LogitRows&, const CrossEntropyBatch&, float* scratch, cudaStream_t);
 
@@ -166,11 +152,11 @@ void scale_rows(const LogitRows& gradient, const float* factors, bool is_per_row
 
 // ---- losses per token: several tensors of one shape, whatever their types and strides ---------------------
 
-enum class Number { kFloat32, kBFloat16, kFloat16, kFloat64, kUint8, kInt32, kInt64 };
+enum class Number { kFloat32, kBFloat16, kFloat16, kFloat64, kBool, kUint8, kInt32, kInt64 };
 
 struct Numbers {
-  const void* data;                 // null: a tensor that is not given, every number is 1
-  Number type;                      // bool is kUint8
+  const void* data;  // null: a tensor that is not given, every number is 1
+  Number type;
   int64_t strides[kMaxDimensions];  // in numbers
 };
 
@@ -213,7 +199,7 @@ struct TokenTotals {
 
 int bce_blocks(int64_t count);
 // losses [count] or null
-void bce_forward(const TokenBatch&, float* losses, const TokenTotals&, FirstBadRow, cudaStream_t);
+void bce_forward(const TokenBatch&, float* losses, const TokenTotals&, cudaStream_t);
 // gradient [count] of the type of the logits
 void bce_backward(const TokenBatch&, const UpstreamScale&, void* gradient, cudaStream_t);
 
@@ -242,8 +228,7 @@ struct ScaledSums {
 };
 
 int head_blocks(int64_t count);
-void head_forward(const TokenBatch&, const HeadRows&, const HeadOutputs&, const TokenTotals&, FirstBadRow,
-                  cudaStream_t);
+void head_forward(const TokenBatch&, const HeadRows&, const HeadOutputs&, const TokenTotals&, cudaStream_t);
 // gradient [count, size]
 void head_backward(const TokenBatch&, const HeadRows&, const UpstreamScale&, const Parameters& gradient,
                    const ScaledSums&, cudaStream_t);

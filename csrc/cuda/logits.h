@@ -52,13 +52,6 @@ const Value* data_or_null(const std::optional<Tensor>& tensor) {
   return tensor ? tensor->const_data_ptr<Value>() : nullptr;
 }
 
-// Before anything is written.
-inline void check_values(const Tensor& logits, const RowChecks& checks, cudaStream_t stream) {
-  const Refusals refusals(logits, stream);
-  check_rows(checks, refusals.first_bad_row(), stream);
-  refusals.raise_if_any("targets, banned tokens or uniforms out of range");
-}
-
 class Scratch {
  public:
   Scratch(const Tensor& like, int64_t floats) {

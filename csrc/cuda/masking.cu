@@ -81,8 +81,7 @@ __device__ int64_t written(const MaskingOptions& options, double action, int64_t
 }
 
 // Copies the ids of a row and sets the bits of its maskable tokens.
-__device__ void copy_ids(const MaskingBatch& batch, int64_t vocab_size, int64_t row, uint32_t* words,
-                         FirstBadRow first_bad_row) {
+__device__ void copy_ids(const MaskingBatch& batch, int64_t row, uint32_t* words) {
   const int64_t* const ids = batch.input_ids + row * batch.input_row_stride;
   const uint8_t* const flags = batch.maskable + row * batch.maskable_row_stride;
   int64_t* const masked_ids = batch.masked_ids + row * batch.length;
@@ -93,9 +92,7 @@ __device__ void copy_ids(const MaskingBatch& batch, int64_t vocab_size, int64_t 
     const uint32_t word = __ballot_sync(kAllLanes, is_maskable);
     if (lane() == 0 && EK_BOUND(masking_end_of_words, i < batch.length)) words[i / 32] = word;
     if (!is_inside) continue;
-    const int64_t id = ids[i * batch.input_stride];
-    if (static_cast<uint64_t>(id) >= static_cast<uint64_t>(vocab_size)) refuse(first_bad_row, row);
-    masked_ids[i] = id;
+    masked_ids[i] = ids[i * batch.input_stride];
   }
 }
 
@@ -125,8 +122,7 @@ __device__ int pick(const MaskingBatch& batch, double probability, const double*
   return used;
 }
 
-__global__ void __launch_bounds__(kThreads)
-    mask_row(const MaskingBatch batch, const MaskingOptions options, FirstBadRow first_bad_row) {
+__global__ void __launch_bounds__(kThreads) mask_row(const MaskingBatch batch, const MaskingOptions options) {
   EK_DYNAMIC_SHARED(shared_words, uint32_t);
   EK_SHARED(shared_used, int);
   const int64_t row = blockIdx.x;
@@ -135,7 +131,7 @@ __global__ void __launch_bounds__(kThreads)
   const double* const uniforms = batch.uniforms + row * batch.slots * 2;
   int64_t* const positions = batch.positions + row * batch.slots;
 
-  copy_ids(batch, options.vocab_size, row, words, first_bad_row);
+  copy_ids(batch, row, words);
   EK_BARRIER(masking_words_complete);
   if (warp() == 0) {
     const int used = pick(batch, options.probability, uniforms, words, positions);
@@ -145,8 +141,7 @@ __global__ void __launch_bounds__(kThreads)
 
   const int used = shared_used;
   for (int slot = threadIdx.x; slot < batch.slots; slot += kThreads) {
-    const double choice = uniforms[2 * slot], action = uniforms[2 * slot + 1];
-    if (!(choice >= 0 && choice < 1 && action >= 0 && action < 1)) refuse(first_bad_row, row);
+    const double action = uniforms[2 * slot + 1];
     int64_t target = -100;
     if (slot < used) {
       const int64_t position = positions[slot];
@@ -161,11 +156,10 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void mask_rows(const MaskingBatch& batch, const MaskingOptions& options, FirstBadRow first_bad_row,
-               cudaStream_t stream) {
+void mask_rows(const MaskingBatch& batch, const MaskingOptions& options, cudaStream_t stream) {
   const int64_t words = batch.words == nullptr ? masking_words(batch.length) : 0;
   launch(mask_row, {batch.batch, kThreads, stream, words * static_cast<int64_t>(sizeof(uint32_t))}, batch,
-         options, first_bad_row);
+         options);
 }
 
 }  // namespace electra_kernels

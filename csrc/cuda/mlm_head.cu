@@ -38,7 +38,7 @@ __device__ float loss_of(const RowSums& sums, const Target& target) {
 }
 
 __device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, float loss, int token,
-                                 bool is_top1, float logsumexp) {
+                                 bool is_top1, double logsumexp) {
   if (lane() != 0) return;
   batch.losses[index] = loss;
   batch.tokens[index] = token;
@@ -65,7 +65,7 @@ __device__ void finish_row(const Row<T>& row, int shift, const Slice& slice, con
   const Choice choice = choose(tiles, sums, draw);
   if (!slice.has(choice)) return;
   const int token = draw_token(row, shift, draw, tiles, choice);
-  const float logsumexp = sums.is_bad ? kNaN : sums.logsumexp();
+  const double logsumexp = sums.is_bad ? kNaN : sums.logsumexp();
   // Of a row with a NaN the maximum is that of the rest.
   const bool is_top1 = target.logit == sums.maximum && sums.log_total == sums.log_total;
   write_statistics(batch, index, loss_of(sums, target), token, is_top1, logsumexp);
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kVisitWarps* kWarp, kHoldBlocks)
   const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
   // The last warp has the fewest tiles.
   if (warp() == warps - 1) finish_row(copy, shift, slice, batch, index, draw, tiles, sums, target);
-  const float logsumexp = sums.is_bad ? kNaN : sums.logsumexp();
+  const LogSumExp logsumexp = {sums.is_bad ? kNaN : sums.maximum, sums.log_total};
   const float scale = batch.scale == nullptr ? 1 : *batch.scale;
   for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) {
     const int first = tile * kTile - shift;

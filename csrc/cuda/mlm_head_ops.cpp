@@ -19,7 +19,7 @@ struct Statistics {
       : losses(empty_like(targets, ScalarType::Float)),
         tokens(empty_like(targets, ScalarType::Long)),
         is_top1(empty_like(targets, ScalarType::Bool)),
-        logsumexp(empty_like(targets, ScalarType::Float)) {}
+        logsumexp(empty_like(targets, ScalarType::Double)) {}
   Tensor losses, tokens, is_top1, logsumexp;
 };
 
@@ -42,9 +42,7 @@ Statistics visit_rows(const Tensor& logits, const std::optional<Tensor>& bias, c
                                    out.losses.mutable_data_ptr<float>(),
                                    out.tokens.mutable_data_ptr<int64_t>(),
                                    out.is_top1.mutable_data_ptr<bool>(),
-                                   out.logsumexp.mutable_data_ptr<float>()};
-  check_values(logits, {batch.uniforms, batch.targets, rows.count, rows.size, false, options.ignore_index},
-               stream);
+                                   out.logsumexp.mutable_data_ptr<double>()};
   const Scratch scratch(logits, visit_scratch(rows));
   cross_entropy_rows(rows, batch, scratch.get(), stream);
   if (overwrites) write_back(logits, view);
@@ -116,7 +114,7 @@ Tensor cross_entropy_sample_backward(const Tensor& grad_loss, const Tensor& logi
   const Tensor packed_logsumexp = packed(logsumexp), packed_targets = packed(targets);
   const Tensor upstream = packed(grad_loss);
   Tensor gradient = empty_like(logits, logits.scalar_type());
-  const GradientBatch batch = {packed_logsumexp.const_data_ptr<float>(),
+  const GradientBatch batch = {packed_logsumexp.const_data_ptr<double>(),
                                packed_targets.const_data_ptr<int64_t>(),
                                ignore_index,
                                upstream.const_data_ptr<float>(),
@@ -152,7 +150,7 @@ void cross_entropy_rows_backward_(const Tensor& logits, const std::optional<Tens
   const OnDevice device(logits);
   const Tensor view = viewable(logits);
   const Tensor packed_logsumexp = packed(logsumexp), packed_targets = packed(targets);
-  const GradientBatch batch = {packed_logsumexp.const_data_ptr<float>(),
+  const GradientBatch batch = {packed_logsumexp.const_data_ptr<double>(),
                                packed_targets.const_data_ptr<int64_t>(),
                                ignore_index,
                                nullptr,

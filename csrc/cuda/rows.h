@@ -95,8 +95,19 @@ struct RowSums {
   float log_total;  // logarithm of the sum of exp(x - maximum)
   bool is_bad;      // NaN, +inf or no finite logit
 
-  __device__ float logsumexp() const { return finite_or_zero(maximum) + log_total; }
+  __device__ double logsumexp() const { return static_cast<double>(finite_or_zero(maximum)) + log_total; }
 };
+
+// A log-sum-exp as high + low. One float would lose the digits of `low` to an offset that all logits of a row
+// share; x - high is exact, or rounded as far as x is away.
+struct LogSumExp {
+  float high, low;
+};
+
+__device__ inline LogSumExp split(double logsumexp) {
+  const float high = static_cast<float>(logsumexp);
+  return {high, fabsf(high) < kInfinity ? static_cast<float>(logsumexp - high) : 0};
+}
 
 // The banned token's logit is added back (it is -inf where nothing is banned): taken off a sum that has it,
 // it would leave rounding alone where it dominates.
@@ -125,11 +136,13 @@ __device__ inline double reciprocal_or_zero(double denominator) {
 // At the target softmax - 1 would leave rounding alone of a loss near 0: expm1 of its `distance` from the
 // log-sum-exp does not. No target is negative.
 template <typename T>
-__device__ void soft_max_less_target(int first, const Places& places, float logsumexp, int target,
+__device__ void soft_max_less_target(int first, const Places& places, const LogSumExp& logsumexp, int target,
                                      float distance, float scale, Share<T>& x) {
   for (int v = 0; v < kVectors<T>; ++v) {
     // Denormal numbers too: an upstream gradient may lift them.
-    for (int i = 0; i < kPerVector<T>; ++i) x[v][i] = exp2f((x[v][i] - logsumexp) * kLog2E) * scale;
+    for (int i = 0; i < kPerVector<T>; ++i) {
+      x[v][i] = exp2f(((x[v][i] - logsumexp.high) - logsumexp.low) * kLog2E) * scale;
+    }
   }
   replace_column<T>(first, places, target, expm1f(distance) * scale, x);
 }

@@ -45,10 +45,8 @@ struct Group {
 
 // Writes what the logit gives and returns its slope, 0 if no gradient is asked for.
 template <int kRows>
-__device__ float score(const Group<kRows>& group, float x, const HeadOutputs& out, TokenSums& sums,
-                       FirstBadRow first_bad_token) {
+__device__ float score(const Group<kRows>& group, float x, const HeadOutputs& out, TokenSums& sums) {
   if (!group.is_inside) return 0;
-  if (group.token.is_bad) refuse(first_bad_token, group.row);
   const float decay = decay_of(x), loss = token_loss(group.token, x, decay);
   count(group.token, x, sums);
   sums.loss += loss;
@@ -90,8 +88,7 @@ constexpr int held_rows(int pieces) { return pieces <= 2 ? 8 : pieces <= 4 ? 4 :
 template <typename T, int kUnits>
 __global__ void __launch_bounds__(kThreads)
     forward_held(const __grid_constant__ TokenBatch batch, const __grid_constant__ HeadRows rows,
-                 const __grid_constant__ HeadOutputs out, const __grid_constant__ TokenTotals totals,
-                 FirstBadRow first_bad_token) {
+                 const __grid_constant__ HeadOutputs out, const __grid_constant__ TokenTotals totals) {
   constexpr int kEach = kPerVector<T>, kPieces = kUnits * kUnit / kWarp / kEach;
   constexpr int kRows = held_rows(kPieces), kWidth = kUnits * kUnit;
   EK_DYNAMIC_SHARED(joined, float);  // [kWarps, kWidth]
@@ -135,7 +132,7 @@ __global__ void __launch_bounds__(kThreads)
       dot = reduce_warp(dot, Sum());
       if (lane() == r) x = dot;
     }
-    const float slopes = score(group, x + bias, out, sums, first_bad_token);
+    const float slopes = score(group, x + bias, out, sums);
     EK_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const float slope = __shfl_sync(kAllLanes, slopes, r);
@@ -211,7 +208,7 @@ template <typename T, bool kIsForward>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     visit_any(const __grid_constant__ TokenBatch batch, const __grid_constant__ HeadRows rows,
               const UpstreamScale scale, const __grid_constant__ HeadOutputs out,
-              const __grid_constant__ TokenTotals totals, FirstBadRow first_bad_token) {
+              const __grid_constant__ TokenTotals totals) {
   constexpr int kRows = 8, kBlockRows = kWarps * kRows;
   EK_SHARED(slopes, float[kBlockRows]);
   EK_SHARED(places, int64_t[kBlockRows]);
@@ -237,7 +234,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
         const float total = dot(rows, hidden + place);
         if (lane() == r) x = total;
       }
-      slope = score(group, x + bias, out, sums, first_bad_token);
+      slope = score(group, x + bias, out, sums);
     } else {
       slope = upstream_slope(batch, group, factor);
       sums.gradient += slope;
@@ -324,17 +321,16 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 
 template <typename T>
 void launch_forward(const TokenBatch& batch, const HeadRows& rows, const HeadOutputs& out,
-                    const TokenTotals& totals, FirstBadRow first_bad_token, cudaStream_t stream) {
+                    const TokenTotals& totals, cudaStream_t stream) {
   const Launch plain = {totals.blocks, kThreads, stream};
   if (!rows.is_vectored || rows.size > kMaxUnits * kUnit) {
-    return launch(visit_any<T, true>, plain, batch, rows, UpstreamScale{}, out, totals, first_bad_token);
+    return launch(visit_any<T, true>, plain, batch, rows, UpstreamScale{}, out, totals);
   }
   constexpr decltype(&forward_held<T, 1>) kKernels[kMaxUnits] = {forward_held<T, 1>, forward_held<T, 2>,
                                                                  forward_held<T, 3>, forward_held<T, 4>};
   const int64_t units = rows.size <= kUnit ? 1 : (rows.size + kUnit - 1) / kUnit;
   const int64_t shared_bytes = kWarps * units * kUnit * static_cast<int64_t>(sizeof(float));
-  launch(kKernels[units - 1], {totals.blocks, kThreads, stream, shared_bytes}, batch, rows, out, totals,
-         first_bad_token);
+  launch(kKernels[units - 1], {totals.blocks, kThreads, stream, shared_bytes}, batch, rows, out, totals);
 }
 
 void launch_join(const HeadOutputs& out, const TokenTotals& totals, int64_t size, cudaStream_t stream) {
@@ -358,10 +354,9 @@ int head_blocks(int64_t count) {
 }
 
 void head_forward(const TokenBatch& batch, const HeadRows& rows, const HeadOutputs& out,
-                  const TokenTotals& totals, FirstBadRow first_bad_token, cudaStream_t stream) {
-  for_type(batch.tensors[kHidden].type, [&](auto zero) {
-    launch_forward<decltype(zero)>(batch, rows, out, totals, first_bad_token, stream);
-  });
+                  const TokenTotals& totals, cudaStream_t stream) {
+  for_type(batch.tensors[kHidden].type,
+           [&](auto zero) { launch_forward<decltype(zero)>(batch, rows, out, totals, stream); });
   launch_join(out, totals, rows.size, stream);
 }
 
@@ -379,7 +374,7 @@ void head_parameter_gradients(const TokenBatch& batch, const HeadRows& rows, con
                               const HeadOutputs& out, const TokenTotals& totals, cudaStream_t stream) {
   for_type(batch.tensors[kHidden].type, [&](auto zero) {
     launch(visit_any<decltype(zero), false>, {totals.blocks, kThreads, stream}, batch, rows, scale, out,
-           totals, nullptr);
+           totals);
   });
   launch_join(out, totals, rows.size, stream);
 }

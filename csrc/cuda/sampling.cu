@@ -42,7 +42,9 @@ __global__ void __launch_bounds__(kSampleThreads, 3)
   }
   if (lane() != 0) return;
   batch.tokens[index] = token;
-  if (batch.logsumexp != nullptr) batch.logsumexp[index] = sums.logsumexp();
+  if (batch.logsumexp == nullptr) return;
+  batch.exact_logsumexp[index] = sums.logsumexp();
+  batch.logsumexp[index] = static_cast<float>(sums.logsumexp());
 }
 
 // A block has up to a tile per warp.
@@ -67,37 +69,16 @@ __global__ void __launch_bounds__(kSampleThreads, 3)
     const double divisor = batch.denominator == nullptr ? 1 : *batch.denominator;
     const float scale = static_cast<float>(upstream * reciprocal_or_zero(divisor));
     load_tile(row, first, places, x);
-    const float logsumexp = batch.logsumexp[index];
+    const LogSumExp logsumexp = split(batch.logsumexp[index]);
     const int column = target < row.size ? static_cast<int>(target) : -1;
-    const float distance = column_of<T>(places, column, x) - logsumexp;
+    const float distance = (column_of<T>(places, column, x) - logsumexp.high) - logsumexp.low;
     soft_max_less_target<T>(first, places, logsumexp, column, distance, scale, x);
   }
   store_tile(out, places, x);
 }
 
-// Thread by row.
-__global__ void __launch_bounds__(kThreads) check_row(const RowChecks checks, FirstBadRow first_bad_row) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (!EK_BOUND(sampling_checked_rows, row < checks.count)) return;
-  const double uniform = checks.uniforms == nullptr ? 0 : checks.uniforms[row];
-  if (!(uniform >= 0 && uniform < 1)) refuse(first_bad_row, row);
-  if (checks.tokens == nullptr) return;
-  const int64_t token = checks.tokens[row];
-  if (token == checks.ignore_index) return;
-  if (token >= checks.size || (token < 0 && !checks.takes_negative)) refuse(first_bad_row, row);
-}
-
-// Of two slots with the same position one would win by chance; who asks for checks is told.
-__device__ bool is_taken_before(const int64_t* positions, const int64_t* tokens, int64_t slot) {
-  for (int64_t other = 0; other < slot; ++other) {
-    if (tokens[other] >= 0 && positions[other] == positions[slot]) return true;
-  }
-  return false;
-}
-
 // Negative tokens keep the original.
-__global__ void __launch_bounds__(kThreads)
-    replace_row(const ReplacementBatch batch, FirstBadRow first_bad_row) {
+__global__ void __launch_bounds__(kThreads) replace_row(const ReplacementBatch batch) {
   const int64_t row = blockIdx.x;
   const int64_t* const originals = batch.input_ids + row * batch.row_stride;
   const int64_t* const positions = batch.positions + row * batch.slots;
@@ -114,10 +95,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t token = tokens[slot], position = positions[slot];
     if (!EK_BOUND(replacement_no_draw, token >= 0)) continue;
     const bool is_inside = static_cast<uint64_t>(position) < static_cast<uint64_t>(batch.length);
-    if (!is_inside || (first_bad_row != nullptr && is_taken_before(positions, tokens, slot))) {
-      refuse(first_bad_row, row);
-      continue;
-    }
+    if (!is_inside) continue;
     is_replaced[position] = token != originals[position * batch.stride];
     ids[position] = token;
   }
@@ -129,11 +107,6 @@ int64_t visit_scratch(const LogitRows& rows) {
   const int64_t floats = 3 * tiles_of(rows.size);
   const bool is_on_chip = parts_of(rows) == 1 && floats * static_cast<int64_t>(sizeof(float)) <= kSharedBytes;
   return is_on_chip ? 0 : rows.count * floats;
-}
-
-void check_rows(const RowChecks& checks, FirstBadRow first_bad_row, cudaStream_t stream) {
-  if (first_bad_row == nullptr) return;
-  launch(check_row, {(checks.count + kThreads - 1) / kThreads, kThreads, stream}, checks, first_bad_row);
 }
 
 void sample_rows(const LogitRows& rows, const SamplingBatch& batch, float* scratch, cudaStream_t stream) {
@@ -153,8 +126,8 @@ void gradient_rows(const LogitRows& rows, const GradientBatch& batch, const Logi
   });
 }
 
-void replace_rows(const ReplacementBatch& batch, FirstBadRow first_bad_row, cudaStream_t stream) {
-  launch(replace_row, {batch.batch, kThreads, stream}, batch, first_bad_row);
+void replace_rows(const ReplacementBatch& batch, cudaStream_t stream) {
+  launch(replace_row, {batch.batch, kThreads, stream}, batch);
 }
 
 }  // namespace electra_kernels

@@ -6,14 +6,15 @@
 namespace electra_kernels {
 namespace {
 
-std::tuple<Tensor, Tensor> sample_tokens(const Tensor& logits, const std::optional<Tensor>& banned,
-                                         const Tensor& uniforms, double temperature) {
+std::tuple<Tensor, Tensor, Tensor> sample_tokens(const Tensor& logits, const std::optional<Tensor>& banned,
+                                                 const Tensor& uniforms, double temperature) {
   const OnDevice device(logits);
   const Tensor view = viewable(logits);
   const LogitRows rows = rows_of(view, false);
   const Tensor packed_uniforms = packed(uniforms);
   const std::optional<Tensor> packed_banned = packed(banned);
   Tensor logsumexp = empty_like(uniforms, ScalarType::Float);
+  Tensor exact_logsumexp = empty_like(uniforms, ScalarType::Double);
   Tensor tokens = empty_like(uniforms, ScalarType::Long);
   const SamplingBatch batch = {data_or_null<int64_t>(packed_banned),
                                true,
@@ -21,19 +22,20 @@ std::tuple<Tensor, Tensor> sample_tokens(const Tensor& logits, const std::option
                                packed_uniforms.const_data_ptr<double>(),
                                static_cast<float>(1 / temperature),
                                logsumexp.mutable_data_ptr<float>(),
+                               exact_logsumexp.mutable_data_ptr<double>(),
                                tokens.mutable_data_ptr<int64_t>()};
-  check_values(logits, {batch.uniforms, batch.banned, rows.count, rows.size, true, -1}, device.stream);
   const Scratch scratch(logits, visit_scratch(rows));
   sample_rows(rows, batch, scratch.get(), device.stream);
-  return {logsumexp, tokens};
+  return {logsumexp, tokens, exact_logsumexp};
 }
 
-Tensor sample_tokens_backward(const Tensor& grad_logsumexp, const Tensor& logits, const Tensor& logsumexp) {
+Tensor sample_tokens_backward(const Tensor& grad_logsumexp, const Tensor& logits,
+                              const Tensor& exact_logsumexp) {
   const OnDevice device(logits);
   Tensor gradient = empty_like(logits, logits.scalar_type());
-  const Tensor upstream = packed(grad_logsumexp), packed_logsumexp = packed(logsumexp);
-  const GradientBatch batch = {packed_logsumexp.const_data_ptr<float>(), nullptr, 0,
-                               upstream.const_data_ptr<float>(),         true,    nullptr};
+  const Tensor upstream = packed(grad_logsumexp), packed_logsumexp = packed(exact_logsumexp);
+  const GradientBatch batch = {packed_logsumexp.const_data_ptr<double>(), nullptr, 0,
+                               upstream.const_data_ptr<float>(),          true,    nullptr};
   const Tensor view = viewable(logits);
   gradient_rows(rows_of(view, false), batch, rows_of(gradient, true), device.stream);
   return gradient;
@@ -54,9 +56,7 @@ std::tuple<Tensor, Tensor> replace(const Tensor& input_ids, const Tensor& positi
                                  positions.size(1),
                                  ids.mutable_data_ptr<int64_t>(),
                                  flags.mutable_data_ptr<bool>()};
-  const Refusals refusals(input_ids, stream);
-  replace_rows(rows, refusals.first_bad_row(), stream);
-  refusals.raise_if_any("positions out of range or used twice");
+  replace_rows(rows, stream);
   return {ids, flags};
 }
 
@@ -81,8 +81,8 @@ std::tuple<Tensor, Tensor> sample_replacements(const Tensor& logits, const Tenso
                                packed_uniforms.const_data_ptr<double>(),
                                static_cast<float>(1 / temperature),
                                nullptr,
+                               nullptr,
                                tokens.mutable_data_ptr<int64_t>()};
-  check_values(logits, {batch.uniforms, batch.banned, rows.count, rows.size, true, -1}, device.stream);
   const Scratch scratch(logits, visit_scratch(rows));
   sample_rows(rows, batch, scratch.get(), device.stream);
   return replace(input_ids, positions, tokens, device.stream);
@@ -94,8 +94,9 @@ std::tuple<Tensor, Tensor> sample_replacements(const Tensor& logits, const Tenso
 STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cuda, library) {
   library.def(
       "sample_tokens(Tensor logits, Tensor? banned, Tensor uniforms, float temperature) "
-      "-> (Tensor logsumexp, Tensor tokens)");
-  library.def("sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor logsumexp) -> Tensor");
+      "-> (Tensor logsumexp, Tensor tokens, Tensor exact_logsumexp)");
+  library.def(
+      "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor exact_logsumexp) -> Tensor");
   library.def(
       "replace_tokens(Tensor input_ids, Tensor positions, Tensor tokens) "
       "-> (Tensor input_ids, Tensor is_replaced)");

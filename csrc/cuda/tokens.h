@@ -22,11 +22,11 @@ __device__ inline float number(T x) {
 }
 __device__ inline float number(BFloat16 x) { return to_float(x); }
 __device__ inline float number(Float16 x) { return to_float(x); }
-// What is out of [0, 1] must not be rounded into it, for the sake of labels.
-__device__ inline float number(double x) {
-  const float rounded = static_cast<float>(x);
-  return x > 1 && rounded == 1 ? 1 + 0x1p-23f : x < 0 && rounded == 0 ? -0x1p-126f : rounded;
-}
+// The byte of a bool, which is not 1 in every tensor that torch takes for one.
+struct Flag {
+  uint8_t byte;
+};
+__device__ inline float number(Flag x) { return x.byte != 0; }
 
 // visit(zero of the type)
 template <typename Visit>
@@ -40,6 +40,8 @@ __device__ auto with_type(Number type, const Visit& visit) {
       return visit(Float16());
     case Number::kFloat64:
       return visit(double());
+    case Number::kBool:
+      return visit(Flag());
     case Number::kUint8:
       return visit(uint8_t());
     case Number::kInt32:
@@ -198,7 +200,7 @@ struct Run {
 // What softplus(-x) and softplus(x) are multiplied with, and the weight of the token: 0, it is not counted.
 struct Token {
   float positive = 0, negative = 0, weight = 0;
-  bool is_positive = false, is_bad = false;
+  bool is_positive = false;
 };
 
 __device__ inline Token token_of(const TokenBatch& batch, float label, float mask, float positive_weight) {
@@ -206,8 +208,6 @@ __device__ inline Token token_of(const TokenBatch& batch, float label, float mas
   token.weight = is_floating(batch.tensors[kMask].type) ? mask : mask != 0 ? 1 : 0;
   if (!is_floating(batch.tensors[kLabels].type) && label == -100) token.weight = 0;
   const bool is_counted = token.weight != 0;
-  // An integer is in [0, 1] if it is 0 or 1.
-  token.is_bad = is_counted && !(label >= 0 && label <= 1);
   label = is_counted ? label : 0;
   token.is_positive = label > 0.5f;
   const float smoothed = label * (1 - batch.label_smoothing) + 0.5f * batch.label_smoothing;

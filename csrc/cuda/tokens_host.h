@@ -19,6 +19,7 @@ inline Number number_of(const Tensor& tensor) {
     case ScalarType::Double:
       return Number::kFloat64;
     case ScalarType::Bool:
+      return Number::kBool;
     case ScalarType::Byte:
       return Number::kUint8;
     case ScalarType::Int:

@@ -40,7 +40,7 @@ def _fake_statistics(
         targets.new_empty(targets.shape if reduction == "none" else (), dtype=dtype),
         targets.new_empty(targets.shape),
         targets.new_empty(targets.shape, dtype=torch.bool),
-        targets.new_empty(targets.shape, dtype=dtype),
+        targets.new_empty(targets.shape, dtype=torch.float64),
         targets.new_empty((), dtype=torch.float64),
     )
 

@@ -22,31 +22,32 @@ from electra_kernels.uniforms import draw_uniforms
 
 def _fake_sample(
     logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     shape = logits.shape[:-1]
-    logsumexp = logits.new_empty(shape, dtype=accumulation_dtype(logits.dtype))
-    return logsumexp, logits.new_empty(shape, dtype=torch.int64)
+    dtypes = (accumulation_dtype(logits.dtype), torch.int64, torch.float64)
+    logsumexp, tokens, exact_logsumexp = (logits.new_empty(shape, dtype=dtype) for dtype in dtypes)
+    return logsumexp, tokens, exact_logsumexp
 
 
-def _save_sample(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    logsumexp, tokens = output
-    ctx.mark_non_differentiable(tokens)
-    ctx.save_for_backward(inputs[0], logsumexp)
+def _save_sample(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, tokens, exact_logsumexp = output
+    ctx.mark_non_differentiable(tokens, exact_logsumexp)
+    ctx.save_for_backward(inputs[0], exact_logsumexp)
 
 
-def _sample_backward(ctx: Any, grad_logsumexp: Tensor, _: None) -> tuple[Tensor | None, ...]:
+def _sample_backward(ctx: Any, grad_logsumexp: Tensor, *_: None) -> tuple[Tensor | None, ...]:
     grad = torch.ops.electra_kernels.sample_tokens_backward(grad_logsumexp, *ctx.saved_tensors)
     return grad, None, None, None
 
 
 define(
     "sample_tokens(Tensor logits, Tensor? banned, Tensor uniforms, float temperature) "
-    "-> (Tensor logsumexp, Tensor tokens)",
+    "-> (Tensor logsumexp, Tensor tokens, Tensor exact_logsumexp)",
     _fake_sample,
 )
 define(
-    "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor logsumexp) -> Tensor",
-    lambda grad_logsumexp, logits, logsumexp: logits.new_empty(logits.shape),
+    "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor exact_logsumexp) -> Tensor",
+    lambda grad_logsumexp, logits, exact_logsumexp: logits.new_empty(logits.shape),
 )
 differentiable("sample_tokens", save=_save_sample, backward=_sample_backward)
 refuse_double_backward("sample_tokens_backward")
@@ -88,7 +89,8 @@ def sample_tokens(
     if uniforms is None:
         uniforms = draw_uniforms(shape, generator=generator, device=logits.device)
     check_uniforms(uniforms, shape, "logits.shape[:-1]", logits.device)
-    logsumexp, tokens = torch.ops.electra_kernels.sample_tokens(logits, banned, uniforms, float(temperature))
+    arguments = (logits, banned, uniforms, float(temperature))
+    logsumexp, tokens, _ = torch.ops.electra_kernels.sample_tokens(*arguments)
     return tokens, logsumexp
 
 

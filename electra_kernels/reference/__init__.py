@@ -6,9 +6,21 @@ from typing import Any
 import torch
 
 from electra_kernels.reference import bce, masking, mlm_head, rtd_head, sampling
+from electra_kernels.reference._values import check_values
+
+
+def checked(op: str, implementation: Callable[..., object]) -> Callable[..., object]:
+    """The same op, which refuses values out of range before anything runs."""
+
+    def run(*arguments: Any) -> object:
+        check_values(op, arguments)
+        return implementation(*arguments)
+
+    return run
+
 
 IMPLEMENTATIONS: dict[str, Callable[..., object]] = {
-    function.__name__: function
+    function.__name__: checked(function.__name__, function)
     for function in (
         masking.mask_tokens,
         sampling.sample_tokens,

@@ -10,9 +10,7 @@ With the smoothed label y, the positive weight p and the mask weight m of a toke
 import torch
 from torch import Tensor
 
-from electra_kernels.reference._values import accumulation_dtype, require
-
-IGNORED = -100
+from electra_kernels.reference._values import accumulation_dtype, as_flags, ignored_labels
 
 
 def label_terms(
@@ -20,7 +18,7 @@ def label_terms(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weight m of each token (0 = ignored), and what softplus(-x) and softplus(x) are multiplied with."""
     weight = _token_weights(labels, mask, dtype)
-    labels = labels.to(dtype).where(weight != 0, 0)
+    labels = (as_flags(labels) if labels.dtype == torch.bool else labels).to(dtype).where(weight != 0, 0)
     smoothed = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
     positive = smoothed if pos_weight is None else smoothed * pos_weight.to(dtype)
     return weight, positive, 1.0 - smoothed
@@ -30,17 +28,12 @@ def _token_weights(labels: Tensor, mask: Tensor | None, dtype: torch.dtype) -> T
     if mask is None:
         weight = torch.ones(labels.shape, dtype=dtype, device=labels.device)
     else:
-        weight = mask.to(dtype) if mask.is_floating_point() else (mask != 0).to(dtype)
-    if labels.is_floating_point():
-        require((labels >= 0) & (labels <= 1) | (weight == 0), "labels", labels, "in [0, 1]")
-        return weight
-    if labels.dtype == torch.bool:
-        return weight
-    ignored = labels == IGNORED
-    require(
-        ignored | (labels == 0) | (labels == 1) | (weight == 0), "labels", labels, "0, 1 or -100 (ignored)"
-    )
-    return weight.masked_fill(ignored, 0)
+        weight = mask.to(dtype) if mask.is_floating_point() else _is_set(mask).to(dtype)
+    return weight if labels.is_floating_point() else weight.masked_fill(ignored_labels(labels), 0)
+
+
+def _is_set(mask: Tensor) -> Tensor:
+    return as_flags(mask) if mask.dtype == torch.bool else mask != 0
 
 
 def token_losses(logits: Tensor, weight: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -77,7 +70,7 @@ def reduce_losses(
     if reduction != "mean":
         denominator = torch.ones((), dtype=torch.float64, device=losses.device)
         return (losses if reduction == "none" else losses.sum()), denominator
-    denominator = weight.sum(dtype=torch.float64) if normalizer is None else normalizer.double()
+    denominator = weight.sum(dtype=torch.float64) if normalizer is None else normalizer.clone()
     total = losses.sum(dtype=torch.float64)
     return (total * safe_reciprocal(denominator)).to(losses.dtype), denominator
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from electra_kernels.reference._values import require, require_unit_interval
+from electra_kernels.reference._values import as_flags
 
 IGNORED = -100  # target of an unused slot, as in torch.nn.functional.cross_entropy
 
@@ -24,9 +24,7 @@ def mask_tokens(
     in the order of the sequence. k = min(K, max(1, floor(p * n + 0.5))) slots are used, none if n = 0
     (create_masked_lm_predictions of google-research/bert, without its shuffle).
     """
-    valid = (input_ids >= 0) & (input_ids < vocab_size)
-    require(valid, "input_ids", input_ids, f"in [0, {vocab_size})")
-    require_unit_interval(uniforms)
+    maskable = as_flags(maskable)
     length, slots = input_ids.shape[1], uniforms.shape[1]
     available = maskable.sum(-1)
     wanted = (probability * available.double() + 0.5).floor().long().clamp(min=1)

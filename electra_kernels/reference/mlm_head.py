@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from electra_kernels.reference._values import accumulation_dtype, require_targets, require_unit_interval
+from electra_kernels.reference._values import accumulation_dtype
 from electra_kernels.reference.bce import reduce_losses, safe_reciprocal
 from electra_kernels.reference.chunks import Gradients, RowKernels, chunks_of_logits
-from electra_kernels.reference.sampling import draw_tokens
+from electra_kernels.reference.sampling import draw_tokens, log_sum_exp, soft_max
 
 
 def row_statistics(
     x: Tensor, targets: Tensor, uniforms: Tensor, ignore_index: int, temperature: float, ban_original: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x [N, V] float32 or float64 → losses, tokens, is_top1 and logsumexp, each [N].
+    """x [N, V] float32 or float64 → losses, tokens, is_top1 and logsumexp (float64), each [N].
 
     A row with NaN or +inf, or with no finite logit, has a NaN log-sum-exp, hence loss and gradient.
     An ignored row has loss 0, token -1 and is_top1 False, whatever its logits.
@@ -29,17 +29,17 @@ def row_statistics(
     counted = targets != ignore_index
     safe_targets = targets.where(counted, 0)
     maximum = x.amax(-1)
-    logsumexp = x.logsumexp(-1).where(maximum.isfinite(), torch.nan)
+    logsumexp = log_sum_exp(x).where(maximum.isfinite(), torch.nan)
     target_logits = x.gather(-1, safe_targets[:, None]).squeeze(-1)
-    losses = (logsumexp - target_logits).where(counted, 0)
+    losses = (logsumexp - target_logits).to(x.dtype).where(counted, 0)
     tokens = draw_tokens(x, safe_targets if ban_original else None, uniforms, temperature).where(counted, -1)
     return losses, tokens, (target_logits == maximum) & counted, logsumexp
 
 
 def row_gradients(x: Tensor, targets: Tensor, logsumexp: Tensor, ignore_index: int) -> Tensor:
-    """softmax(x) - one_hot(target), zero in ignored rows: [N, V] in the dtype of logsumexp."""
+    """softmax(x) - one_hot(target), zero in ignored rows: [N, V] in the dtype that x is accumulated in."""
     ignored = (targets == ignore_index)[:, None]
-    gradient = (x.to(logsumexp.dtype) - logsumexp[:, None]).exp_()
+    gradient = soft_max(x.to(accumulation_dtype(x.dtype)), logsumexp)
     gradient.scatter_add_(1, targets[:, None].masked_fill(ignored, 0), gradient.new_full(ignored.shape, -1.0))
     return gradient.masked_fill_(ignored, 0)
 
@@ -77,14 +77,6 @@ def _biased(logits: Tensor, bias: Tensor | None) -> Tensor:
 ROW_KERNELS = RowKernels(cross_entropy_rows_, cross_entropy_rows_backward_)
 
 
-def _checked_rows(
-    targets: Tensor, uniforms: Tensor, vocab_size: int, ignore_index: int
-) -> tuple[Tensor, Tensor]:
-    require_targets(targets, vocab_size, ignore_index)
-    require_unit_interval(uniforms)
-    return targets.reshape(-1), uniforms.reshape(-1)
-
-
 def cross_entropy_sample(
     logits: Tensor,
     targets: Tensor,
@@ -97,8 +89,8 @@ def cross_entropy_sample(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """logits [..., V] → loss, tokens [...], is_top1 [...], logsumexp [...], denominator []."""
     rows = logits.reshape(-1, logits.shape[-1]).to(accumulation_dtype(logits.dtype))
-    flat_targets, flat_uniforms = _checked_rows(targets, uniforms, logits.shape[-1], ignore_index)
-    statistics = row_statistics(rows, flat_targets, flat_uniforms, ignore_index, temperature, ban_original)
+    flat = (targets.reshape(-1), uniforms.reshape(-1))
+    statistics = row_statistics(rows, *flat, ignore_index, temperature, ban_original)
     losses, tokens, is_top1, logsumexp = (value.reshape(targets.shape) for value in statistics)
     loss, denominator = reduce_losses(losses, targets != ignore_index, normalizer, reduction)
     return loss, tokens, is_top1, logsumexp, denominator
@@ -145,7 +137,7 @@ def cross_entropy_sample_(
     loss, tokens, is_top1, logsumexp, denominator = cross_entropy_sample(
         logits, targets, uniforms, normalizer, ignore_index, reduction, temperature, ban_original
     )
-    scale = safe_reciprocal(denominator).to(logsumexp.dtype)
+    scale = safe_reciprocal(denominator).to(accumulation_dtype(logits.dtype))
     rows = logits.reshape(-1, logits.shape[-1])
     gradient = row_gradients(rows, targets.reshape(-1), logsumexp.reshape(-1), ignore_index)
     if logits.dtype == torch.float16:
@@ -183,13 +175,16 @@ def linear_cross_entropy_sample(
     it is in the cache, two GEMMs take the gradient to hidden and weight. This loop serves every back end;
     each brings its row kernels. With reduction "none" the gradients wait for the upstream one.
     """
-    flat_targets, flat_uniforms = _checked_rows(targets, uniforms, weight.shape[0], ignore_index)
+    flat_targets, flat_uniforms = targets.reshape(-1), uniforms.reshape(-1)
     needs = [needed and reduction != "none" for needed in needs_gradient]
     rows = _counted_rows(hidden, flat_targets, ignore_index)
     dtype = accumulation_dtype(hidden.dtype)
     projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(dtype).contiguous()
     gradients = Gradients(rows, projection, needs)
-    losses, logsumexp = (flat_uniforms.new_empty(flat_uniforms.shape, dtype=dtype) for _ in range(2))
+    losses, logsumexp = (
+        flat_uniforms.new_empty(flat_uniforms.shape, dtype=dtype),
+        torch.empty_like(flat_uniforms),
+    )
     tokens, is_top1 = (flat_targets.new_empty(flat_targets.shape, dtype=t) for t in (torch.int64, torch.bool))
     options = (ignore_index, temperature, ban_original, any(needs))
     for chunk, logits in chunks_of_logits(rows, projection):
@@ -221,8 +216,9 @@ def linear_cross_entropy_sample_backward(
     row_kernels: RowKernels = ROW_KERNELS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias (empty unless needed), in their own dtypes."""
+    dtype = accumulation_dtype(hidden.dtype)
     if reduction == "none":
-        scale = _upstream_scale(grad_loss, denominator, targets, ignore_index, logsumexp.dtype)
+        scale = _upstream_scale(grad_loss, denominator, targets, ignore_index, dtype)
         factor, gradients = _gradients_per_row(
             scale, hidden, weight, bias, targets, logsumexp, ignore_index, needs_gradient, row_kernels
         )
@@ -230,7 +226,7 @@ def linear_cross_entropy_sample_backward(
         row_scale = scale.reshape(-1, 1) if needs_gradient[0] else factor
         scale = factor
     else:
-        row_scale = scale = (grad_loss * safe_reciprocal(denominator)).to(logsumexp.dtype)
+        row_scale = scale = (grad_loss * safe_reciprocal(denominator)).to(dtype)
     # A 0-dim scale takes the dtype of what it multiplies: the cast keeps the product in float32.
     grad_hidden = (grad_hidden.to(scale.dtype) * row_scale).to(hidden.dtype)
     return (

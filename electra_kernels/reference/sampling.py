@@ -7,7 +7,7 @@ picks a tile by inverse CDF over the tile sums and, with what is left of it, a t
 import torch
 from torch import Tensor
 
-from electra_kernels.reference._values import accumulation_dtype, require, require_unit_interval
+from electra_kernels.reference._values import accumulation_dtype
 
 TILE = 512  # tokens; small enough that only a sliver of the row is read twice
 
@@ -63,24 +63,39 @@ def _invert_cdf(weights: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
     return index, residual.clamp_(min=0)
 
 
+def log_sum_exp(x: Tensor) -> Tensor:
+    """x [N, V] → [N] float64: maximum and logarithm of the sum in one number, with digits enough for both.
+
+    A float32 loses the logarithm's digits to an offset that all logits of a row share.
+    """
+    maximum = x.amax(-1)
+    shift = maximum.where(maximum.isfinite(), 0)
+    return shift.double() + (x - shift[:, None]).exp_().sum(-1, dtype=torch.float64).log_()
+
+
+def soft_max(x: Tensor, logsumexp: Tensor) -> Tensor:
+    """exp(x - logsumexp) in the dtype of x; logsumexp [...] is float64 and is subtracted in two exact parts."""
+    high = logsumexp.to(x.dtype)
+    low = (logsumexp - high).where(high.isfinite(), 0).to(x.dtype)
+    return ((x - high[..., None]) - low[..., None]).exp_()
+
+
 def sample_tokens(
     logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """logits [..., V] → the log-sum-exp [...] of the raw logits at temperature 1, and tokens [...] int64."""
-    vocab_size = logits.shape[-1]
-    require_unit_interval(uniforms)
-    if banned is not None:
-        require(banned < vocab_size, "banned", banned, f"below {vocab_size} (negative bans nothing)")
-        banned = banned.reshape(-1)
-    rows = logits.reshape(-1, vocab_size).to(accumulation_dtype(logits.dtype))
-    tokens = draw_tokens(rows, banned, uniforms.reshape(-1), temperature)
-    return rows.logsumexp(-1).reshape(uniforms.shape), tokens.reshape(uniforms.shape)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """logits [..., V] → the log-sum-exp [...] of the raw logits at temperature 1, tokens [...] int64, and the
+    log-sum-exp in float64."""
+    rows = logits.reshape(-1, logits.shape[-1]).to(accumulation_dtype(logits.dtype))
+    banned = None if banned is None else banned.reshape(-1)
+    tokens = draw_tokens(rows, banned, uniforms.reshape(-1), temperature).reshape(uniforms.shape)
+    exact = log_sum_exp(rows).reshape(uniforms.shape)
+    return exact.to(rows.dtype, copy=True), tokens, exact
 
 
-def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp: Tensor) -> Tensor:
+def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, exact_logsumexp: Tensor) -> Tensor:
     """d logsumexp / d logits = softmax(logits)."""
-    softmax = (logits.to(logsumexp.dtype) - logsumexp[..., None]).exp_()
-    return softmax.mul_(grad_logsumexp[..., None]).to(logits.dtype).contiguous()
+    gradient = soft_max(logits.to(accumulation_dtype(logits.dtype)), exact_logsumexp)
+    return gradient.mul_(grad_logsumexp[..., None]).to(logits.dtype).contiguous()
 
 
 def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,21 +104,11 @@ def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tupl
     A negative token keeps the original; a token equal to the original is labelled original.
     """
     length = input_ids.shape[1]
-    used = tokens >= 0
-    require(~used | ((positions >= 0) & (positions < length)), "positions", positions, f"in [0, {length})")
     # Slots that write nothing go to a column of their own, which is cut off again.
-    columns = positions.where(used, length)
+    columns = positions.where(tokens >= 0, length)
     extended = torch.cat([input_ids, input_ids.new_zeros(input_ids.shape[0], 1)], dim=1)
-    _require_distinct(extended, columns, positions, used)
     replaced = extended.scatter(1, columns, tokens)[:, :length].contiguous()
     return replaced, (replaced != input_ids).contiguous()
-
-
-def _require_distinct(extended: Tensor, columns: Tensor, positions: Tensor, used: Tensor) -> None:
-    slots = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
-    winner = torch.zeros_like(extended).scatter(1, columns, slots)
-    distinct = ~used | (winner.gather(1, columns) == slots)
-    require(distinct, "positions", positions, "used once per row, but another slot of the row has it too")
 
 
 def sample_replacements(
@@ -116,7 +121,5 @@ def sample_replacements(
     ban_original: bool,
 ) -> tuple[Tensor, Tensor]:
     """`sample_tokens` at logits [B, K, V], then `replace_tokens`; a negative target means no draw."""
-    vocab_size = logits.shape[-1]
-    require(targets < vocab_size, "targets", targets, f"below {vocab_size} (negative: unused slot)")
-    _, tokens = sample_tokens(logits, targets if ban_original else None, uniforms, temperature)
+    _, tokens, _ = sample_tokens(logits, targets if ban_original else None, uniforms, temperature)
     return replace_tokens(input_ids, positions, tokens.where(targets >= 0, -1))

@@ -38,7 +38,8 @@ def implementations() -> dict[str, Callable[..., object]]:
         rtd_head.linear_masked_bce,
         rtd_head.linear_masked_bce_backward,
     )
+    names = [function.__name__ for function in functions]
     return {
-        function.__name__: reference.double_is_the_reference(function.__name__, function)
-        for function in functions
+        name: reference.double_is_the_reference(name, reference.checked(name, function))
+        for name, function in zip(names, functions)
     }

@@ -17,7 +17,6 @@ from electra_kernels.triton.tokens import (
     PROGRAMS,
     SUMS,
     add_tokens,
-    check_labels,
     collapse,
     decay_of,
     join_sums,
@@ -147,7 +146,6 @@ def masked_bce_with_logits(
     reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All tensors have the shape of logits. Returns loss, confusion counts [4], denominator []."""
-    check_labels(labels, mask)
     count, split = logits.numel(), _split(logits.numel())
     sizes, strides = collapse(logits.shape, logits, labels, mask, pos_weight)
     loss = logits.new_empty(logits.shape if reduction == "none" else (), dtype=torch.float32)

@@ -19,7 +19,6 @@ import triton.language as tl
 from torch import Tensor
 
 from electra_kernels.reference import mlm_head as reference
-from electra_kernels.reference._values import reads_values, require_targets, require_unit_interval
 from electra_kernels.reference.chunks import RowKernels
 from electra_kernels.triton import launch, rows
 from electra_kernels.triton.softmax import write_softmax
@@ -257,12 +256,6 @@ def _reduce(
     return loss, denominator, reciprocal
 
 
-def _check_values(logits: Tensor, targets: Tensor, uniforms: Tensor, ignore_index: int) -> None:
-    if reads_values(logits):
-        require_targets(targets, logits.shape[-1], ignore_index)
-        require_unit_interval(uniforms)
-
-
 def cross_entropy_sample(
     logits: Tensor,
     targets: Tensor,
@@ -273,7 +266,6 @@ def cross_entropy_sample(
     temperature: float,
     ban_original: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    _check_values(logits, targets, uniforms, ignore_index)
     options = (ignore_index, temperature, ban_original)
     losses, tokens, is_top1, logsumexp = _visit(
         launch.rows_of(logits), None, targets, uniforms, *options, overwrites=False
@@ -306,7 +298,6 @@ def cross_entropy_sample_(
     temperature: float,
     ban_original: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check_values(logits, targets, uniforms, ignore_index)
     _, _, scale = _reduce(None, targets, normalizer, ignore_index, reduction)
     is_later = logits.dtype == torch.float16
     losses, tokens, is_top1, _ = _visit(

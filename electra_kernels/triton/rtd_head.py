@@ -21,7 +21,6 @@ from electra_kernels.triton.tokens import (
     PROGRAMS,
     SUMS,
     add_tokens,
-    check_labels,
     collapse,
     decay_of,
     join_sums,
@@ -368,7 +367,6 @@ def linear_masked_bce(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """hidden [..., H], weight [H], bias [] → loss, logits [...], counts [4], denominator [], and the gradients
     of weight [H] and bias [] before they are divided by the denominator (zeros unless they are needed)."""
-    check_labels(labels, mask)
     size, split = hidden.shape[-1], _split(hidden)
     sizes, strides = collapse(labels.shape, hidden, labels, mask, pos_weight)
     is_per_token = reduction == "none"

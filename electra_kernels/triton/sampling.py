@@ -10,8 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from electra_kernels import reference
-from electra_kernels.reference._values import reads_values, require, require_unit_interval
 from electra_kernels.triton import launch, rows
 from electra_kernels.triton.softmax import write_softmax
 
@@ -172,11 +170,6 @@ def _sample(
 def sample_tokens(
     logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    if reads_values(logits):
-        require_unit_interval(uniforms)
-        if banned is not None:
-            limit = logits.shape[-1]
-            require(banned < limit, "banned", banned, f"below {limit} (negative bans nothing)")
     return _sample(logits, banned, uniforms, temperature, bans=banned is not None)
 
 
@@ -188,9 +181,6 @@ def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp: Te
 
 
 def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    if reads_values(input_ids):
-        # The specification has the words for a position out of range or used twice.
-        reference.IMPLEMENTATIONS["replace_tokens"](input_ids, positions, tokens)
     replaced = torch.empty(input_ids.shape, dtype=torch.int64, device=input_ids.device)
     is_replaced = torch.empty(input_ids.shape, dtype=torch.bool, device=input_ids.device)
     batch, length = input_ids.shape
@@ -221,9 +211,5 @@ def sample_replacements(
     temperature: float,
     ban_original: bool,
 ) -> tuple[Tensor, Tensor]:
-    if reads_values(logits):
-        require_unit_interval(uniforms)
-        limit = logits.shape[-1]
-        require(targets < limit, "targets", targets, f"below {limit} (negative: unused slot)")
     _, tokens = _sample(logits, targets, uniforms, temperature, bans=ban_original, skips=True)
     return replace_tokens(input_ids, positions, tokens)

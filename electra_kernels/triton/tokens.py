@@ -13,17 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from electra_kernels.reference._values import accumulation_dtype, reads_values
-from electra_kernels.reference.bce import label_terms
-
 PROGRAMS = 1024  # at most, of a kernel that sums; one program of the next kernel reads all their sums at once
 SUMS = 6  # loss, mask weights, true positives, false positives, false negatives, true negatives
-
-
-def check_labels(labels: Tensor, mask: Tensor | None) -> None:
-    """Raise as the reference does for a label out of range."""
-    if reads_values(labels):
-        label_terms(labels, mask, None, 0.0, accumulation_dtype(labels.dtype))
 
 
 def collapse(
