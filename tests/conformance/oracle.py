@@ -46,6 +46,11 @@ def assert_accurate(
     )
 
 
+def exponent_ulps(dtype: torch.dtype) -> float:
+    """Units in the last place of ``dtype`` by which an exponent of 1, rounded in float32, moves its exponential."""
+    return torch.finfo(torch.float32).eps / torch.finfo(dtype).eps
+
+
 def assert_drawn(
     tokens: Tensor,
     logits: Tensor,

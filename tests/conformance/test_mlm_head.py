@@ -40,7 +40,7 @@ def _size(logits):
 
 def _exponent_error(size, dtype):
     """The exponent is rounded in float32, its exponential in ``dtype``: in units of the latter."""
-    return 1 + size * torch.finfo(torch.float32).eps / torch.finfo(dtype).eps
+    return 1 + size * oracle.exponent_ulps(dtype)
 
 
 def assert_loss_and_gradient(logits, targets, reduction, upstream, **options):

@@ -1,0 +1,78 @@
+"""Logits of a row that share a large offset: the digits below it are neither lost in the loss nor in the gradient."""
+
+import pytest
+import torch
+
+from electra_kernels import cross_entropy_sample, linear_cross_entropy_sample, sample_tokens
+
+from . import oracle
+
+OFFSETS = (1e3, -1e4, 1e7)
+
+
+def _logits(offset, dtype, device):
+    """Rows as the dtype rounds them, with columns behind the last whole tile."""
+    logits = 3 * torch.randn(7, 1100) + offset
+    return logits.clamp(-6e4, 6e4).to(device, dtype) if dtype == torch.float16 else logits.to(device, dtype)
+
+
+def _truth(logits, targets, reduction):
+    x = logits.detach().double().requires_grad_()
+    loss = oracle.cross_entropy(x, targets, reduction)
+    loss.sum().backward()
+    return loss.detach(), x.grad
+
+
+def _distance(logits):
+    """How far the logits of a row are from its log-sum-exp: an exponent of this size is rounded."""
+    x = logits.detach().double()
+    return 1 + (x - x.logsumexp(-1, keepdim=True)).abs()
+
+
+def _assert_accurate(name, gradient, truth, logits):
+    scale = truth.abs() * (1 + _distance(logits) * oracle.exponent_ulps(logits.dtype))
+    oracle.assert_accurate(name, gradient, truth, scale=scale, precision=logits.dtype)
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("way", ["none", "mean", "mean in place"])
+def test_cross_entropy(device, dtype, way, offset):
+    logits, reduction = _logits(offset, dtype, device), way.split()[0]
+    targets = torch.randint(0, logits.shape[-1], (len(logits),), device=device)
+    leaf = logits.clone().requires_grad_()
+    loss = cross_entropy_sample(
+        leaf * 1, targets, reduction=reduction, inplace_backward=way.endswith("place")
+    ).loss
+    loss.sum().backward()
+    truth, gradient = _truth(logits, targets, reduction)
+    oracle.assert_accurate("loss", loss, truth, scale=_distance(logits).amax())
+    _assert_accurate("gradient", leaf.grad, gradient, logits)
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_log_sum_exp_of_a_sample(device, dtype, offset):
+    leaf = _logits(offset, dtype, device).requires_grad_()
+    _, logsumexp = sample_tokens(leaf)
+    logsumexp.sum().backward()
+    oracle.assert_accurate("logsumexp", logsumexp, leaf.detach().double().logsumexp(-1))
+    _assert_accurate("gradient", leaf.grad, leaf.detach().double().softmax(-1), leaf)
+
+
+@pytest.mark.parametrize("offset", [1e3, -1e4, 2.0**22])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_linear_head(device, reduction, offset):
+    """Hidden states and weights are small whole numbers, so float32 has every logit exactly, offset and all."""
+    hidden, weight = (torch.randint(-1, 2, shape).float().to(device) for shape in ((7, 8), (1100, 8)))
+    bias = torch.randint(-2, 3, (1100,)).float().to(device) + offset
+    targets = torch.randint(0, 1100, (7,), device=device)
+    leaves = [value.clone().requires_grad_() for value in (hidden, weight, bias)]
+    loss = linear_cross_entropy_sample(*leaves, targets, reduction=reduction).loss
+    loss.sum().backward()
+    exact = [value.double().requires_grad_() for value in (hidden, weight, bias)]
+    truth = oracle.cross_entropy(torch.nn.functional.linear(*exact), targets, reduction)
+    truth.sum().backward()
+    oracle.assert_accurate("loss", loss, truth, scale=torch.tensor(40.0))
+    for name, ours, theirs in zip(("hidden", "weight", "bias"), leaves, exact):
+        # Sums over columns or rows of numbers up to 1, whose exponents are up to 40.
+        scale = 40 * torch.tensor(1.0 if reduction == "none" else 1 / 7)
+        oracle.assert_accurate(name, ours.grad, theirs.grad, scale=scale)
