@@ -1,5 +1,6 @@
 """The in-place variant of `cross_entropy_sample`: its gradient overwrites the logits."""
 
+import weakref
 from typing import Any
 
 import torch
@@ -34,6 +35,29 @@ define(
 define("scale_gradient_(Tensor(a!) gradient, Tensor scale) -> ()", lambda gradient, scale: None)
 
 
+class _Overwritten:
+    """The memory of the logits once the gradient is in it.
+
+    Autograd raises if somebody writes to a saved tensor, but not where saved-tensor hooks have packed it. Such a
+    hook may hand back this very memory, or a copy, once or at every call.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.storage = weakref.ref(logits.untyped_storage())
+        self.version = logits._version
+        self.is_scaled = False
+
+    def check(self, unpacked: Tensor) -> None:
+        """Raise a RuntimeError if what is unpacked is not, or no longer, the gradient before it is scaled."""
+        is_same = unpacked.untyped_storage() is self.storage()
+        if self.is_scaled or (is_same and unpacked._version != self.version):
+            raise RuntimeError(
+                "logits of cross_entropy_sample have been modified by an inplace operation since its forward (a second "
+                "backward counts as one): inplace_backward=True allows one backward, before anything else writes to them"
+            )
+        self.is_scaled = True
+
+
 class CrossEntropySample(torch.autograd.Function):
     """Every write bumps the version of the logits, so that autograd sees who still needs the old values."""
 
@@ -44,6 +68,7 @@ class CrossEntropySample(torch.autograd.Function):
         loss, tokens, is_top1, factor = ops.cross_entropy_sample_(logits, *arguments)
         torch.autograd.graph.increment_version(logits)
         ctx.save_for_backward(logits, factor)
+        ctx.overwritten = _Overwritten(logits)
         ctx.mark_non_differentiable(tokens, is_top1)
         return loss, tokens, is_top1
 
@@ -56,6 +81,7 @@ class CrossEntropySample(torch.autograd.Function):
                 "cross_entropy_sample cannot be differentiated twice: its gradient has no gradient"
             )
         gradient, factor = ctx.saved_tensors
+        ctx.overwritten.check(gradient)
         with served_by(ctx.backend):
             torch.ops.electra_kernels.scale_gradient_(gradient, grad_loss * factor)
         torch.autograd.graph.increment_version(gradient)
@@ -66,10 +92,11 @@ def check_overwritable(logits: Tensor, reduction: str) -> None:
     refuse_transforms("cross_entropy_sample")
     if reduction == "none":
         raise ValueError('inplace_backward is True with reduction="none", should be with "mean" or "sum"')
-    if logits.is_leaf and logits.requires_grad:
-        raise ValueError(
-            "logits is a leaf that requires grad, should be the result of an op for inplace_backward"
-        )
+    for leaf, kind in ((logits, "a leaf"), (logits._base, "a view of a leaf")):
+        if leaf is not None and leaf.is_leaf and leaf.requires_grad:
+            raise ValueError(
+                f"logits is {kind} that requires grad, should be the result of an op for inplace_backward"
+            )
     if _overlaps(logits):
         raise ValueError(
             f"logits has strides {list(logits.stride())}, should have no two elements in one place "

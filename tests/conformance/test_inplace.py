@@ -120,6 +120,95 @@ def test_a_leaf_is_refused(device):
         cross_entropy_sample(leaf, targets, inplace_backward=True)
 
 
+class _Identity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda leaf: leaf.view(3, 2, 53),
+        lambda leaf: leaf.T.T,
+        lambda leaf: leaf[2:].view(-1)[53:].view(3, 53),
+        lambda leaf: leaf.unbind()[0],
+        lambda leaf: leaf.view_as(leaf),
+        _Identity.apply,
+    ],
+)
+def test_a_view_of_a_leaf_is_refused(device, view):
+    """Its memory is the leaf's: the parameter would become its own gradient."""
+    leaf, _ = _inputs(device)
+    before = leaf.detach().clone()
+    logits = view(leaf)
+    targets = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=device)
+    with pytest.raises(
+        ValueError, match="logits is a view of a leaf that requires grad, should be the result"
+    ):
+        cross_entropy_sample(logits, targets, inplace_backward=True)
+    assert torch.equal(leaf.detach(), before)
+
+
+def test_a_view_of_the_result_of_an_op(device):
+    leaf, targets = _inputs(device)
+    (expected,) = torch.autograd.grad(cross_entropy_sample(leaf, targets).loss, leaf)
+    logits = (leaf * 1).view(2, 3, 53)
+    loss = cross_entropy_sample(logits, targets.view(2, 3), inplace_backward=True).loss
+    torch.testing.assert_close(torch.autograd.grad(loss, leaf)[0], expected)
+
+
+HOOKS = {
+    "same": (lambda x: x, lambda x: x),
+    "alias": (lambda x: x.detach(), lambda x: x.view(x.shape)),
+    "one copy": (lambda x: x.clone(), lambda x: x),
+    "a copy a call": (lambda x: x.clone(), lambda x: x.clone()),
+}
+
+
+@pytest.mark.parametrize("hooks", [*HOOKS, "save_on_cpu"])
+@pytest.mark.parametrize("upstream", [1.0, 3.0])
+def test_a_second_backward_under_saved_tensor_hooks_raises(device, upstream, hooks):
+    """Autograd checks no versions there."""
+    leaf, targets = _inputs(device)
+    (expected,) = torch.autograd.grad(upstream * cross_entropy_sample(leaf, targets).loss, leaf)
+    graph = torch.autograd.graph
+    with graph.save_on_cpu() if hooks == "save_on_cpu" else graph.saved_tensors_hooks(*HOOKS[hooks]):
+        loss = upstream * cross_entropy_sample(leaf * 1, targets, inplace_backward=True).loss
+    (first,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+    torch.testing.assert_close(first, expected)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, leaf)
+
+
+@pytest.mark.parametrize("hooks", ["same", "alias"])
+def test_under_saved_tensor_hooks_nobody_else_may_write_to_the_logits(device, hooks):
+    leaf, targets = _inputs(device)
+    logits = leaf * 1
+    with torch.autograd.graph.saved_tensors_hooks(*HOOKS[hooks]):
+        first = cross_entropy_sample(logits, targets, inplace_backward=True).loss
+        cross_entropy_sample(logits, targets, inplace_backward=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(first, leaf)
+
+
+def test_a_checkpoint_that_computes_the_logits(device):
+    leaf, targets = _inputs(device)
+    uniforms = torch.rand(6, dtype=torch.float64).to(device)
+
+    def loss(x):
+        return cross_entropy_sample(x.square(), targets, uniforms=uniforms, inplace_backward=True).loss
+
+    plain = cross_entropy_sample(leaf.square(), targets, uniforms=uniforms).loss
+    (expected,) = torch.autograd.grad(plain, leaf)
+    checkpointed = torch.utils.checkpoint.checkpoint(loss, leaf * 1, use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(checkpointed, leaf)[0], expected)
+
+
 def test_expanded_and_overlapping_logits_are_refused(device):
     leaf, targets = _inputs(device)
     overlapping = (leaf * 1).as_strided((6, 53), (1, 2))
