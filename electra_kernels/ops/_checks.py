@@ -118,7 +118,15 @@ def normalizer_tensor(
     check_number("normalizer", normalizer)
     if not 0 <= normalizer < float("inf"):
         raise ValueError(f"normalizer is {normalizer}, should be a finite number of at least 0")
-    return torch.full((), normalizer, dtype=torch.float64, device=device)
+    return scalar_tensor(normalizer, device)
+
+
+def scalar_tensor(value: float, device: torch.device) -> Tensor:
+    """A number as a float64 tensor [] on the device."""
+    if torch.compiler.is_compiling():
+        # torch.full would keep the value that the graph was captured with (pytorch issue 197889).
+        return torch.ones((), dtype=torch.float64, device=device) * value
+    return torch.full((), value, dtype=torch.float64, device=device)
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:

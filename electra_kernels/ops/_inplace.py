@@ -52,8 +52,8 @@ class _Overwritten:
         is_same = unpacked.untyped_storage() is self.storage()
         if self.is_scaled or (is_same and unpacked._version != self.version):
             raise RuntimeError(
-                "logits of cross_entropy_sample have been modified by an inplace operation since its forward (a second "
-                "backward counts as one): inplace_backward=True allows one backward, before anything else writes to them"
+                "logits of cross_entropy_sample have been modified by an inplace operation since its forward (or by a "
+                "first backward): inplace_backward=True allows one backward, before anything else writes to them"
             )
         self.is_scaled = True
 

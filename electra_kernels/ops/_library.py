@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._C import (
     DispatchKeySet,
     _after_autograd_keyset,
@@ -18,17 +19,62 @@ from torch.autograd.function import FunctionCtx
 from electra_kernels.routing import DEVICES, current_choice, implementation, use_backend
 
 _library = torch.library.Library("electra_kernels", "DEF")
+_float_options: dict[str, tuple[int, ...]] = {}  # op -> positions of its float options
 
 
 def define(schema: str, fake: Callable[..., object]) -> None:
-    """Declare an op once: its schema, its routers, and the fake kernel that says shapes and dtypes."""
-    name = schema.partition("(")[0]
+    """Declare an op once: its schema, its routers, and the fake kernel that says shapes and dtypes.
+
+    An op with float options gets the overload ``tensors``, in which they are 0-dim float64 CPU tensors: `option`.
+    """
+    name, _, rest = schema.partition("(")
+    arguments = rest.partition(") ->")[0].split(", ")
+    floats = tuple(i for i, argument in enumerate(arguments) if argument.startswith("float "))
+    _float_options[name] = floats
+    _declare(name, schema, fake, lambda device: _router(name, device))
+    if floats:
+        overload = f"{name}.tensors({rest.replace('float ', 'Tensor ')}"
+        _declare(f"{name}.tensors", overload, fake, lambda device: _reading(_router(name, device), floats))
+
+
+def _declare(
+    name: str, schema: str, fake: Callable[..., object], router: Callable[[str], Callable[..., object]]
+) -> None:
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for device in DEVICES:
-        _library.impl(name, _router(name, device), device.upper())
+        _library.impl(name, router(device), device.upper())
     for key in ("FuncTorchBatched", "Batched"):  # torch.vmap and autograd's is_grads_batched
         _library.impl(name, _refuse_vmap(name), key)
     torch.library.register_fake(f"electra_kernels::{name}", fake, lib=_library)
+
+
+def _reading(route: Callable[..., object], floats: tuple[int, ...]) -> Callable[..., object]:
+    """The overload ``tensors``: reads the options, which are on the CPU, and goes on as the op does."""
+
+    def read(*args: Any) -> object:
+        return route(*[value.item() if i in floats else value for i, value in enumerate(args)])
+
+    return read
+
+
+def option(value: float, default: float) -> float | Tensor:
+    """A float option in the form that `call` takes.
+
+    In a graph of torch.compile a float is a constant of the graph, so each value would compile another graph. A value
+    that is not the default becomes a tensor there. ``torch.full((), value)`` would keep an old value.
+    """
+    if not torch.compiler.is_compiling():
+        return float(value)
+    return default if value == default else torch.ones((), dtype=torch.float64, device="cpu") * value
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call an op, or its overload ``tensors`` if one of its float options is a tensor."""
+    op, floats = getattr(torch.ops.electra_kernels, name), _float_options[name]
+    if not any(isinstance(arguments[i], Tensor) for i in floats):
+        return op.default(*arguments)
+    ones = torch.ones((), dtype=torch.float64, device="cpu")
+    return op.tensors(*[ones * value if i in floats else value for i, value in enumerate(arguments)])
 
 
 def _router(name: str, device: str) -> Callable[..., object]:
@@ -65,7 +111,7 @@ def refuse_transforms(name: str) -> None:
 
 def public_name(name: str) -> str:
     """The function that a user has called, of the op that serves it or its gradient."""
-    return name.removesuffix("_backward").removesuffix("_")
+    return name.removesuffix(".tensors").removesuffix("_backward").removesuffix("_")
 
 
 def served_by(backend: str | None) -> AbstractContextManager[None]:
@@ -81,8 +127,15 @@ def differentiable(
     It is registered as ``torch.library.register_autograd`` does it, without its pass over the schema in every call,
     which takes as long as the kernel of a small batch.
     """
-    op = getattr(torch.ops.electra_kernels, name).default
+    for overload in ("default", "tensors") if _float_options[name] else ("default",):
+        _differentiable(getattr(getattr(torch.ops.electra_kernels, name), overload), save, backward)
+
+
+def _differentiable(op: Any, save: Callable[..., None], backward: Callable[..., tuple[object, ...]]) -> None:
     inputs = len(op._schema.arguments)
+    name = op._schema.name.partition("::")[2] + (
+        "" if op._overloadname == "default" else f".{op._overloadname}"
+    )
 
     def below_autograd(keyset: DispatchKeySet, arguments: tuple[object, ...]) -> Any:
         with _AutoDispatchBelowAutograd():

@@ -12,8 +12,9 @@ from electra_kernels.ops._checks import (
     check_shape,
     check_tensor,
     normalizer_tensor,
+    scalar_tensor,
 )
-from electra_kernels.ops._library import define, differentiable, refuse_double_backward
+from electra_kernels.ops._library import call, define, differentiable, option, refuse_double_backward
 from electra_kernels.reference._values import accumulation_dtype
 
 _MASKS = (torch.bool, torch.int64, torch.int32, torch.uint8, *FLOATING)
@@ -42,8 +43,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    backward = torch.ops.electra_kernels.masked_bce_with_logits_backward
-    return backward(grad_loss, *ctx.saved_tensors, ctx.label_smoothing), *[None] * 6
+    grad = call("masked_bce_with_logits_backward", grad_loss, *ctx.saved_tensors, ctx.label_smoothing)
+    return grad, *[None] * 6
 
 
 define(
@@ -99,8 +100,8 @@ def masked_bce_with_logits(
     check_tensor("logits", logits, FLOATING, None)
     terms = check_terms(logits.shape, labels, mask, pos_weight, label_smoothing, logits.device)
     denominator = normalizer_tensor(normalizer, reduction, logits.device)
-    arguments = (logits, labels, *terms, denominator, float(label_smoothing), reduction)
-    return torch.ops.electra_kernels.masked_bce_with_logits(*arguments)[0]
+    arguments = (logits, labels, *terms, denominator, option(label_smoothing, 0.0), reduction)
+    return call("masked_bce_with_logits", *arguments)[0]
 
 
 def check_terms(
@@ -127,7 +128,7 @@ def check_terms(
     check_number("pos_weight", pos_weight)
     if not 0 <= pos_weight < float("inf"):
         raise ValueError(f"pos_weight is {pos_weight}, should be a finite number of at least 0")
-    return mask, torch.full((), pos_weight, dtype=torch.float64, device=device).expand(shape)
+    return mask, scalar_tensor(pos_weight, device).expand(shape)
 
 
 def _refuse_gradient(name: str, value: Tensor) -> None:

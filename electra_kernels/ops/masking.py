@@ -13,7 +13,7 @@ from electra_kernels.ops._checks import (
     check_tensor,
     check_uniforms,
 )
-from electra_kernels.ops._library import define
+from electra_kernels.ops._library import call, define, option
 from electra_kernels.ops._results import MaskedTokens
 from electra_kernels.uniforms import draw_uniforms
 
@@ -95,10 +95,11 @@ def mask_tokens(
     if uniforms is None:
         uniforms = draw_uniforms((batch, slots, 2), generator=generator, device=input_ids.device)
     check_uniforms(uniforms, (batch, slots, 2), "[B, K, 2]", input_ids.device)
-    options = (mask_token_id, vocab_size, float(probability), float(mask_fraction), float(random_fraction))
+    fractions = (option(probability, 0.15), option(mask_fraction, 0.85), option(random_fraction, 0.0))
+    options = (mask_token_id, vocab_size, *fractions)
     if maskable.dtype != torch.bool:
         maskable = maskable != 0
-    return MaskedTokens(*torch.ops.electra_kernels.mask_tokens(input_ids, maskable, uniforms, *options))
+    return MaskedTokens(*call("mask_tokens", input_ids, maskable, uniforms, *options))
 
 
 def _check_options(

@@ -24,7 +24,7 @@ from electra_kernels.ops._checks import (
     check_uniforms,
     normalizer_tensor,
 )
-from electra_kernels.ops._library import define, differentiable, refuse_double_backward
+from electra_kernels.ops._library import call, define, differentiable, option, refuse_double_backward
 from electra_kernels.ops._results import SampledLoss
 from electra_kernels.reference._values import accumulation_dtype
 from electra_kernels.uniforms import draw_uniforms
@@ -69,9 +69,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    grad = torch.ops.electra_kernels.cross_entropy_sample_backward(
-        grad_loss, *ctx.saved_tensors, ctx.ignore_index
-    )
+    grad = call("cross_entropy_sample_backward", grad_loss, *ctx.saved_tensors, ctx.ignore_index)
     return grad, *[None] * 7
 
 
@@ -141,7 +139,7 @@ def cross_entropy_sample(
     if uniforms is None:
         uniforms = draw_uniforms(shape, device=logits.device)
     check_uniforms(uniforms, shape, "logits.shape[:-1]", logits.device)
-    options = (ignore_index, reduction, float(temperature), ban_original)
+    options = (ignore_index, reduction, option(temperature, 1.0), ban_original)
     check_flag("inplace_backward", inplace_backward)
     if inplace_backward:
         _inplace.check_overwritable(logits, reduction)
@@ -150,7 +148,7 @@ def cross_entropy_sample(
                 *_inplace.CrossEntropySample.apply(logits, targets, uniforms, denominator, *options)
             )
     arguments = (logits, targets, uniforms, denominator, *options)
-    loss, tokens, is_top1, *_ = torch.ops.electra_kernels.cross_entropy_sample(*arguments)
+    loss, tokens, is_top1, *_ = call("cross_entropy_sample", *arguments)
     return SampledLoss(loss, tokens, is_top1)
 
 
@@ -202,8 +200,13 @@ def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 
 
 def _linear_backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.electra_kernels.linear_cross_entropy_sample_backward(
-        grad_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.reduction, ctx.needs
+    gradients = call(
+        "linear_cross_entropy_sample_backward",
+        grad_loss,
+        *ctx.saved_tensors,
+        ctx.ignore_index,
+        ctx.reduction,
+        ctx.needs,
     )
     needed = (gradient if need else None for gradient, need in zip(gradients, ctx.needs))
     return *needed, *[None] * 8
@@ -273,7 +276,7 @@ def linear_cross_entropy_sample(
     check_uniforms(uniforms, shape, "hidden.shape[:-1]", device)
     parameters = (hidden, weight, bias)
     needs = [torch.is_grad_enabled() and value is not None and value.requires_grad for value in parameters]
-    options = (ignore_index, reduction, float(temperature), ban_original, needs)
+    options = (ignore_index, reduction, option(temperature, 1.0), ban_original, needs)
     arguments = (*parameters, targets, uniforms, denominator, *options)
-    loss, tokens, is_top1, *_ = torch.ops.electra_kernels.linear_cross_entropy_sample(*arguments)
+    loss, tokens, is_top1, *_ = call("linear_cross_entropy_sample", *arguments)
     return SampledLoss(loss, tokens, is_top1)

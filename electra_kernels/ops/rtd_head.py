@@ -12,7 +12,7 @@ from electra_kernels.ops._checks import (
     check_tensor,
     normalizer_tensor,
 )
-from electra_kernels.ops._library import define, differentiable, refuse_double_backward
+from electra_kernels.ops._library import call, define, differentiable, option, refuse_double_backward
 from electra_kernels.ops._results import TokenLoss
 from electra_kernels.ops.bce import check_terms
 from electra_kernels.reference._values import accumulation_dtype
@@ -60,8 +60,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    grad_hidden, grad_weight, grad_bias = torch.ops.electra_kernels.linear_masked_bce_backward(
-        grad_loss, *ctx.saved_tensors, ctx.label_smoothing, ctx.reduction
+    grad_hidden, grad_weight, grad_bias = call(
+        "linear_masked_bce_backward", grad_loss, *ctx.saved_tensors, ctx.label_smoothing, ctx.reduction
     )
     return grad_hidden, grad_weight, grad_bias if ctx.has_bias else None, *[None] * 7
 
@@ -133,6 +133,7 @@ def linear_masked_bce(
     terms = check_terms(hidden.shape[:-1], labels, mask, pos_weight, label_smoothing, hidden.device)
     denominator = normalizer_tensor(normalizer, reduction, hidden.device)
     needs = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
-    arguments = (hidden, weight, bias, labels, *terms, denominator, float(label_smoothing), reduction, needs)
-    loss, logits, counts, *_ = torch.ops.electra_kernels.linear_masked_bce(*arguments)
+    options = (option(label_smoothing, 0.0), reduction, needs)
+    arguments = (hidden, weight, bias, labels, *terms, denominator, *options)
+    loss, logits, counts, *_ = call("linear_masked_bce", *arguments)
     return TokenLoss(loss, logits, counts)

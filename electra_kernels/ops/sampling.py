@@ -14,7 +14,7 @@ from electra_kernels.ops._checks import (
     check_tensor,
     check_uniforms,
 )
-from electra_kernels.ops._library import define, differentiable, refuse_double_backward
+from electra_kernels.ops._library import call, define, differentiable, option, refuse_double_backward
 from electra_kernels.ops._results import ReplacedTokens
 from electra_kernels.reference._values import accumulation_dtype
 from electra_kernels.uniforms import draw_uniforms
@@ -36,7 +36,7 @@ def _save_sample(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
 
 
 def _sample_backward(ctx: Any, grad_logsumexp: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    grad = torch.ops.electra_kernels.sample_tokens_backward(grad_logsumexp, *ctx.saved_tensors)
+    grad = call("sample_tokens_backward", grad_logsumexp, *ctx.saved_tensors)
     return grad, None, None, None
 
 
@@ -89,8 +89,8 @@ def sample_tokens(
     if uniforms is None:
         uniforms = draw_uniforms(shape, generator=generator, device=logits.device)
     check_uniforms(uniforms, shape, "logits.shape[:-1]", logits.device)
-    arguments = (logits, banned, uniforms, float(temperature))
-    logsumexp, tokens, _ = torch.ops.electra_kernels.sample_tokens(*arguments)
+    arguments = (logits, banned, uniforms, option(temperature, 1.0))
+    logsumexp, tokens, _ = call("sample_tokens", *arguments)
     return tokens, logsumexp
 
 
@@ -125,7 +125,7 @@ def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> Repl
     """
     _check_slots(input_ids, positions, None)
     check_int64("tokens", tokens, positions.shape, "positions.shape", input_ids.device)
-    return ReplacedTokens(*torch.ops.electra_kernels.replace_tokens(input_ids, positions, tokens))
+    return ReplacedTokens(*call("replace_tokens", input_ids, positions, tokens))
 
 
 def _check_slots(input_ids: Tensor, positions: Tensor, device: torch.device | None) -> None:
@@ -191,5 +191,13 @@ def sample_replacements(
     if uniforms is None:
         uniforms = draw_uniforms(positions.shape, device=logits.device)
     check_uniforms(uniforms, positions.shape, "positions.shape", logits.device)
-    arguments = (logits.detach(), input_ids, positions, targets, uniforms, float(temperature), ban_original)
-    return ReplacedTokens(*torch.ops.electra_kernels.sample_replacements(*arguments))
+    arguments = (
+        logits.detach(),
+        input_ids,
+        positions,
+        targets,
+        uniforms,
+        option(temperature, 1.0),
+        ban_original,
+    )
+    return ReplacedTokens(*call("sample_replacements", *arguments))
