@@ -1,4 +1,6 @@
-"""The ops as torch modules; they add nothing but parameters."""
+"""The ops as torch modules; they add nothing but parameters and buffers."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +12,29 @@ from electra_kernels.ops import (
     linear_masked_bce,
     masked_bce_with_logits,
 )
+from electra_kernels.ops._checks import check_number
 
 
-def _initial(*shape: int) -> Tensor:
+def _initialize_weight(weight: Tensor) -> None:
     """Normal of standard deviation 0.02, cut at two of them (google-research/electra, create_initializer)."""
-    return nn.init.trunc_normal_(torch.empty(shape), std=0.02, a=-0.04, b=0.04)
+    nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04)
 
 
 class MaskedBCEWithLogitsLoss(nn.Module):
-    """`electra_kernels.masked_bce_with_logits` with its options kept; ``forward(logits, labels, mask=None)``."""
+    """`electra_kernels.masked_bce_with_logits` with its options kept; ``forward(logits, labels, mask=None)``.
+
+    Args:
+        pos_weight: a number, a tensor that broadcasts to the logits, or None. It is a buffer, and a number becomes a
+            float64 tensor []. The buffer moves with the module and keeps its values: it takes a dtype that holds
+            all of them, as ``double()`` does, but ``half()``, ``bfloat16()`` or ``float()`` leave a wider one as it
+            is, since a weight of 70,000 would be inf in float16.
+        label_smoothing, reduction: as the op.
+
+    Raises:
+        TypeError, ValueError: pos_weight is no number, or one that is negative or not finite.
+    """
+
+    pos_weight: Tensor | None
 
     def __init__(
         self,
@@ -29,11 +45,19 @@ class MaskedBCEWithLogitsLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.label_smoothing, self.reduction = label_smoothing, reduction
-        self.pos_weight: float | Tensor | None
-        if isinstance(pos_weight, Tensor):
-            self.register_buffer("pos_weight", pos_weight)
-        else:
-            self.pos_weight = pos_weight
+        if not (pos_weight is None or isinstance(pos_weight, Tensor)):
+            pos_weight = _number_tensor(pos_weight)
+        self.register_buffer("pos_weight", pos_weight)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MaskedBCEWithLogitsLoss":
+        """What every conversion and move of a module goes through, also that of a module around this one."""
+        before = self.pos_weight
+        super()._apply(fn, recurse)
+        after = self.pos_weight
+        if before is not None and after is not None and not before.is_meta:
+            holds_all = torch.promote_types(before.dtype, after.dtype) == after.dtype
+            self.pos_weight = before.to(after.device, after.dtype if holds_all else before.dtype)
+        return self
 
     def forward(
         self,
@@ -47,11 +71,31 @@ class MaskedBCEWithLogitsLoss(nn.Module):
             logits,
             labels,
             mask,
-            pos_weight=self.pos_weight,
+            pos_weight=_on_device_of(logits, self.pos_weight),
             label_smoothing=self.label_smoothing,
             reduction=self.reduction,
             normalizer=normalizer,
         )
+
+
+def _number_tensor(pos_weight: float) -> Tensor:
+    """float64 [] on the default device; on the CPU where that is meta, which would lose the number."""
+    check_number("pos_weight", pos_weight)
+    if not 0 <= pos_weight <= torch.finfo(torch.float64).max:
+        raise ValueError(f"pos_weight is {pos_weight}, should be a finite number of at least 0")
+    device = torch.get_default_device()
+    return torch.tensor(
+        float(pos_weight), dtype=torch.float64, device="cpu" if device.type == "meta" else device
+    )
+
+
+def _on_device_of(logits: Tensor, weight: Tensor | None) -> Tensor | None:
+    """A 0-dim tensor on the CPU meets tensors of any device, as in torch's own operations, without a copy."""
+    if weight is None or weight.dim() > 0 or weight.device.type != "cpu" or not isinstance(logits, Tensor):
+        return weight
+    if logits.device == weight.device:
+        return weight
+    return weight * torch.ones((), dtype=weight.dtype, device=logits.device)
 
 
 class GeneratorHead(nn.Module):
@@ -60,36 +104,78 @@ class GeneratorHead(nn.Module):
     Args:
         embedding_size: E, the width of ``hidden``.
         vocab_size: V.
-        weight: [V, E], the token embedding to tie to; by default a parameter of its own.
+        weight: [V, E], the parameter of the token embedding to tie to; by default a parameter of its own.
+        device, dtype: of the parameters; by default those of ``weight`` if it is given, else torch's.
+
+    The bias starts at 0, a weight of the head's own as a normal of standard deviation 0.02, cut at two of them. A
+    tied weight belongs to its embedding: neither ``__init__`` nor ``reset_parameters`` changes it.
+
+    ``to_empty()`` unties parameters that were on the meta device, as everywhere in torch. Tie them again afterwards:
+    ``head.weight = embedding.weight``. FSDP2 (``fully_shard`` before ``to_empty()``) keeps them tied.
+
+    Raises:
+        TypeError: weight is no `torch.nn.Parameter`.
+        ValueError: weight has another shape, or another device or dtype than those that are given.
     """
 
-    def __init__(self, embedding_size: int, vocab_size: int, *, weight: nn.Parameter | None = None) -> None:
+    def __init__(
+        self,
+        embedding_size: int,
+        vocab_size: int,
+        *,
+        weight: nn.Parameter | None = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        self.embedding_size, self.vocab_size, self.tied = embedding_size, vocab_size, weight is not None
         shape = (vocab_size, embedding_size)
         if weight is None:
-            weight = nn.Parameter(_initial(*shape))
+            weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        if not isinstance(weight, nn.Parameter):
+            raise TypeError(
+                f"weight is {type(weight).__name__}, should be a torch.nn.Parameter, or it would not be trained"
+            )
         if weight.shape != shape:
             raise ValueError(f"weight has shape {list(weight.shape)}, should be [V, E] = {list(shape)}")
-        self.weight = weight
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        device, dtype = weight.device if device is None else device, weight.dtype if dtype is None else dtype
+        bias = torch.empty(vocab_size, device=device, dtype=dtype)
+        if (weight.device, weight.dtype) != (bias.device, bias.dtype):
+            raise ValueError(
+                f"weight is {weight.dtype} on {weight.device}, should be {bias.dtype} on {bias.device} as dtype and "
+                "device say"
+            )
+        self.weight, self.bias = weight, nn.Parameter(bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialises the bias, and the weight unless it is tied, in place."""
+        if not self.tied:
+            _initialize_weight(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def extra_repr(self) -> str:
+        return f"embedding_size={self.embedding_size}, vocab_size={self.vocab_size}, tied={self.tied}"
 
     def forward(
         self,
         hidden: Tensor,
         targets: Tensor,
         *,
+        ignore_index: int = -100,
         reduction: str = "mean",
         normalizer: float | Tensor | None = None,
         temperature: float = 1.0,
         ban_original: bool = False,
         uniforms: Tensor | None = None,
     ) -> SampledLoss:
-        """hidden [..., E], targets [...] (-100: ignored) → `SampledLoss`."""
+        """hidden [..., E], targets [...] (``ignore_index``: no loss and no draw) → `SampledLoss`."""
         return linear_cross_entropy_sample(
             hidden,
             self.weight,
             self.bias,
             targets,
+            ignore_index=ignore_index,
             reduction=reduction,
             normalizer=normalizer,
             temperature=temperature,
@@ -99,12 +185,35 @@ class GeneratorHead(nn.Module):
 
 
 class DiscriminatorHead(nn.Module):
-    """The last Linear(H → 1) with its loss: `linear_masked_bce`."""
+    """The last Linear(H → 1) with its loss: `linear_masked_bce`.
 
-    def __init__(self, hidden_size: int) -> None:
+    Args:
+        hidden_size: H, the width of ``hidden``.
+        device, dtype: of the parameters, weight [1, H] and bias [1]; by default torch's.
+
+    They start as those of `GeneratorHead`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(_initial(1, hidden_size))
-        self.bias = nn.Parameter(torch.zeros(1))
+        self.hidden_size = hidden_size
+        self.weight = nn.Parameter(torch.empty(1, hidden_size, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialises both parameters in place."""
+        _initialize_weight(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def extra_repr(self) -> str:
+        return f"hidden_size={self.hidden_size}"
 
     def forward(
         self,

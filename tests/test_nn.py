@@ -1,8 +1,20 @@
+import copy
+import math
+import pickle
+import warnings
+
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.utils import parametrize, skip_init
 
 import electra_kernels
 from electra_kernels import nn
+
+HEADS = [lambda **options: nn.GeneratorHead(64, 500, **options), lambda **o: nn.DiscriminatorHead(4096, **o)]
+both_heads = pytest.mark.parametrize("head", HEADS, ids=["generator", "discriminator"])
 
 
 def test_the_generator_head_is_the_op_with_its_parameters():
@@ -46,23 +58,202 @@ def test_the_discriminator_head_is_the_op_with_its_parameters():
     assert head.bias.grad.shape == (1,)
 
 
-def test_the_loss_module_keeps_its_options():
-    loss = nn.MaskedBCEWithLogitsLoss(pos_weight=3.0, label_smoothing=0.2, reduction="sum")
-    logits, labels, mask = torch.randn(2, 5), torch.randint(0, 2, (2, 5)), torch.ones(2, 5)
-    expected = electra_kernels.masked_bce_with_logits(
-        logits, labels, mask, pos_weight=3.0, label_smoothing=0.2, reduction="sum"
-    )
-    assert torch.equal(loss(logits, labels, mask), expected)
-
-
-def test_a_tensor_of_positive_weights_moves_with_the_module():
-    loss = nn.MaskedBCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2.0]))
-    assert loss.double().pos_weight.dtype == torch.float64
-    assert loss(torch.zeros(3, 2), torch.ones(3, 2)).item() == pytest.approx(1.5 * 0.6931472)
-
-
 def test_parameters_start_as_the_original_has_them():
     torch.manual_seed(0)
     for weight in (nn.GeneratorHead(64, 500).weight, nn.DiscriminatorHead(4096).weight):
         assert weight.abs().max() <= 0.04
         assert weight.std().item() == pytest.approx(0.0176, rel=0.1), "a normal of 0.02, cut at two of them"
+
+
+def assert_fresh(head):
+    """Bias 0, and a weight that is a normal of 0.02 cut at two of them."""
+    weight = head.weight.double()
+    assert weight.isfinite().all()
+    assert weight.abs().max() <= 0.0401, "0.04 as bfloat16 has it"
+    assert weight.std().item() == pytest.approx(0.0176, rel=0.1)
+    assert not head.bias.any()
+
+
+@both_heads
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_a_head_has_the_dtype_and_device_that_it_is_given(head, dtype):
+    made = head(device="cpu", dtype=dtype)
+    assert {parameter.dtype for parameter in made.parameters()} == {dtype}
+    assert_fresh(made)
+    assert {parameter.device.type for parameter in head(device="meta").parameters()} == {"meta"}
+
+
+@both_heads
+def test_a_head_from_the_meta_device_is_initialised_by_reset_parameters(head):
+    made = head(device="meta").to_empty(device="cpu")
+    for parameter in made.parameters():
+        torch.nn.init.constant_(parameter, math.nan)
+    made.reset_parameters()
+    assert_fresh(made)
+    assert all(parameter.requires_grad for parameter in made.parameters())
+
+
+def test_skip_init_makes_a_head():
+    made = skip_init(nn.GeneratorHead, 8, 20)
+    assert (made.weight.device.type, made.weight.shape) == ("cpu", (20, 8))
+
+
+@both_heads
+def test_a_copied_pickled_or_loaded_head_has_the_same_state(head):
+    made = head()
+    torch.nn.init.normal_(made.bias)
+    loaded = head(device="meta").to_empty(device="cpu")
+    loaded.load_state_dict(made.state_dict())
+    for other in (copy.deepcopy(made), pickle.loads(pickle.dumps(made)), loaded):
+        assert list(other.state_dict()) == ["weight", "bias"]
+        for name, value in made.state_dict().items():
+            assert torch.equal(other.state_dict()[name], value)
+        other.reset_parameters()
+        assert_fresh(other)
+    assert made.bias.any(), "a copy shares nothing"
+
+
+def test_heads_print_what_they_were_made_of():
+    embedding = torch.nn.Embedding(20, 8)
+    assert repr(nn.GeneratorHead(8, 20)) == "GeneratorHead(embedding_size=8, vocab_size=20, tied=False)"
+    assert "tied=True" in repr(nn.GeneratorHead(8, 20, weight=embedding.weight))
+    assert repr(nn.DiscriminatorHead(8)) == "DiscriminatorHead(hidden_size=8)"
+
+
+def test_a_parametrized_weight_is_what_the_head_computes_with():
+    class Double(torch.nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    head = nn.GeneratorHead(8, 20)
+    original = head.weight
+    hidden, targets, uniforms = (
+        torch.randn(4, 8),
+        torch.randint(0, 20, (4,)),
+        electra_kernels.draw_uniforms((4,)),
+    )
+    expected = electra_kernels.linear_cross_entropy_sample(
+        hidden, 2 * original.detach(), head.bias.detach(), targets, uniforms=uniforms
+    )
+    parametrize.register_parametrization(head, "weight", Double())
+    ours = head(hidden, targets, uniforms=uniforms)
+    assert torch.equal(ours.loss, expected.loss)
+    ours.loss.backward()
+    assert original.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_the_bias_beside_a_tied_weight_has_its_dtype(dtype):
+    embedding = torch.nn.Embedding(20, 8, dtype=dtype)
+    head = nn.GeneratorHead(8, 20, weight=embedding.weight)
+    assert head.bias.dtype == dtype
+    head(torch.randn(4, 8, dtype=dtype), torch.randint(0, 20, (4,))).loss.backward()
+    assert head.bias.grad.dtype == embedding.weight.grad.dtype == dtype
+
+
+def test_the_bias_beside_a_tied_weight_has_its_device():
+    embedding = torch.nn.Embedding(20, 8, device="meta")
+    assert nn.GeneratorHead(8, 20, weight=embedding.weight).bias.is_meta
+    assert nn.GeneratorHead(8, 20, weight=embedding.weight, device="meta").bias.is_meta
+    with torch.device("meta"):
+        assert (
+            nn.GeneratorHead(8, 20, weight=torch.nn.Embedding(20, 8, device="cpu").weight).bias.device.type
+            == "cpu"
+        )
+
+
+@pytest.mark.parametrize("options", [{"dtype": torch.float64}, {"device": "meta"}])
+def test_a_tied_weight_of_another_dtype_or_device_is_refused(options):
+    weight = torch.nn.Embedding(20, 8).weight
+    with pytest.raises(ValueError, match=r"weight is torch\.float32 on cpu, should be torch\.float.* on"):
+        nn.GeneratorHead(8, 20, weight=weight, **options)
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(20, 8), [[0.0] * 8] * 20], ids=["tensor", "list"])
+def test_a_tied_weight_that_is_no_parameter_is_refused(weight):
+    expected = f"weight is {type(weight).__name__}, should be a torch.nn.Parameter"
+    with pytest.raises(TypeError, match=expected):
+        nn.GeneratorHead(8, 20, weight=weight)
+
+
+def test_a_tied_weight_is_not_the_heads_to_reset():
+    embedding = torch.nn.Embedding(20, 8, padding_idx=0)
+    before = embedding.weight.detach().clone()
+    head = nn.GeneratorHead(8, 20, weight=embedding.weight)
+    torch.nn.init.ones_(head.bias)
+    for made in (head, copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
+        made.reset_parameters()
+        assert torch.equal(made.weight, before)
+        assert not made.bias.any()
+    assert torch.equal(embedding.weight, before)
+
+
+class Tied(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(20, 8)
+        self.generator = nn.GeneratorHead(8, 20, weight=self.embedding.weight)
+        self.discriminator = nn.DiscriminatorHead(8)
+
+    def forward(self, ids):
+        hidden = self.embedding(ids)
+        return self.generator(hidden, ids).loss + self.discriminator(hidden, ids > 9).loss
+
+
+def reset(model):
+    for module in model.modules():
+        if callable(getattr(module, "reset_parameters", None)):
+            module.reset_parameters()
+
+
+def test_a_copy_of_a_model_is_tied_as_the_model():
+    model = Tied()
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.generator.weight is other.embedding.weight
+        assert other.generator.weight is not model.embedding.weight
+
+
+def test_a_model_from_the_meta_device_is_tied_again():
+    with torch.device("meta"):
+        model = Tied()
+    model.to_empty(device="cpu")
+    model.generator.weight = model.embedding.weight
+    reset(model)
+    assert model.embedding.weight.std().item() == pytest.approx(1, rel=0.3), (
+        "the embedding has initialised it"
+    )
+    model(torch.randint(0, 20, (2, 5))).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.fixture
+def mesh():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_a_sharded_model_from_the_meta_device_is_initialised_and_stays_tied(mesh):
+    with torch.device("meta"):
+        model = Tied()
+    fully_shard(model, mesh=mesh)
+    model.to_empty(device="cpu")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="DTensor random operators")
+        reset(model)
+    model(torch.randint(0, 20, (2, 5))).backward()
+    assert model.generator.weight is model.embedding.weight
+    for parameter in model.parameters():
+        assert parameter.full_tensor().isfinite().all()
+        assert parameter.grad.full_tensor().isfinite().all()
+    assert not model.generator.bias.full_tensor().any()
+    assert 0 < model.discriminator.weight.full_tensor().abs().max() <= 0.04
+
+
+def test_the_generator_head_ignores_the_index_that_it_is_told():
+    head = nn.GeneratorHead(8, 20)
+    hidden, targets = torch.randn(3, 8), torch.tensor([4, -1, 7])
+    ours = head(hidden, targets, ignore_index=-1)
+    expected = torch.nn.functional.cross_entropy(hidden @ head.weight.T, targets, ignore_index=-1)
+    torch.testing.assert_close(ours.loss, expected)
+    assert (ours.tokens < 0).tolist() == [False, True, False]

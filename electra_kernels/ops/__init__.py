@@ -1,5 +1,6 @@
 """What each op means: arguments and their checks, schema, fake kernel and gradient, one file per idea."""
 
+from electra_kernels.ops._flops import register_flop_formulas
 from electra_kernels.ops._results import MaskedTokens, ReplacedTokens, SampledLoss, TokenLoss
 from electra_kernels.ops.bce import masked_bce_with_logits
 from electra_kernels.ops.masking import gather_rows, mask_tokens
@@ -22,3 +23,5 @@ __all__ = [
     "sample_replacements",
     "sample_tokens",
 ]
+
+register_flop_formulas()

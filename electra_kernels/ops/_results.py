@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree
 
@@ -37,6 +38,9 @@ class TokenLoss(NamedTuple):
     counts: Tensor
 
 
+_RESULTS = (MaskedTokens, ReplacedTokens, SampledLoss, TokenLoss)
+# torch.load(weights_only=True) builds only classes that are known as safe. These hold nothing but tensors.
+torch.serialization.add_safe_globals([*_RESULTS])
 # torch.export.save writes a program that returns named tuples only if it knows them by a name.
-for _result in (MaskedTokens, ReplacedTokens, SampledLoss, TokenLoss):
+for _result in _RESULTS:
     _pytree._register_namedtuple(_result, serialized_type_name=f"electra_kernels.{_result.__name__}")
