@@ -12,7 +12,7 @@ from electra_kernels.ops import (
     linear_masked_bce,
     masked_bce_with_logits,
 )
-from electra_kernels.ops._checks import check_number
+from electra_kernels.ops._checks import check_positive_weight
 
 
 def _initialize_weight(weight: Tensor) -> None:
@@ -80,9 +80,7 @@ class MaskedBCEWithLogitsLoss(nn.Module):
 
 def _number_tensor(pos_weight: float) -> Tensor:
     """float64 [] on the default device; on the CPU where that is meta, which would lose the number."""
-    check_number("pos_weight", pos_weight)
-    if not 0 <= pos_weight <= torch.finfo(torch.float64).max:
-        raise ValueError(f"pos_weight is {pos_weight}, should be a finite number of at least 0")
+    check_positive_weight(pos_weight)
     device = torch.get_default_device()
     return torch.tensor(
         float(pos_weight), dtype=torch.float64, device="cpu" if device.type == "meta" else device

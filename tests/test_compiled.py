@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import electra_kernels as ek
-from electra_kernels import backends, compiled, reference, routing, use_backend
+from electra_kernels import backends, compiled, routing, use_backend
 from electra_kernels.reference import chunks
 
 LEVELS = backends().levels.get("cpp", ())
@@ -76,7 +76,7 @@ def test_the_backward_runs_at_the_level_of_its_forward(monkeypatch):
 
 def _exponential(x):
     """The gradient of a log-sum-exp of 0 with an upstream gradient of 1."""
-    return ops.sample_tokens_backward(torch.ones(1), x[None], torch.zeros(1))[0]
+    return ops.sample_tokens_backward(torch.ones(1), x[None], torch.zeros(1, dtype=torch.float64))[0]
 
 
 def test_the_exponential_is_within_2_ulp(level):
@@ -176,10 +176,23 @@ def test_a_refused_value_is_named_and_nothing_is_written(level):
         ek.sample_tokens(logits, banned=torch.full((37,), 3001))
 
 
-def test_an_error_of_a_kernel_alone_is_not_swallowed(monkeypatch):
-    """What the specification computes without complaint is still an error where the kernel raised it."""
-    run = compiled._implementation(torch.ops.electra_kernels_cpp, "sample_tokens", (99,))
-    assert "sample_tokens" in reference.IMPLEMENTATIONS
+def test_a_kernel_that_fails_is_not_followed_by_another_run(level):
+    """Out of memory, say: who catches the error and tries again must find the logits as they were."""
+
+    def fail(*arguments):
+        raise torch.OutOfMemoryError("no memory")
+
+    run = compiled._naming_refusals("cross_entropy_sample_", fail, ())
+    logits, targets, uniforms = _inputs()
+    before = logits.clone()
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        run(logits, targets, uniforms, None, -100, "mean", 1.0, False)
+    assert torch.equal(logits, before)
+
+
+def test_an_error_of_a_kernel_alone_is_not_swallowed():
+    op = torch.ops.electra_kernels_cpp.sample_tokens.default
+    run = compiled._naming_refusals("sample_tokens", op, (99,))
     logits, _, uniforms = _inputs()
     with pytest.raises(RuntimeError, match="no such instruction-set level here"):
         run(logits, None, uniforms, 1.0)

@@ -11,15 +11,18 @@ from torch import Tensor
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("mean", "sum", "none")
-# Their reciprocals and products with a logit of ordinary size are still numbers in float32.
+NORMALIZERS = (torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+# Keeps 1/T and logit/T finite in float32.
 TEMPERATURES = (1e-30, 1e30)
+LARGEST_FLOAT32 = torch.finfo(torch.float32).max
+LARGEST_FLOAT64 = torch.finfo(torch.float64).max
 
 
 def check_tensor(
     name: str, value: Tensor, dtypes: Sequence[torch.dtype], device: torch.device | None
 ) -> None:
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is {type(value).__name__}, should be a torch.Tensor")
+        raise TypeError(f"{name} is {_type_name(value)}, should be a torch.Tensor")
     if value.dtype not in dtypes:
         expected = " or ".join(str(dtype) for dtype in dtypes)
         raise TypeError(f"{name}.dtype is {value.dtype}, should be {expected}")
@@ -48,32 +51,54 @@ def check_row_logits(logits: Tensor) -> None:
         raise ValueError(f"logits has shape {list(logits.shape)}, should be [..., V] with V at least 1")
 
 
+def _type_name(value: object) -> str:
+    """Tells numpy's bool from Python's."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _shown(value: float) -> str:
+    """An integer of thousands of digits is not printed, which Python may refuse to do."""
+    is_long = isinstance(value, int) and value.bit_length() > 128
+    return f"an integer of {value.bit_length()} bits" if is_long else str(value)
+
+
 def check_number(name: str, value: float) -> None:
     if not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} is {type(value).__name__}, should be a number")
+        raise TypeError(f"{name} is {_type_name(value)}, should be a number")
 
 
 def check_integer(name: str, value: int) -> None:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} is {type(value).__name__}, should be an int")
+        raise TypeError(f"{name} is {_type_name(value)}, should be an int")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} is {_shown(value)}, should fit into 64 bits")
 
 
 def check_flag(name: str, value: bool) -> None:
     if not isinstance(value, bool):
-        raise TypeError(f"{name} is {type(value).__name__}, should be a bool")
+        raise TypeError(f"{name} is {_type_name(value)}, should be a bool")
 
 
 def check_fraction(name: str, value: float, *, zero: bool) -> None:
     check_number(name, value)
     if not (0 <= value <= 1 if zero else 0 < value <= 1):
-        raise ValueError(f"{name} is {value}, should be in {'[' if zero else '('}0, 1]")
+        raise ValueError(f"{name} is {_shown(value)}, should be in {'[' if zero else '('}0, 1]")
+
+
+def check_positive_weight(value: float) -> None:
+    check_number("pos_weight", value)
+    if not 0 <= value <= LARGEST_FLOAT32:
+        raise ValueError(
+            f"pos_weight is {_shown(value)}, should be a finite number of at least 0 that float32 holds"
+        )
 
 
 def check_temperature(temperature: float) -> None:
     check_number("temperature", temperature)
     lowest, highest = TEMPERATURES
     if not lowest <= temperature <= highest:
-        raise ValueError(f"temperature is {temperature}, should be from {lowest} to {highest}")
+        raise ValueError(f"temperature is {_shown(temperature)}, should be from {lowest} to {highest}")
 
 
 def check_reduction(reduction: str) -> None:
@@ -84,6 +109,8 @@ def check_reduction(reduction: str) -> None:
 def check_uniforms(uniforms: Tensor, shape: Sequence[int], layout: str, device: torch.device) -> None:
     check_tensor("uniforms", uniforms, (torch.float64,), device)
     check_shape("uniforms", uniforms, shape, layout)
+    if uniforms.requires_grad:
+        raise ValueError("uniforms requires grad, should be detached: no gradient is computed for it")
 
 
 def check_parameter(name: str, value: Tensor, like: Tensor, shape: Sequence[int], layout: str) -> None:
@@ -114,10 +141,12 @@ def normalizer_tensor(
             raise ValueError("normalizer requires grad, should be detached: no gradient is computed for it")
         if normalizer.device != device:
             raise ValueError(f"normalizer is on {normalizer.device}, should be on {device} like the logits")
+        # Half precision holds no large count: a policy that casts inputs makes 70,000 infinite, or 69,632.
+        check_tensor("normalizer", normalizer, NORMALIZERS, device)
         return normalizer.double()
     check_number("normalizer", normalizer)
-    if not 0 <= normalizer < float("inf"):
-        raise ValueError(f"normalizer is {normalizer}, should be a finite number of at least 0")
+    if not 0 < normalizer <= LARGEST_FLOAT64:
+        raise ValueError(f"normalizer is {_shown(normalizer)}, should be a positive, finite number")
     return scalar_tensor(normalizer, device)
 
 

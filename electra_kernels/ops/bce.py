@@ -8,7 +8,7 @@ from torch import Tensor
 from electra_kernels.ops._checks import (
     FLOATING,
     check_fraction,
-    check_number,
+    check_positive_weight,
     check_shape,
     check_tensor,
     normalizer_tensor,
@@ -87,8 +87,8 @@ def masked_bce_with_logits(
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to logits.
         label_smoothing: s in [0, 1].
         reduction: "mean" (0 if nothing is unmasked), "sum" or "none".
-        normalizer: divides instead of the sum of the mask weights (with "mean"); a number, or a 0-dim tensor,
-            which is never synchronised.
+        normalizer: divides instead of the sum of the mask weights (with "mean"); a positive number, or
+            a 0-dim tensor of float32, float64 or integers, which is never synchronised.
 
     Returns:
         float32, [] or, with "none", the shape of logits. The gradient flows to ``logits`` alone.
@@ -125,9 +125,7 @@ def check_terms(
         return mask, _expand("pos_weight", pos_weight, shape)
     if pos_weight is None:
         return mask, None
-    check_number("pos_weight", pos_weight)
-    if not 0 <= pos_weight < float("inf"):
-        raise ValueError(f"pos_weight is {pos_weight}, should be a finite number of at least 0")
+    check_positive_weight(pos_weight)
     return mask, scalar_tensor(pos_weight, device).expand(shape)
 
 

@@ -110,7 +110,8 @@ def cross_entropy_sample(
         ignore_index: such rows have no loss, no gradient and draw no token.
         reduction: "mean" over the rows that are not ignored (0 if there is none), "sum" or "none".
         normalizer: divides instead of the number of rows (with "mean"), so that micro-batches or ranks add up
-            to the gradient of one big batch; a number, or a 0-dim tensor, which is never synchronised.
+            to the gradient of one big batch; a positive number, or a 0-dim tensor of float32, float64 or
+            integers, which is never synchronised.
         temperature: above 0; of the draw only.
         ban_original: never draw the target.
         uniforms: [...] float64 in [0, 1), by default from `draw_uniforms`.

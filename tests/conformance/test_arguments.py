@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -122,9 +123,23 @@ OPTIONS = [
         for value, error, shown in (
             (0.0, ValueError, "0.0"), (-1.0, ValueError, "-1.0"), (float("nan"), ValueError, "nan"),
             (float("inf"), ValueError, "inf"), (1e-40, ValueError, "1e-40"), (1e300, ValueError, r"1e\+300"),
-            (None, TypeError, "NoneType"),
+            (None, TypeError, "NoneType"), (10**400, ValueError, "an integer of 1329 bits"),
         )
     ],
+    *[
+        (name, {"ban_original": np.True_}, TypeError, "ban_original is numpy.bool, should be a bool")
+        for name in ("sample_replacements", "cross_entropy_sample", "linear_cross_entropy_sample")
+    ],
+    *[
+        (name, {"uniforms": build(name).tensors["uniforms"].requires_grad_()}, ValueError,
+         "uniforms requires grad, should be detached")
+        for name in ("mask_tokens", *SAMPLERS)
+    ],
+    *[
+        ("mask_tokens", {option: 2**63}, ValueError, f"{option} is 9223372036854775808, should fit into 64 bits")
+        for option in ("vocab_size", "mask_token_id", "max_predictions")
+    ],
+    ("mask_tokens", {"probability": 10**400}, ValueError, "probability is an integer of 1329 bits, should be in"),
     *[
         (name, {"ban_original": 1}, TypeError, "ban_original is int, should be a bool")
         for name in ("sample_replacements", "cross_entropy_sample", "linear_cross_entropy_sample")
@@ -136,8 +151,10 @@ OPTIONS = [
         for changes, error, message in (
             ({"reduction": "avg"}, ValueError, "reduction is 'avg', should be one of 'mean', 'sum', 'none'"),
             ({"reduction": None}, ValueError, "reduction is None, should be one of 'mean', 'sum', 'none'"),
-            ({"normalizer": -1.0}, ValueError, "normalizer is -1.0, should be a finite number of at least 0"),
-            ({"normalizer": float("nan")}, ValueError, "normalizer is nan, should be a finite number"),
+            ({"normalizer": -1.0}, ValueError, "normalizer is -1.0, should be a positive, finite number"),
+            ({"normalizer": float("nan")}, ValueError, "normalizer is nan, should be a positive, finite number"),
+            ({"normalizer": 10**400}, ValueError, "normalizer is an integer of 1329 bits, should be a positive"),
+            ({"normalizer": 10**5000}, ValueError, "normalizer is an integer of 16610 bits, should be a positive"),
             ({"normalizer": [3]}, TypeError, "normalizer is list, should be a number"),
             ({"normalizer": torch.ones(1)}, ValueError, r"normalizer has shape \[1\], should be a number or a 0-dim"),
             ({"normalizer": torch.ones((), device="meta")}, ValueError, "normalizer is on meta, should be on cpu"),
@@ -145,8 +162,13 @@ OPTIONS = [
         )
     ],
     *[
-        (name, {"ignore_index": 0.5}, TypeError, "ignore_index is float, should be an int")
+        (name, {"ignore_index": value}, error, f"ignore_index is {shown}")
         for name in ("cross_entropy_sample", "linear_cross_entropy_sample")
+        for value, error, shown in (
+            (0.5, TypeError, "float, should be an int"), (np.True_, TypeError, "numpy.bool, should be an int"),
+            (2**63, ValueError, "9223372036854775808, should fit into 64 bits"),
+            (-(2**63) - 1, ValueError, "-9223372036854775809, should fit into 64 bits"),
+        )
     ],
     *[
         (name, changes, error, message)
@@ -156,6 +178,10 @@ OPTIONS = [
             ({"label_smoothing": None}, TypeError, "label_smoothing is NoneType, should be a number"),
             ({"pos_weight": -1.0}, ValueError, "pos_weight is -1.0, should be a finite number of at least 0"),
             ({"pos_weight": float("inf")}, ValueError, "pos_weight is inf, should be a finite number"),
+            ({"pos_weight": 1e300}, ValueError, r"pos_weight is 1e\+300, should be a finite number"),
+            ({"pos_weight": 10**400}, ValueError, "pos_weight is an integer of 1329 bits, should be a finite"),
+            ({"pos_weight": np.True_}, TypeError, "pos_weight is numpy.bool, should be a number"),
+            ({"label_smoothing": 10**400}, ValueError, "label_smoothing is an integer of 1329 bits, should be in"),
             ({"pos_weight": torch.ones(5)}, ValueError, r"pos_weight has shape \[5\], should broadcast to \[3, 4\]"),
             ({"mask": torch.ones(2, 4)}, ValueError, r"mask has shape \[2, 4\], should broadcast to \[3, 4\]"),
             *[
@@ -221,6 +247,24 @@ def test_a_float_label_out_of_range(device):
             labels = torch.full_like(case.tensors["labels"], value, dtype=torch.float32)
             message = rf"^labels\[0, 0\] is {value}, should be in \[0, 1\]"
             refused(ValueError, message, case, labels=labels, mask=None)
+
+
+@pytest.mark.parametrize("name", ["masked_bce_with_logits", "linear_masked_bce"])
+@pytest.mark.parametrize("mask", ["none", "all", "some"])
+def test_a_label_of_minus_100_in_an_unsigned_type(device, name, mask):
+    """It is 156 there, which is neither ignored nor a label."""
+    if device.type != "cpu":
+        pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
+    case = build(name, device)
+    labels = torch.zeros_like(case.tensors["labels"], dtype=torch.int64)
+    labels[1, 2] = -100
+    flags = torch.ones_like(labels, dtype=torch.bool)
+    flags[0, 0] = mask == "all"
+    changes = {"labels": labels.to(torch.uint8), "mask": None if mask == "none" else flags}
+    message = r"^labels\[1, 2\] is 156, should be 0 or 1: torch.uint8 has no -100$"
+    refused(ValueError, message, case, **changes)
+    flags[1, 2] = False  # where nobody looks, any number may stand
+    case(labels=labels.to(torch.uint8), mask=flags)
 
 
 def test_no_vocabulary_and_no_dimension():

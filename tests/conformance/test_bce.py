@@ -204,3 +204,24 @@ def test_the_loss_of_transformers_electra(device, padding):
         for loss in (ours, theirs.loss)
     )
     torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("argument", ["labels", "mask"])
+def test_a_bool_is_true_whatever_its_byte(device, argument):
+    """Torch makes such tensors from memory of other types."""
+    logits = torch.randn(3, 700, device=device)
+    flags = torch.rand(3, 700, device=device) < 0.5
+    odd = (flags.to(torch.uint8) * torch.randint(1, 256, flags.shape, dtype=torch.uint8, device=device)).view(
+        torch.bool
+    )
+    results = []
+    for value in (flags, odd):
+        leaf = logits.clone().requires_grad_()
+        tensors = {"labels": torch.ones_like(flags), "mask": None, argument: value}
+        loss, counts, _ = torch.ops.electra_kernels.masked_bce_with_logits(
+            leaf, tensors["labels"], tensors["mask"], None, None, 0.0, "mean"
+        )
+        loss.backward()
+        results.append((loss.detach(), counts, leaf.grad))
+    for ours, expected in zip(*results):
+        assert torch.equal(ours, expected)

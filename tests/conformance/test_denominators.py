@@ -105,14 +105,64 @@ def test_nothing_unmasked_gives_zero_never_nan(device, dtype, name, reduction):
     assert all(not leaf.grad.any() for leaf in leaves.values())
 
 
-@pytest.mark.parametrize("as_tensor", [False, True])
-def test_a_normalizer_of_zero_is_nothing_unmasked(device, name, as_tensor):
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        *[(value, torch.int64) for value in (0, -3)],
+        *[
+            (value, dtype)
+            for value in (0.0, -3.0, torch.inf, -torch.inf, torch.nan)
+            for dtype in (None, torch.float32, torch.float64)
+        ],
+    ],
+)
+def test_a_normalizer_that_is_not_positive_and_finite_is_refused(device, name, value, dtype):
+    """Infinity in place of a large count would make loss and gradient 0."""
+    if dtype is not None and device.type != "cpu":
+        pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
     case = build(name, device)
-    leaves = case.leaves()
-    loss = _loss(case, **leaves, normalizer=torch.zeros((), device=device) if as_tensor else 0)
-    loss.backward()
-    assert loss.item() == 0
-    assert all(not leaf.grad.any() for leaf in leaves.values())
+    logits = case.tensors.get("logits")
+    before = None if logits is None else logits.clone()
+    normalizer = value if dtype is None else torch.tensor(value, device=device, dtype=dtype)
+    with pytest.raises(ValueError, match=r"^normalizer is .*, should be a positive, finite number$"):
+        _loss(case, normalizer=normalizer)
+    assert before is None or torch.equal(logits, before)
+
+
+def test_a_normalizer_is_refused_before_the_logits_are_overwritten(device):
+    if device.type != "cpu":
+        pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
+    case = build("cross_entropy_sample", device)
+    logits = case.tensors["logits"].requires_grad_() * 1
+    before = logits.detach().clone()
+    with pytest.raises(ValueError, match="normalizer is inf"):
+        case(logits=logits, normalizer=torch.tensor(torch.inf, device=device), inplace_backward=True)
+    assert torch.equal(logits.detach(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.bool, torch.complex64])
+def test_a_normalizer_of_a_type_that_holds_no_count_is_refused(device, name, dtype):
+    """A count of 70,000 is infinite in float16, and 69,632 in bfloat16."""
+    normalizer = torch.tensor(1.0, device=device).to(dtype)
+    with pytest.raises(TypeError, match=rf"^normalizer\.dtype is {dtype}, should be torch\.float32 or"):
+        _loss(build(name, device), normalizer=normalizer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.int32])
+def test_a_running_count_may_move_on_before_the_backward(device, name, dtype):
+    """What the op keeps of it is its own copy."""
+    case = build(name, device)
+    normalizer = torch.tensor(7, device=device, dtype=dtype)
+    results = []
+    for moves_on in (False, True):
+        leaves = case.leaves()
+        loss = _loss(case, **leaves, normalizer=normalizer)
+        if moves_on:
+            normalizer += 5
+        loss.backward()
+        results.append([leaf.grad for leaf in leaves.values()])
+    for ours, expected in zip(*results):
+        assert torch.equal(ours, expected)
 
 
 @pytest.mark.parametrize("empty", [{"batch": 0}, {"slots": 0}])

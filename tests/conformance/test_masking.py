@@ -194,3 +194,15 @@ def test_gather_rows_takes_the_rows_and_scatters_the_gradient(device, dtype):
     assert torch.equal(rows, torch.stack([hidden[0, [4, 0]], hidden[1, [2, 2]]]))
     rows.sum().backward()
     assert hidden.grad.sum(-1).tolist() == [[3, 0, 0, 0, 3], [0, 0, 6, 0, 0]]
+
+
+def test_a_maskable_token_is_one_whatever_its_byte(device):
+    ids = torch.randint(5, VOCABULARY, (4, 70), device=device)
+    flags = torch.rand(ids.shape, device=device) < 0.6
+    odd = (flags.to(torch.uint8) * torch.randint(1, 256, ids.shape, dtype=torch.uint8, device=device)).view(
+        torch.bool
+    )
+    uniforms = torch.rand(4, 9, 2, dtype=torch.float64, device=device)
+    options = {"mask_token_id": MASK, "vocab_size": VOCABULARY, "max_predictions": 9, "uniforms": uniforms}
+    for ours, expected in zip(mask_tokens(ids, odd, **options), mask_tokens(ids, flags, **options)):
+        assert torch.equal(ours, expected)
