@@ -25,8 +25,11 @@
 #define EK_UNROLL
 #define EK_ROLLED
 #else
+#include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #define EK_MUTANT(name) false
 #define EK_UNROLL _Pragma("unroll")
@@ -51,8 +54,6 @@ namespace electra_kernels {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-// What a block has without asking for more.
-constexpr int64_t kSharedBytes = 48 << 10;
 
 __device__ inline int lane() { return threadIdx.x % kWarp; }
 __device__ inline int warp() { return threadIdx.x / kWarp; }
@@ -68,7 +69,8 @@ struct Launch {
 #if defined(EK_FIBERS)
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& launch, const Arguments&... arguments) {
-  fibers::machine.launch(launch.blocks, launch.threads, launch.cluster, launch.shared_bytes,
+  const int64_t most_shared = launch.shared_bytes > kSharedBytes ? 227 << 10 : 48 << 10;
+  fibers::machine.launch(launch.blocks, launch.threads, launch.cluster, launch.shared_bytes, most_shared,
                          [&] { kernel(arguments...); });
 }
 
@@ -85,14 +87,28 @@ inline void check(cudaError_t status) {
   if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
 }
 
+// Lets a kernel have all the shared memory of a block, once for each device. Set to what a launch needs, the
+// limit could be lowered by another thread of the host between that and the launch.
+inline void allow_shared_memory(const void* kernel) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int> > allowed;
+  int device = 0, most = 0;
+  check(cudaGetDevice(&device));
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (allowed.count({kernel, device}) != 0) return;
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel));
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             most - static_cast<int>(attributes.sharedSizeBytes)));
+  allowed.insert({kernel, device});
+}
+
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& launch, const Arguments&... arguments) {
   if (launch.blocks == 0) return;
   if (launch.blocks > INT32_MAX) throw std::runtime_error("CUDA: more than 2^31 - 1 blocks");
-  if (launch.shared_bytes > kSharedBytes) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(launch.shared_bytes)));
-  }
+  if (launch.shared_bytes > kSharedBytes) allow_shared_memory(reinterpret_cast<const void*>(kernel));
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
   config.blockDim = dim3(static_cast<unsigned>(launch.threads));

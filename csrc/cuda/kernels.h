@@ -19,6 +19,10 @@
 
 namespace electra_kernels {
 
+// Dynamic shared memory that every kernel may have without asking for more: of 48 KB, 1 KB is for what a
+// kernel declares itself.
+constexpr int64_t kSharedBytes = 47 << 10;
+
 // How the elements of a tensor lie, in the order of its elements: dimensions outermost first, those that
 // continue each other merged, strides in elements. At least one dimension.
 constexpr int kMaxDimensions = 8;
@@ -54,7 +58,7 @@ struct MaskingOptions {
 
 // Words of scratch memory of a row: a bit per token.
 constexpr int64_t masking_words(int64_t length) { return (length + 31) / 32; }
-constexpr int64_t kMaskingWordsInShared = (48 << 10) / sizeof(uint32_t);
+constexpr int64_t kMaskingWordsInShared = kSharedBytes / sizeof(uint32_t);
 
 void mask_rows(const MaskingBatch&, const MaskingOptions&, cudaStream_t);
 

@@ -110,6 +110,13 @@ __global__ void unaligned_vector(float* out) {
   load_vector(out + 1, x);
 }
 
+// With the dynamic memory of its launch more than a block has.
+__global__ void too_much_shared(float* out) {
+  EK_SHARED(numbers, float[(48 << 10) / sizeof(float) - kThreads + 1]);
+  numbers[threadIdx.x] = 0;
+  out[threadIdx.x] = 0;
+}
+
 // In which order the threads came.
 __global__ void order(float* out) {
   EK_SHARED(count, int);
@@ -177,6 +184,7 @@ const std::pair<const char*, void (*)(float*)> kKernels[] = {
     KERNEL(unaligned_vector),
     KERNEL(write_behind_shared),
     KERNEL(write_behind_dynamic_shared),
+    KERNEL(too_much_shared),
     KERNEL(order),
 };
 const std::pair<const char*, void (*)(float*)> kClusterKernels[] = {

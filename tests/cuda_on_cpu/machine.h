@@ -97,7 +97,8 @@ class Machine {
 
   // body() once for each thread of each block.
   template <typename Body>
-  void launch(int64_t blocks, int threads, int cluster, size_t dynamic_bytes, const Body& body) {
+  void launch(int64_t blocks, int threads, int cluster, size_t dynamic_bytes, size_t most_shared,
+              const Body& body) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (cluster < 1 || cluster > 8 || blocks % cluster != 0) {
       throw std::runtime_error("fibers: " + std::to_string(blocks) + " blocks in clusters of " +
@@ -110,6 +111,7 @@ class Machine {
     body_ = &body;
     invoke_ = [](const void* function) { (*static_cast<const Body*>(function))(); };
     threads_ = threads;
+    most_shared_ = most_shared;
     blocks_.resize(cluster);
     warps_.resize(cluster * threads / kWarp);
     prepare(cluster * threads);
@@ -205,7 +207,20 @@ class Machine {
     if (posix_memalign(&memory, std::max<size_t>(alignment, 16), std::max<size_t>(bytes, 1)) != 0) abort();
     memset(memory, 0xff, bytes);
     shared_.push_back({key, rank, memory, bytes});
+    check_shared(rank);
     return memory;
+  }
+
+  // Dynamic shared memory begins at a multiple of 128 bytes behind what the kernel declares.
+  void check_shared(int rank) {
+    size_t own = 0, dynamic = 0;
+    for (const SharedVariable& variable : shared_) {
+      if (variable.rank == rank) (variable.key == nullptr ? dynamic : own) += variable.bytes;
+    }
+    const size_t bytes = (own + 127) / 128 * 128 + dynamic;
+    if (bytes <= most_shared_) return;
+    note("fibers: a block with " + std::to_string(bytes) + " bytes of shared memory, which has " +
+         std::to_string(most_shared_));
   }
 
   void prepare(int count) {
@@ -367,6 +382,7 @@ class Machine {
   std::vector<Warp> warps_;
   std::vector<int> ready_;
   std::vector<SharedVariable> shared_;
+  size_t most_shared_ = 0;  // bytes of a block
   std::vector<Block> blocks_;
   Meeting cluster_;
   int threads_ = kWarp;  // of a block

@@ -38,6 +38,7 @@ def test_without_a_barrier_some_threads_read_what_nobody_has_written(name):
         ("read_behind_global", "out of bounds.*heap-buffer-overflow"),
         ("write_behind_shared", "out of bounds.*heap-buffer-overflow"),
         ("write_behind_dynamic_shared", "out of bounds.*heap-buffer-overflow"),
+        ("too_much_shared", "a block with 49280 bytes of shared memory, which has 49152"),
         ("unaligned_vector", "a vector access that is not aligned"),
         ("block_not_begun", "shared memory of a block that has not begun"),
         ("block_ended", "shared memory of a block that has ended"),

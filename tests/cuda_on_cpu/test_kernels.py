@@ -6,7 +6,7 @@ import torch
 import electra_kernels as ek
 
 
-@pytest.mark.parametrize("length", [1025, 3000, 400_001])
+@pytest.mark.parametrize("length", [1025, 3000, 385_024, 385_025, 392_193, 393_216, 400_001])
 def test_masking_of_rows_with_more_words_than_lanes_and_than_shared_memory_holds(length):
     torch.manual_seed(0)
     ids = torch.randint(5, 1000, (2, length))
