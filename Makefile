@@ -43,7 +43,7 @@ bench: $(READY)  ## Time every op against eager torch, write and draw the result
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 	$(if $(QUICK),,$(BIN)/python -m benchmarks.plot)
 
-gpu-check: $(if $(DRY_RUN),$(READY))  ## On a GPU, 8 minutes: conformance, sanitizer, benchmarks; ONLY=section; DRY_RUN=1
+gpu-check: $(if $(DRY_RUN),$(READY))  ## On a GPU: ONLY=proofs, ONLY=ops, ONLY=steps, each within 10 minutes; OUT=folder gets results and logs; DRY_RUN=1
 	@$(if $(DRY_RUN),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check \
 	  $(addprefix --only ,$(ONLY)) $(if $(DRY_RUN),--dry-run)
 

@@ -5,7 +5,8 @@ Everything else about the package stands in pyproject.toml. All are optional. A 
 error line, leaves the reason in ``electra_kernels/_build.json`` for ``backends()`` and ``electra-kernels doctor``,
 and the install goes on. ELECTRA_KERNELS_BUILD=require makes a failure of the CPU kernels or of ``_C`` one of the
 install, ELECTRA_KERNELS_CUDA=1 one of the CUDA kernels. These are built where nvcc is, for which no GPU is needed;
-ELECTRA_KERNELS_CUDA=0 leaves them out.
+ELECTRA_KERNELS_CUDA=0 leaves them out. They are built for the GPUs of TORCH_CUDA_ARCH_LIST, as "9.0" or "8.0;9.0+PTX",
+by default for all GENERATIONS.
 """
 
 import functools
@@ -17,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,7 +39,8 @@ LEVELS = {
     "aarch64": {"neon": []},
 }.get(platform.machine(), {"scalar": []})
 
-# CUDA kernels for each generation, and PTX for those to come. -fmad=false: no contraction here either.
+# CUDA kernels for each generation, and PTX for those to come. -fmad=false: no contraction here either. --threads=0: the
+# generations of a file are compiled side by side.
 GENERATIONS = (80, 90, 100)
 CUDA_FLAGS = [
     "-std=c++17",
@@ -45,9 +48,9 @@ CUDA_FLAGS = [
     "-fmad=false",
     "--expt-relaxed-constexpr",
     "-Xcompiler=-Wall,-Wextra,-fvisibility=hidden,-fPIC",
-    *[f"-gencode=arch=compute_{number},code=sm_{number}" for number in GENERATIONS],
-    f"-gencode=arch=compute_{GENERATIONS[-1]},code=compute_{GENERATIONS[-1]}",
+    "--threads=0",
 ]
+ARCHITECTURES = [*(f"sm_{number}" for number in GENERATIONS), f"compute_{GENERATIONS[-1]}"]
 
 # The stable ABI of torch 2.11: the library serves every later torch too.
 TORCH_FLAGS = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
@@ -144,11 +147,32 @@ def kernel_commands(levels: dict[str, list[str]], extra: tuple[str, ...] = ()) -
     return commands
 
 
-def cuda_commands() -> list[tuple[str, list[str]]]:
+def wanted_architectures() -> list[str]:
+    """Those of TORCH_CUDA_ARCH_LIST in the words of ARCHITECTURES; GPUs older than the first generation are left out.
+
+    Raises:
+        BuildError: it names something else, or only older GPUs.
+    """
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    wanted: list[str] = []
+    for name in listed.replace(";", " ").split():
+        found = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)
+        if found is None:
+            raise BuildError(f"TORCH_CUDA_ARCH_LIST names {name!r}, should be as '8.0;9.0+PTX'")
+        number, variant = found[1] + found[2], found[3]
+        if int(number) >= GENERATIONS[0]:
+            wanted += [f"sm_{number}{variant}", *([f"compute_{number}{variant}"] if found[4] else [])]
+    if listed.strip() and not wanted:
+        raise BuildError(f"TORCH_CUDA_ARCH_LIST is {listed!r}, should name an architecture from 8.0 on")
+    return list(dict.fromkeys(wanted)) or ARCHITECTURES
+
+
+def cuda_commands(architectures: Sequence[str] = ARCHITECTURES) -> list[tuple[str, list[str]]]:
     """(object name, arguments of nvcc, source last)."""
+    code = [f"-gencode=arch={name.replace('sm', 'compute')},code={name}" for name in architectures]
     with_torch = [*TORCH_FLAGS, "-DUSE_CUDA", "-isystem", str(torch_folder() / "include")]
     folder = ROOT / "csrc" / "cuda"
-    sources = {path: [] for path in folder.glob("*.cu")} | dict.fromkeys(folder.glob("*.cpp"), with_torch)
+    sources = dict.fromkeys(folder.glob("*.cu"), code) | dict.fromkeys(folder.glob("*.cpp"), with_torch)
     return [
         (f"cuda_{source.stem}", [*CUDA_FLAGS, *flags, "-c", str(source.relative_to(ROOT))])
         for source, flags in sorted(sources.items())
@@ -257,8 +281,9 @@ class BuildOrExplain(build_ext):
         elif os.environ.get("ELECTRA_KERNELS_CUDA") == "0":
             raise BuildError("ELECTRA_KERNELS_CUDA is 0")
         else:
-            link_cuda_kernels(build_objects(OBJECTS, cuda_commands(), cuda_compiler()), target)
-            self.built["cuda"] = [f"sm_{number}" for number in GENERATIONS] + [f"compute_{GENERATIONS[-1]}"]
+            architectures = wanted_architectures()
+            link_cuda_kernels(build_objects(OBJECTS, cuda_commands(architectures), cuda_compiler()), target)
+            self.built["cuda"] = architectures
 
     def _is_required(self, name: str) -> bool:
         if name == "_cuda":

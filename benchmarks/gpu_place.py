@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks import results
-from benchmarks.gpu_check import FOLDER
+from benchmarks.gpu_plan import FOLDER
 from benchmarks.harness import Size
 
 

@@ -1,29 +1,59 @@
-"""The sections of `gpu_check` that build and prove: the kernels, conformance, the sanitizer."""
+"""The sections of `gpu_check` that build the kernels and run them under compute-sanitizer."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from xml.etree import ElementTree
 
-from benchmarks.gpu_check import FOLDER, ROOT
-from benchmarks.gpu_place import Place, first_line
+import torch
+
+from benchmarks.gpu_place import Place
+from benchmarks.gpu_plan import FOLDER, ROOT
 from electra_kernels import backends
 
-_SHOWN_FAILURES = 20
+# Back end → parts of its kernels' names: the namespace of the CUDA sources, and all that Triton launches.
+KERNELS = {
+    "cuda": ("electra_kernels",),
+    "triton": (
+        "bce_forward",
+        "bce_join",
+        "bce_backward",
+        "mask_rows",
+        "cross_entropy_rows",
+        "reduce_losses",
+        "scale_rows_",
+        "head_join",
+        "head_forward",
+        "head_backward",
+        "sample_rows",
+        "replace_rows",
+        "softmax_rows",
+    ),
+}
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+_FAULT = 9
 
 
 def build(place: Place) -> bool:
-    """In place; what is not built is said, and the other sections go on without it."""
-    where = ["--build-lib", str(FOLDER / "lib")] if place.dry_run else ["--inplace"]
-    log = FOLDER / "build.log"
+    """In place and for this GPU alone; what is not built is said, and the other sections go on without it."""
+    where, environment = ["--build-lib", str(FOLDER / "lib")], dict(os.environ)
+    if not place.dry_run:
+        capability = ".".join(map(str, torch.cuda.get_device_capability()))
+        where, environment["TORCH_CUDA_ARCH_LIST"] = ["--inplace"], capability
+        place.facts["architecture"] = capability
+    log = FOLDER / "build-setup.log"
     with log.open("w") as output:
         status = subprocess.run(
-            [sys.executable, "setup.py", "build_ext", *where], cwd=ROOT, stdout=output, stderr=output
+            [sys.executable, "setup.py", "build_ext", *where],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
         ).returncode
     folder = (FOLDER / "lib" if place.dry_run else ROOT) / "electra_kernels"
     reasons = {"all": f"see {log}"}
@@ -36,67 +66,8 @@ def build(place: Place) -> bool:
     return not reasons
 
 
-def conformance(backend: str) -> Callable[[Place], bool]:
-    return lambda place: _all_conformance_files(place, backend)
-
-
-def _all_conformance_files(place: Place, backend: str) -> bool:
-    """One process per file, side by side: most of the time goes into compiling kernels."""
-    if not _is_here(place, backend):
-        return place.dry_run and backend == "cuda"  # which no CPU has
-    folder = ROOT / "tests" / "conformance"
-    files = [folder / "test_inplace.py"] if place.dry_run else sorted(folder.glob("test_*.py"))
-    selection = f"{backend}-{place.device.type}" + (
-        " and not compiled and not bfloat16 and not float16" if place.dry_run else ""
-    )
-    counts, failures = dict.fromkeys(("passed", "failed", "skipped"), 0), []
-    with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as threads:
-        for future in as_completed([threads.submit(_pytest, file, selection) for file in files]):
-            found, failed = future.result()
-            failures += failed
-            for name, number in found.items():
-                counts[name] += number
-            place.facts |= {**counts, "failures": failures[:_SHOWN_FAILURES]}
-            place.write()
-    print(", ".join(f"{number} {name}" for name, number in counts.items()), f"(logs: {FOLDER})")
-    print("\n".join(failures[:_SHOWN_FAILURES]))
-    return counts["passed"] > 0 and not failures
-
-
-def _is_here(place: Place, backend: str) -> bool:
-    table = backends()
-    if place.device.type in table.available.get(backend, ()):
-        return True
-    place.facts["reason"] = table.unavailable.get(backend, f"it does not run on {place.device.type}")
-    print(f"{backend} is not available: {place.facts['reason']}")
-    return False
-
-
-def _pytest(file: Path, selection: str) -> tuple[dict[str, int], list[str]]:
-    """How many tests passed, failed and were skipped, and a line per failure."""
-    report = FOLDER / f"{file.stem}-{selection.split()[0]}.xml"
-    report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", selection, str(file)]
-    with report.with_suffix(".log").open("w") as log:
-        status = subprocess.run(
-            [*command, f"--junitxml={report}"], cwd=ROOT, stdout=log, stderr=log
-        ).returncode
-    counts, failures = dict.fromkeys(("passed", "failed", "skipped"), 0), []
-    for test in ElementTree.parse(report).iter("testcase") if report.exists() else ():
-        faults = [*test.iter("failure"), *test.iter("error")]
-        outcome = "failed" if faults else "passed" if test.find("skipped") is None else "skipped"
-        counts[outcome] += 1
-        failures += [
-            f"{file.stem}::{test.get('name')}: {first_line(fault.get('message'))}" for fault in faults[:1]
-        ]
-    if status not in (0, 1, 5) and not failures:  # 5: the file has no test of this back end
-        counts["failed"] += 1
-        failures.append(f"{file.stem}: pytest ended with {status}, see {report.with_suffix('.log')}")
-    return counts, failures
-
-
 def sanitizer(place: Place) -> bool:
-    """memcheck and racecheck, for each back end of the device, side by side."""
+    """Every tool for each back end of the device, side by side."""
     place.facts["found"] = {}
     program = None if place.dry_run else _compute_sanitizer()
     if program is None:
@@ -104,18 +75,18 @@ def sanitizer(place: Place) -> bool:
             "without compute-sanitizer, which needs a GPU" if place.dry_run else "there is none"
         )
         print(place.facts["note"])
-    backs = [name for name in ("triton", "cuda") if place.device.type in backends().available.get(name, ())]
-    tools = ("memcheck", "racecheck") if program else ("no tool",)
-    jobs = [(tool, backend) for tool in tools for backend in backs]
+    backs = [name for name in KERNELS if place.device.type in backends().available.get(name, ())]
+    jobs = [(tool, backend) for tool in (TOOLS if program else ("no tool",)) for backend in backs]
+    passed = bool(jobs) and (program is not None or place.dry_run)
     with ThreadPoolExecutor(max(1, len(jobs))) as threads:
         futures = {threads.submit(_every_op, place, program, *job): job for job in jobs}
         for future in as_completed(futures):
-            status, words = future.result()
+            is_good, words = future.result()
             place.facts["found"][" of ".join(futures[future])] = words
             print(f"{futures[future]}: {words}")
-            place.facts["passed"] = place.facts.get("passed", True) and status == 0
+            passed &= is_good
             place.write()
-    return bool(place.facts.get("passed")) and (program is not None or place.dry_run)
+    return passed
 
 
 def _compute_sanitizer() -> str | None:
@@ -123,24 +94,63 @@ def _compute_sanitizer() -> str | None:
     return shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=str(home / "bin"))
 
 
-def _every_op(place: Place, program: str | None, tool: str, backend: str) -> tuple[int, str]:
-    """Exit status, and the summary or the last line."""
-    checked = [program, "--tool", tool, "--error-exitcode", "9"] if program else []
+def checked(program: str, tool: str, backend: str) -> list[str]:
+    """compute-sanitizer and its options.
+
+    It instruments our kernels only, with one exception. initcheck has to see what torch's kernels write, or all that
+    they wrote would count as uninitialised; its report is read for our kernels by `verdict`.
+    """
+    options = ["--tool", tool, "--target-processes", "application-only", "--show-backtrace", "no"]
+    if tool == "initcheck":
+        return [program, *options, "--print-limit", "10000"]
+    names = [option for name in KERNELS[backend] for option in ("--kernel-name", f"kns={name}")]
+    return [program, *options, "--error-exitcode", str(_FAULT), *names]
+
+
+def _every_op(place: Place, program: str | None, tool: str, backend: str) -> tuple[bool, str]:
+    """Whether no fault was found, and the summary or the last line."""
+    wrapper = checked(program, tool, backend) if program else []
     vocabularies = ["301"] if place.dry_run else ["301", "30522"]
-    command = [
-        *checked,
-        sys.executable,
-        "-m",
-        "benchmarks.every_op",
-        backend,
-        place.device.type,
-        *vocabularies,
-    ]
-    # Each tensor an allocation of its own, so that what lies beside it is nobody's.
+    command = [sys.executable, "-m", "benchmarks.every_op", backend, place.device.type, *vocabularies]
+    # Each tensor is an allocation of its own, so that the memory beside it belongs to nobody.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    process = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    (FOLDER / f"sanitizer-{tool}-{backend}.log").write_text(process.stdout)
-    lines = process.stdout.splitlines() or ["no output"]
-    return process.returncode, next((line for line in lines if "SUMMARY" in line), lines[-1])
+    log = FOLDER / f"sanitizer-{tool}-{backend}.log"
+    with log.open("w") as output:
+        status = subprocess.run(
+            [*wrapper, *command], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        ).returncode
+    return verdict(log.read_text(errors="replace"), status, tool, backend)
+
+
+def verdict(text: str, status: int, tool: str, backend: str) -> tuple[bool, str]:
+    """Whether a run is without fault, and why: all calls were made, and no report names a kernel of ours."""
+    lines = text.splitlines() or ["no output"]
+    words = next((line for line in lines if "SUMMARY" in line), lines[-1])
+    if tool == "initcheck":
+        reports = list(_reports(lines))
+        own = [report for report in reports if _names_ours(report, KERNELS[backend])]
+        words = f"{len(own)} of {len(reports)} reports are about our kernels; {words}"
+        words = f"{words}; the first: {own[0][0].strip('= ')}" if own else words
+        status = status or len(own)
+    was_completed = any(line.startswith(f"{backend} on ") for line in lines)
+    return status == 0 and was_completed, words if was_completed else f"not all calls were made; {words}"
+
+
+def _reports(lines: Sequence[str]) -> Iterator[list[str]]:
+    """The reports of compute-sanitizer: a heading after "========= ", then lines that are indented."""
+    report: list[str] = []
+    for line in lines:
+        if not (found := re.match("=========( *)(.*)", line)):
+            continue
+        if len(found[1]) > 1:
+            report.append(line)
+            continue
+        if len(report) > 1:
+            yield report
+        report = [line]
+    if len(report) > 1:
+        yield report
+
+
+def _names_ours(report: Sequence[str], names: Sequence[str]) -> bool:
+    return any(name in line for line in report for name in names)

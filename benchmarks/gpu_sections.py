@@ -1,11 +1,13 @@
 """The sections of `gpu_check`: each takes its place and says whether it passed. Here are those that measure."""
 
+import importlib.util
+import json
+import re
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ import torch
 from benchmarks import (
     bce,
     contenders,
+    gpu_conformance,
     gpu_proofs,
     gpu_targets,
     masking,
@@ -24,27 +27,47 @@ from benchmarks import (
     training_step,
 )
 from benchmarks.__main__ import COLUMNS, show
-from benchmarks.gpu_check import ROOT, SECTIONS
 from benchmarks.gpu_place import Place, first_line, path
+from benchmarks.gpu_plan import CONCLUSION, FOLDER, ROOT, SECTIONS
+from benchmarks.gpu_scheduler import SKIPPED
 from benchmarks.harness import Case, Size, measure
-from benchmarks.meters import StreamMeter
+from benchmarks.meters import Graph, StreamMeter
 
-# Seconds for the rounds of one case.
-_BUDGET = 1.0
+# Seconds for the rounds of one group of contenders.
+_BUDGET = 0.3
 _COPIED_BYTES = 1 << 30
 
 
 def run(section: str, dry_run: bool) -> int:
     """Exit status of a section."""
+    if section == CONCLUSION:
+        conclude(json.loads((FOLDER / "outcomes.json").read_text()), dry_run)
+        return 0
+    lack = None if dry_run else lack_of_memory(section, *torch.cuda.mem_get_info())
+    if lack is not None:
+        print(f"skipped: {lack}")
+        Place(section, dry_run, {"skipped": lack}).write()
+        return SKIPPED
     contenders.compiler = "aot_eager" if dry_run else "inductor"
     torch.manual_seed(0)
-    place = Place(section, dry_run, {"commit": _commit()})
+    place = Place(section, dry_run, {"commit": _commit(), "outcome": "did not end"})
     place.write([])
     start = time.monotonic()
     passed = _RUN[section](place)
-    place.facts["seconds"] = round(time.monotonic() - start, 1)
+    place.facts |= {
+        "seconds": round(time.monotonic() - start, 1),
+        "outcome": "passed" if passed else "failed",
+    }
     place.write()
     return not passed
+
+
+def lack_of_memory(section: str, free: int, total: int) -> str | None:
+    """Why a section cannot run with so many bytes of GPU memory; None if it can."""
+    need = SECTIONS[section].gigabytes
+    if free >= need * 1e9:
+        return None
+    return f"it needs {need} GB of GPU memory, {free / 1e9:.1f} of {total / 1e9:.1f} GB are free"
 
 
 def _commit() -> str | None:
@@ -60,11 +83,13 @@ def conclude(outcomes: Mapping[str, str], dry_run: bool) -> None:
     for section, outcome in outcomes.items():
         Place(section, dry_run, {"outcome": outcome}).write()
     file = path(dry_run)
-    print(f"\nresults: {file}\n\n{gpu_targets.table(results.read(file))}")
-    if any(case["is_main"] for case in results.read(file)["cases"]):
-        subprocess.run(
-            [sys.executable, "-m", "benchmarks.plot", str(file)], cwd=ROOT, stdout=subprocess.DEVNULL
-        )
+    written = results.read(file)
+    print(f"\nresults: {file}\n\n{gpu_targets.table(written)}")
+    has_ops = any(case["is_main"] and not case["adds_to_baseline"] for case in written["cases"])
+    if has_ops and importlib.util.find_spec("matplotlib"):
+        from benchmarks import plot
+
+        plot.draw(written, file.with_suffix(".png"))
 
 
 Cases = Callable[[Size], Iterator[Case]]
@@ -75,22 +100,71 @@ def _benchmark(*ideas: Cases) -> Callable[[Place], bool]:
 
 
 def _measure_all(place: Place, ideas: Iterable[Cases]) -> tuple[list[dict[str, Any]], bool]:
-    """Records of all cases, written one by one, and whether all of ours ran."""
-    records: list[dict[str, Any]] = []
-    meter, passed = StreamMeter(place.device), True
+    """Records of all cases, written group by group, and whether all of ours ran.
+
+    Eager and ours of every case come first. The other contenders follow, one by one beside the baseline, so that a run
+    which is cut off has what matters most.
+    """
+    meter = StreamMeter(place.device)
     copied = meter.copied_per_second(1 << 20 if place.dry_run else _COPIED_BYTES)
     place.facts["copied_bytes_per_second"] = float(f"{copied:.4g}")
     print(f"a copy moves {copied / 1e9:.0f} GB/s\n{COLUMNS}")
-    for idea in ideas:
-        for built in _built(idea(place.size), place.device):
-            case = _usable(built)
-            passed &= not any(name.startswith("ours") for name in case.absent)
-            if case.contenders:
-                measured = measure(case, budget=_BUDGET, rounds=2 if place.dry_run else None, meter=meter)
-                show(case, measured)
-                records.append(results.record(case, measured))
-                place.write(records)
-    return records, passed and bool(records)
+    found: dict[str, _Found] = {}
+    for part in (_first, _others):
+        for idea in ideas:
+            for case in _built(idea(place.size), place.device):
+                so_far = found.setdefault(case.name, _Found(dict(case.absent)))
+                for names in part(case):
+                    _measure_group(place, so_far, case, names, meter)
+                    place.write(_records(found))
+    failed = [name for one in found.values() for name in one.absent if name.startswith("ours")]
+    return _records(found), bool(_records(found)) and not failed
+
+
+@dataclass
+class _Found:
+    """What is known of a case: why contenders are absent, and the record of those that were measured."""
+
+    absent: dict[str, str]
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def _records(found: Mapping[str, _Found]) -> list[dict[str, Any]]:
+    return [{**one.record, "absent": one.absent} for one in found.values() if one.record]
+
+
+def _first(case: Case) -> list[list[str]]:
+    """One group: the baseline, eager and ours by default."""
+    baseline = next(iter(case.contenders))
+    return [[name for name in case.contenders if name == baseline or re.fullmatch("eager.*|ours[^,]*", name)]]
+
+
+def _others(case: Case) -> list[list[str]]:
+    """A group for each other contender, variants of ours before those of others."""
+    (first,) = _first(case)
+    others = [name for name in case.contenders if name not in first]
+    return [[name] for name in sorted(others, key=lambda name: not name.startswith("ours"))]
+
+
+def _measure_group(place: Place, found: _Found, case: Case, names: Sequence[str], meter: StreamMeter) -> None:
+    """Time these contenders beside the baseline: the first one of the case that ran."""
+    beside = found.record.get("baseline")
+    wanted = [*([beside] if beside else []), *names]
+    group = _usable(replace(case, contenders={name: case.contenders[name] for name in wanted}, absent={}))
+    if beside is not None and beside in group.absent:
+        found.absent |= dict.fromkeys(names, f"beside {beside}: {group.absent[beside]}")
+        return
+    found.absent |= group.absent
+    if set(group.contenders) - {beside}:
+        measured = measure(group, budget=_BUDGET, rounds=2 if place.dry_run else None, meter=meter)
+        show(group, measured)
+        record = results.record(group, measured)
+        # The baseline keeps the figures that it has beside ours.
+        known = found.record.get("contenders", {})
+        found.record = {**record, **found.record, "contenders": {**known, **record["contenders"], **known}}
+    for run in group.contenders.values():
+        if isinstance(run, Graph):
+            run.release()
 
 
 def _built(cases: Iterator[Case], device: torch.device) -> Iterator[Case]:
@@ -148,8 +222,9 @@ def _training_step(name: str, *before: Cases) -> Callable[[Place], bool]:
 
 _RUN: dict[str, Callable[[Place], bool]] = {
     "build": gpu_proofs.build,
-    "conformance_triton": gpu_proofs.conformance("triton"),
-    "conformance_cuda": gpu_proofs.conformance("cuda"),
+    "conformance_triton": gpu_conformance.conformance("triton"),
+    "conformance_cuda": gpu_conformance.conformance("cuda"),
+    "offsets": gpu_conformance.offsets,
     "sanitizer": gpu_proofs.sanitizer,
     "bench_masking": _benchmark(masking.cases),
     "bench_sampling": _benchmark(sampling.cases),

@@ -178,6 +178,12 @@ class Graph:
             self._replay = self._capture()
         return self._replay()
 
+    def release(self) -> None:
+        """Give back the memory of the graph; the next call captures it again."""
+        if self._device.type == "cuda":
+            self._replay = None
+            torch.cuda.empty_cache()
+
     def _capture(self) -> Run:
         # What is set up once (libraries, compilation, the autograd engine) must not happen while it is captured.
         side, current = torch.cuda.Stream(), torch.cuda.current_stream()

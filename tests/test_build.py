@@ -81,7 +81,9 @@ def build(kind, sources, *, environment=None):
 def run_build(kind, sources, *, environment=None):
     hook = f"from setuptools import build_meta; print(build_meta.build_{kind}('dist'))"
     clean = {
-        name: value for name, value in os.environ.items() if name not in ("CXX", "ELECTRA_KERNELS_BUILD")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("CXX", "ELECTRA_KERNELS_BUILD", "TORCH_CUDA_ARCH_LIST")
     }
     (sources / "dist").mkdir(exist_ok=True)
     return subprocess.run(
@@ -335,6 +337,43 @@ def test_the_cuda_library_is_built_for_each_generation_and_says_so(cuda_build):
     assert python(cuda_build, BUILD_INFO)["libraries"]["cuda"] == ["sm_80", "sm_90", "sm_100", "compute_100"]
     text = (cuda_build / "electra_kernels" / CUDA_KERNELS).read_bytes()
     assert b".target sm_100" in text or b"compute_100" in text
+
+
+@pytest.fixture(scope="module")
+def setup_module():
+    spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "listed, architectures",
+    [
+        ("", ["sm_80", "sm_90", "sm_100", "compute_100"]),
+        ("9.0", ["sm_90"]),
+        ("7.5 8.0;9.0a+PTX", ["sm_80", "sm_90a", "compute_90a"]),
+    ],
+)
+def test_the_cuda_kernels_are_built_for_the_architectures_of_torch(
+    setup_module, monkeypatch, listed, architectures
+):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
+    assert setup_module.wanted_architectures() == architectures
+    (arguments,) = (
+        arguments for name, arguments in setup_module.cuda_commands(architectures) if name == "cuda_bce"
+    )
+    codes = [argument.rpartition("=")[2] for argument in arguments if argument.startswith("-gencode")]
+    assert (codes, "--threads=0" in arguments) == (architectures, True)
+
+
+@pytest.mark.parametrize(
+    "listed, words", [("Hopper", "names 'Hopper'"), ("9", "names '9'"), ("7.0 7.5", "from 8.0 on")]
+)
+def test_architectures_that_cannot_be_built_are_refused(setup_module, monkeypatch, listed, words):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
+    with pytest.raises(setup_module.BuildError, match=words):
+        setup_module.wanted_architectures()
 
 
 @needs_nvcc
