@@ -91,6 +91,11 @@ class TestAttention:
         ours.set_attn_implementation({"discriminator": "eager", "generator": "sdpa"})
         assert self.implementations(ours)[1:] == ["sdpa", "eager"]
 
+    def test_the_numbers_do_not_depend_on_it(self):
+        found = [model(attn_implementation=name)(*batch(), **uniforms()) for name in ("eager", "sdpa")]
+        torch.testing.assert_close(found[0].loss, found[1].loss)
+        torch.testing.assert_close(found[0].logits, found[1].logits, rtol=1e-4, atol=1e-4)
+
     def test_models_keep_what_they_have(self):
         generator, discriminator = pair("Electra")
         generator.set_attn_implementation("eager")
