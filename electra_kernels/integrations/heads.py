@@ -6,6 +6,7 @@ input. So the rows can be gathered before the head, the last Linear can be ours,
 """
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -122,6 +123,14 @@ def token_head(model: PreTrainedModel) -> Head:
             "one: ElectraForPreTraining, or AutoModelForTokenClassification with num_labels=1"
         )
     return Head(model, found[0])
+
+
+def encode(model: PreTrainedModel, input_ids: Tensor, **inputs: Tensor | None) -> Tensor:
+    """input_ids [B, T] → hidden states [B, T, H] of the base of a model; of the other inputs, those that it knows."""
+    base = model.base_model
+    known = inspect.signature(base.forward).parameters
+    hidden: Tensor = base(input_ids=input_ids, **{name: inputs[name] for name in inputs if name in known})[0]
+    return hidden
 
 
 class _Given(nn.Module):
