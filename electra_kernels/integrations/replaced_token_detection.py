@@ -273,7 +273,6 @@ def _check(inputs_embeds: Tensor | None, labels: Tensor | None, num_items: int |
         raise ValueError("inputs_embeds is given, should be None: tokens are masked, so give input_ids")
     if num_items is not None and labels is None:
         raise ValueError(
-            "labels is None, should be given with num_items_in_batch, which counts them; Trainer withholds them where "
-            "label_smoothing_factor is not 0 or compute_loss_func is given, which this model cannot use: it computes "
-            "its loss from labels of its own"
+            "labels is None, should be given with num_items_in_batch, which counts them: Trainer withholds them where "
+            "label_smoothing_factor is not 0 or compute_loss_func is given, and this model computes its own loss"
         )
