@@ -7,6 +7,10 @@ A `torch.Generator` cannot do that: it gives numbers in the order in which they 
 draw those of all others too, for the widths of batches that it never sees. Its state would have to be saved per rank,
 it differs between devices, and `torch.compile` cannot trace it. SplitMix64 is a function: of the seed, the number of
 the row and the number of the draw within the row, with one count of rows to save.
+
+The function is one op, so that a compiler never sees its arithmetic, which wraps around. Inductor folds
+``arange(n) * constant`` into an index expression and assumes that no index overflows: the compiled code wrote outside
+its buffers.
 """
 
 import torch
@@ -19,6 +23,7 @@ _GOLDEN, _FIRST, _SECOND = (
 )
 
 
+@torch.library.custom_op("electra_kernels::row_uniforms", mutates_args=())
 def row_uniforms(rows: Tensor, count: int, seed: int) -> Tensor:
     """``count`` independent uniforms on [0, 1) for each row, with 53 bits, the first ones the same for any count.
 
@@ -33,6 +38,11 @@ def row_uniforms(rows: Tensor, count: int, seed: int) -> Tensor:
     start = _mix(_mix(torch.full_like(rows, seed) * _GOLDEN) + rows * _GOLDEN)
     steps = torch.arange(1, count + 1, device=rows.device) * _GOLDEN
     return _logical_shift(_mix(start[:, None] + steps), 11).double() * 2.0**-53
+
+
+@row_uniforms.register_fake
+def _(rows: Tensor, count: int, seed: int) -> Tensor:
+    return rows.new_empty((rows.shape[0], count), dtype=torch.float64)
 
 
 def _mix(bits: Tensor) -> Tensor:
