@@ -10,15 +10,19 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from electra_kernels.integrations.configuration import ReplacedTokenDetectionConfig
-from electra_kernels.integrations.heads import HeadFunction, masked_lm_head, token_head
+from electra_kernels.integrations.heads import (
+    HeadFunction,
+    masked_lm_head,
+    sampled_loss,
+    token_head,
+    token_loss,
+)
 from electra_kernels.integrations.pairs import Pair, build, config_of, embedding_name, encode, start_alike
 from electra_kernels.integrations.uniforms import row_uniforms
 from electra_kernels.ops import (
     MaskedTokens,
     SampledLoss,
     gather_rows,
-    linear_cross_entropy_sample,
-    linear_masked_bce,
     mask_tokens,
     replace_tokens,
 )
@@ -169,8 +173,10 @@ class ReplacedTokenDetection(Pair):
         mlm = self._propose(generator[0], masked, num_items_in_batch, uniforms)
         replaced = replace_tokens(input_ids, masked.positions, mlm.tokens)
         discriminator = encode(self.discriminator, replaced.input_ids, inputs, flags)
-        rtd = linear_masked_bce(
-            *self._discriminator_head(self.discriminator, discriminator[0]),
+        rtd = token_loss(
+            self._discriminator_head,
+            self.discriminator,
+            discriminator[0],
             replaced.is_replaced,
             judged,
             normalizer=num_items_in_batch,
@@ -224,8 +230,10 @@ class ReplacedTokenDetection(Pair):
         self, hidden: Tensor, masked: MaskedTokens, num_items: int | Tensor | None, uniforms: Tensor
     ) -> SampledLoss:
         config = self.config
-        return linear_cross_entropy_sample(
-            *self._generator_head(self.generator, gather_rows(hidden, masked.positions)),
+        return sampled_loss(
+            self._generator_head,
+            self.generator,
+            gather_rows(hidden, masked.positions),
             masked.targets,
             normalizer=None if num_items is None else num_items * config.mask_probability,
             temperature=config.sampling_temperature,

@@ -164,12 +164,16 @@ def test_adapters_in_both_models_are_used_and_trained(architecture):
     ours = model(architecture)
     before = loss(ours)
     ours.requires_grad_(False)
-    adapted = []
+    adapted, output = [], ours.get_output_embeddings()
     for part in (ours.generator, ours.discriminator):
-        linear = [name for name, module in part.base_model.named_modules() if isinstance(module, nn.Linear)]
-        assert linear
+        linear = [
+            name
+            for name, module in part.named_modules()
+            if isinstance(module, nn.Linear) and module is not output
+        ]
+        assert not all(name.startswith(f"{part.base_model_prefix}.") for name in linear)  # the head too
         for above, _, last in (name.rpartition(".") for name in linear):
-            parent = part.base_model.get_submodule(above)
+            parent = part.get_submodule(above)
             adapted.append(Adapted(getattr(parent, last)))
             setattr(parent, last, adapted[-1])
     # The call of an adapter library, which passes every argument that models of its task may have.
