@@ -2,6 +2,9 @@
 
 Only the forward of the one model object is replaced, and only where it is in training mode and has labels: in
 evaluation, and without labels, the model is its own.
+
+The head is looked up at each call, so it may change after the model was fused: adapters of PEFT, a new layer, hooks.
+Where it no longer ends with a plain Linear, the loss is computed from the logits of the model's own head.
 """
 
 import functools
@@ -14,15 +17,21 @@ from transformers import ElectraForPreTraining, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.models.electra.modeling_electra import ElectraForPreTrainingOutput
 
-from electra_kernels.integrations.heads import HeadFunction, masked_lm_head, token_head
-from electra_kernels.ops import linear_cross_entropy_sample, linear_masked_bce
+from electra_kernels.integrations.heads import (
+    HeadFunction,
+    masked_lm_head,
+    sampled_loss,
+    token_head,
+    token_loss,
+)
 
 
 def fuse_masked_lm_loss(model: PreTrainedModel, *, head: HeadFunction | None = None) -> None:
     """Give a masked language model our loss: its logits never exist, and its head runs at labelled tokens only.
 
-    The forward then returns the loss and no logits. Where Trainer gives num_items_in_batch, it divides the loss, so
-    that accumulated steps add up; many models of transformers leave it out.
+    The forward then returns the loss and no logits; all other arguments and outputs are the model's. Where Trainer
+    gives num_items_in_batch, it divides the loss, so that accumulated steps add up; many models of transformers leave
+    it out.
 
     Args:
         model: any with a head as AutoModelForMaskedLM.
@@ -66,10 +75,10 @@ def _masked_lm_loss(
     labels: Tensor,
     num_items: int | Tensor | None,
 ) -> MaskedLMOutput:
-    used = labels != -100
-    hidden = model.base_model(**inputs)[0][used][None]  # [1, n, H]
-    mlm = linear_cross_entropy_sample(*head(model, hidden), labels[used][None], normalizer=num_items)
-    return MaskedLMOutput(loss=mlm.loss)
+    used, base = labels != -100, model.base_model(**inputs, return_dict=True)
+    hidden = base[0][used][None]  # [1, n, H]
+    mlm = sampled_loss(head, model, hidden, labels[used][None], normalizer=num_items)
+    return MaskedLMOutput(mlm.loss, None, base.get("hidden_states"), base.get("attentions"))
 
 
 def _electra_loss(
@@ -79,9 +88,11 @@ def _electra_loss(
     labels: Tensor,
     num_items: int | Tensor | None,
 ) -> ElectraForPreTrainingOutput:
-    features = head(model, model.base_model(**inputs)[0])
-    rtd = linear_masked_bce(*features, labels, inputs.get("attention_mask"), normalizer=num_items)
-    return ElectraForPreTrainingOutput(loss=rtd.loss, logits=rtd.logits)
+    base = model.base_model(**inputs, return_dict=True)
+    rtd = token_loss(head, model, base[0], labels, inputs.get("attention_mask"), normalizer=num_items)
+    return ElectraForPreTrainingOutput(
+        rtd.loss, rtd.logits, base.get("hidden_states"), base.get("attentions")
+    )
 
 
 class _Forward:
@@ -97,7 +108,10 @@ class _Forward:
         labels, num_items = inputs.pop("labels", None), inputs.pop("num_items_in_batch", None)
         if labels is None or not self.model.training:
             return self.original(*arguments, **named)
-        return self.loss(self.model, self.head, inputs, labels, num_items)
+        return_dict = inputs.pop("return_dict", None)
+        output = self.loss(self.model, self.head, inputs, labels, num_items)
+        wants_tuple = not (self.model.config.return_dict if return_dict is None else return_dict)
+        return output.to_tuple() if wants_tuple else output
 
 
 def _replace_forward(model: PreTrainedModel, head: HeadFunction, loss: Callable[..., Any]) -> None:

@@ -6,7 +6,7 @@ transformers itself is not needed: a checkpoint is its config.json and its model
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from electra_kernels.models.config import ElectraConfig, EncoderConfig
 from electra_kernels.models.electra import Electra
 from electra_kernels.models.encoder import Encoder
+from electra_kernels.models.tokenizer import check_tokenizer, save_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 # Our module, and theirs. Several of theirs stand one below the other in ours.
 _EMBEDDINGS = (
@@ -154,19 +158,30 @@ def to_transformers(model: Electra, *, pad_token_id: int | None = 0) -> dict[str
     return checkpoints
 
 
-def save_transformers(model: Electra, directory: str | Path, *, pad_token_id: int | None = 0) -> None:
+def save_transformers(
+    model: Electra,
+    directory: str | Path,
+    *,
+    pad_token_id: int | None = 0,
+    tokenizer: "Tokenizer | None" = None,
+) -> None:
     """Write directory/discriminator and directory/generator, which transformers' ``from_pretrained`` loads.
 
-    Args and errors: as `to_transformers`.
+    Args and errors: as `to_transformers`. ``tokenizer``, by default ``model.tokenizer``, is written into both, for
+    ``AutoTokenizer``; a ValueError names one of more entries than the model, or without BERT's special tokens.
     """
     from safetensors.torch import save_file
 
+    if tokenizer := tokenizer or model.tokenizer:
+        check_tokenizer(tokenizer, model.config.discriminator.vocab_size)
     for name, checkpoint in to_transformers(model, pad_token_id=pad_token_id).items():
         path = Path(directory) / name
         path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(checkpoint.config, indent=2, sort_keys=True)
         (path / "config.json").write_text(text + "\n", encoding="utf-8")
         save_file(dict(checkpoint.state), path / "model.safetensors", metadata={"format": "pt"})
+        if tokenizer:
+            save_tokenizer(tokenizer, path, max_length=checkpoint.config["max_position_embeddings"])
 
 
 def encoder_config_from_transformers(config: Mapping[str, Any]) -> EncoderConfig:

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 from electra_kernels.integrations import fuse_electra_loss, fuse_masked_lm_loss, unfuse
 
 from .gradients import rows, tokenizer
+from .heads_that_change import CHANGES, fresh
 from .tiny import ARCHITECTURES, SIZE, batch, pair
 
 
@@ -69,6 +70,117 @@ def test_electra_loss():
     torch.testing.assert_close(
         fused(**inputs, num_items_in_batch=torch.tensor(2.0 * count)).loss, output.loss / 2
     )
+
+
+@pytest.mark.parametrize("which, fuse", [(0, fuse_masked_lm_loss), (1, fuse_electra_loss)])
+def test_arguments_mean_in_training_what_they_mean_to_the_plain_model(which, fuse):
+    plain = without_dropout(pair("Electra", attn_implementation="eager")[which])
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    inputs = electra_batch() if which else masked_batch()
+    wanted = {"output_hidden_states": True, "output_attentions": True}
+    outputs = fused(**inputs, **wanted), plain(**inputs, **wanted)
+    for name, count in (("hidden_states", 3), ("attentions", 2)):
+        got, expected = (getattr(output, name) for output in outputs)
+        assert len(got) == len(expected) == count
+        torch.testing.assert_close(got, expected)
+    assert fused(**inputs).hidden_states is None
+    as_tuple = fused(**inputs, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    torch.testing.assert_close(as_tuple[0], outputs[1].loss)
+    fused.config.return_dict = False
+    assert isinstance(fused(**inputs), tuple)
+    torch.testing.assert_close(fused(**inputs, return_dict=True).loss, outputs[1].loss)
+
+
+# Name of the model → call that fuses it, its head, the layers before and at its output.
+HEADS = {
+    "Electra discriminator": (1, fuse_electra_loss, "discriminator_predictions", "dense", "dense_prediction"),
+    "Electra generator": (0, fuse_masked_lm_loss, "", "generator_predictions.dense", "generator_lm_head"),
+    "Bert": (0, fuse_masked_lm_loss, "cls.predictions", "transform.dense", "decoder"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_that_changes_after_fusing_is_the_one_that_is_trained(name, change):
+    which, fuse, head, dense, output = HEADS[name]
+    plain = without_dropout(pair(name.split()[0])[which])
+    fused, inputs = copy.deepcopy(plain), electra_batch() if which else masked_batch()
+    fuse(fused)
+    before = fused(**inputs).loss
+    for model in (fused, plain):
+        CHANGES[change](model.get_submodule(head), dense, output)
+    assert_equal_steps(fused, plain, inputs)
+    assert (fused(**inputs).loss - before).abs() > 1e-3
+    for (parameter_name, parameter), reference in zip(fused.named_parameters(), plain.parameters()):
+        assert (parameter.grad is None) == (reference.grad is None), parameter_name
+    unfuse(fused)
+    torch.testing.assert_close(fused(**inputs).loss, plain(**inputs).loss)
+
+
+def wrap(model):
+    """The path to the output layer is another one then, as with modules_to_save of PEFT."""
+    model.cls = torch.nn.Sequential(model.cls, torch.nn.Softplus())
+
+
+def hook(model):
+    model.cls.register_forward_hook(lambda module, inputs, output: output.sigmoid())
+
+
+def patch(model):
+    forward = model.cls.predictions.forward
+    model.cls.predictions.forward = lambda hidden: forward(hidden).sigmoid()
+
+
+@pytest.mark.parametrize("change", [wrap, hook, patch])
+def test_what_is_between_the_model_and_its_output_layer_may_change_too(change):
+    plain = without_dropout(pair("Bert")[0])
+    fused, inputs = copy.deepcopy(plain), masked_batch()
+    fuse_masked_lm_loss(fused)
+    for model in (fused, plain):
+        change(model)
+    assert_equal_steps(fused, plain, inputs)
+
+
+def test_a_compiled_model_follows_its_head():
+    plain = without_dropout(pair("Electra")[1])
+    fused, inputs = copy.deepcopy(plain), electra_batch()
+    fuse_electra_loss(fused)
+    compiled = torch.compile(fused, backend="aot_eager")
+    torch.testing.assert_close(compiled(**inputs).loss, plain(**inputs).loss)
+    for model in (fused, plain):
+        CHANGES["lora on every linear"](model.discriminator_predictions, "dense", "dense_prediction")
+    torch.testing.assert_close(compiled(**inputs).loss, plain(**inputs).loss)
+
+
+def test_a_forward_that_is_patched_in_the_class_is_the_one_that_is_trained(monkeypatch):
+    plain = without_dropout(pair("Electra")[1])
+    fused, inputs = copy.deepcopy(plain), electra_batch()
+    fuse_electra_loss(fused)
+    kind = type(plain.discriminator_predictions)
+    forward = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, hidden: 3 * forward(self, hidden))
+    assert_equal_steps(fused, plain, inputs)
+
+
+def test_hooks_of_the_model_run_once_with_its_own_inputs():
+    fused, calls = without_dropout(pair("Electra")[1]), []
+    fuse_electra_loss(fused)
+    fused.register_forward_hook(lambda module, inputs, kwargs, output: calls.append(kwargs), with_kwargs=True)
+    fused(**electra_batch())
+    assert [sorted(kwargs) for kwargs in calls] == [["attention_mask", "input_ids", "labels"]]
+
+
+def test_a_discriminator_whose_head_has_two_outputs_is_refused():
+    fused = without_dropout(pair("Electra")[1])
+    fuse_electra_loss(fused)
+    fused.discriminator_predictions.dense_prediction = fresh(torch.nn.Linear(32, 2))
+    with pytest.raises(ValueError, match=r"weight has shape \[2, 32\]"):
+        fused(**electra_batch())
+    fused.discriminator_predictions.dense_prediction.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"gives logits of shape \[4, 24, 2\], should give one per token"):
+        fused(**electra_batch())
 
 
 def test_it_is_undone_by_one_call():

@@ -4,9 +4,10 @@ import pytest
 import torch
 import transformers
 
-from electra_kernels.integrations.heads import encode, masked_lm_head, token_head
+from electra_kernels.integrations.heads import masked_lm_head, token_head
 
 from .figures import parity
+from .heads_that_change import CHANGES
 from .tiny import ARCHITECTURES, SIZE, batch, pair
 
 
@@ -43,7 +44,7 @@ def check_parity(ours, theirs, **options):
 def test_dropout_of_a_head_follows_the_mode_of_the_model(architecture):
     _, discriminator = pair(architecture)
     head, ids = token_head(discriminator), batch()[0]
-    hidden = encode(discriminator, ids)
+    hidden = discriminator.base_model(ids)[0]
     still = head(discriminator, hidden)[0]
     discriminator.train()
     assert not torch.equal(head(discriminator, hidden)[0], still)
@@ -59,6 +60,21 @@ def test_a_head_has_the_weights_that_its_model_has_now():
     features, weight, bias = head(generator, hidden)
     torch.testing.assert_close(features @ weight.T + bias, generator.cls(hidden))
     assert weight is generator.get_input_embeddings().weight
+
+
+def test_a_head_follows_its_model_and_gives_no_weight_that_is_only_a_part_of_its_output():
+    generator, _ = pair("Bert")
+    head, hidden, predictions = masked_lm_head(generator), torch.randn(2, 3, 32), generator.cls.predictions
+    CHANGES["a norm after the dense"](predictions, "transform.dense", "decoder")
+    features, weight, bias = head(generator, hidden)
+    torch.testing.assert_close(features @ weight.T + bias, generator.cls(hidden))
+    CHANGES["lora on the output"](predictions, "transform.dense", "decoder")
+    with pytest.raises(
+        ValueError, match=r"cls\.predictions\.decoder of BertForMaskedLM is wrapped, hooked or"
+    ):
+        head(generator, hidden)
+    torch.testing.assert_close(head.logits(generator, hidden), generator.cls(hidden))
+    assert not torch.allclose(generator.cls(hidden), features @ weight.T + bias)
 
 
 class Scaled(transformers.BertForMaskedLM):
