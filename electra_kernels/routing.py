@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from electra_kernels import compiled, reference, triton
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
@@ -24,12 +26,12 @@ Implementations = Mapping[str, Callable[..., object]]
 
 @dataclass(frozen=True)
 class Backends:
-    """What `backends` returns.
+    """What `backends` returns. "cuda" stands for the current GPU.
 
     Attributes:
         serving: (op, device) → the back end that serves it by default.
         available: back end → the devices that it can run on here.
-        unavailable: back end → why it cannot run here.
+        unavailable: back end → why it cannot run here, or not on this GPU.
         levels: back end → the instruction sets that it can run here; it runs the first unless
             `use_backend` asks for another.
         basis: op → "measured" or "predicted": on what the choice between "cuda" and "triton" rests.
@@ -63,7 +65,8 @@ _choice = _Choice()
 _implementations: dict[str, Implementations] = {}
 _devices: dict[str, tuple[str, ...]] = {}
 _unavailable: dict[str, str] = {}
-_routes: dict[tuple[str, str], Callable[..., object]] = {}
+_routes: dict[tuple[str, str, int | None], Callable[..., object]] = {}
+_probed: dict[tuple[str, int], str | None] = {}  # back end and GPU -> why it cannot run there
 
 
 def register_backend(
@@ -82,17 +85,52 @@ def register_backend(
         _implementations[f"{name}:{level}"] = functions
     _unavailable.pop(name, None)
     _routes.clear()
+    _probed.clear()
 
 
 def backends() -> Backends:
     """Say which back end serves which op on which device, and why the others do not.
 
+    Where there is a GPU, a kernel of each back end has run on the current one afterwards.
+
     >>> print(backends())  # a table
     """
-    serving = {(op, device): _serving(op, device) for op in reference.IMPLEMENTATIONS for device in DEVICES}
+    gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
+    serving = {
+        (op, device): _serving(op, device, gpu) for op in reference.IMPLEMENTATIONS for device in DEVICES
+    }
     levels = {name: _levels(name) for name in _devices if _levels(name)}
     basis = {op: choice["kind"] for op, choice in _ON_GPU.items()}
-    return Backends(serving, dict(_devices), dict(_unavailable), levels, basis)
+    available, unavailable = dict(_devices), dict(_unavailable)
+    for name, devices in _devices.items():
+        reason = _why_not(name, gpu) if "cuda" in devices else None
+        if reason is not None:
+            unavailable[name] = f"on cuda:{gpu}: {reason}"
+            available[name] = tuple(device for device in devices if device != "cuda")
+    available = {name: devices for name, devices in available.items() if devices}
+    return Backends(serving, available, unavailable, levels, basis)
+
+
+def _why_not(name: str, gpu: int | None) -> str | None:
+    """Why a back end cannot run on a GPU, by its first kernel there: an older driver or GPU refuses it.
+
+    Asked when a GPU is first used, not when the back end is registered: a process that has started CUDA can no
+    longer fork. Only that GPU is asked, as CUDA takes memory on each that it is started on.
+    """
+    if gpu is None or name == "reference":
+        return None
+    if (name, gpu) not in _probed:
+        _probed[name, gpu] = _probe(_implementations[name], torch.device("cuda", gpu))
+    return _probed[name, gpu]
+
+
+def _probe(implementations: Implementations, device: torch.device) -> str | None:
+    ids = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    try:
+        implementations["replace_tokens"](ids, ids, ids)
+    except Exception as error:  # whatever it is, another back end serves, and `backends` says why
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return None
 
 
 def _levels(name: str) -> tuple[str, ...]:
@@ -134,22 +172,24 @@ def current_choice() -> str | None:
     return _choice.backend
 
 
-def implementation(op: str, device: str) -> Callable[..., object]:
-    """The function that serves ``op`` on ``device`` now."""
+def implementation(op: str, device: str, gpu: int | None = None) -> Callable[..., object]:
+    """The function that serves ``op`` on ``device`` now; ``gpu`` is the index of a CUDA device."""
     if _choice.backend is not None:
         return _chosen(_choice.backend, op, device)
-    route = _routes.get((op, device))
+    route = _routes.get((op, device, gpu))
     if route is None:
-        route = _routes[op, device] = _implementations[_serving(op, device)][op]
+        route = _routes[op, device, gpu] = _implementations[_serving(op, device, gpu)][op]
     return route
 
 
-def _serving(op: str, device: str) -> str:
+def _serving(op: str, device: str, gpu: int | None) -> str:
+    if device == "cpu":
+        gpu = None
     preferred = _ON_GPU[op]["order"] if device == "cuda" else []
     return next(
         name
         for name in (*preferred, *_PREFERENCE[device])
-        if op in _implementations.get(name, ()) and device in _devices[name]
+        if op in _implementations.get(name, ()) and device in _devices[name] and _why_not(name, gpu) is None
     )
 
 

@@ -46,6 +46,7 @@ def test_a_gpu_is_named_with_its_capability_and_memory(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
     assert "cuda:0  A card, capability 9.0, 80.0 GiB" in doctor.report()
 

@@ -33,7 +33,7 @@ def test_the_report_prints_as_a_table_with_the_reasons():
 
 def test_every_registered_op_has_a_reference():
     registered = {
-        name.removeprefix("electra_kernels::")
+        name.removeprefix("electra_kernels::").removesuffix(".tensors")
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("electra_kernels::")
     }
@@ -235,3 +235,55 @@ def test_on_a_gpu_the_table_decides(on_gpu):
 def test_without_the_first_the_second_serves(on_gpu):
     del routing._implementations["cuda"]
     assert {backends().serving[op, "cuda"] for op in OPS} == {"triton"}
+
+
+@pytest.fixture
+def one_gpu(on_gpu, monkeypatch):
+    """A machine with one GPU, on which the kernels of "cuda" fail as with an older driver; tensors are on the CPU."""
+    monkeypatch.setattr(routing, "_probed", {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    probe, probes = routing._probe, []
+
+    def probe_on_cpu(implementations, device):
+        probes.append(device)
+        return probe(implementations, torch.device("cpu"))
+
+    def fail(*arguments):
+        raise RuntimeError("CUDA: no kernel image is available for execution on the device\nand more")
+
+    monkeypatch.setattr(routing, "_probe", probe_on_cpu)
+    register_backend("cuda", ("cuda",), dict.fromkeys(OPS, fail))
+    return probes
+
+
+def test_a_back_end_whose_kernels_do_not_run_on_a_gpu_serves_nothing_there(one_gpu):
+    report = backends()
+    assert {report.serving[op, "cuda"] for op in OPS} == {"triton"}
+    reason = "on cuda:0: RuntimeError: CUDA: no kernel image is available for execution on the device"
+    assert report.unavailable["cuda"] == reason
+    assert "cuda" not in report.available
+    assert f"cuda: not available: {reason}" in str(report)
+    assert (
+        routing.implementation("mask_tokens", "cuda", 0) is routing._implementations["triton"]["mask_tokens"]
+    )
+
+
+def test_each_gpu_is_probed_once(one_gpu):
+    for gpu in (0, 0, 1, 1):
+        for op in OPS:
+            routing.implementation(op, "cuda", gpu)
+    assert sorted(one_gpu, key=str) == [torch.device("cuda", gpu) for gpu in (0, 0, 1, 1)], (
+        "cuda, then triton"
+    )
+
+
+def test_where_no_kernel_runs_the_reference_serves(one_gpu):
+    register_backend("triton", ("cuda",), routing._implementations["cuda"])
+    assert {backends().serving[op, "cuda"] for op in OPS} == {"reference"}
+
+
+def test_a_back_end_that_is_asked_for_is_not_probed(one_gpu):
+    with use_backend("cuda"), pytest.raises(RuntimeError, match="no kernel image"):
+        routing.implementation("replace_tokens", "cuda", 0)()
+    assert one_gpu == []

@@ -59,8 +59,8 @@ def _type_name(value: object) -> str:
 
 def _shown(value: float) -> str:
     """An integer of thousands of digits is not printed, which Python may refuse to do."""
-    is_long = isinstance(value, int) and value.bit_length() > 128
-    return f"an integer of {value.bit_length()} bits" if is_long else str(value)
+    bits = value.bit_length() if isinstance(value, int) else 0
+    return f"an integer of {bits} bits" if bits > 128 else str(value)
 
 
 def check_number(name: str, value: float) -> None:

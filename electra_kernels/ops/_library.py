@@ -78,12 +78,13 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def _router(name: str, device: str) -> Callable[..., object]:
-    def route(*args: object) -> object:
+    def route(first: Tensor, *args: object) -> object:
+        serve = implementation(name, device, first.device.index)
         if not torch.is_autocast_enabled(device):
-            return implementation(name, device)(*args)
+            return serve(first, *args)
         # Autocast has been dealt with by the public function; it must not reach into an implementation.
         with torch.autocast(device, enabled=False):
-            return implementation(name, device)(*args)
+            return serve(first, *args)
 
     return route
 
