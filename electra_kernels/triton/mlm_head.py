@@ -84,11 +84,13 @@ def cross_entropy_rows(
             start, bias, maxima, drawable, tl.load(uniforms + row), target, size, step, inverse_temperature,
             VECTOR, BIAS_VECTOR, BANS,
         )  # fmt: skip
-        log_total = tl.where(is_good, log_total, float("nan"))
         target_logit = rows.load_logit(start, bias, target, size, step, VECTOR)
+        # The maximum passes over a NaN, the sum does not.
+        is_highest = (target_logit == maximum) & (log_total == log_total)
+        log_total = tl.where(is_good, log_total, float("nan"))
         tl.store(losses + row, tl.where(is_ignored, 0.0, (maximum - target_logit) + log_total))
         tl.store(tokens + row, tl.where(is_good & (is_ignored == 0), token, -1))
-        tl.store(is_top1 + row, (target_logit == maximum) & (is_ignored == 0))
+        tl.store(is_top1 + row, is_highest & (is_ignored == 0))
         log_total = tl.where(is_ignored, 0.0, maximum + log_total)
         tl.store(logsumexp + row, log_total)
     if DRAWS and WRITES:
