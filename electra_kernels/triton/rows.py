@@ -18,7 +18,11 @@ INFINITY = tl.constexpr(float("inf"))
 
 @triton.jit
 def exponential(x):
-    # Without exp's care for denormal results, which is as expensive as the rest of it.
+    """exp(x), with 0 for a denormal result: for terms of a sum or weights of a draw, where another term is about 1.
+
+    Gradients need `tl.exp`, as an upstream gradient may lift a denormal number above the smallest normal one. Its
+    care for denormal results takes three instructions, as many as the rest of it.
+    """
     return tl.exp2(x * LOG2_E)
 
 
@@ -32,7 +36,7 @@ def finite_or_zero(x):
 def expm1(x):
     """exp(x) - 1 for x <= 0, without cancellation near 0."""
     near = x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x * (1 / 5040)))))))
-    return tl.where(x > -0.35, near, exponential(x) - 1)
+    return tl.where(x > -0.35, near, tl.exp(x) - 1)
 
 
 @triton.jit
@@ -251,6 +255,6 @@ def softmax_columns(
 ):
     """softmax(x) factor of these columns; 0 in an ignored row, -inf in the padding."""
     x = load_columns(row, bias, columns, size, step, VECTOR, BIAS_VECTOR)
-    values = tl.where(is_ignored, 0.0, exponential(x - logsumexp) * factor)
+    values = tl.where(is_ignored, 0.0, tl.exp(x - logsumexp) * factor)
     # The padding of a buffer that is the kernel's own is -inf; the last vector ends in it.
     return tl.where(columns < size, values, -INFINITY) if PADS else values
