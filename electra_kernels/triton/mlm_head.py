@@ -31,7 +31,19 @@ _REGISTERS = 128
 _BLOCK = 1024
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride", "step", "size", "tiles", "parts", "ignore_index"],
+    do_not_specialize_on_alignment=[
+        "offsets",
+        "targets",
+        "uniforms",
+        "statistics",
+        "losses",
+        "tokens",
+        "is_top1",
+        "logsumexp",
+    ],
+)
 def cross_entropy_rows(
     logits,  # N rows of size elements; their gradient, if it is written
     offsets,  # [N] or None
@@ -109,7 +121,10 @@ def cross_entropy_rows(
         tl.store(start + rows.places(target, step, VECTOR), at_target, is_column)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["count", "ignore_index"],
+    do_not_specialize_on_alignment=["losses", "targets"],
+)
 def reduce_losses(
     losses,  # [N] float32, or None to have the denominator alone
     targets,  # [N]
@@ -145,7 +160,10 @@ def reduce_losses(
         tl.store(loss, (tl.sum(total, 0) * factor).to(tl.float32))
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride", "step", "size", "blocks", "count"],
+    do_not_specialize_on_alignment=["offsets", "scale"],
+)
 def scale_rows_(
     gradient,  # N rows of size elements
     offsets,  # [N] or None

@@ -19,7 +19,10 @@ _REGISTERS = 96
 _BLOCK = 1024
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride", "step", "size", "tiles", "parts"],
+    do_not_specialize_on_alignment=["offsets", "banned", "uniforms", "statistics", "logsumexp", "tokens"],
+)
 def sample_rows(
     logits,  # N rows of size elements
     offsets,  # [N] or None
@@ -82,7 +85,10 @@ def sample_rows(
         tl.store(logsumexp + row, rows.finite_or_zero(maximum) + log_total)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["slots"],
+    do_not_specialize_on_alignment=["positions", "tokens"],
+)
 def replace_rows(
     input_ids,  # B rows of length elements
     positions,  # [B, slots]

@@ -10,7 +10,10 @@ from electra_kernels.triton.tokens import reciprocal_or_zero
 _BLOCK, _WARPS = 2048, 4
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride", "step", "out_stride", "out_step", "size", "blocks", "ignore_index"],
+    do_not_specialize_on_alignment=["offsets", "logsumexp", "targets", "upstream", "out_offsets"],
+)
 def softmax_rows(
     logits,  # rows of size elements
     offsets,  # [N] or None
