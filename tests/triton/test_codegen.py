@@ -30,7 +30,7 @@ def calls(rows, dtype=torch.bfloat16):
     """(op, arguments) of every op, with so many rows: of logits, of hidden states, of ids, or so many tokens."""
     logits, row, number = _empty(rows, VOCABULARY, dtype=dtype), _empty(rows), _empty()
     ids, uniforms = _empty(rows, dtype=torch.int64), _empty(rows, dtype=torch.float64)
-    total, statistic = _empty(dtype=torch.float64), _empty(rows)
+    total, statistic = _empty(dtype=torch.float64), _empty(rows, dtype=torch.float64)
     options = (IGNORED, "mean", 1.0, False)
     yield "sample_tokens", (logits, None, uniforms, 1.0)
     yield "sample_tokens_backward", (row, logits, statistic)
