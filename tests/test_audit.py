@@ -95,6 +95,22 @@ def test_small_pieces_are_a_fault():
     assert faults_of(kernels=[audited(copy_rows, x, x, 4096, WIDTH=1024)]) == []
 
 
+@triton.jit(do_not_specialize=["count"])
+def copy_numbers(x, out, count, WIDTH: tl.constexpr):  # noqa: N803
+    columns = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    if tl.program_id(0) * WIDTH + WIDTH <= count:
+        tl.store(out + columns, tl.load(x + columns))
+    else:
+        tl.store(out + columns, tl.load(x + columns, columns < count), columns < count)
+
+
+def test_small_pieces_of_the_last_block_alone_are_no_fault():
+    x = torch.empty(5000, device="meta")
+    found = audited(copy_numbers, x, x, 5000, WIDTH=1024)
+    assert found["arguments"]["x"]["loads"] == {16: 2, 4: 8}
+    assert faults_of(kernels=[found]) == []
+
+
 def test_spills_are_a_fault():
     x = torch.empty(4096, device="meta")
     spilling = audited(count_smaller, x, x, num_warps=1, WIDTH=4096)

@@ -81,7 +81,7 @@ class _Inputs:
 
 def _sampling(inputs: _Inputs, rows: int, vocab_size: int, dtype: torch.dtype) -> Iterator[Case]:
     sizes, logits = {"N": rows, "V": vocab_size}, inputs.floats(rows, vocab_size, dtype=dtype)
-    uniforms, row = inputs.uniforms(rows), inputs.floats(rows)
+    uniforms, row, exact = inputs.uniforms(rows), inputs.floats(rows), inputs.uniforms(rows)
     size, elements = logits.numel() * dtype.itemsize, {"logits": logits.numel(), "rows": rows}
     yield Case(
         "sample_tokens",
@@ -89,16 +89,16 @@ def _sampling(inputs: _Inputs, rows: int, vocab_size: int, dtype: torch.dtype) -
         dtype,
         (logits, None, uniforms, 1.0),
         elements,
-        size + rows * (8 + 8 + 4),  # uniforms; tokens and logsumexp
+        size + rows * (8 + 8 + 4 + 8),  # uniforms; tokens and logsumexp in float32 and float64
         _second_visit(rows, vocab_size, dtype),
     )
     yield Case(
         "sample_tokens_backward",
         sizes,
         dtype,
-        (row, logits, row),
+        (row, logits, exact),
         elements,
-        2 * size + rows * (4 + 4),  # upstream and logsumexp
+        2 * size + rows * (4 + 8),  # upstream and logsumexp
         0,
     )
 
@@ -127,7 +127,7 @@ def _replacements(
         (logits, ids, positions, targets, uniforms, *options),
         {"logits": logits.numel(), "rows": batch * slots, "tokens": batch * length},
         # targets and uniforms; the tokens are written and read
-        logits.numel() * dtype.itemsize + targets.numel() * (8 + 8 + 8 + 4) + replaced,
+        logits.numel() * dtype.itemsize + targets.numel() * (8 + 8 + 8) + replaced,
         # the tile that is drawn from and that of the banned token
         _second_visit(batch * slots, vocab_size, dtype, tiles=2) + batch * slots * (8 + 1),
         ("logits", "input_ids", "replaced"),
@@ -171,11 +171,11 @@ def _integers(inputs: _Inputs, batch: int, length: int, vocab_size: int) -> Iter
 
 def _cross_entropy(inputs: _Inputs, rows: int, vocab_size: int, dtype: torch.dtype) -> Iterator[Case]:
     sizes, logits = {"N": rows, "V": vocab_size}, inputs.floats(rows, vocab_size, dtype=dtype)
-    targets, uniforms, row = inputs.ids(vocab_size, rows), inputs.uniforms(rows), inputs.floats(rows)
+    targets, uniforms, exact = inputs.ids(vocab_size, rows), inputs.uniforms(rows), inputs.uniforms(rows)
     total, size = inputs.number(torch.float64), logits.numel() * dtype.itemsize
     options, elements = (_IGNORED, "mean", 1.0, False), {"logits": logits.numel(), "rows": rows}
     # target and uniform; loss, token, is_top1 and logsumexp
-    per_row = rows * (8 + 8 + 4 + 8 + 1 + 4)
+    per_row = rows * (8 + 8 + 4 + 8 + 1 + 8)
     yield Case(
         "cross_entropy_sample",
         sizes,
@@ -193,12 +193,12 @@ def _cross_entropy(inputs: _Inputs, rows: int, vocab_size: int, dtype: torch.dty
             inputs.number(),
             logits,
             targets,
-            row,
+            exact,
             total,
             _IGNORED,
         ),
         elements,
-        2 * size + rows * (8 + 4),
+        2 * size + rows * (8 + 8),
         0,
     )
     yield Case(
@@ -236,7 +236,7 @@ def _linear_head(
         dtype,
         arguments,
         {"logits": rows * vocab_size, "rows": rows},
-        2 * size + rows * (8 + 8 + 4 + 8 + 1 + 4),
+        2 * size + rows * (8 + 8 + 4 + 8 + 1 + 8),
         size + _second_visit(rows, vocab_size, dtype),
         cached=("bias",),
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from electra_kernels.triton import launch
 from electra_kernels.triton.tokens import (
+    NEIGHBOURS,
     PROGRAMS,
     SUMS,
     add_tokens,
@@ -49,6 +50,28 @@ def _split(count: int) -> _Split:
 
 
 @triton.jit
+def _tokens_of(start, count, BLOCK, IS_WHOLE):
+    """The numbers of a block's tokens, and which of them there are.
+
+    Of a block that is known to be whole the compiler sees that they all are, and loads vectors whatever the count.
+    """
+    token = start + tl.arange(0, BLOCK)
+    return token, tl.full([BLOCK], 1, tl.int1) if IS_WHOLE else token < count
+
+
+@triton.jit
+def _add_block(sums, logits, terms, losses, start, count, label_smoothing, sizes, strides, BLOCK, IS_WHOLE):
+    """``strides``: of the logits, and those of the terms."""
+    token, inside = _tokens_of(start, count, BLOCK, IS_WHOLE)
+    x = tl.load(logits + offsets_of(token, sizes, strides[0]), mask=inside, other=0).to(tl.float32)
+    label, weight, positive, negative = load_terms(terms, label_smoothing, token, inside, sizes, strides[1])
+    loss = token_losses(x, decay_of(x), weight, positive, negative)
+    if losses is not None:
+        tl.store(losses + token, loss, mask=inside)
+    return add_tokens(sums, loss, weight, label, x)
+
+
+@triton.jit(do_not_specialize=["count", "tiles"])
 def bce_forward(
     logits,  # all of the shape that sizes and the strides describe
     labels,
@@ -67,26 +90,29 @@ def bce_forward(
     IS_WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, weight_strides)
+    terms, strides = (
+        (labels, mask, pos_weight),
+        (logit_strides, (label_strides, mask_strides, weight_strides)),
+    )
     first = tl.program_id(0)
     if IS_WIDE:
         first = first.to(tl.int64)
-    sums = no_sums(BLOCK)
-    for tile in range(tiles):
-        token = (first * tiles + tile) * BLOCK + tl.arange(0, BLOCK)
-        inside = token < count
-        x = tl.load(logits + offsets_of(token, sizes, logit_strides), mask=inside, other=0).to(tl.float32)
-        label, weight, positive, negative = load_terms(
-            terms, label_smoothing, token, inside, sizes, term_strides
+    first *= tiles
+    last = tl.minimum(first + tiles, tl.cdiv(count, BLOCK))
+    last_whole = tl.minimum(first + tiles, count // BLOCK)
+    sums = no_sums(BLOCK // NEIGHBOURS)
+    for block in range(first, last_whole):
+        sums = _add_block(
+            sums, logits, terms, losses, block * BLOCK, count, label_smoothing, sizes, strides, BLOCK, True
         )
-        loss = token_losses(x, decay_of(x), weight, positive, negative)
-        sums = add_tokens(sums, loss, weight, label, x)
-        if losses is not None:
-            tl.store(losses + token, loss, mask=inside)
+    for block in range(last_whole, last):
+        sums = _add_block(
+            sums, logits, terms, losses, block * BLOCK, count, label_smoothing, sizes, strides, BLOCK, False
+        )
     store_sums(sums, partials)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
 def bce_join(
     partials,
     normalizer,
@@ -101,6 +127,22 @@ def bce_join(
 
 
 @triton.jit
+def _write_block(
+    logits, terms, grad_loss, denominator, gradient, start, count, label_smoothing, sizes, strides, BLOCK, IS_WHOLE
+):  # fmt: skip
+    """``strides``: of the logits, those of the terms, and of the upstream gradient."""
+    token, inside = _tokens_of(start, count, BLOCK, IS_WHOLE)
+    x = tl.load(logits + offsets_of(token, sizes, strides[0]), mask=inside, other=0).to(tl.float32)
+    _, weight, positive, negative = load_terms(terms, label_smoothing, token, inside, sizes, strides[1])
+    upstream = tl.load(grad_loss + offsets_of(token, sizes, strides[2]), mask=inside, other=0)
+    scale = upstream_scale(upstream, reciprocal_or_zero(tl.load(denominator)))
+    slopes = token_slopes(x, decay_of(x), weight, positive, negative) * scale
+    # An upstream gradient that is not finite must not reach a token that is not counted.
+    result = tl.where(weight != 0, slopes, 0.0)
+    tl.store(gradient + token, result.to(gradient.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["count"])
 def bce_backward(
     logits,  # all of the shape that sizes and the strides describe
     labels,
@@ -120,20 +162,22 @@ def bce_backward(
     IS_WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, weight_strides)
-    first = tl.program_id(0)
+    terms = (labels, mask, pos_weight)
+    strides = (logit_strides, (label_strides, mask_strides, weight_strides), loss_strides)
+    start = tl.program_id(0)
     if IS_WIDE:
-        first = first.to(tl.int64)
-    token = first * BLOCK + tl.arange(0, BLOCK)
-    inside = token < count
-    x = tl.load(logits + offsets_of(token, sizes, logit_strides), mask=inside, other=0).to(tl.float32)
-    _, weight, positive, negative = load_terms(terms, label_smoothing, token, inside, sizes, term_strides)
-    upstream = tl.load(grad_loss + offsets_of(token, sizes, loss_strides), mask=inside, other=0)
-    scale = upstream_scale(upstream, reciprocal_or_zero(tl.load(denominator)))
-    slopes = token_slopes(x, decay_of(x), weight, positive, negative) * scale
-    # An upstream gradient that is not finite must not reach a token that is not counted.
-    result = tl.where(weight != 0, slopes, 0.0)
-    tl.store(gradient + token, result.to(gradient.dtype.element_ty), mask=inside)
+        start = start.to(tl.int64)
+    start *= BLOCK
+    if start + BLOCK <= count:
+        _write_block(
+            logits, terms, grad_loss, denominator, gradient, start, count, label_smoothing, sizes, strides,
+            BLOCK, True,
+        )  # fmt: skip
+    else:
+        _write_block(
+            logits, terms, grad_loss, denominator, gradient, start, count, label_smoothing, sizes, strides,
+            BLOCK, False,
+        )  # fmt: skip
 
 
 def masked_bce_with_logits(

@@ -40,7 +40,10 @@ def _written(
     return written
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["slots", "mask_token_id", "vocab_size", "uniform_row", "uniform_step"],
+    do_not_specialize_on_alignment=["uniforms", "positions", "targets"],
+)
 def mask_rows(
     input_ids,  # [B, T]
     maskable,  # [B, T] bool

@@ -31,7 +31,19 @@ _REGISTERS = 128
 _BLOCK = 1024
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride", "step", "size", "tiles", "parts", "ignore_index"],
+    do_not_specialize_on_alignment=[
+        "offsets",
+        "targets",
+        "uniforms",
+        "statistics",
+        "losses",
+        "tokens",
+        "is_top1",
+        "logsumexp",
+    ],
+)
 def cross_entropy_rows(
     logits,  # N rows of size elements; their gradient, if it is written
     offsets,  # [N] or None
@@ -43,7 +55,7 @@ def cross_entropy_rows(
     losses,  # [N] float32
     tokens,  # [N] int64
     is_top1,  # [N] bool
-    logsumexp,  # [N] float32
+    logsumexp,  # [N] float64
     stride,
     step,
     size,
@@ -84,30 +96,36 @@ def cross_entropy_rows(
             start, bias, maxima, drawable, tl.load(uniforms + row), target, size, step, inverse_temperature,
             VECTOR, BIAS_VECTOR, BANS,
         )  # fmt: skip
-        log_total = tl.where(is_good, log_total, float("nan"))
         target_logit = rows.load_logit(start, bias, target, size, step, VECTOR)
+        # The maximum passes over a NaN, the sum does not.
+        is_highest = (target_logit == maximum) & (log_total == log_total)
+        log_total = tl.where(is_good, log_total, float("nan"))
         tl.store(losses + row, tl.where(is_ignored, 0.0, (maximum - target_logit) + log_total))
         tl.store(tokens + row, tl.where(is_good & (is_ignored == 0), token, -1))
-        tl.store(is_top1 + row, (target_logit == maximum) & (is_ignored == 0))
-        log_total = tl.where(is_ignored, 0.0, maximum + log_total)
-        tl.store(logsumexp + row, log_total)
+        tl.store(is_top1 + row, is_highest & (is_ignored == 0))
+        exact = tl.where(is_ignored, 0.0, rows.exact_logsumexp(maximum, log_total))
+        tl.store(logsumexp + row, exact)
     if DRAWS and WRITES:
         factor = 1.0 if scale is None else tl.load(scale)
+        high, low = rows.split(exact)
         tl.debug_barrier()  # every warp has read its share of the row for the draw: now it may be overwritten
         for tile in range(0, tiles, WARPS):
             columns = rows.block_columns(tile, VECTOR, WARPS)
             gradient = rows.softmax_columns(
-                start, bias, columns, log_total, factor, is_ignored, size, step, VECTOR, BIAS_VECTOR, PADS
+                start, bias, columns, high, low, factor, is_ignored, size, step, VECTOR, BIAS_VECTOR, PADS
             )
             inside = rows.is_inside(columns, size, VECTOR)
             tl.store(start + rows.places(columns, step, VECTOR), gradient, inside)
         tl.debug_barrier()  # the soft-max is written; now, less one without cancellation, its target
         is_column = (target >= 0) & (target < size) & (is_ignored == 0)
-        at_target = rows.expm1(target_logit - log_total) * factor
+        at_target = rows.expm1((target_logit - high) - low) * factor
         tl.store(start + rows.places(target, step, VECTOR), at_target, is_column)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["count", "ignore_index"],
+    do_not_specialize_on_alignment=["losses", "targets"],
+)
 def reduce_losses(
     losses,  # [N] float32, or None to have the denominator alone
     targets,  # [N]
@@ -143,7 +161,10 @@ def reduce_losses(
         tl.store(loss, (tl.sum(total, 0) * factor).to(tl.float32))
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride", "step", "size", "blocks", "count"],
+    do_not_specialize_on_alignment=["offsets", "scale"],
+)
 def scale_rows_(
     gradient,  # N rows of size elements
     offsets,  # [N] or None
@@ -183,7 +204,8 @@ def _visit(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Losses, tokens, is_top1 and logsumexp, each [...]; with ``overwrites`` the rows become their gradient."""
     device = view.tensor.device
-    losses, logsumexp = (torch.empty(targets.shape, dtype=torch.float32, device=device) for _ in range(2))
+    losses = torch.empty(targets.shape, dtype=torch.float32, device=device)
+    logsumexp = torch.empty(targets.shape, dtype=torch.float64, device=device)
     tokens = torch.empty(targets.shape, dtype=torch.int64, device=device)
     is_top1 = torch.empty(targets.shape, dtype=torch.bool, device=device)
     results = losses, tokens, is_top1, logsumexp

@@ -18,7 +18,11 @@ INFINITY = tl.constexpr(float("inf"))
 
 @triton.jit
 def exponential(x):
-    # Without exp's care for denormal results, which is as expensive as the rest of it.
+    """exp(x), with 0 for a denormal result: for terms of a sum or weights of a draw, where another term is about 1.
+
+    Gradients need `tl.exp`, as an upstream gradient may lift a denormal number above the smallest normal one. Its
+    care for denormal results takes three instructions, as many as the rest of it.
+    """
     return tl.exp2(x * LOG2_E)
 
 
@@ -32,7 +36,7 @@ def finite_or_zero(x):
 def expm1(x):
     """exp(x) - 1 for x <= 0, without cancellation near 0."""
     near = x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x * (1 / 5040)))))))
-    return tl.where(x > -0.35, near, exponential(x) - 1)
+    return tl.where(x > -0.35, near, tl.exp(x) - 1)
 
 
 @triton.jit
@@ -160,6 +164,20 @@ def row_total(maxima, sums):
 
 
 @triton.jit
+def exact_logsumexp(maximum, log_total):
+    """In float64: a float32 loses the digits of log_total to an offset that all logits of the row share."""
+    return finite_or_zero(maximum).to(tl.float64) + log_total.to(tl.float64)
+
+
+@triton.jit
+def split(logsumexp):
+    """A float64 as high + low in float32, to be subtracted one after the other. x - high is exact, or rounded as far
+    as x is away."""
+    high = logsumexp.to(tl.float32)
+    return high, tl.where(tl.abs(high) < INFINITY, (logsumexp - high.to(tl.float64)).to(tl.float32), 0.0)
+
+
+@triton.jit
 def first_above(weights, prefix, point):
     """First index whose prefix sum exceeds the point; the last that has a weight, if rounding leaves none.
 
@@ -240,7 +258,8 @@ def softmax_columns(
     row,
     bias,
     columns,
-    logsumexp,
+    high,
+    low,
     factor,
     is_ignored,
     size,
@@ -249,8 +268,8 @@ def softmax_columns(
     BIAS_VECTOR: tl.constexpr,
     PADS: tl.constexpr,
 ):
-    """softmax(x) factor of these columns; 0 in an ignored row, -inf in the padding."""
+    """softmax(x) factor of these columns, where high + low is the log-sum-exp; 0 in an ignored row, -inf in padding."""
     x = load_columns(row, bias, columns, size, step, VECTOR, BIAS_VECTOR)
-    values = tl.where(is_ignored, 0.0, exponential(x - logsumexp) * factor)
+    values = tl.where(is_ignored, 0.0, tl.exp((x - high) - low) * factor)
     # The padding of a buffer that is the kernel's own is -inf; the last vector ends in it.
     return tl.where(columns < size, values, -INFINITY) if PADS else values

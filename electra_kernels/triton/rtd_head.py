@@ -39,6 +39,7 @@ _TILE = (
 )
 _ROWS = 128  # at most, in a tile of narrow rows
 _TILES = 4  # at least, for each program, or the shares of the gradient are much traffic beside few rows
+_CHAIN = 64  # tiles at most, whose gradient is one share: in float32, each further one loses digits
 _COLUMNS = 32  # of the gradient, for each program of the kernel that joins the shares
 _WARPS = 4
 _LANES = 32 * _WARPS
@@ -58,6 +59,7 @@ class _Split(NamedTuple):
     pieces: int  # of a row
     width: int  # of a piece
     warps: int
+    shares: int  # of the gradient of all programs, a few of each
     pitch: int  # of the shares: H columns, one for the bias, and some to align the next row
     is_wide: bool  # whether the number of a row takes 64 bits
 
@@ -71,13 +73,15 @@ def _split(hidden: Tensor) -> _Split:
     rows = 1 << min(_ROWS, max(1, _TILE // (pieces * width))).bit_length() - 1
     blocks = max(1, triton.cdiv(count, rows))
     tiles = triton.cdiv(blocks, min(PROGRAMS, triton.cdiv(blocks, _TILES)))
+    programs = triton.cdiv(blocks, tiles)
     return _Split(
-        programs=triton.cdiv(blocks, tiles),
+        programs=programs,
         tiles=tiles,
         rows=rows,
         pieces=pieces,
         width=width,
         warps=min(32, max(_WARPS, triton.next_power_of_2(pieces * width // 1024))),
+        shares=programs * triton.cdiv(tiles, _CHAIN),
         pitch=triton.cdiv(size + 1, _COLUMNS) * _COLUMNS,
         is_wide=(blocks + tiles) * rows >= 2**31,
     )
@@ -140,16 +144,25 @@ def _add_rows(gradient, rows, slopes):
 
 
 @triton.jit
-def _store_share(shares, gradient, slopes, size, pitch, WIDTH):
-    """Row ``program`` of shares [programs, pitch] float32: the gradient of the weight, then that of the bias."""
-    share = shares + tl.program_id(0).to(tl.int64) * pitch
+def _store_rows(grad_hidden, row, inside, slopes, weight, size, WIDTH):
+    for piece in tl.static_range(len(weight)):
+        column = piece * WIDTH + tl.arange(0, WIDTH)
+        places = grad_hidden + row.to(tl.int64)[:, None] * size + column[None, :]
+        result = (slopes[:, None] * weight[piece]).to(grad_hidden.dtype.element_ty)
+        tl.store(places, result, mask=inside[:, None] & (column < size)[None, :])
+
+
+@triton.jit
+def _store_share(shares, number, gradient, slopes, size, pitch, WIDTH):
+    """A program's share of this number in shares [shares, pitch]: the gradient of the weight, then that of the bias."""
+    share = shares + (tl.program_id(0).to(tl.int64) + number * tl.num_programs(0)) * pitch
     for piece in tl.static_range(len(gradient)):
         column = piece * WIDTH + tl.arange(0, WIDTH)
         tl.store(share + column, tl.sum(gradient[piece], 0), mask=column < size)
     tl.store(share + size, tl.sum(slopes))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "tiles"])
 def head_forward(
     hidden,  # [count, size], by the strides of its rows and the step between columns
     weight,  # [size]
@@ -160,7 +173,7 @@ def head_forward(
     logits,  # [count] float32
     losses,  # [count] float32 for reduction "none", else None
     partials,  # [SUMS, programs] float64
-    shares,  # [programs, pitch] float32, or None if no gradient of the parameters is needed
+    shares,  # [shares, pitch] float32, or None if no gradient of the parameters is needed
     count,
     size,
     pitch,
@@ -178,6 +191,7 @@ def head_forward(
     PIECES: tl.constexpr,
     WIDTH: tl.constexpr,
     LANES: tl.constexpr,
+    CHAIN: tl.constexpr,
 ):
     terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, weight_strides)
     first = _first_row(tiles, IS_WIDE, ROWS)
@@ -185,22 +199,25 @@ def head_forward(
     offset = 0.0
     if bias is not None:
         offset = tl.load(bias).to(tl.float32)
-    gradient = _no_gradient(PIECES, ROWS, WIDTH)
-    bias_gradient = tl.zeros([ROWS], tl.float32)
-    for tile in range(tiles):
-        row = first + tile * ROWS + tl.arange(0, ROWS)
-        inside = row < count
-        offsets = offsets_of(row, sizes, hidden_strides)
-        h = _load_rows(hidden, offsets, hidden_step, inside, size, PIECES, WIDTH)
-        x = _dot(h, w) + offset
-        tl.store(logits + row, x, mask=inside)
+    for link in range(tl.cdiv(tiles, CHAIN)):
+        gradient = _no_gradient(PIECES, ROWS, WIDTH)
+        bias_gradient = tl.zeros([ROWS], tl.float32)
+        for tile in range(link * CHAIN, tl.minimum(link * CHAIN + CHAIN, tiles)):
+            row = first + tile * ROWS + tl.arange(0, ROWS)
+            inside = row < count
+            offsets = offsets_of(row, sizes, hidden_strides)
+            h = _load_rows(hidden, offsets, hidden_step, inside, size, PIECES, WIDTH)
+            x = _dot(h, w) + offset
+            tl.store(logits + row, x, mask=inside)
+            if shares is not None:
+                _, m, positive, negative = load_terms(
+                    terms, label_smoothing, row, inside, sizes, term_strides
+                )
+                slopes = token_slopes(x, decay_of(x), m, positive, negative)
+                bias_gradient += slopes
+                gradient = _add_rows(gradient, h, slopes)
         if shares is not None:
-            _, m, positive, negative = load_terms(terms, label_smoothing, row, inside, sizes, term_strides)
-            slopes = token_slopes(x, decay_of(x), m, positive, negative)
-            bias_gradient += slopes
-            gradient = _add_rows(gradient, h, slopes)
-    if shares is not None:
-        _store_share(shares, gradient, bias_gradient, size, pitch, WIDTH)
+            _store_share(shares, link, gradient, bias_gradient, size, pitch, WIDTH)
     # The sums have a thread for each row, where above all threads of a warp repeat the arithmetic of theirs.
     tl.debug_barrier()
     sums = no_sums(LANES)
@@ -217,17 +234,18 @@ def head_forward(
     store_sums(sums, partials)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs", "share_count"])
 def head_join(
     grad_weight,  # [size]
     grad_bias,  # []
-    shares,  # [programs, pitch], or None: the gradients are then zero
+    shares,  # [share_count, pitch], or None: the gradients are then zero
     partials,  # [SUMS, programs] float64, or None, and all below with it: there are no sums to join
     normalizer,  # [] float64, or None
     loss,  # [], or None if it is not one number
     counts,  # [4]
     denominator,  # []
     programs,
+    share_count,
     size,
     pitch,
     IS_MEAN: tl.constexpr,
@@ -238,21 +256,22 @@ def head_join(
         if tl.program_id(0) == 0:
             join_sums(partials, normalizer, loss, counts, denominator, programs, IS_MEAN, PROGRAMS)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    gradient = tl.zeros([COLUMNS], tl.float32)
+    gradient = tl.zeros([COLUMNS], tl.float64)
     if shares is not None:
-        total = tl.zeros([COLUMNS, COLUMNS], tl.float32)
-        for start in range(0, programs, COLUMNS):
-            program = start + tl.arange(0, COLUMNS)
-            places = shares + program.to(tl.int64)[:, None] * pitch + columns[None, :]
-            inside = (program < programs)[:, None] & (columns <= size)[None, :]
-            total += tl.load(places, mask=inside, other=0)
+        total = tl.zeros([COLUMNS, COLUMNS], tl.float64)
+        for start in range(0, share_count, COLUMNS):
+            share = start + tl.arange(0, COLUMNS)
+            places = shares + share.to(tl.int64)[:, None] * pitch + columns[None, :]
+            inside = (share < share_count)[:, None] & (columns <= size)[None, :]
+            total += tl.load(places, mask=inside, other=0).to(tl.float64)
         gradient = tl.sum(total, 0)
+    gradient = gradient.to(tl.float32)
     tl.store(grad_weight + columns, gradient.to(grad_weight.dtype.element_ty), mask=columns < size)
     ends = tl.zeros([COLUMNS], tl.int64)
     tl.store(grad_bias + ends, gradient.to(grad_bias.dtype.element_ty), mask=columns == size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "tiles"])
 def head_backward(
     hidden,  # [count, size]; read only for the shares
     weight,  # [size]
@@ -267,7 +286,7 @@ def head_backward(
     grad_hidden,  # [count, size] without gaps
     grad_weight,  # [size]
     grad_bias,  # []
-    shares,  # [programs, pitch] float32 for reduction "none", else None
+    shares,  # [shares, pitch] float32 for reduction "none", else None
     count,
     size,
     pitch,
@@ -287,6 +306,7 @@ def head_backward(
     ROWS: tl.constexpr,
     PIECES: tl.constexpr,
     WIDTH: tl.constexpr,
+    CHAIN: tl.constexpr,
 ):
     terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, weight_strides)
     first = _first_row(tiles, IS_WIDE, ROWS)
@@ -294,32 +314,29 @@ def head_backward(
     reciprocal = reciprocal_or_zero(tl.load(denominator))
     if shares is None:
         scale = upstream_scale(tl.load(grad_loss), reciprocal)
-    gradient = _no_gradient(PIECES, ROWS, WIDTH)
-    bias_gradient = tl.zeros([ROWS], tl.float32)
-    for tile in range(tiles):
-        row = first + tile * ROWS + tl.arange(0, ROWS)
-        inside = row < count
-        x = tl.load(logits + offsets_of(row, sizes, logit_strides), mask=inside, other=0)
-        _, m, positive, negative = load_terms(terms, label_smoothing, row, inside, sizes, term_strides)
+    for link in range(tl.cdiv(tiles, CHAIN)):
+        gradient = _no_gradient(PIECES, ROWS, WIDTH)
+        bias_gradient = tl.zeros([ROWS], tl.float32)
+        for tile in range(link * CHAIN, tl.minimum(link * CHAIN + CHAIN, tiles)):
+            row = first + tile * ROWS + tl.arange(0, ROWS)
+            inside = row < count
+            x = tl.load(logits + offsets_of(row, sizes, logit_strides), mask=inside, other=0)
+            _, m, positive, negative = load_terms(terms, label_smoothing, row, inside, sizes, term_strides)
+            if shares is not None:
+                upstream = tl.load(grad_loss + offsets_of(row, sizes, loss_strides), mask=inside, other=0)
+                scale = upstream_scale(upstream, reciprocal)
+            slopes = token_slopes(x, decay_of(x), m, positive, negative) * scale
+            # An upstream gradient that is not finite must not reach a token that is not counted.
+            slopes = tl.where(m != 0, slopes, 0.0)
+            _store_rows(grad_hidden, row, inside, slopes, w, size, WIDTH)
+            if shares is not None:
+                offsets = offsets_of(row, sizes, hidden_strides)
+                h = _load_rows(hidden, offsets, hidden_step, inside, size, PIECES, WIDTH)
+                bias_gradient += slopes
+                gradient = _add_rows(gradient, h, slopes)
         if shares is not None:
-            upstream = tl.load(grad_loss + offsets_of(row, sizes, loss_strides), mask=inside, other=0)
-            scale = upstream_scale(upstream, reciprocal)
-        slopes = token_slopes(x, decay_of(x), m, positive, negative) * scale
-        # An upstream gradient that is not finite must not reach a token that is not counted.
-        slopes = tl.where(m != 0, slopes, 0.0)
-        for piece in tl.static_range(PIECES):
-            column = piece * WIDTH + tl.arange(0, WIDTH)
-            places = grad_hidden + row.to(tl.int64)[:, None] * size + column[None, :]
-            result = (slopes[:, None] * w[piece]).to(grad_hidden.dtype.element_ty)
-            tl.store(places, result, mask=inside[:, None] & (column < size)[None, :])
-        if shares is not None:
-            offsets = offsets_of(row, sizes, hidden_strides)
-            h = _load_rows(hidden, offsets, hidden_step, inside, size, PIECES, WIDTH)
-            bias_gradient += slopes
-            gradient = _add_rows(gradient, h, slopes)
-    if shares is not None:
-        _store_share(shares, gradient, bias_gradient, size, pitch, WIDTH)
-    elif tl.program_id(0) == 0:
+            _store_share(shares, link, gradient, bias_gradient, size, pitch, WIDTH)
+    if shares is None and tl.program_id(0) == 0:
         for piece in tl.static_range(PIECES):
             column = piece * WIDTH + tl.arange(0, WIDTH)
             total = tl.load(weight_sums + column.to(tl.int64) * sums_step, mask=column < size, other=0)
@@ -330,7 +347,7 @@ def head_backward(
 
 
 def _shares(split: _Split, hidden: Tensor) -> Tensor:
-    return hidden.new_empty((split.programs, split.pitch), dtype=torch.float32)
+    return hidden.new_empty((split.shares, split.pitch), dtype=torch.float32)
 
 
 def _join(
@@ -345,7 +362,8 @@ def _join(
     launch.run(
         head_join,
         split.pitch // _COLUMNS,
-        *(grad_weight, grad_bias, shares, *sums, split.programs, grad_weight.numel(), split.pitch),
+        *(grad_weight, grad_bias, shares, *sums),
+        *(split.programs, split.shares, grad_weight.numel(), split.pitch),
         num_warps=_WARPS,
         IS_MEAN=is_mean,
         PROGRAMS=PROGRAMS,
@@ -391,6 +409,7 @@ def linear_masked_bce(
         PIECES=split.pieces,
         WIDTH=split.width,
         LANES=_LANES,
+        CHAIN=_CHAIN,
     )
     sums = (partials, normalizer, total, counts, denominator)
     _join(split, sums, shares, grad_weight, grad_bias, reduction == "mean")
@@ -430,6 +449,7 @@ def linear_masked_bce_backward(
         ROWS=split.rows,
         PIECES=split.pieces,
         WIDTH=split.width,
+        CHAIN=_CHAIN,
         # All that a thread may have: left to itself, ptxas spills to have more programs on a multiprocessor.
         **launch.most_registers(min(255, _REGISTERS // split.warps)),
     )

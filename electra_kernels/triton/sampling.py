@@ -19,14 +19,26 @@ _REGISTERS = 96
 _BLOCK = 1024
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride", "step", "size", "tiles", "parts"],
+    do_not_specialize_on_alignment=[
+        "offsets",
+        "banned",
+        "uniforms",
+        "statistics",
+        "logsumexp",
+        "exact_logsumexp",
+        "tokens",
+    ],
+)
 def sample_rows(
     logits,  # N rows of size elements
     offsets,  # [N] or None
     banned,  # [N] or None
     uniforms,  # [N] float64
     statistics,  # [N, 3, tiles] float32
-    logsumexp,  # [N] float32
+    logsumexp,  # [N] float32, or None
+    exact_logsumexp,  # [N] float64, or None with it
     tokens,  # [N] int64
     stride,
     step,
@@ -79,10 +91,16 @@ def sample_rows(
         if SKIPS:
             is_good = is_good & (ban >= 0)
         tl.store(tokens + row, tl.where(is_good, token, -1))
-        tl.store(logsumexp + row, rows.finite_or_zero(maximum) + log_total)
+        if logsumexp is not None:
+            exact = rows.exact_logsumexp(maximum, log_total)
+            tl.store(logsumexp + row, exact.to(tl.float32))
+            tl.store(exact_logsumexp + row, exact)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["slots"],
+    do_not_specialize_on_alignment=["positions", "tokens"],
+)
 def replace_rows(
     input_ids,  # B rows of length elements
     positions,  # [B, slots]
@@ -124,16 +142,18 @@ def _sample(
     *,
     bans: bool,
     skips: bool = False,
-) -> tuple[Tensor, Tensor]:
+    logsumexp: Tensor | None = None,
+    exact_logsumexp: Tensor | None = None,
+) -> Tensor:
+    """Tokens [...]; both tensors of log-sum-exps [...] are written if they are given."""
     view = launch.rows_of(logits)
     tokens = torch.empty(uniforms.shape, dtype=torch.int64, device=logits.device)
-    logsumexp = torch.empty(uniforms.shape, dtype=torch.float32, device=logits.device)
     if view.number == 0:
-        return logsumexp, tokens
+        return tokens
     tiles = triton.cdiv(view.size, rows.TILE.value)
     padded_tiles = triton.next_power_of_2(tiles)
     warps = min(_WARPS, padded_tiles)
-    statistics = logsumexp.new_empty(view.number, 3, tiles)
+    statistics = torch.empty(view.number, 3, tiles, dtype=torch.float32, device=logits.device)
     banned = None if banned is None else banned.contiguous()
     uniforms = uniforms.contiguous()
     for parts, visits, draws in launch.halves(view.number, triton.cdiv(tiles, warps), logits.device):
@@ -146,6 +166,7 @@ def _sample(
             uniforms,
             statistics,
             logsumexp,
+            exact_logsumexp,
             tokens,
             view.stride,
             view.step,
@@ -164,19 +185,31 @@ def _sample(
             num_warps=warps,
             **launch.most_registers(_REGISTERS),
         )
-    return logsumexp, tokens
+    return tokens
 
 
 def sample_tokens(
     logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    return _sample(logits, banned, uniforms, temperature, bans=banned is not None)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sum-exp [...], tokens [...], and the log-sum-exp in float64."""
+    exact = torch.empty(uniforms.shape, dtype=torch.float64, device=logits.device)
+    logsumexp = torch.empty_like(exact, dtype=torch.float32)
+    tokens = _sample(
+        logits,
+        banned,
+        uniforms,
+        temperature,
+        bans=banned is not None,
+        logsumexp=logsumexp,
+        exact_logsumexp=exact,
+    )
+    return logsumexp, tokens, exact
 
 
-def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp: Tensor) -> Tensor:
+def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, exact_logsumexp: Tensor) -> Tensor:
     gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     views = launch.rows_of(logits), launch.rows_of(gradient)
-    write_softmax(views[0], None, logsumexp, None, grad_logsumexp, None, views[1])
+    write_softmax(views[0], None, exact_logsumexp, None, grad_logsumexp, None, views[1])
     return gradient
 
 
@@ -211,5 +244,5 @@ def sample_replacements(
     temperature: float,
     ban_original: bool,
 ) -> tuple[Tensor, Tensor]:
-    _, tokens = _sample(logits, targets, uniforms, temperature, bans=ban_original, skips=True)
+    tokens = _sample(logits, targets, uniforms, temperature, bans=ban_original, skips=True)
     return replace_tokens(input_ids, positions, tokens)

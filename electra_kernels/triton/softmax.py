@@ -10,12 +10,15 @@ from electra_kernels.triton.tokens import reciprocal_or_zero
 _BLOCK, _WARPS = 2048, 4
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride", "step", "out_stride", "out_step", "size", "blocks", "ignore_index"],
+    do_not_specialize_on_alignment=["offsets", "logsumexp", "targets", "upstream", "out_offsets"],
+)
 def softmax_rows(
     logits,  # rows of size elements
     offsets,  # [N] or None
     bias,  # [size] float32 or None
-    logsumexp,  # [N] float32
+    logsumexp,  # [N] float64
     targets,  # [N], or None for the soft-max alone
     upstream,  # [N], one number, or None for 1
     denominator,  # one float64, or None
@@ -44,15 +47,15 @@ def softmax_rows(
     factor = 1.0 if upstream is None else tl.load(upstream + (row if PER_ROW else 0))
     if denominator is not None:
         factor = (factor * reciprocal_or_zero(tl.load(denominator))).to(tl.float32)
-    log_total = tl.load(logsumexp + row)
+    high, low = rows.split(tl.load(logsumexp + row))
     target = tl.load(targets + row) if targets is not None else -1
     is_ignored = target == ignore_index if targets is not None else False
     gradient = rows.softmax_columns(
-        source, bias, columns, log_total, factor, is_ignored, size, step, VECTOR, BIAS_VECTOR, PADS
+        source, bias, columns, high, low, factor, is_ignored, size, step, VECTOR, BIAS_VECTOR, PADS
     )
     if targets is not None:
         target_logit = rows.load_logit(source, bias, target, size, step, VECTOR)
-        at_target = tl.where(is_ignored, 0.0, rows.expm1(target_logit - log_total) * factor)
+        at_target = tl.where(is_ignored, 0.0, rows.expm1((target_logit - high) - low) * factor)
         gradient = tl.where(columns == target, at_target, gradient)
         tl.debug_barrier()  # every warp has read the target's logit, which another may now overwrite
     inside = rows.is_inside(columns, size, OUT_VECTOR)
@@ -69,7 +72,7 @@ def write_softmax(
     out: launch.Rows,
     ignore_index: int = -1,
 ) -> None:
-    """Launch `softmax_rows`. ``logsumexp`` [...] and ``upstream`` [] or [...] float32, ``targets`` [...] int64."""
+    """Launch `softmax_rows`. ``logsumexp`` [...] float64, ``upstream`` [] or [...] float32, ``targets`` [...] int64."""
     if logits.number == 0:
         return
     blocks = triton.cdiv(logits.size, _BLOCK)

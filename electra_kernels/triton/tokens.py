@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 PROGRAMS = 1024  # at most, of a kernel that sums; one program of the next kernel reads all their sums at once
+NEIGHBOURS = tl.constexpr(8)  # tokens of a thread that are added up in float32
 SUMS = 6  # loss, mask weights, true positives, false positives, false negatives, true negatives
 
 
@@ -24,10 +25,12 @@ def collapse(
 
     Dimensions that continue each other in all tensors are one, so tensors without gaps have one in all; a
     tensor that broadcasts has stride 0, and one that is None has zeros. Only the leading dimensions that
-    ``shape`` names are looked at.
+    ``shape`` names are looked at. The first size is given as 1: no offset depends on it, so no kernel should be
+    compiled for it.
     """
     sizes: list[int] = []
     columns: list[list[int]] = []
+    strides = [0] * len(tensors)
     for dimension, size in enumerate(shape):
         strides = [0 if tensor is None else tensor.stride(dimension) for tensor in tensors]
         if size == 1:
@@ -39,8 +42,9 @@ def collapse(
             sizes.append(size)
             columns.append(strides)
     if not sizes or 0 in shape:
-        return (1,), [(0,)] * len(tensors)
-    return tuple(sizes), list(zip(*columns))
+        # One token, or none: any stride is right, and with that of the last dimension it is no case of its own.
+        return (1,), [(stride,) for stride in strides]
+    return (1, *sizes[1:]), list(zip(*columns))
 
 
 @triton.jit
@@ -143,24 +147,35 @@ def upstream_scale(grad_loss, reciprocal):
 
 @triton.jit
 def no_sums(LANES: tl.constexpr):
-    """Sums over the few tokens of each lane: losses, mask weights, and the four cells of the confusion matrix."""
-    number = tl.zeros([LANES], tl.float32)
+    """Sums over the tokens of each lane: losses, mask weights, and the four cells of the confusion matrix.
+
+    In float64: a lane has thousands of tokens where there are 2^31, and float32 would lose digits at each.
+    """
+    number = tl.zeros([LANES], tl.float64)
     count = tl.zeros([LANES], tl.int32)
     return number, number, count, count, count, count
 
 
 @triton.jit
+def _by_lane(x, lanes):
+    """A block of tokens as one number for each lane: neighbours, which a thread has loaded together, are added up."""
+    EACH: tl.constexpr = x.shape[0] // lanes.shape[0]
+    return x if EACH == 1 else tl.sum(tl.reshape(x, [lanes.shape[0], EACH]), 1)
+
+
+@triton.jit
 def add_tokens(sums, losses, weight, label, x):
+    """``sums`` are of lanes, the rest is of a block of tokens: one for each lane, or a few."""
     is_counted = weight != 0
     is_positive = is_counted & (label > 0.5)
     is_negative = is_counted & (label <= 0.5)
     return (
-        sums[0] + losses,
-        sums[1] + weight,
-        sums[2] + (is_positive & (x > 0)).to(tl.int32),
-        sums[3] + (is_negative & (x > 0)).to(tl.int32),
-        sums[4] + (is_positive & ~(x > 0)).to(tl.int32),
-        sums[5] + (is_negative & ~(x > 0)).to(tl.int32),
+        sums[0] + _by_lane(losses, sums[0]).to(tl.float64),
+        sums[1] + _by_lane(weight, sums[1]).to(tl.float64),
+        sums[2] + _by_lane((is_positive & (x > 0)).to(tl.int32), sums[2]),
+        sums[3] + _by_lane((is_negative & (x > 0)).to(tl.int32), sums[3]),
+        sums[4] + _by_lane((is_positive & ~(x > 0)).to(tl.int32), sums[4]),
+        sums[5] + _by_lane((is_negative & ~(x > 0)).to(tl.int32), sums[5]),
     )
 
 
@@ -169,8 +184,7 @@ def store_sums(sums, partials):
     """Into column ``program`` of partials [SUMS, programs] float64, in which counts are exact too."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     for row in tl.static_range(len(sums)):
-        lanes = sums[row].to(tl.float64) if row < 2 else sums[row]
-        tl.store(partials + row * programs + program, tl.sum(lanes).to(tl.float64))
+        tl.store(partials + row * programs + program, tl.sum(sums[row]).to(tl.float64))
 
 
 @triton.jit

@@ -6,6 +6,7 @@ import torch
 from electra_kernels import cross_entropy_sample, linear_cross_entropy_sample, sample_tokens
 
 from . import oracle
+from .oracle import IGNORED
 
 VOCABULARIES = (
     5,
@@ -61,6 +62,51 @@ def test_a_row_without_a_finite_logit(device, dtype, vocabulary):
     ours = cross_entropy_sample(logits, targets, reduction="none")
     assert ours.tokens.tolist() == [-1, vocabulary - 1]
     assert ours.loss.isnan().tolist() == [True, False]
+
+
+TOP = 5.0
+
+
+def _rows_with_a_top(vocabulary, dtype, device):
+    """Rows of which the target, column 2, has the highest number, and what is_top1 should say of them.
+
+    A NaN is neither higher nor lower; all of a row without a finite logit are equal.
+    """
+    logits = torch.randn(8, vocabulary).clamp(max=TOP - 1)
+    logits[:, 2] = TOP
+    expected = [True] * 8
+    for row, column in enumerate((0, 3, vocabulary - 1, 2)):
+        logits[row, column], expected[row] = torch.nan, False
+    logits[4, 0], expected[4] = torch.inf, False
+    logits[5, 2] = torch.inf
+    logits[6] = -torch.inf
+    return logits.to(device, dtype), torch.full((8,), 2, device=device), expected
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_top1_of_rows_with_bad_numbers(device, dtype, vocabulary):
+    logits, targets, expected = _rows_with_a_top(vocabulary, dtype, device)
+    for options in ({}, {"reduction": "none"}, {"ban_original": True}, {"temperature": 0.5}):
+        assert cross_entropy_sample(logits, targets, **options).is_top1.tolist() == expected
+    leaf = logits.clone().requires_grad_()
+    assert cross_entropy_sample(leaf * 1, targets, inplace_backward=True).is_top1.tolist() == expected
+    ignored = cross_entropy_sample(logits, torch.full_like(targets, IGNORED))
+    assert not ignored.is_top1.any()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [(0, torch.nan, False), (599, torch.inf, False), (2, -torch.inf, False), (599, -torch.inf, True)],
+)
+def test_top1_of_a_linear_head_with_bad_numbers(device, dtype, column, value, expected, reduction):
+    """The hidden state is 1, so the logits are the numbers of the weight."""
+    weight = torch.randn(600, 1).clamp(max=TOP - 1)
+    weight[2] = TOP
+    weight[column] = value
+    hidden, targets = torch.ones(1, 1, device=device, dtype=dtype), torch.tensor([2], device=device)
+    ours = linear_cross_entropy_sample(hidden, weight.to(device, dtype), None, targets, reduction=reduction)
+    assert ours.is_top1.tolist() == [expected]
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

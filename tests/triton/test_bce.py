@@ -43,6 +43,22 @@ def test_more_blocks_than_programs(monkeypatch, count, reduction):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_sums_over_many_blocks_lose_no_digits(monkeypatch, reduction):
+    """As of 2^31 tokens: each lane has a large number, and then 127 that float32 would not add to it."""
+    monkeypatch.setattr(bce, "_BLOCK", 16)
+    monkeypatch.setattr(bce, "PROGRAMS", 1)
+    logits, mask = torch.full((2048,), 0.378, device=DEVICE), torch.full((2048,), 0.9, device=DEVICE)
+    mask[:16] = 2.0**24
+    arguments = (logits, torch.zeros_like(logits), mask, None, None, 0.0, reduction)
+    loss, _, denominator = bce.masked_bce_with_logits(*arguments)
+    losses = torch.nn.functional.softplus(logits.double()) * mask
+    truth = losses.sum() / (mask.double().sum() if reduction == "mean" else 1)
+    torch.testing.assert_close(loss.double(), truth, rtol=3e-7, atol=0)
+    if reduction == "mean":
+        torch.testing.assert_close(denominator, mask.double().sum(), rtol=1e-7, atol=0)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_numbers_of_tokens_in_64_bits(monkeypatch, reduction):
     inputs = _inputs((3, 41))
@@ -78,13 +94,14 @@ def test_two_launches_forward_and_one_backward(monkeypatch):
 
 def test_dimensions_that_continue_each_other_in_all_tensors_are_one():
     logits, token_mask = torch.zeros(6, 7, 5), torch.zeros(6, 7, 1).expand(6, 7, 5)
-    assert tokens.collapse(logits.shape, logits, None) == ((210,), [(1,), (0,)])
-    assert tokens.collapse(logits.shape, logits, token_mask) == ((42, 5), [(5, 1), (1, 0)])
-    assert tokens.collapse(logits.shape, logits.mT.contiguous().mT) == ((6, 7, 5), [(35, 1, 7)])
-    assert tokens.collapse(logits.shape, torch.zeros(()).expand(6, 7, 5)) == ((210,), [(0,)])
+    assert tokens.collapse(logits.shape, logits, None) == ((1,), [(1,), (0,)])
+    assert tokens.collapse(logits.shape, logits, token_mask) == ((1, 5), [(5, 1), (1, 0)])
+    assert tokens.collapse(logits.shape, logits.mT.contiguous().mT) == ((1, 7, 5), [(35, 1, 7)])
+    assert tokens.collapse(logits.shape, torch.zeros(()).expand(6, 7, 5)) == ((1,), [(0,)])
     assert tokens.collapse((), torch.zeros(())) == ((1,), [(0,)])
-    assert tokens.collapse((3, 0), torch.zeros(3, 0)) == ((1,), [(0,)])
-    assert tokens.collapse((6, 1), torch.zeros(6, 7)[:, :1]) == ((6,), [(7,)])
+    assert tokens.collapse((3, 0), torch.zeros(3, 0)) == ((1,), [(1,)])
+    assert tokens.collapse((6, 1), torch.zeros(6, 7)[:, :1]) == ((1,), [(7,)])
+    assert tokens.collapse((1, 1), torch.zeros(1, 1), None) == ((1,), [(1,), (0,)])
 
 
 @triton.jit

@@ -11,7 +11,11 @@ pytestmark = pytest.mark.skipif(
     not launch.is_interpreted() and not torch.cuda.is_available(),
     reason="kernels run on a GPU, or in Triton's interpreter: TRITON_INTERPRET=1",
 )
-OPTIONS = {"mask_token_id": 3, "vocab_size": 1000, "mask_fraction": 0.7, "random_fraction": 0.2}
+
+
+def _options(probability):
+    """mask_token_id, vocab_size, probability, mask_fraction and random_fraction."""
+    return 3, 1000, probability, 0.7, 0.2
 
 
 def _inputs(rows, length, slots):
@@ -26,19 +30,18 @@ def test_more_tokens_and_slots_than_a_block(monkeypatch, length, slots, probabil
     """As rows of more than a thousand tokens: the counts of one block go on into the next."""
     monkeypatch.setattr(masking, "_BLOCK", 16)
     inputs = _inputs(4, length, slots)
-    theirs = reference.IMPLEMENTATIONS["mask_tokens"](*inputs, probability=probability, **OPTIONS)
-    ours = masking.mask_tokens(*inputs, probability=probability, **OPTIONS)
+    theirs = reference.IMPLEMENTATIONS["mask_tokens"](*inputs, *_options(probability))
+    ours = masking.mask_tokens(*inputs, *_options(probability))
     for one, other in zip(ours, theirs):
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, -3.0, 1.0, 1e30])
-def test_no_uniform_leads_out_of_the_row(monkeypatch, bad):
+def test_no_uniform_leads_out_of_the_row(bad):
     """On a GPU nobody reads them before the kernel does."""
-    monkeypatch.setattr(masking, "reads_values", lambda tensor: False)
     ids, maskable, uniforms = _inputs(3, 30, 12)
     uniforms[..., 0] = bad
-    masked, positions, targets = masking.mask_tokens(ids, maskable, uniforms, probability=0.5, **OPTIONS)
+    masked, positions, targets = masking.mask_tokens(ids, maskable, uniforms, *_options(0.5))
     used = targets >= 0
     assert torch.equal(targets[used], ids.gather(1, positions)[used])
     assert bool(maskable.gather(1, positions)[used].all())
@@ -56,5 +59,5 @@ def test_one_launch(monkeypatch):
         run(kernel, programs, *arguments, **options)
 
     monkeypatch.setattr(launch, "run", record)
-    masking.mask_tokens(*_inputs(5, 30, 12), probability=0.5, **OPTIONS)
+    masking.mask_tokens(*_inputs(5, 30, 12), *_options(0.5))
     assert launches == [5]

@@ -48,6 +48,28 @@ def test_more_tiles_than_programs(monkeypatch, rows, reduction):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_sums_over_many_tiles_lose_no_digits(monkeypatch, reduction):
+    """As of 2^31 rows: a program has a large slope, and then 599 that float32 would not add to it."""
+    monkeypatch.setattr(rtd_head, "_TILE", 16)
+    monkeypatch.setattr(rtd_head, "PROGRAMS", 1)
+    hidden, weight = torch.ones(600, 9, device=DEVICE), torch.zeros(9, device=DEVICE)
+    assert rtd_head._split(hidden).tiles == 600
+    labels, mask = torch.zeros(600, device=DEVICE), torch.full((600,), 1.8, device=DEVICE)
+    mask[0] = 2.0**25
+    forward, backward = OURS
+    outputs = forward(hidden, weight, None, labels, mask, None, None, 0.0, reduction, True)
+    loss, logits, _, denominator, *sums = outputs
+    upstream, saved = torch.ones_like(loss), (hidden, weight, logits, labels, mask, None, denominator, *sums)
+    _, grad_weight, grad_bias = backward(upstream, *saved, 0.0, reduction)
+    slope = mask.double().sum() / 2
+    # The gradient of 64 tiles is in float32.
+    torch.testing.assert_close(grad_weight.double(), slope.expand(9), rtol=5e-6, atol=0)
+    torch.testing.assert_close(grad_bias.double(), slope, rtol=5e-6, atol=0)
+    truth = mask.double().sum() * torch.tensor(2.0).double().log()
+    torch.testing.assert_close(loss.double().sum(), truth, rtol=3e-7, atol=0)
+
+
 @pytest.mark.parametrize("width", [256, 257, 768, 1000, 1024, 3000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_of_several_pieces(width, dtype):
@@ -69,6 +91,7 @@ def test_every_row_belongs_to_one_program_and_every_column_to_one_piece():
                 assert split.pieces * split.width >= width > (split.pieces - 1) * split.width
                 assert split.rows * split.pieces * split.width <= 32 * 32 * split.warps
                 assert split.pitch > width
+                assert split.shares * rtd_head._CHAIN >= split.programs * split.tiles
 
 
 def test_numbers_of_rows_in_64_bits(monkeypatch):
