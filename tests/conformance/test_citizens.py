@@ -64,6 +64,12 @@ def _raw_calls(case, **options):
 OPCHECKED = [
     *[(name, {}) for name in CASES if name != "gather_rows"],
     ("cross_entropy_sample", {"inplace_backward": True}),
+    ("cross_entropy_sample", {"inplace_backward": True, "normalizer": 3.0}),
+    *[
+        (name, {"normalizer": 3.0})
+        for name in CASES
+        if name.endswith(("cross_entropy_sample", "bce", "with_logits"))
+    ],
     ("cross_entropy_sample", {"reduction": "none"}),
     ("linear_cross_entropy_sample", {"reduction": "none"}),
     ("masked_bce_with_logits", {"reduction": "none"}),
@@ -82,6 +88,12 @@ def test_opcheck(device, name, options, layout):
     assert calls
     for op, args in calls:
         torch.library.opcheck(op, tuple(args))
+        packet = getattr(torch.ops.electra_kernels, op._opname)
+        if "tensors" in packet.overloads():
+            floats = [
+                torch.tensor(arg, dtype=torch.float64) if isinstance(arg, float) else arg for arg in args
+            ]
+            torch.library.opcheck(packet.tensors, tuple(floats))
 
 
 def test_every_registered_op_is_seen_by_opcheck():
