@@ -31,8 +31,8 @@ def test_it_gives_what_the_other_gives_and_overwrites_the_logits(device, dtype, 
     (overwritten,) = torch.autograd.grad(ours.loss * upstream, logits)
     assert overwritten.data_ptr() == memory, "no second tensor of this size"
     # One may take exp(x - logsumexp), the other exp(x - maximum) exp(maximum - logsumexp): in either an exponent of
-    # up to 8 is rounded in float32.
-    rtol = 3 * torch.finfo(dtype).eps + 4 * torch.finfo(torch.float32).eps
+    # up to 8 is rounded in float32, and the exponential of a GPU is up to 2 units in the last place off.
+    rtol = 3 * torch.finfo(dtype).eps + 8 * torch.finfo(torch.float32).eps
     torch.testing.assert_close(overwritten, gradient, atol=0, rtol=rtol)
 
 

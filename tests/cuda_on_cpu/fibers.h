@@ -148,6 +148,37 @@ T __ldg(const T* address) {
 using std::max;
 using std::min;
 
+// ---- single-precision functions
+// -----------------------------------------------------------------------------
+
+namespace fibers {
+
+// The result that a GPU may give for `x`: up to `most` units in the last place from the right one, and always
+// the same for one x. What is exact there stays so.
+inline float off_by(float x, float result, int most) {
+  if (x == 0 || !std::isfinite(x) || !std::isnormal(result)) return result;
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof(bits));
+  const int units = static_cast<int>((bits * 2654435769u >> 16) % (2 * most + 1)) - most;
+  memcpy(&bits, &result, sizeof(bits));
+  bits += static_cast<uint32_t>(units);
+  memcpy(&result, &bits, sizeof(bits));
+  return result;
+}
+
+}  // namespace fibers
+
+// Maximum errors as in NVIDIA's CUDA programming guide, "Mathematical functions", single precision. Kernels
+// find these before those of the host, as they are in the kernels' own namespace.
+namespace electra_kernels {
+
+inline float expf(float x) { return fibers::off_by(x, ::expf(x), 2); }
+inline float exp2f(float x) { return fibers::off_by(x, ::exp2f(x), 2); }
+inline float expm1f(float x) { return fibers::off_by(x, ::expm1f(x), 1); }
+inline float log1pf(float x) { return fibers::off_by(x, ::log1pf(x), 1); }
+
+}  // namespace electra_kernels
+
 // ---- the runtime, as far as the host functions use it -----------------------------------------------------
 
 using cudaStream_t = void*;
