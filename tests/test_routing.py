@@ -37,7 +37,8 @@ def test_every_registered_op_has_a_reference():
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("electra_kernels::")
     }
-    assert registered == reference.IMPLEMENTATIONS.keys()
+    # Once the integrations are imported, their op is there too, which has no kernels.
+    assert registered - {"row_uniforms"} == reference.IMPLEMENTATIONS.keys()
 
 
 def test_an_unknown_back_end_is_a_value_error():
