@@ -11,6 +11,8 @@ EMBEDDINGS = ("shared", "gradient_disentangled", "separate")
 class ReplacedTokenDetectionConfig(PreTrainedConfig):
     """Configurations of both models, and how they are trained together.
 
+    ``vocab_size`` is that of both models; setting it sets both.
+
     Args:
         generator, discriminator: configurations of the two models, or these as dicts.
         mask_token_id: id of the mask token.
@@ -23,6 +25,8 @@ class ReplacedTokenDetectionConfig(PreTrainedConfig):
             `electra_kernels.linear_cross_entropy_sample`.
         rtd_weight: weight of the discriminator's loss beside the generator's.
         seed: of masking and sampling.
+        kwargs: as of any configuration. ``attn_implementation`` is a name for both models, or a dict
+            ``{"generator": name, "discriminator": name}``; by default each model keeps its own.
 
     Raises:
         ValueError: embeddings unknown, or an option out of range.
@@ -31,7 +35,16 @@ class ReplacedTokenDetectionConfig(PreTrainedConfig):
     model_type = "replaced_token_detection"
     sub_configs: ClassVar = {"generator": AutoConfig, "discriminator": AutoConfig}
     has_no_defaults_at_init = True
-    keys_to_ignore_at_inference: ClassVar = ["mlm_loss", "rtd_loss", "counts"]
+    # Trainer collects the other outputs over the evaluation data, for `compute_metrics`.
+    keys_to_ignore_at_inference: ClassVar = [
+        "mlm_loss",
+        "rtd_loss",
+        "counts",
+        "hidden_states",
+        "attentions",
+        "generator_hidden_states",
+        "generator_attentions",
+    ]
 
     def __init__(
         self,
@@ -62,9 +75,20 @@ class ReplacedTokenDetectionConfig(PreTrainedConfig):
         self.rtd_weight, self.seed = rtd_weight, seed
         kwargs["tie_word_embeddings"] = embeddings == "shared"
         super().__init__(**kwargs)
-        # Afterwards: it would take the choice of attention that each model has made from them.
+        # The base class would overwrite the attention of both models with None, so it does not see them.
         self.generator: Any = _config(generator)
         self.discriminator: Any = _config(discriminator)
+        if kwargs.get("attn_implementation") is not None:
+            self._attn_implementation = kwargs["attn_implementation"]
+
+    @property
+    def vocab_size(self) -> int:
+        size: int = self.generator.vocab_size
+        return size
+
+    @vocab_size.setter
+    def vocab_size(self, size: int) -> None:
+        self.generator.vocab_size = self.discriminator.vocab_size = size
 
 
 def _config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig | None:

@@ -9,7 +9,6 @@ follows these changes. Where the last layer is no longer a plain Linear, the mod
 """
 
 import copy
-import inspect
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -224,14 +223,6 @@ def token_head(model: PreTrainedModel) -> Head:
             "one: ElectraForPreTraining, or AutoModelForTokenClassification with num_labels=1"
         )
     return Head(model, found[0])
-
-
-def encode(model: PreTrainedModel, input_ids: Tensor, **inputs: Tensor | None) -> Tensor:
-    """input_ids [B, T] → hidden states [B, T, H] of the base of a model; of the other inputs, those that it knows."""
-    base = model.base_model
-    known = inspect.signature(base.forward).parameters
-    hidden: Tensor = base(input_ids=input_ids, **{name: inputs[name] for name in inputs if name in known})[0]
-    return hidden
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module | None:

@@ -1,26 +1,28 @@
 """Replaced-token detection for any pair of Hugging Face models, in Trainer, in accelerate and in one's own loop."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from electra_kernels.integrations.configuration import ReplacedTokenDetectionConfig
-from electra_kernels.integrations.heads import HeadFunction, encode, masked_lm_head, token_head
-from electra_kernels.integrations.pairs import build, config_of, embedding_name, embedding_of, start_alike
+from electra_kernels.integrations.heads import (
+    HeadFunction,
+    masked_lm_head,
+    sampled_loss,
+    token_head,
+    token_loss,
+)
+from electra_kernels.integrations.pairs import Pair, build, config_of, embedding_name, encode, start_alike
 from electra_kernels.integrations.uniforms import row_uniforms
 from electra_kernels.ops import (
     MaskedTokens,
     SampledLoss,
     gather_rows,
-    linear_cross_entropy_sample,
-    linear_masked_bce,
     mask_tokens,
     replace_tokens,
 )
@@ -38,6 +40,8 @@ class ReplacedTokenDetectionOutput(ModelOutput):
             those whose original was drawn.
         mlm_loss, rtd_loss: [], without gradient.
         counts: [4] int64, tp fp fn tn of the discriminator at logit 0.
+        hidden_states, attentions: of the discriminator's layers, where they were asked for.
+        generator_hidden_states, generator_attentions: of the generator's layers, which see the masked tokens.
     """
 
     loss: Tensor | None = None
@@ -47,9 +51,13 @@ class ReplacedTokenDetectionOutput(ModelOutput):
     mlm_loss: Tensor | None = None
     rtd_loss: Tensor | None = None
     counts: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    generator_hidden_states: tuple[Tensor, ...] | None = None
+    generator_attentions: tuple[Tensor, ...] | None = None
 
 
-class ReplacedTokenDetection(PreTrainedModel):
+class ReplacedTokenDetection(Pair):
     """A generator fills masks, a discriminator finds what is not original (Clark et al. 2020, section 2).
 
     Masking, the two losses and the draw are this library's ops; logits exist at masked positions only.
@@ -65,7 +73,7 @@ class ReplacedTokenDetection(PreTrainedModel):
         discriminator: ElectraForPreTraining, or any AutoModelForTokenClassification with ``num_labels=1``. Where
             embeddings are not "separate", both models start from its word embedding, whose shape has to be the
             generator's.
-        tokenizer: gives mask_token_id and special_token_ids, where these are not given.
+        tokenizer: gives mask_token_id and special_token_ids, where these are not given; it is saved with the model.
         head: the generator's head as a function (model, hidden [..., H]) → (features [..., E], weight [V, E], bias [V]
             or None), where it cannot be found. It is not saved: give it to `from_pretrained` too.
         options: of `ReplacedTokenDetectionConfig`.
@@ -74,15 +82,11 @@ class ReplacedTokenDetection(PreTrainedModel):
         TypeError, ValueError: models that do not fit each other or have no such head; an option out of range.
     """
 
-    config: ReplacedTokenDetectionConfig
-    config_class = ReplacedTokenDetectionConfig
     base_model_prefix = "replaced_token_detection"
     main_input_name = "input_ids"
     accepts_loss_kwargs = True  # Trainer: num_items_in_batch is used
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
-    generator: PreTrainedModel
-    discriminator: PreTrainedModel
     special_token_ids: Tensor
     rows_seen: Tensor  # in training, in evaluation
 
@@ -104,13 +108,24 @@ class ReplacedTokenDetection(PreTrainedModel):
             super().__init__(config)
             assert discriminator is not None
             start_alike(generator, discriminator, config.embeddings)
-        self.generator, self.discriminator = generator, discriminator
+        self.generator, self.discriminator, self.tokenizer = generator, discriminator, tokenizer
         self._generator_head = head or masked_lm_head(generator)
         self._discriminator_head = token_head(discriminator)
         self._connect_embeddings()
+        if config.embeddings == "shared":
+            ours, theirs = (embedding_name(part) for part in (discriminator, generator))
+            self._tied_weights_keys = {f"discriminator.{ours}": f"generator.{theirs}"}
         self.register_buffer("special_token_ids", torch.tensor(config.special_token_ids, dtype=torch.int64))
         self.register_buffer("rows_seen", torch.zeros(2, dtype=torch.int64))
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Also of the buffers, for a checkpoint that lacks them: memory that nobody wrote is no list of tokens."""
+        super()._init_weights(module)
+        if module is self:
+            init.copy_(self.special_token_ids, torch.tensor(self.config.special_token_ids, dtype=torch.int64))
+            init.zeros_(self.rows_seen)
 
     def forward(
         self,
@@ -121,7 +136,11 @@ class ReplacedTokenDetection(PreTrainedModel):
         num_items_in_batch: int | Tensor | None = None,
         masking_uniforms: Tensor | None = None,
         sampling_uniforms: Tensor | None = None,
-    ) -> ReplacedTokenDetectionOutput:
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ReplacedTokenDetectionOutput | tuple[Any, ...]:
         """Mask, propose, replace, detect.
 
         Args:
@@ -135,37 +154,56 @@ class ReplacedTokenDetection(PreTrainedModel):
                 parts add up to the loss of the whole. By default each is a mean.
             masking_uniforms, sampling_uniforms: [B, K, 2] and [B, K] float64 in [0, 1), with
                 K = floor(mask_probability * T + 0.5), at least 1: instead of the numbers of the run.
+            inputs_embeds: None, which adapters pass; embeddings cannot be masked.
+            output_hidden_states, output_attentions: return those of both models, as each of them does; by default as
+                the configurations say.
+            return_dict: False returns a tuple of what is not None; by default as the configuration says.
 
         Raises:
-            TypeError, ValueError: as the ops.
+            TypeError, ValueError: as the ops; inputs_embeds, or num_items_in_batch without labels.
         """
-        config, inputs = self.config, {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        _check(inputs_embeds, labels, num_items_in_batch)
+        self._connect_embeddings()
+        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        flags = self._flags(output_hidden_states=output_hidden_states, output_attentions=output_attentions)
         judged = _judged(input_ids, attention_mask, labels)
         masked, drawn = self._mask(input_ids, judged, masking_uniforms)
-        mlm = self._propose(
-            masked, inputs, num_items_in_batch, drawn if sampling_uniforms is None else sampling_uniforms
-        )
+        generator = encode(self.generator, masked.input_ids, inputs, flags)
+        uniforms = drawn if sampling_uniforms is None else sampling_uniforms
+        mlm = self._propose(generator[0], masked, num_items_in_batch, uniforms)
         replaced = replace_tokens(input_ids, masked.positions, mlm.tokens)
-        hidden = encode(self.discriminator, replaced.input_ids, **inputs)
-        rtd = linear_masked_bce(
-            *self._discriminator_head(self.discriminator, hidden),
+        discriminator = encode(self.discriminator, replaced.input_ids, inputs, flags)
+        rtd = token_loss(
+            self._discriminator_head,
+            self.discriminator,
+            discriminator[0],
             replaced.is_replaced,
             judged,
             normalizer=num_items_in_batch,
         )
-        was_drawn = (mlm.tokens == masked.targets) & (mlm.tokens >= 0)
-        generator_counts = torch.stack(
-            [(masked.targets >= 0).sum(-1), mlm.is_top1.sum(-1), was_drawn.sum(-1)], -1
-        )
-        return ReplacedTokenDetectionOutput(
-            loss=mlm.loss + config.rtd_weight * rtd.loss,
+        output = ReplacedTokenDetectionOutput(
+            loss=mlm.loss + self.config.rtd_weight * rtd.loss,
             logits=rtd.logits,
             is_replaced=replaced.is_replaced,
-            generator_counts=generator_counts,
+            generator_counts=_generator_counts(masked, mlm),
             mlm_loss=mlm.loss.detach(),
             rtd_loss=rtd.loss.detach(),
             counts=rtd.counts,
+            hidden_states=discriminator.get("hidden_states"),
+            attentions=discriminator.get("attentions"),
+            generator_hidden_states=generator.get("hidden_states"),
+            generator_attentions=generator.get("attentions"),
         )
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+    def _flags(self, **given: bool | None) -> dict[str, bool]:
+        """What to ask of both models. What neither the call nor our configuration asks for is left to theirs."""
+        chosen = {
+            name: (getattr(self.config, name) or None) if flag is None else flag
+            for name, flag in given.items()
+        }
+        return {name: flag for name, flag in chosen.items() if flag is not None}
 
     def _mask(
         self, input_ids: Tensor, judged: Tensor, uniforms: Tensor | None
@@ -189,16 +227,13 @@ class ReplacedTokenDetection(PreTrainedModel):
         return masked, numbers[..., 2]
 
     def _propose(
-        self,
-        masked: MaskedTokens,
-        inputs: dict[str, Tensor | None],
-        num_items: int | Tensor | None,
-        uniforms: Tensor,
+        self, hidden: Tensor, masked: MaskedTokens, num_items: int | Tensor | None, uniforms: Tensor
     ) -> SampledLoss:
         config = self.config
-        hidden = gather_rows(encode(self.generator, masked.input_ids, **inputs), masked.positions)
-        return linear_cross_entropy_sample(
-            *self._generator_head(self.generator, hidden),
+        return sampled_loss(
+            self._generator_head,
+            self.generator,
+            gather_rows(hidden, masked.positions),
             masked.targets,
             normalizer=None if num_items is None else num_items * config.mask_probability,
             temperature=config.sampling_temperature,
@@ -228,39 +263,24 @@ class ReplacedTokenDetection(PreTrainedModel):
         super().train(mode)
         return self
 
-    def _connect_embeddings(self) -> None:
-        ours, theirs = (embedding_name(part) for part in (self.discriminator, self.generator))
-        if self.config.embeddings == "shared":
-            self._tied_weights_keys = {f"discriminator.{ours}": f"generator.{theirs}"}
-        if self.config.embeddings == "gradient_disentangled":
-            embedding_of(self.discriminator).register_forward_hook(self._add_generator_embedding)
-
-    def _add_generator_embedding(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        """Its own embedding is only the difference; the generator's is not trained through it."""
-        return output + F.embedding(inputs[0], embedding_of(self.generator).weight.detach())
-
-    def save_pretrained(  # type: ignore[override]  # the rest goes through kwargs
-        self,
-        save_directory: str | os.PathLike[Any],
-        is_main_process: bool = True,
-        state_dict: dict[Any, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """As of any model; besides, ``generator/`` and ``discriminator/`` are models that plain transformers loads."""
-        state = self.state_dict() if state_dict is None else state_dict
-        for name in ("generator", "discriminator"):
-            part = getattr(self, name)
-            own = {key.removeprefix(f"{name}."): state[key] for key in state if key.startswith(f"{name}.")}
-            if name == "discriminator" and self.config.embeddings == "gradient_disentangled":
-                embedding, other = embedding_name(part), embedding_name(self.generator)
-                own[embedding] = own[embedding] + state[f"generator.{other}"]
-            part.save_pretrained(Path(save_directory) / name, is_main_process=is_main_process, state_dict=own)
-        super().save_pretrained(
-            save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
-        )
-
 
 def _judged(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Tensor:
     """[B, T] bool: the tokens that count."""
     judged = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
     return judged if labels is None else judged & (labels != -100)
+
+
+def _generator_counts(masked: MaskedTokens, mlm: SampledLoss) -> Tensor:
+    """[B, 3], as `ReplacedTokenDetectionOutput.generator_counts`."""
+    was_drawn = (mlm.tokens == masked.targets) & (mlm.tokens >= 0)
+    return torch.stack([(masked.targets >= 0).sum(-1), mlm.is_top1.sum(-1), was_drawn.sum(-1)], -1)
+
+
+def _check(inputs_embeds: Tensor | None, labels: Tensor | None, num_items: int | Tensor | None) -> None:
+    if inputs_embeds is not None:
+        raise ValueError("inputs_embeds is given, should be None: tokens are masked, so give input_ids")
+    if num_items is not None and labels is None:
+        raise ValueError(
+            "labels is None, should be given with num_items_in_batch, which counts them: Trainer withholds them where "
+            "label_smoothing_factor is not 0 or compute_loss_func is given, and this model computes its own loss"
+        )

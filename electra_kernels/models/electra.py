@@ -1,6 +1,6 @@
 """ELECTRA: a generator proposes replacements, a discriminator decides for every token if it was replaced."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from electra_kernels.ops import (
     replace_tokens,
 )
 from electra_kernels.uniforms import draw_uniforms
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _REPLACEMENTS = ("generator", "unigram", None)
 
@@ -207,8 +210,14 @@ class ElectraOutput(NamedTuple):
 class Electra(Proposer):
     """Generator and discriminator, trained together (Clark et al. 2020, section 2).
 
-    Args, attributes and errors: as `Proposer`, whose encoder is the discriminator's.
+    Args and errors: as `Proposer`, whose encoder is the discriminator's.
+
+    Attributes:
+        config, generator: as of `Proposer`.
+        tokenizer: of the text that it was trained on, where that is known, as in a checkpoint.
     """
+
+    tokenizer: "Tokenizer | None" = None
 
     def __init__(self, config: ElectraConfig, unigram: Tensor | None = None) -> None:
         discriminator = Discriminator(Encoder(config.discriminator))

@@ -5,7 +5,7 @@ transformers itself is not needed: a checkpoint is its config.json and its tenso
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from electra_kernels.models.config import ElectraConfig, EncoderConfig
 from electra_kernels.models.electra import Electra
 from electra_kernels.models.encoder import Encoder
+from electra_kernels.models.tokenizer import check_tokenizer, save_tokenizer
 from electra_kernels.models.transformers_files import (
     Checkpoint,
     current_state,
     read_checkpoint,
     write_checkpoint,
 )
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 __all__ = [
     "Checkpoint",
@@ -66,26 +70,12 @@ _MUST_BE = {
     "is_decoder": (False,),
 }
 
-# Options that have one name here and there.
-_SAME = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "layer_norm_eps",
-    "initializer_range",
-)
 # Values of transformers for what a config.json leaves out.
 _DEFAULTS = {
     "vocab_size": 30522,
     "num_hidden_layers": 12,
     "max_position_embeddings": 512,
     "type_vocab_size": 2,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
     "layer_norm_eps": 1e-12,
     "initializer_range": 0.02,
 }
@@ -182,13 +172,25 @@ def to_transformers(model: Electra, *, pad_token_id: int | None = 0) -> dict[str
     return checkpoints
 
 
-def save_transformers(model: Electra, directory: str | Path, *, pad_token_id: int | None = 0) -> None:
+def save_transformers(
+    model: Electra,
+    directory: str | Path,
+    *,
+    pad_token_id: int | None = 0,
+    tokenizer: "Tokenizer | None" = None,
+) -> None:
     """Write directory/discriminator and directory/generator, which transformers' ``from_pretrained`` loads.
 
-    Args and errors: as `to_transformers`.
+    Args and errors: as `to_transformers`. ``tokenizer``, by default ``model.tokenizer``, is written into both, for
+    ``AutoTokenizer``; a ValueError names one of more entries than the model, or without BERT's special tokens.
     """
+    if tokenizer := tokenizer or model.tokenizer:
+        check_tokenizer(tokenizer, model.config.discriminator.vocab_size)
     for name, checkpoint in to_transformers(model, pad_token_id=pad_token_id).items():
-        write_checkpoint(checkpoint, Path(directory) / name)
+        path = Path(directory) / name
+        write_checkpoint(checkpoint, path)
+        if tokenizer:
+            save_tokenizer(tokenizer, path, max_length=checkpoint.config["max_position_embeddings"])
 
 
 def encoder_config_from_transformers(config: Mapping[str, Any]) -> EncoderConfig:
@@ -204,7 +206,9 @@ def encoder_config_from_transformers(config: Mapping[str, Any]) -> EncoderConfig
         if config.get(name, values[0]) not in values:
             raise ValueError(f"{name} is {config[name]!r}, should be {' or '.join(map(repr, values))}")
     config = _DEFAULTS | _DEFAULT_SIZES[kind] | dict(config)
-    dropout, attention_dropout = config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]
+    dropout, attention_dropout = (
+        config.get(f"{name}_dropout_prob", 0.1) for name in ("hidden", "attention_probs")
+    )
     if dropout != attention_dropout:
         raise ValueError(
             f"attention_probs_dropout_prob is {attention_dropout}, should be {dropout} like the other"
@@ -212,7 +216,7 @@ def encoder_config_from_transformers(config: Mapping[str, Any]) -> EncoderConfig
     return EncoderConfig(
         embedding_size=config["embedding_size" if kind == "electra" else "hidden_size"],
         dropout=dropout,
-        **{name: config[name] for name in _SAME},
+        **{name: config[name] for name in (*_DEFAULTS, *_DEFAULT_SIZES["bert"])},
     )
 
 

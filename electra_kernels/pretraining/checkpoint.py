@@ -24,12 +24,18 @@ from electra_kernels.pretraining.vocabulary import load_vocabulary, save_vocabul
 
 @dataclass
 class Checkpoint:
-    """A model in evaluation mode, its tokenizer, the recipe that trained it, and the name of the objective."""
+    """A model in evaluation mode, its tokenizer, the recipe that trained it, and the name of the objective.
+
+    The model keeps the tokenizer too, so that `electra_kernels.models.save_transformers` writes both.
+    """
 
     model: Electra
     tokenizer: Tokenizer
     recipe: Recipe
     objective: str = "replaced_tokens"
+
+    def __post_init__(self) -> None:
+        self.model.tokenizer = self.tokenizer
 
 
 @dataclass
