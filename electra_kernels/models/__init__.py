@@ -11,13 +11,12 @@ from electra_kernels.models.electra import (
 )
 from electra_kernels.models.encoder import Embeddings, Encoder
 from electra_kernels.models.interchange import (
-    Checkpoint,
     encoder_from_transformers,
     from_transformers,
-    read_checkpoint,
     save_transformers,
     to_transformers,
 )
+from electra_kernels.models.transformers_files import Checkpoint, read_checkpoint
 
 __all__ = [
     "CONFIGURATIONS",

@@ -1,12 +1,11 @@
 """Weights to and from Hugging Face transformers, under its own names, in both directions.
 
-transformers itself is not needed: a checkpoint is its config.json and its model.safetensors.
+transformers itself is not needed: a checkpoint is its config.json and its tensors (`transformers_files`).
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,25 @@ from electra_kernels.models.config import ElectraConfig, EncoderConfig
 from electra_kernels.models.electra import Electra
 from electra_kernels.models.encoder import Encoder
 from electra_kernels.models.tokenizer import check_tokenizer, save_tokenizer
+from electra_kernels.models.transformers_files import (
+    Checkpoint,
+    current_state,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+__all__ = [
+    "Checkpoint",
+    "encoder_config_from_transformers",
+    "encoder_from_transformers",
+    "from_transformers",
+    "read_checkpoint",
+    "save_transformers",
+    "to_transformers",
+]
 
 # Our module, and theirs. Several of theirs stand one below the other in ours.
 _EMBEDDINGS = (
@@ -48,8 +63,6 @@ _HEADS = {
 _ARCHITECTURES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
 _TIED = "generator_lm_head.weight"
 _WORD = "electra.embeddings.word_embeddings.weight"
-# Buffers of old checkpoints, and BERT's pooler, which is above the encoder.
-_IGNORED = ("embeddings.position_ids", "embeddings.token_type_ids", "pooler.")
 _MUST_BE = {
     "hidden_act": ("gelu",),
     "position_embedding_type": ("absolute",),
@@ -57,27 +70,26 @@ _MUST_BE = {
     "is_decoder": (False,),
 }
 
+# Values of transformers for what a config.json leaves out.
+_DEFAULTS = {
+    "vocab_size": 30522,
+    "num_hidden_layers": 12,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "initializer_range": 0.02,
+}
+_DEFAULT_SIZES = {
+    "bert": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+    "electra": {
+        "embedding_size": 128,
+        "hidden_size": 256,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+    },
+}
+
 Modules = Iterator[tuple[str, tuple[str, ...]]]
-
-
-class Checkpoint(NamedTuple):
-    """What transformers keeps of one model: config.json, and the tensors by name (``model.state_dict()``)."""
-
-    config: Mapping[str, Any]
-    state: Mapping[str, Tensor]
-
-
-def read_checkpoint(directory: str | Path) -> Checkpoint:
-    """The config.json and model.safetensors that ``save_pretrained(directory)`` wrote.
-
-    Raises:
-        FileNotFoundError: one of the files is missing.
-    """
-    from safetensors.torch import load_file
-
-    path = Path(directory)
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    return Checkpoint(config, load_file(path / "model.safetensors"))
 
 
 def encoder_from_transformers(checkpoint: Checkpoint) -> Encoder:
@@ -89,7 +101,7 @@ def encoder_from_transformers(checkpoint: Checkpoint) -> Encoder:
         ValueError: an option of the configuration that `Encoder` does not have, or a tensor that is missing,
             left over or of another shape.
     """
-    state = dict(checkpoint.state)
+    state = current_state(checkpoint)
     for prefix in ("electra.", "bert."):
         if any(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
@@ -114,25 +126,27 @@ def from_transformers(
     Raises:
         ValueError: as `encoder_from_transformers`; or an output layer that is not the word embedding.
     """
-    head = generator.state.get(_TIED)
-    if head is not None and _WORD in generator.state and not torch.equal(head, generator.state[_WORD]):
+    states = {"discriminator": current_state(discriminator), "generator": current_state(generator)}
+    # transformers saves either of two tied tensors.
+    head, word = (states["generator"].get(name) for name in (_TIED, _WORD))
+    if head is not None and word is not None and not torch.equal(head, word):
         raise ValueError(f"{_TIED} differs from {_WORD}, should be tied to it (tie_word_embeddings=True)")
+    for name, tensor in ((_TIED, word), (_WORD, head)):
+        if tensor is not None:
+            states["generator"].setdefault(name, tensor)
     configs = [encoder_config_from_transformers(each.config) for each in (discriminator, generator)]
     tie = "none"
     if configs[0].layer_norm_eps == configs[1].layer_norm_eps and _have_equal(
-        "electra.embeddings.", discriminator, generator
+        "electra.embeddings.", *states.values()
     ):
         tie = "embeddings"
-    if configs[0] == configs[1] and _have_equal("electra.", discriminator, generator):
+    if configs[0] == configs[1] and _have_equal("electra.", *states.values()):
         tie = "all"
     model = Electra(
         ElectraConfig(configs[0], None if tie == "all" else configs[1], mask_token_id, tie=tie, **options)
     )
-    for name, checkpoint in (("discriminator", discriminator), ("generator", generator)):
+    for name, state in states.items():
         part = getattr(model, name)
-        state = dict(checkpoint.state)
-        if name == "generator" and _WORD in state:
-            state[_TIED] = state[_WORD]
         _load(part, _modules(name, part.encoder.config), state)
     return model.eval()
 
@@ -170,44 +184,39 @@ def save_transformers(
     Args and errors: as `to_transformers`. ``tokenizer``, by default ``model.tokenizer``, is written into both, for
     ``AutoTokenizer``; a ValueError names one of more entries than the model, or without BERT's special tokens.
     """
-    from safetensors.torch import save_file
-
     if tokenizer := tokenizer or model.tokenizer:
         check_tokenizer(tokenizer, model.config.discriminator.vocab_size)
     for name, checkpoint in to_transformers(model, pad_token_id=pad_token_id).items():
         path = Path(directory) / name
-        path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(checkpoint.config, indent=2, sort_keys=True)
-        (path / "config.json").write_text(text + "\n", encoding="utf-8")
-        save_file(dict(checkpoint.state), path / "model.safetensors", metadata={"format": "pt"})
+        write_checkpoint(checkpoint, path)
         if tokenizer:
             save_tokenizer(tokenizer, path, max_length=checkpoint.config["max_position_embeddings"])
 
 
 def encoder_config_from_transformers(config: Mapping[str, Any]) -> EncoderConfig:
-    """The encoder that a config.json of BERT or ELECTRA describes.
+    """The encoder that a config.json of BERT or ELECTRA describes; what it leaves out is as in transformers.
+
+    Without ``model_type`` it is BERT's, or ELECTRA's where it has an ``embedding_size``.
 
     Raises:
         ValueError: an option that `Encoder` does not have.
     """
+    kind = config.get("model_type", "electra" if "embedding_size" in config else "bert")
     for name, values in _MUST_BE.items():
         if config.get(name, values[0]) not in values:
             raise ValueError(f"{name} is {config[name]!r}, should be {' or '.join(map(repr, values))}")
-    dropout, attention_dropout = config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]
+    config = _DEFAULTS | _DEFAULT_SIZES[kind] | dict(config)
+    dropout, attention_dropout = (
+        config.get(f"{name}_dropout_prob", 0.1) for name in ("hidden", "attention_probs")
+    )
     if dropout != attention_dropout:
         raise ValueError(
             f"attention_probs_dropout_prob is {attention_dropout}, should be {dropout} like the other"
         )
-    names = ("num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
     return EncoderConfig(
-        vocab_size=config["vocab_size"],
-        embedding_size=config.get("embedding_size", config["hidden_size"]),
-        hidden_size=config["hidden_size"],
-        type_vocab_size=config["type_vocab_size"],
+        embedding_size=config["embedding_size" if kind == "electra" else "hidden_size"],
         dropout=dropout,
-        layer_norm_eps=config["layer_norm_eps"],
-        initializer_range=config.get("initializer_range", 0.02),
-        **{name: config[name] for name in names},
+        **{name: config[name] for name in (*_DEFAULTS, *_DEFAULT_SIZES["bert"])},
     )
 
 
@@ -277,9 +286,7 @@ def _load(module: nn.Module, modules: Modules, state: dict[str, Tensor]) -> None
                     raise ValueError(f"the checkpoint lacks {', '.join(missing)}, should have it")
                 ours[f"{name}.{kind}"] = torch.cat([state[other] for other in wanted])
                 used.update(wanted)
-    left = [
-        name for name in state if name not in used and not name.removeprefix("electra.").startswith(_IGNORED)
-    ]
+    left = [name for name in state if name not in used]
     if left:
         raise ValueError(f"the checkpoint has {', '.join(left[:3])}, should have no more than our model")
     for name, tensor in ours.items():
@@ -288,9 +295,8 @@ def _load(module: nn.Module, modules: Modules, state: dict[str, Tensor]) -> None
     module.load_state_dict(ours)
 
 
-def _have_equal(prefix: str, one: Checkpoint, other: Checkpoint) -> bool:
+def _have_equal(prefix: str, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     left, right = (
-        {name: tensor for name, tensor in each.state.items() if name.startswith(prefix)}
-        for each in (one, other)
+        {name: tensor for name, tensor in state.items() if name.startswith(prefix)} for state in (one, other)
     )
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)

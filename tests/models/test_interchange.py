@@ -58,6 +58,14 @@ def electra(first, second, **options):
     return from_transformers(checkpoint(first), checkpoint(second), mask_token_id=MASK, **options)
 
 
+def old_names(state):
+    """Names of TensorFlow, as in the first checkpoints of BERT."""
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    for new, old in names.items():
+        state = {name.replace(new, old): tensor for name, tensor in state.items()}
+    return state
+
+
 def tied_pair():
     first, second = discriminator(), generator()
     second.electra.embeddings.load_state_dict(first.electra.embeddings.state_dict())
@@ -203,6 +211,26 @@ def test_the_encoder_has_the_hidden_states_of_electra():
                 largest_difference(encoder_from_transformers(checkpoint(model))(ids, mask), expected)
                 <= TOLERANCE
             )
+
+
+def test_old_names_and_old_buffers_do_not_untie_a_pair():
+    first, second = tied_pair()
+    second = Checkpoint(second.config.to_dict(), old_names(second.state_dict()))
+    second.state["electra.embeddings.position_ids"] = torch.arange(40)[None]
+    ours = from_transformers(checkpoint(first), second, mask_token_id=MASK)
+    assert ours.config.tie == "embeddings"
+
+
+def test_an_output_layer_that_was_saved_for_the_word_embedding_is_it():
+    """transformers saves either of two tied tensors."""
+    second = checkpoint(generator())
+    state = dict(second.state)
+    word = state.pop("electra.embeddings.word_embeddings.weight")
+    assert "generator_lm_head.weight" in state
+    ours = from_transformers(
+        checkpoint(discriminator()), Checkpoint(second.config, state), mask_token_id=MASK
+    )
+    assert torch.equal(ours.generator.encoder.embeddings.word.weight, word)
 
 
 def test_without_a_model_as_generator_the_discriminator_alone_is_exported():

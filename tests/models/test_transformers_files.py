@@ -1,0 +1,152 @@
+"""What transformers loads is loaded, with the same numbers: old names, short configurations, shards."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel, ElectraModel
+from transformers import ElectraConfig as TheirConfig
+
+from electra_kernels.models import encoder_from_transformers, read_checkpoint
+from electra_kernels.models.interchange import encoder_config_from_transformers
+
+from .test_interchange import (
+    SIZES,
+    TOLERANCE,
+    batch,
+    discriminator,
+    largest_difference,
+    old_names,
+    shaken,
+)
+
+
+def bert():
+    sizes = {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 96}
+    return shaken(BertModel(BertConfig(**SIZES, **sizes)))
+
+
+def change_config(folder, *left_out, **changes):
+    config = json.loads((folder / "config.json").read_text()) | changes
+    for name in left_out:
+        del config[name]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def change_state(folder, change):
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+
+def assert_loads_like_transformers(folder, kind):
+    (ids, mask), theirs = batch(), kind.from_pretrained(folder).eval()
+    ours = encoder_from_transformers(read_checkpoint(folder))
+    with torch.no_grad():
+        assert largest_difference(ours(ids, mask), theirs(ids, mask)[0]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("model, kind", [(bert, BertModel), (discriminator, ElectraModel)])
+def test_layer_norms_with_their_names_of_tensorflow_are_loaded(model, kind, tmp_path):
+    model().save_pretrained(tmp_path)
+    change_state(tmp_path, old_names)
+    assert any(name.endswith("LayerNorm.gamma") for name in read_checkpoint(tmp_path).state)
+    assert_loads_like_transformers(tmp_path, kind)
+
+
+@pytest.mark.parametrize("model, kind", [(bert, BertModel), (discriminator, ElectraModel)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "attention_probs_dropout_prob",
+        "hidden_act",
+        "hidden_dropout_prob",
+        "initializer_range",
+        "is_decoder",
+        "layer_norm_eps",
+        "type_vocab_size",
+    ],
+)
+def test_an_option_that_a_config_leaves_out_is_as_in_transformers(name, model, kind, tmp_path):
+    model().save_pretrained(tmp_path)
+    change_config(tmp_path, name)
+    assert_loads_like_transformers(tmp_path, kind)
+
+
+@pytest.mark.parametrize("kind, theirs", [("bert", BertConfig), ("electra", TheirConfig)])
+def test_a_config_that_leaves_out_all_sizes_is_as_in_transformers(kind, theirs):
+    assert encoder_config_from_transformers({"model_type": kind}) == encoder_config_from_transformers(
+        theirs().to_dict()
+    )
+
+
+def test_without_a_model_type_an_embedding_size_tells_electra():
+    sizes = {"num_attention_heads": 2, "hidden_size": 32}
+    assert encoder_config_from_transformers(sizes).embedding_size == 32
+    assert encoder_config_from_transformers({**sizes, "embedding_size": 16}).embedding_size == 16
+
+
+@pytest.mark.parametrize("model, kind", [(bert, BertModel), (discriminator, ElectraModel)])
+def test_shards_are_loaded(model, kind, tmp_path):
+    model().save_pretrained(tmp_path, max_shard_size="30KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    assert_loads_like_transformers(tmp_path, kind)
+
+
+def sharded(folder):
+    bert().save_pretrained(folder, max_shard_size="30KB")
+    index = folder / "model.safetensors.index.json"
+    return index, json.loads(index.read_text())
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path):
+    _, contents = sharded(tmp_path)
+    shard = sorted(set(contents["weight_map"].values()))[1]
+    (tmp_path / shard).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"index.json names {shard}, should be in the same folder$"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_tensor_that_its_shard_lacks_is_named(tmp_path):
+    index, contents = sharded(tmp_path)
+    contents["weight_map"]["pooler.none"] = contents["weight_map"]["pooler.dense.bias"]
+    index.write_text(json.dumps(contents))
+    with pytest.raises(
+        ValueError, match=r"safetensors lacks pooler\.none, should have it, as model\.safetens"
+    ):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, contents, message",
+    [
+        ("config.json", b"{", r"config\.json is damaged \(.*\), should be a JSON object$"),
+        ("config.json", b"\xff", r"config\.json is damaged \(.*\), should be a JSON object$"),
+        ("config.json", b"[]", r"config\.json is a JSON list, should be an object$"),
+        (
+            "model.safetensors.index.json",
+            b"{}",
+            r"index\.json has no weight_map, should map the name of each",
+        ),
+        (
+            "model-00001-*.safetensors",
+            b"torn",
+            r"safetensors is damaged \(.*\), should be a file of safetensors$",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named(name, contents, message, tmp_path):
+    sharded(tmp_path)
+    next(tmp_path.glob(name)).write_bytes(contents)
+    with pytest.raises(ValueError, match=message) as error:
+        read_checkpoint(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_tensors_is_refused(tmp_path):
+    bert().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"has neither model\.safetensors nor model\.safetensors\.index"
+    ):
+        read_checkpoint(tmp_path)
