@@ -9,7 +9,7 @@ SOURCES := electra_kernels benchmarks tests setup.py .ci
 CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
 FIBERS := $(wildcard .ci/*.cpp benchmarks/audit/*.cpp tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu tests/cuda_on_cpu/*.h)
 
-.PHONY: help demo test fuzz sanitize lint format bench gpu-check audit wheel torches clean again
+.PHONY: help demo test prove fuzz sanitize lint format bench gpu-check audit wheel torches clean again
 
 help:  ## Say what each target does (default)
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,8 +17,11 @@ help:  ## Say what each target does (default)
 demo: $(READY)  ## Pre-train the reference ELECTRA on real text and write report/report.html
 	$(BIN)/electra-kernels pretrain --config demo --minutes 8 --pair-minutes 2 --output report
 
-test: $(READY)  ## Lint, build and every test, with the time of each part
-	@$(BIN)/python .ci/test.py
+test: $(READY)  ## Lint, and the tests of every back end and of the package, with the time of each part
+	@$(BIN)/python .ci/test.py test
+
+prove: $(READY)  ## The slower proofs: builds, compiled code, mutants, sanitizers, benchmarks that run
+	@$(BIN)/python .ci/test.py prove
 
 MINUTES ?= 10
 

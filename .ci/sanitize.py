@@ -205,7 +205,7 @@ def check(sanitizer: Sanitizer) -> bool:
 
 
 def main(names: list[str]) -> int:
-    """By default both; `make test`, whose time is short, asks for "memory"."""
+    """By default both; `make prove`, whose time is short, asks for "memory"."""
     clean = [check(one) for one in (MEMORY, THREADS) if not names or one.name in names]
     return not all(clean)
 

@@ -3,7 +3,7 @@
 The list stands in the kernels: every name in an EK_BARRIER, EK_CLUSTER_BARRIER, EK_BOUND or EK_MUTANT is a mutant
 without that barrier or bound. A name begins with that of the test file that has to fail: masking_words_complete is for
 tests/conformance/test_masking.py. The faults are switches in the one library, so a mutant is a fork of a process that
-has everything loaded. ``python tests/cuda_on_cpu`` runs the suite without any first.
+has everything loaded. ``python tests/cuda_on_cpu suite`` runs the suite without any.
 """
 
 import gc
