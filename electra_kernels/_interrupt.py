@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import parent_process
 from types import FrameType
 from typing import NoReturn
 
@@ -56,7 +55,9 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
     word, status = outcome(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
-    if parent_process() is None:  # the parent speaks for the processes that it has started
+    if (
+        "--multiprocessing-fork" not in sys.orig_argv
+    ):  # the parent speaks for the processes that it has started
         print(f"electra-kernels: error: {word}", file=sys.stderr, flush=True)
     os._exit(status)
 
