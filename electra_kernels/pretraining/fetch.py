@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from electra_kernels.pretraining.errors import UserError
+from electra_kernels.pretraining.files import replace_whole
 
 Kind = Literal["sdist", "wheel"]
 _SUFFIX = {"sdist": ".tar.gz", "wheel": ".whl"}
@@ -25,10 +27,24 @@ class Package(NamedTuple):
     kind: Kind = "sdist"
 
 
+class DownloadError(UserError):
+    """A package file cannot be had: no network, no pip, or the registry has another file under its name."""
+
+
 def cache_directory() -> Path:
-    """Where downloads and what is made of them are kept; ELECTRA_KERNELS_CACHE overrides the default."""
+    """Where downloads and what is made of them are kept; ELECTRA_KERNELS_CACHE overrides the default.
+
+    Raises:
+        UserError: the home folder is needed for it, and is not known.
+    """
     chosen = os.environ.get("ELECTRA_KERNELS_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "electra_kernels"
+    try:
+        return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "electra_kernels"
+    except RuntimeError as error:
+        raise UserError(
+            f"the folder for downloads, {chosen or '~/.cache/electra_kernels'}, is in a home folder that is not known: "
+            "set HOME, or ELECTRA_KERNELS_CACHE to a folder"
+        ) from error
 
 
 def fetch_package(name: str, version: str, sha256: str, *, kind: Kind = "sdist") -> Path:
@@ -44,7 +60,8 @@ def fetch_package(name: str, version: str, sha256: str, *, kind: Kind = "sdist")
         The path of the file in the cache.
 
     Raises:
-        UserError: pip could not download it (no network, no pip), or the hash is another.
+        DownloadError: pip could not download it (no network, no pip), or the hash is another.
+        UserError: the cache folder is not known or cannot be written.
     """
     target = cache_directory() / "downloads" / f"{name}-{version}{_SUFFIX[kind]}"
     if target.is_file() and _sha256(target) == sha256:
@@ -55,10 +72,15 @@ def fetch_package(name: str, version: str, sha256: str, *, kind: Kind = "sdist")
             file = _download(name, version, kind, Path(directory))
             found = _sha256(file)
             if found != sha256:
-                raise UserError(f"{name} {version}: the download has sha256 {found}, it should be {sha256}")
-            os.replace(file, target)
+                raise DownloadError(
+                    f"{name} {version}: the download has sha256 {found}, it should be {sha256}"
+                )
+            replace_whole(target, lambda unfinished: shutil.copyfile(file, unfinished))
     except OSError as error:
-        raise UserError(f"cannot write to the cache {target.parent}: {error}") from error
+        raise UserError(
+            f"cannot write to the cache {target.parent} ({error.strerror}): set ELECTRA_KERNELS_CACHE to a folder that "
+            "can be written"
+        ) from error
     return target
 
 
@@ -87,7 +109,9 @@ def _download(name: str, version: str, kind: Kind, directory: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     files = [file for file in directory.iterdir() if file.name.endswith(_SUFFIX[kind])]
     if done.returncode or len(files) != 1:
-        raise UserError(f"cannot download {name} {version} with pip: {_reason(done.stderr or done.stdout)}")
+        raise DownloadError(
+            f"cannot download {name} {version} with pip: {_reason(done.stderr or done.stdout)}"
+        )
     return files[0]
 
 

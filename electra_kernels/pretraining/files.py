@@ -1,12 +1,71 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and steps that no signal may cut in two."""
 
 import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def write_whole(target: Path, content: bytes | str) -> None:
-    """Write beside ``target`` and put it in its place only when it is whole; text is UTF-8."""
-    data = content.encode() if isinstance(content, str) else content
+    """Write beside ``target`` and put it in its place only when it is whole; text is UTF-8.
+
+    Bytes of a file name that are not UTF-8 (surrogates in Python's text) are written as backslash escapes.
+
+    Raises:
+        OSError: the file cannot be written; ``filename`` is ``target``, and nothing is left beside it.
+    """
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+    replace_whole(target, lambda unfinished: unfinished.write_bytes(data))
+
+
+def replace_whole(target: Path, write: Callable[[Path], object]) -> None:
+    """`write_whole` for a writer that opens the file itself, given its path.
+
+    The file gets the mode that the process's umask gives, whatever mode the writer chose.
+    """
     unfinished = target.with_name(f"{target.name}.{os.getpid()}.part")
-    unfinished.write_bytes(data)
-    os.replace(unfinished, target)
+    try:
+        with open(unfinished, "wb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o7777
+        write(unfinished)
+        os.chmod(unfinished, mode)
+        os.replace(unfinished, target)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def stop_signals_deferred() -> Iterator[None]:
+    """Delay SIGINT and SIGTERM until the block is done.
+
+    Python delivers signals in the main thread; in another thread there is nothing to delay.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    # A handler that C code installed reads as None and cannot be put back: that signal is left alone.
+    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    replaced = {n: handler for n, handler in previous.items() if handler not in (None, signal.SIG_IGN)}
+    for number in replaced:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])

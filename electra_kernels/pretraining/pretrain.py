@@ -1,8 +1,8 @@
 """``electra-kernels pretrain``: text → vocabulary → rows → training → checkpoint → report."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -22,34 +22,33 @@ from electra_kernels.pretraining.checkpoint import (
     save_encoder,
 )
 from electra_kernels.pretraining.colouring import ScoredToken, score_rows
-from electra_kernels.pretraining.documentation import documentation_text
+from electra_kernels.pretraining.data import Data, read_data
 from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.evaluation import FixedCorruption, evaluate_electra, evaluate_objective
-from electra_kernels.pretraining.files import write_whole
+from electra_kernels.pretraining.lock import locked
 from electra_kernels.pretraining.objectives import (
     OBJECTIVES,
     Objective,
     Proposed,
     ReplacedTokenDetection,
-    TextFacts,
-    text_facts,
 )
 from electra_kernels.pretraining.pair import PER_TOKEN, train_pair
 from electra_kernels.pretraining.precision import has_native_bfloat16
 from electra_kernels.pretraining.progress import Progress
 from electra_kernels.pretraining.real_word_errors import (
+    ErrorPairs,
     count_words,
+    error_pairs_or_reason,
     evaluate_real_word_errors,
-    fetch_error_pairs,
     real_word_errors,
 )
 from electra_kernels.pretraining.recipe import RECIPES, Recipe
-from electra_kernels.pretraining.report import finite, write_report
-from electra_kernels.pretraining.rows import Rows, encode_rows, spread, unigram_counts
+from electra_kernels.pretraining.report import write_metrics, write_report
+from electra_kernels.pretraining.results import Results
+from electra_kernels.pretraining.rows import encode_rows, spread
 from electra_kernels.pretraining.run import State, train
 from electra_kernels.pretraining.step_time import time_step
-from electra_kernels.pretraining.text import Corpus, read_documents, split_held_out
-from electra_kernels.pretraining.vocabulary import load_vocabulary, train_vocabulary
+from electra_kernels.pretraining.vocabulary import train_vocabulary
 
 EVALUATIONS = 12
 CURVE_ROWS, FINAL_ROWS = 192, 1_024
@@ -74,39 +73,51 @@ class Options:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Data:
-    """Everything that comes from the text."""
-
-    corpus: Corpus
-    source: str
-    tokenizer: Tokenizer
-    train: Rows
-    held_out: Rows
-    counts: torch.Tensor  # [V], of the training text
-
-    @property
-    def vocab_size(self) -> int:
-        size: int = self.tokenizer.get_vocab_size()
-        return size
-
-    @property
-    def facts(self) -> TextFacts:
-        return text_facts(self.tokenizer, self.counts)
-
-
 def pretrain(options: Options, progress: Progress) -> Path:
     """Run it all; returns the path of the report, or of metrics.json for an objective without a model as generator.
 
     Raises:
-        UserError: a mistake in the options or the text.
+        UserError: a mistake in the options or the text, or the folder is in use or holds what is not ours.
+        OSError: a file cannot be written.
+        KeyboardInterrupt: with a line that says where the model is that was saved last.
     """
     _check_objective(options)
-    options.output.mkdir(parents=True, exist_ok=True)
+    with locked(options.output):
+        results = Results(options.output)
+        try:
+            return _pretrain(options, results, progress)
+        except KeyboardInterrupt as stop:
+            raise type(stop)(results.saved()) from None
+
+
+def _pretrain(options: Options, results: Results, progress: Progress) -> Path:
     recipe = _recipe(options)
-    data = read_data(options, recipe, progress.say)
+    data = read_data(options.text, options.vocabulary, recipe, progress.say)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = _objective(options, recipe, data).to(device)
+    # Downloads come before the training, so that what is missing is known before it.
+    pairs = error_pairs_or_reason(progress.say) if _has_report(objective.model) else []
+    state, curves = _train(options, recipe, data, objective, results, progress)
+    progress.say(f"the model is in {results.model}")
+    metrics = _describe(options, data, state, device) | curves
+    model = objective.model
+    if not _has_report(model):
+        rows = spread(data.held_out, FINAL_ROWS)
+        metrics["final"] = _evaluate(objective, FixedCorruption(rows, data.counts))
+        return write_metrics(options.output, metrics)
+    metrics |= _measure(options, data, model, pairs, progress)
+    samples = coloured_samples(model, data)
+    report_path = write_report(options.output, metrics, samples)
+    if options.pair_minutes:
+        metrics["pair"] = _pair(options, data, device, progress)
+        write_report(options.output, metrics, samples)
+    return report_path
+
+
+def _train(
+    options: Options, recipe: Recipe, data: Data, objective: Objective, results: Results, progress: Progress
+) -> tuple[State, dict[str, Any]]:
+    """Train and save; returns where the run ended, and "evaluations" and "alarms" on the way."""
     fixed = FixedCorruption(spread(data.held_out, CURVE_ROWS), data.counts)
     evaluations: list[dict[str, float]] = []
     alarms: list[str] = []
@@ -122,26 +133,11 @@ def pretrain(options: Options, progress: Progress) -> Path:
                 figures = _evaluate(objective, fixed)
                 evaluations.append({"step": state.step, "seconds": state.seconds, **figures})
                 # An interrupted run keeps what it had learned by now.
-                _save(options.output / "model", objective, data.tokenizer, recipe)
+                results.save_model(state.step, partial(_save, objective, data.tokenizer, recipe))
             bar.update(state, evaluations[-1] if evaluations else {})
 
         state = train(objective, data.train, recipe, budget, seed=options.seed, report=report)
-    progress.say(f"the model is in {options.output / 'model'}")
-    metrics = _describe(options, data, state, device) | {"evaluations": evaluations, "alarms": alarms}
-    model = objective.model
-    if not _has_report(model):
-        rows = spread(data.held_out, FINAL_ROWS)
-        metrics["final"] = _evaluate(objective, FixedCorruption(rows, data.counts))
-        path = options.output / "metrics.json"
-        write_whole(path, json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
-        return path
-    metrics |= _measure(options, data, model, progress)
-    samples = coloured_samples(model, data)
-    report_path = write_report(options.output, metrics, samples)
-    if options.pair_minutes:
-        metrics["pair"] = _pair(options, data, device, progress)
-        write_report(options.output, metrics, samples)
-    return report_path
+    return state, {"evaluations": evaluations, "alarms": alarms}
 
 
 def _recipe(options: Options) -> Recipe:
@@ -152,28 +148,6 @@ def _recipe(options: Options) -> Recipe:
         steps=options.steps or recipe.steps,
         batch_size=options.batch_size or recipe.batch_size,
     )
-
-
-def read_data(options: Options, recipe: Recipe, say: Callable[[str], None]) -> Data:
-    """Read or fetch the text, train or load the vocabulary, encode."""
-    source = (
-        ", ".join(map(str, options.text)) or "Documentation of Django, SQLAlchemy, Twisted, Celery and Scrapy"
-    )
-    documents = read_documents(options.text) if options.text else documentation_text(say)
-    corpus = split_held_out(documents)
-    if options.vocabulary is not None:
-        tokenizer = load_vocabulary(options.vocabulary)
-    else:
-        say(f"training a vocabulary of {recipe.vocab_size:,} word pieces on {len(corpus.train):,} documents")
-        tokenizer = train_vocabulary(corpus.train, recipe.vocab_size)
-    rows = encode_rows(corpus.train, tokenizer, recipe.length)
-    held_out = encode_rows(corpus.held_out, tokenizer, recipe.length)
-    for name, part in (("training", rows), ("held-out", held_out)):
-        if not part.maskable.any():
-            raise UserError(f"too little {name} text: no document has enough known words for a row")
-    counts = unigram_counts(rows, tokenizer.get_vocab_size())
-    say(f"{int(rows.maskable.sum()):,} word pieces to train on, {int(held_out.maskable.sum()):,} held out")
-    return Data(corpus, source, tokenizer, rows, held_out, counts)
 
 
 def _check_objective(options: Options) -> None:
@@ -212,14 +186,16 @@ def _has_report(model: nn.Module) -> TypeGuard[Electra]:
     return isinstance(model, Electra) and model.generator is not None
 
 
-def _save(directory: Path, objective: Objective, tokenizer: Tokenizer, recipe: Recipe) -> None:
+def _save(objective: Objective, tokenizer: Tokenizer, recipe: Recipe, directory: Path) -> None:
     if isinstance(objective.model, Electra):
         save_checkpoint(directory, Checkpoint(objective.model, tokenizer, recipe, objective.name))
     else:
         save_encoder(directory, EncoderCheckpoint(objective.encoder, tokenizer, recipe, objective.name))
 
 
-def _measure(options: Options, data: Data, model: Electra, progress: Progress) -> dict[str, Any]:
+def _measure(
+    options: Options, data: Data, model: Electra, pairs: ErrorPairs | str, progress: Progress
+) -> dict[str, Any]:
     """Everything that is measured on held-out text once the training is over."""
     progress.say("measuring on held-out text")
     rows = spread(data.held_out, FINAL_ROWS)
@@ -231,7 +207,7 @@ def _measure(options: Options, data: Data, model: Electra, progress: Progress) -
             "auc_frequency": fixed.token_auc(evaluation.rarity(fixed.input_ids, data.counts)),
             "unigram_entropy": evaluation.unigram_entropy(rows, data.counts),
         },
-        "real_word_errors": _real_word_errors(model, data, recipe),
+        "real_word_errors": _real_word_errors(model, data, recipe, pairs),
         "step_seconds": time_step(model, data.train, recipe, repeats=STEP_REPEATS, seed=options.seed),
         "pair": None,
     }
@@ -267,19 +243,20 @@ def _describe(options: Options, data: Data, state: State, device: torch.device) 
     }
 
 
-def _real_word_errors(model: Electra, data: Data, recipe: Recipe) -> dict[str, Any]:
-    """The figures, or the reason why there are none: a run without a network still gets its report."""
+def _real_word_errors(model: Electra, data: Data, recipe: Recipe, pairs: ErrorPairs | str) -> dict[str, Any]:
+    if isinstance(pairs, str):
+        return {"reason": pairs}
     device = next(model.parameters()).device
     word_counts = count_words(data.corpus.train)
 
     def score(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return model.discriminator.logits(input_ids.to(device), attention_mask.to(device)).cpu()
 
+    items = real_word_errors(data.corpus.held_out, word_counts, pairs)
     try:
-        items = real_word_errors(data.corpus.held_out, word_counts, fetch_error_pairs())
         with evaluation.isolated(model):
             return evaluate_real_word_errors(items, data.tokenizer, score, word_counts, recipe.length)
-    except UserError as error:
+    except UserError as error:  # no sentence has room for one
         return {"reason": str(error)}
 
 

@@ -10,6 +10,11 @@ from rich.progress import Progress as RichProgress
 from electra_kernels.pretraining.run import State
 
 
+def print_plainly(console: Console, line: str, style: str | None = None) -> None:
+    """Print a line as it is: brackets, colons and numbers in the name of a file mean nothing to the console."""
+    console.print(line, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 class Bar:
     """A bar on a terminal; elsewhere a line for each evaluation."""
 
@@ -40,7 +45,7 @@ class Bar:
 
     def say(self, line: str) -> None:
         if not self.console.is_terminal:
-            self.console.print(line, highlight=False, soft_wrap=True)
+            print_plainly(self.console, line)
 
     def _show(self, fraction: float, line: str) -> None:
         self.progress.update(self.task, completed=fraction, figures=line)
@@ -57,7 +62,7 @@ class Progress:
         self.console = Console(stderr=True) if console is None else console
 
     def say(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True)
+        print_plainly(self.console, line)
 
     @contextmanager
     def bar(self, title: str) -> Iterator[Bar]:

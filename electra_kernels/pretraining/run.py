@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from electra_kernels.pretraining.budget import Budget, learning_rate_scale
+from electra_kernels.pretraining.files import stop_signals_deferred
 from electra_kernels.pretraining.objectives import Objective, take
 from electra_kernels.pretraining.optimizer import make_optimizers, scale_learning_rate
 from electra_kernels.pretraining.precision import has_native_bfloat16
@@ -34,6 +35,9 @@ class State:
 class Trainer:
     """One objective with its optimisers, advanced step by step.
 
+    SIGINT and SIGTERM wait for the end of a step: Python's handlers raise at any line, and an exception that passes
+    through torch's C++ in the middle of one may abort the process.
+
     Args:
         objective: the model and its loss, on the device of the run.
         recipe: learning rate, warm-up, weight decay, clipping.
@@ -43,8 +47,11 @@ class Trainer:
         self.objective, self.recipe = objective, recipe
         self.device = next(objective.parameters()).device
         self.bfloat16 = has_native_bfloat16(self.device)
-        self.optimizers = make_optimizers(objective, recipe)
+        # It is here that torch imports its compiler, in which an exception of a signal handler aborts the process.
+        with stop_signals_deferred():
+            self.optimizers = make_optimizers(objective, recipe)
 
+    @stop_signals_deferred()
     def step(self, batch: object, fraction: float) -> tuple[float, dict[str, Tensor]]:
         """One update; returns AdamW's learning rate, and the batch's metrics and gradient norm (unclipped)."""
         scale = learning_rate_scale(fraction, self.recipe.warmup)

@@ -117,7 +117,8 @@ def _chosen(documents: Sequence[Document], every: int) -> set[str]:
 
 
 def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    data = name.encode(errors="surrogateescape")  # the name of a file may be bytes that are not UTF-8
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
 
 
 def _without(document: Document, seen: set[str]) -> Document:

@@ -14,6 +14,7 @@ from electra_kernels.pretraining.fetch import cache_directory, fetch_package
 from electra_kernels.pretraining.files import write_whole
 from electra_kernels.pretraining.text import Document
 
+LARGEST_SIZE = 2**21  # twice the largest vocabularies in use
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PREFIX = "##"
 _MIN_FREQUENCY = 2
@@ -50,8 +51,13 @@ def train_vocabulary(documents: Sequence[Document], size: int) -> Tokenizer:
         A tokenizer as `load_vocabulary` gives it, with [PAD] [UNK] [CLS] [SEP] [MASK] as ids 0 to 4.
 
     Raises:
-        UserError: size leaves no room for pieces longer than the single characters of the text.
+        UserError: size leaves no room for pieces longer than the single characters of the text, or is above
+            LARGEST_SIZE.
     """
+    if size > LARGEST_SIZE:  # the trainer reserves memory for all of them at once
+        raise UserError(
+            f"a vocabulary of {size:,} is too large: it should have at most {LARGEST_SIZE:,} entries"
+        )
     paragraphs = [paragraph for document in documents for paragraph in document.paragraphs]
     alphabet, continuations = _alphabet(paragraphs, max(_ALPHABET_SIZE, int(_ALPHABET_SHARE * size)))
     # The trainer numbers continuing characters in the order of a randomly seeded hash map, and breaks ties
@@ -92,7 +98,7 @@ def load_vocabulary(path: Path) -> Tokenizer:
     path = _vocabulary_file(Path(path))
     try:
         if path.suffix == ".json":
-            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         else:
             tokenizer = _from_tokens(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
         special_ids(tokenizer)

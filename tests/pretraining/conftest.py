@@ -1,6 +1,8 @@
 """A tiny language for fast tests: sentences in which the next word follows from the last."""
 
 import random
+import resource
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,6 +15,17 @@ from electra_kernels.pretraining.vocabulary import special_ids, train_vocabulary
 
 WORDS = "the old cat saw a small dog near our house while rain fell on every green hill of that land".split()
 LENGTH = 16
+
+
+@contextmanager
+def largest_file(size):
+    """A disk that is full after ``size`` bytes of a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,14 @@
 import json
+import os
 import re
+import signal
 
 import pytest
 import torch
 
 from electra_kernels.models import Electra, ElectraConfig, Encoder
 from electra_kernels.pretraining.checkpoint import (
+    FILES,
     Checkpoint,
     EncoderCheckpoint,
     load_checkpoint,
@@ -15,6 +18,8 @@ from electra_kernels.pretraining.checkpoint import (
 )
 from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.recipe import RECIPES
+
+from .conftest import largest_file
 
 
 @pytest.fixture
@@ -125,3 +130,36 @@ def test_weights_that_are_none_are_one_line(saved):
     (saved / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match=r"model\.safetensors does not fit"):
         load_checkpoint(saved)
+
+
+def test_all_files_have_the_mode_of_the_umask(saved):
+    umask = os.umask(0)
+    os.umask(umask)
+    assert {path.name: path.stat().st_mode & 0o777 for path in saved.iterdir()} == dict.fromkeys(
+        FILES, 0o666 & ~umask
+    )
+
+
+def test_a_disk_that_fills_up_names_the_file_and_leaves_the_previous_one(saved, model, tokenizer):
+    before = (saved / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        model.discriminator.head.bias.fill_(3.0)
+    with largest_file(len(before) // 2), pytest.raises(OSError, match="File too large") as error:
+        save_checkpoint(saved, Checkpoint(model, tokenizer, RECIPES["demo"]))
+    assert error.value.filename.endswith("model.safetensors")
+    assert (saved / "model.safetensors").read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+def test_a_signal_between_old_and_new_does_not_lose_the_model(saved, model, tokenizer, monkeypatch):
+    replace = os.replace
+
+    def interrupted(source, target):
+        replace(source, target)
+        if str(target).endswith(".previous"):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(saved, Checkpoint(model, tokenizer, RECIPES["demo"]))
+    load_checkpoint(saved)

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +8,13 @@ import pytest
 
 from electra_kernels.pretraining import fetch
 from electra_kernels.pretraining.errors import UserError
-from electra_kernels.pretraining.fetch import Package, cache_directory, fetch_package, fetch_packages
+from electra_kernels.pretraining.fetch import (
+    DownloadError,
+    Package,
+    cache_directory,
+    fetch_package,
+    fetch_packages,
+)
 
 CONTENT = b"an archive"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -25,7 +32,9 @@ def registry(tmp_path, monkeypatch):
             return subprocess.CompletedProcess(command, 1, "", state.error)
         suffix = "tar.gz" if "--no-binary" in command else "py3-none-any.whl"
         name = command[-1].replace("==", "-").title()  # a file may be named otherwise than the project
-        (Path(command[command.index("--dest") + 1]) / f"{name}.{suffix}").write_bytes(CONTENT)
+        file = Path(command[command.index("--dest") + 1]) / f"{name}.{suffix}"
+        file.write_bytes(CONTENT)
+        file.chmod(0o600)
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(fetch.subprocess, "run", run)
@@ -38,6 +47,33 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("ELECTRA_KERNELS_CACHE")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert cache_directory() == tmp_path / ".cache" / "electra_kernels"
+
+
+@pytest.mark.parametrize("chosen", [None, "~nobody-has-this-name/cache"])
+def test_a_home_that_is_not_known_is_told_with_what_to_set(chosen, monkeypatch):
+    """The home folder of a user whom the system does not know, as in many containers."""
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("ELECTRA_KERNELS_CACHE", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    if chosen is not None:
+        monkeypatch.setenv("ELECTRA_KERNELS_CACHE", chosen)
+    with pytest.raises(UserError, match="set HOME, or ELECTRA_KERNELS_CACHE") as error:
+        fetch_package("name", "1.0", SHA256)
+    assert not isinstance(error.value, DownloadError)
+
+
+def test_a_download_has_the_mode_of_the_umask(registry):
+    previous = os.umask(0o027)
+    try:
+        path = fetch_package("name", "1.0", SHA256)
+    finally:
+        os.umask(previous)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize(("kind", "option"), [("sdist", "--no-binary"), ("wheel", "--only-binary")])
@@ -64,7 +100,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(registry):
 
 
 def test_a_download_with_another_hash_is_refused_and_not_kept(registry):
-    with pytest.raises(UserError, match=f"name 1.0: the download has sha256 {SHA256}, it should be 0000"):
+    with pytest.raises(DownloadError, match=f"name 1.0: the download has sha256 {SHA256}, it should be 0000"):
         fetch_package("name", "1.0", "0000")
     assert not [path for path in cache_directory().rglob("*") if path.is_file()]
 
@@ -85,7 +121,7 @@ def test_a_download_with_another_hash_is_refused_and_not_kept(registry):
 )
 def test_a_failed_download_is_told_in_one_line(registry, output, reason):
     registry.error = output
-    with pytest.raises(UserError) as error:
+    with pytest.raises(DownloadError) as error:
         fetch_package("name", "1.0", SHA256)
     assert str(error.value).startswith("cannot download name 1.0 with pip: ")
     assert reason in str(error.value)
@@ -94,8 +130,11 @@ def test_a_failed_download_is_told_in_one_line(registry, output, reason):
 
 def test_a_cache_that_cannot_be_written_is_named(registry, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(UserError, match="cannot write to the cache"):
+    with pytest.raises(UserError, match=r"cannot write to the cache .*: set ELECTRA_KERNELS_CACHE") as error:
         fetch_package("name", "1.0", SHA256)
+    assert not isinstance(
+        error.value, DownloadError
+    )  # a run without a network goes on, one without a cache does not
 
 
 def test_several_come_in_the_order_asked_for(registry):

@@ -1,3 +1,4 @@
+import signal
 import time
 
 import pytest
@@ -5,9 +6,9 @@ import torch
 
 from electra_kernels.pretraining.budget import Budget
 from electra_kernels.pretraining.evaluation import FixedCorruption, evaluate_electra
-from electra_kernels.pretraining.objectives import ReplacedTokenDetection
+from electra_kernels.pretraining.objectives import ReplacedTokenDetection, take
 from electra_kernels.pretraining.recipe import Recipe
-from electra_kernels.pretraining.run import LOG_EVERY, train
+from electra_kernels.pretraining.run import LOG_EVERY, Trainer, train
 
 RECIPE = Recipe(length=16, batch_size=8, learning_rate=3e-3, warmup=0.1, steps=60, clip=None)
 
@@ -117,4 +118,19 @@ def test_a_run_of_one_step_trains(make, rows):
     objective = make()
     before = [parameter.clone() for parameter in objective.parameters()]
     train(objective, rows, RECIPE, Budget(1), seed=0, report=lambda state: None)
+    assert any(not torch.equal(one, other) for one, other in zip(before, objective.parameters()))
+
+
+def test_a_signal_waits_for_the_end_of_the_step(make, rows):
+    class Signalled(ReplacedTokenDetection):
+        def forward(self, batch, progress):
+            signal.raise_signal(signal.SIGINT)
+            return super().forward(batch, progress)
+
+    objective = make(Signalled)
+    trainer = Trainer(objective, RECIPE)
+    before = [parameter.clone() for parameter in objective.parameters()]
+    batch = objective.batch(take(rows, torch.arange(4), torch.device("cpu")))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.step(batch, 0.5)
     assert any(not torch.equal(one, other) for one, other in zip(before, objective.parameters()))

@@ -72,6 +72,11 @@ def test_the_same_text_gives_the_same_vocabulary_in_another_process():
     assert done.stdout == train_vocabulary([TIES], 400).to_str()
 
 
+def test_a_size_for_which_no_memory_is_there_is_refused():
+    with pytest.raises(UserError, match="a vocabulary of 1,000,000,000 is too large: it should have at most"):
+        train_vocabulary([TIES], 10**9)
+
+
 def test_a_size_without_room_for_the_characters_is_refused():
     with pytest.raises(UserError, match=r"a vocabulary of 20 is too small: the characters alone need \d+"):
         train_vocabulary([SENTENCES], 20)

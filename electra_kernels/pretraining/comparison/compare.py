@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from electra_kernels.pretraining.documentation import documentation_text
 from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.evaluation import EVALUATION_SEED, rarity, unigram_entropy
 from electra_kernels.pretraining.files import write_whole
+from electra_kernels.pretraining.lock import locked
 from electra_kernels.pretraining.objectives import OBJECTIVES, text_facts
 from electra_kernels.pretraining.pair import PER_TOKEN, pair_encoder
 from electra_kernels.pretraining.precision import has_native_bfloat16
@@ -56,6 +58,7 @@ RECIPE = replace(
     head_start_replacements="unigram",
 )
 RATES = (1.5e-3, 3e-3)
+_RESULTS = ("runs", "compare.html", "compare.json", "compare.png")
 FITTED_ROWS, JUDGED_ROWS = 1_024, 512
 
 
@@ -92,12 +95,24 @@ def compare(options: Options, progress: Progress) -> Path:
     held-out text that nothing else is measured on, is the objective's.
 
     Raises:
-        UserError: a mistake in the options or the text, or the folder holds runs of another text or length.
+        UserError: a mistake in the options or the text, the folder holds runs of another text or length, or another
+            process writes there.
+        KeyboardInterrupt: with a line that says where the finished runs are.
     """
+    try:
+        with locked(options.output):
+            return _compare(options, progress)
+    except KeyboardInterrupt as stop:
+        raise type(stop)(
+            f"the finished runs are in {options.output / 'runs'} and will not run again"
+        ) from None
+
+
+def _compare(options: Options, progress: Progress) -> Path:
     folder = options.output / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
     setting, facts = _setting(options, progress.say)
     _require_same_setting(options.output / "setting.json", facts)
+    folder.mkdir(exist_ok=True)
     path = folder / "setting.pickle"
     write_whole(path, pickle.dumps(setting))
     train, probe = (partial(_results, step, path, options.processes, progress) for step in _STEPS)
@@ -125,7 +140,18 @@ def compare(options: Options, progress: Progress) -> Path:
 
 def _require_same_setting(path: Path, facts: dict[str, Any]) -> None:
     """Runs of an earlier comparison stand beside new ones only if nothing that they share has changed."""
-    earlier = json.loads(path.read_text()) if path.exists() else facts
+    try:
+        earlier = dict(json.loads(path.read_text())) if path.exists() else facts
+    except (ValueError, TypeError):
+        raise UserError(
+            f"{path} is not from a comparison of electra-kernels: use another --output, or remove it"
+        ) from None
+    foreign = [] if path.exists() else [name for name in _RESULTS if (path.parent / name).exists()]
+    if foreign:
+        raise UserError(
+            f"--output {path.parent} holds {foreign[0]}, which is not from electra-kernels compare: choose another "
+            "folder, or move it away"
+        )
     changed = [
         f"{name} was {earlier.get(name)} and is {facts.get(name)}"
         for name in {**earlier, **facts}
@@ -148,12 +174,13 @@ def _results(
     folder = setting.parent
     files = {run: folder / f"{run.name}-{step}.json" for run in runs}
     missing = [run for run, file in files.items() if not _is_current(file, weights(folder, run))]
-    for count, result in enumerate(in_processes(_STEPS[step], setting, missing, processes), start=1):
-        run = Run(**{name: result[name] for name in Run.__dataclass_fields__})
-        write_whole(files[run], json.dumps(result) + "\n")
-        progress.say(f"{count:3} of {len(missing)}  {run.name:32} {_line(result)}")
-        for alarm in result.get("alarms", ()):
-            progress.say(f"     {alarm}")
+    with closing(in_processes(_STEPS[step], setting, missing, processes)) as results:
+        for count, result in enumerate(results, start=1):
+            run = Run(**{name: result[name] for name in Run.__dataclass_fields__})
+            write_whole(files[run], json.dumps(result) + "\n")
+            progress.say(f"{count:3} of {len(missing)}  {run.name:32} {_line(result)}")
+            for alarm in result.get("alarms", ()):
+                progress.say(f"     {alarm}")
     return [json.loads(file.read_text()) for file in files.values()]
 
 

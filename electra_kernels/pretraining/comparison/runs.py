@@ -2,20 +2,22 @@
 
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import active_children, connection, get_context, parent_process
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model
 
 from electra_kernels.models import ElectraConfig, Encoder
 from electra_kernels.pretraining.alarms import Watch
 from electra_kernels.pretraining.budget import Budget
+from electra_kernels.pretraining.checkpoint import save_weights
 from electra_kernels.pretraining.objectives import OBJECTIVES, Objective, Proposed, TextFacts
 from electra_kernels.pretraining.probing import Task, probe
 from electra_kernels.pretraining.recipe import Recipe
@@ -75,7 +77,7 @@ Work = Callable[[Setting, Run, Path], dict[str, Any]]
 def carry_out(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
     """Train, and keep the encoder in the folder; returns what is known of the run, as JSON has it."""
     encoder, result = _trained(setting, run)
-    save_model(encoder, str(weights(folder, run)))
+    save_weights(encoder, weights(folder, run))
     return asdict(run) | result
 
 
@@ -156,7 +158,9 @@ def _point(encoder: Encoder, setting: Setting, state: State, seed: int) -> dict[
     return {"step": state.step, "tokens": state.tokens, "seconds": state.seconds, "figure": figure}
 
 
-def in_processes(work: Work, path: Path, runs: Sequence[Run], processes: int) -> Iterator[dict[str, Any]]:
+def in_processes(
+    work: Work, path: Path, runs: Sequence[Run], processes: int
+) -> Generator[dict[str, Any], None, None]:
     """Results of `carry_out` or `measure` in the order in which they end.
 
     Each process has one thread: two runs side by side on two cores are faster than one after the other on both.
@@ -168,11 +172,18 @@ def in_processes(work: Work, path: Path, runs: Sequence[Run], processes: int) ->
         processes: how many at once.
     """
     context = get_context("spawn")
+    processes, others = min(processes, max(1, len(runs))), active_children()
     with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(path,)) as pool:
         waiting = [pool.submit(_do, work, run) for run in runs]
         try:
             for done in as_completed(waiting):
                 yield done.result()
+        except BaseException:
+            # Leaving the pool waits for its processes, which would finish their runs.
+            for process in active_children():
+                if process not in others:
+                    process.terminate()
+            raise
         finally:
             for future in waiting:
                 future.cancel()
@@ -184,6 +195,8 @@ _here: tuple[Setting, Path] | None = None
 def _begin(path: Path) -> None:
     global _here
     Thread(target=_end_with_parent, daemon=True).start()
+    # Ctrl-C reaches every process of the terminal; the parent answers it, and ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     _here = pickle.loads(path.read_bytes()), path.parent
 
