@@ -30,7 +30,6 @@ STREAMS = {
     "sampling": {
         "sample_row": (LOADS,),
         "gradient_row": (LOADS, STORES),
-        "check_row": (),
         "replace_row": (),  # of 8-byte ids in rows of any stride
     },
     "mlm_head": {
