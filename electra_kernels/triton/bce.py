@@ -33,6 +33,7 @@ from electra_kernels.triton.tokens import (
 
 _BLOCK = 1024  # tokens at a time: 8 to a thread, which are 16 bytes of bfloat16
 _WARPS = 4
+_REGISTERS = 255  # all of a thread: left to itself, ptxas spills to have more programs on a multiprocessor
 
 
 class _Split(NamedTuple):
@@ -205,6 +206,7 @@ def masked_bce_with_logits(
         num_warps=_WARPS,
         IS_WIDE=split.is_wide,
         BLOCK=_BLOCK,
+        **launch.most_registers(_REGISTERS),
     )
     launch.run(
         bce_join,

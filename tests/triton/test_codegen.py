@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from benchmarks.audit import compilation
+from benchmarks.audit import assembly, compilation
 from benchmarks.audit.launches import launches_of
 from electra_kernels import triton
 
@@ -112,6 +112,23 @@ def test_no_place_in_a_batch_is_compiled_anew():
         for part in (slice(0, 9), slice(1, 10))
     ]
     assert found[0] == found[1]
+
+
+# Of logits, labels and mask: those that need the most registers.
+@pytest.mark.parametrize(
+    "types",
+    [
+        (torch.float32, torch.int64, torch.int64),
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        (torch.bfloat16, torch.float32, torch.uint8),
+        (torch.float16, torch.bool, torch.bool),
+    ],
+)
+def test_losses_of_tokens_spill_nothing_whatever_their_types(types):
+    logits, labels, mask = (_empty(1000, dtype=dtype) for dtype in types)
+    (losses, _) = launches("masked_bce_with_logits", (logits, labels, mask, None, None, 0.0, "mean"))
+    sass, _ = assembly.disassemble(compilation.compile_launch(losses, TARGET).asm["cubin"])
+    assert not [one for one in assembly.instructions(sass) if one.name.startswith(("STL", "LDL"))]
 
 
 _compiled = {}
