@@ -7,8 +7,18 @@ import time
 
 # Two workers of one thread each: on two cores that is faster than one worker of two threads.
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"]
-# Parts of their own.
-APART = ("conformance", "triton", "test_build.py", "test_install.py", "integrations/test_compile.py")
+BUILDS = ("test_build.py", "test_install.py")
+CODEGEN = ("triton/test_codegen.py", "test_generations.py", "test_audit.py")
+GPU_CHECK = ("test_gpu_check.py", "test_gpu_plan.py", "test_gpu_proofs.py", "test_gpu_scheduler.py")
+COMPILED = ("integrations/test_compile.py",)
+# Tests outside of the part "package".
+APART = ("conformance", "triton", *BUILDS, *CODEGEN, *GPU_CHECK, *COMPILED)
+
+
+def tests(names: tuple[str, ...]) -> list[str]:
+    return [*PYTEST, *(f"tests/{name}" for name in names)]
+
+
 PARTS = {
     "test": {
         "lint": ["make", "--no-print-directory", "lint"],
@@ -18,9 +28,10 @@ PARTS = {
         "package": [*PYTEST, "tests", *(f"--ignore=tests/{name}" for name in APART)],
     },
     "prove": {
-        "build": [*PYTEST, "tests/test_build.py", "tests/test_install.py"],
-        "codegen": [*PYTEST, "tests/triton/test_codegen.py"],
-        "inductor": [*PYTEST, "tests/integrations/test_compile.py"],
+        "builds": tests(BUILDS),
+        "codegen": tests(CODEGEN),
+        "gpu-check": tests(GPU_CHECK),
+        "compiled": tests(COMPILED),
         "mutants": [sys.executable, "tests/cuda_on_cpu", "mutants"],
         "sanitizers": [sys.executable, ".ci/sanitize.py", "memory"],
         "benchmarks": [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "2"],
