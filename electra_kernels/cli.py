@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except (MemoryError, RuntimeError) as error:
         # torch raises a plain RuntimeError where the CPU's memory is at its end.
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            return _fail(f"out of memory: {(str(error) or 'Python had no more').splitlines()[0]}")
+            return _fail(f"out of memory: {(str(error) or 'the allocation failed').splitlines()[0]}")
         raise
 
 

@@ -21,6 +21,7 @@ from electra_kernels.models import Electra, ElectraConfig, Encoder, EncoderConfi
 from electra_kernels.pretraining.errors import UserError
 from electra_kernels.pretraining.files import replace_whole, stop_signals_deferred, write_whole
 from electra_kernels.pretraining.recipe import Recipe
+from electra_kernels.pretraining.rows import SHORTEST_ROW
 from electra_kernels.pretraining.vocabulary import load_vocabulary, save_vocabulary
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
@@ -183,6 +184,10 @@ def _read_config(directory: Path) -> tuple[ElectraConfig | EncoderConfig, Recipe
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         recipe, objective = Recipe(**values["recipe"]), values.get("objective", "replaced_tokens")
+        if not isinstance(recipe.length, int) or not SHORTEST_ROW + 2 <= recipe.length < 2**31:
+            raise ValueError(
+                f"length is {recipe.length}, should be a whole number of at least {SHORTEST_ROW + 2}"
+            )
         if "encoder" in values:
             return EncoderConfig(**values["encoder"]), recipe, objective
         return ElectraConfig.from_dict(values["model"]), recipe, objective

@@ -126,6 +126,15 @@ def test_a_config_that_is_none_is_one_line(saved, text):
         load_checkpoint(saved)
 
 
+@pytest.mark.parametrize("length", [0, -1, 1.5, "64", None, 10**30])
+def test_a_length_of_rows_that_cannot_be_is_one_line(length, saved):
+    config = json.loads((saved / "config.json").read_text())
+    config["recipe"]["length"] = length
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config\.json .*length is"):
+        load_checkpoint(saved)
+
+
 def test_weights_that_are_none_are_one_line(saved):
     (saved / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match=r"model\.safetensors does not fit"):
