@@ -78,7 +78,7 @@ def fetch_package(name: str, version: str, sha256: str, *, kind: Kind = "sdist")
             replace_whole(target, lambda unfinished: shutil.copyfile(file, unfinished))
     except OSError as error:
         raise UserError(
-            f"cannot write to the cache {target.parent} ({error.strerror}): set ELECTRA_KERNELS_CACHE to a folder that "
+            f"cannot write to the cache {target.parent} ({error}): set ELECTRA_KERNELS_CACHE to a folder that "
             "can be written"
         ) from error
     return target
@@ -106,7 +106,10 @@ def _download(name: str, version: str, kind: Kind, directory: Path) -> Path:
         "2",
     ]
     command += ["--disable-pip-version-check", *choice, "--dest", str(directory), f"{name}=={version}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise DownloadError(f"cannot download {name} {version}: pip does not start: {error}") from error
     files = [file for file in directory.iterdir() if file.name.endswith(_SUFFIX[kind])]
     if done.returncode or len(files) != 1:
         raise DownloadError(

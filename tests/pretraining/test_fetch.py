@@ -128,6 +128,15 @@ def test_a_failed_download_is_told_in_one_line(registry, output, reason):
     assert "\n" not in str(error.value)
 
 
+def test_a_pip_that_does_not_start_is_no_fault_of_the_cache(registry, monkeypatch):
+    def missing(command, **options):
+        raise PermissionError(13, "Permission denied", command[0])
+
+    monkeypatch.setattr(fetch.subprocess, "run", missing)
+    with pytest.raises(DownloadError, match=r"cannot download name 1\.0: pip does not start: .*denied"):
+        fetch_package("name", "1.0", SHA256)
+
+
 def test_a_cache_that_cannot_be_written_is_named(registry, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(UserError, match=r"cannot write to the cache .*: set ELECTRA_KERNELS_CACHE") as error:
