@@ -45,8 +45,10 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
 
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(checkpoint.config, indent=2, sort_keys=True)
-    (directory / "config.json").write_text(text + "\n", encoding="utf-8")
-    save_file(dict(checkpoint.state), directory / _WEIGHTS, metadata={"format": "pt"})
+    config, weights = directory / "config.json", directory / _WEIGHTS
+    config.write_text(text + "\n", encoding="utf-8")
+    save_file(dict(checkpoint.state), weights, metadata={"format": "pt"})
+    weights.chmod(config.stat().st_mode)  # safetensors makes a file for its owner alone
 
 
 def current_state(checkpoint: Checkpoint) -> dict[str, Tensor]:

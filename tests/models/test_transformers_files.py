@@ -1,6 +1,7 @@
 """What transformers loads is loaded, with the same numbers: old names, short configurations, shards."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import ElectraConfig as TheirConfig
 
 from electra_kernels.models import encoder_from_transformers, read_checkpoint
 from electra_kernels.models.interchange import encoder_config_from_transformers
+from electra_kernels.models.transformers_files import Checkpoint, write_checkpoint
 
 from .test_interchange import (
     SIZES,
@@ -150,3 +152,13 @@ def test_a_folder_without_tensors_is_refused(tmp_path):
         FileNotFoundError, match=r"has neither model\.safetensors nor model\.safetensors\.index"
     ):
         read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_all_files_have_the_mode_that_the_umask_gives(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_checkpoint(Checkpoint({"model_type": "electra"}, {"weight": torch.ones(2)}), tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
