@@ -128,6 +128,8 @@ def _probe(implementations: Implementations, device: torch.device) -> str | None
     ids = torch.zeros(1, 1, dtype=torch.int64, device=device)
     try:
         implementations["replace_tokens"](ids, ids, ids)
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the back end
     except Exception as error:  # whatever it is, another back end serves, and `backends` says why
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return None

@@ -108,7 +108,7 @@ def test_a_loss_of_what_is_no_tensor_names_it():
 
 @pytest.mark.parametrize("number", [-1, math.inf, math.nan, 10**400])
 def test_a_positive_weight_out_of_range_is_refused(number):
-    with pytest.raises(ValueError, match=r"pos_weight is .*, should be a finite number of at least 0"):
+    with pytest.raises(ValueError, match=r"pos_weight is .*, should be a (finite )?number"):
         nn.MaskedBCEWithLogitsLoss(pos_weight=number)
 
 

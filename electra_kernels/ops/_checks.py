@@ -15,7 +15,6 @@ NORMALIZERS = (torch.float32, torch.float64, torch.int64, torch.int32, torch.int
 # Keeps 1/T and logit/T finite in float32.
 TEMPERATURES = (1e-30, 1e30)
 LARGEST_FLOAT32 = torch.finfo(torch.float32).max
-LARGEST_FLOAT64 = torch.finfo(torch.float64).max
 
 
 def check_tensor(
@@ -63,9 +62,14 @@ def _shown(value: float) -> str:
     return f"an integer of {bits} bits" if bits > 128 else str(value)
 
 
-def check_number(name: str, value: float) -> None:
+def check_number(name: str, value: float) -> float:
+    """The number as a Python float: comparisons with numpy's narrow types would round the bounds to them."""
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {_type_name(value)}, should be a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is {_shown(value)}, should be a number that float64 holds") from None
 
 
 def check_integer(name: str, value: int) -> None:
@@ -81,24 +85,23 @@ def check_flag(name: str, value: bool) -> None:
 
 
 def check_fraction(name: str, value: float, *, zero: bool) -> None:
-    check_number(name, value)
-    if not (0 <= value <= 1 if zero else 0 < value <= 1):
-        raise ValueError(f"{name} is {_shown(value)}, should be in {'[' if zero else '('}0, 1]")
+    number = check_number(name, value)
+    if not (0 <= number <= 1 if zero else 0 < number <= 1):
+        raise ValueError(f"{name} is {value}, should be in {'[' if zero else '('}0, 1]")
 
 
-def check_positive_weight(value: float) -> None:
-    check_number("pos_weight", value)
-    if not 0 <= value <= LARGEST_FLOAT32:
-        raise ValueError(
-            f"pos_weight is {_shown(value)}, should be a finite number of at least 0 that float32 holds"
-        )
+def check_positive_weight(value: float) -> float:
+    number = check_number("pos_weight", value)
+    if not 0 <= number <= LARGEST_FLOAT32:
+        raise ValueError(f"pos_weight is {value}, should be a finite number of at least 0 that float32 holds")
+    return number
 
 
 def check_temperature(temperature: float) -> None:
-    check_number("temperature", temperature)
+    number = check_number("temperature", temperature)
     lowest, highest = TEMPERATURES
-    if not lowest <= temperature <= highest:
-        raise ValueError(f"temperature is {_shown(temperature)}, should be from {lowest} to {highest}")
+    if not lowest <= number <= highest:
+        raise ValueError(f"temperature is {temperature}, should be from {lowest} to {highest}")
 
 
 def check_reduction(reduction: str) -> None:
@@ -144,10 +147,10 @@ def normalizer_tensor(
         # Half precision holds no large count: a policy that casts inputs makes 70,000 infinite, or 69,632.
         check_tensor("normalizer", normalizer, NORMALIZERS, device)
         return normalizer.double()
-    check_number("normalizer", normalizer)
-    if not 0 < normalizer <= LARGEST_FLOAT64:
-        raise ValueError(f"normalizer is {_shown(normalizer)}, should be a positive, finite number")
-    return scalar_tensor(normalizer, device)
+    number = check_number("normalizer", normalizer)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"normalizer is {normalizer}, should be a positive, finite number")
+    return scalar_tensor(number, device)
 
 
 def scalar_tensor(value: float, device: torch.device) -> Tensor:

@@ -80,13 +80,17 @@ class _AfterTheCounter(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != _COUNTER:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        sys.meta_path.remove(self)  # while the other finders are asked
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
+                sys.meta_path.remove(self)
                 _register()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]

@@ -92,16 +92,30 @@ def check_overwritable(logits: Tensor, reduction: str) -> None:
     refuse_transforms("cross_entropy_sample")
     if reduction == "none":
         raise ValueError('inplace_backward is True with reduction="none", should be with "mean" or "sum"')
-    for leaf, kind in ((logits, "a leaf"), (logits._base, "a view of a leaf")):
-        if leaf is not None and leaf.is_leaf and leaf.requires_grad:
-            raise ValueError(
-                f"logits is {kind} that requires grad, should be the result of an op for inplace_backward"
-            )
+    if torch.compiler.is_compiling():  # the compiler gets the op that overwrites nothing
+        return
+    kind = _shares_a_leaf(logits)
+    if kind is not None:
+        raise ValueError(
+            f"logits is {kind} that requires grad, should be the result of an op for inplace_backward"
+        )
     if _overlaps(logits):
         raise ValueError(
             f"logits has strides {list(logits.stride())}, should have no two elements in one place "
             "for inplace_backward"
         )
+
+
+def _shares_a_leaf(logits: Tensor) -> str | None:
+    """How the logits share the memory of a leaf that requires grad; None if they do not."""
+    if logits.is_leaf:
+        return "a leaf" if logits.requires_grad else None
+    base = logits._base
+    if base is None:
+        return None
+    # `_base` is the root of a chain of views. If it needs no gradient, the gradient is that of a leaf made from a view
+    # of it, as data[0].requires_grad_(), whose view the logits are.
+    return "a view of a leaf" if base.is_leaf or not base.requires_grad else None
 
 
 def _overlaps(tensor: Tensor) -> bool:

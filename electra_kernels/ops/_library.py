@@ -31,16 +31,24 @@ def define(schema: str, fake: Callable[..., object]) -> None:
     arguments = rest.partition(") ->")[0].split(", ")
     floats = tuple(i for i, argument in enumerate(arguments) if argument.startswith("float "))
     _float_options[name] = floats
-    _declare(name, schema, fake, lambda device: _router(name, device))
+    _declare(name, schema, fake, lambda device: _router(name, device), ())
     if floats:
         overload = f"{name}.tensors({rest.replace('float ', 'Tensor ')}"
-        _declare(f"{name}.tensors", overload, fake, lambda device: _reading(_router(name, device), floats))
+        # A CUDA graph would replay the kernels with the options that were read when it was captured.
+        tags = (torch.Tag.cudagraph_unsafe,)
+        _declare(
+            f"{name}.tensors", overload, fake, lambda device: _reading(_router(name, device), floats), tags
+        )
 
 
 def _declare(
-    name: str, schema: str, fake: Callable[..., object], router: Callable[[str], Callable[..., object]]
+    name: str,
+    schema: str,
+    fake: Callable[..., object],
+    router: Callable[[str], Callable[..., object]],
+    tags: tuple[torch.Tag, ...],
 ) -> None:
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
     for device in DEVICES:
         _library.impl(name, router(device), device.upper())
     for key in ("FuncTorchBatched", "Batched"):  # torch.vmap and autograd's is_grads_batched

@@ -125,8 +125,7 @@ def check_terms(
         return mask, _expand("pos_weight", pos_weight, shape)
     if pos_weight is None:
         return mask, None
-    check_positive_weight(pos_weight)
-    return mask, scalar_tensor(pos_weight, device).expand(shape)
+    return mask, scalar_tensor(check_positive_weight(pos_weight), device).expand(shape)
 
 
 def _refuse_gradient(name: str, value: Tensor) -> None:

@@ -116,10 +116,10 @@ def cross_entropy_sample(
         ban_original: never draw the target.
         uniforms: [...] float64 in [0, 1), by default from `draw_uniforms`.
         inplace_backward: allow the gradient to overwrite ``logits``, which saves a tensor of their size.
-            If another op needs their values for its own backward, that backward raises; so does a second
-            backward, also under saved-tensor hooks. Checkpointing (``use_reentrant=False``) is right if the
-            checkpointed function computes the logits itself: it runs again from its inputs, so logits that are
-            an input of it would be read a second time as their gradient, which nothing can detect.
+            A second backward raises, also under saved-tensor hooks. If another op needs the logits for its own
+            backward, that backward raises, but not under hooks that hand back the very memory they were given:
+            autograd checks nothing there. Checkpointing (``use_reentrant=False``) is right if the checkpointed
+            function computes the logits itself, as it runs again from its inputs.
 
     Returns:
         ``loss`` float32 ([] or, with "none", [...]), ``tokens`` [...] int64 (-1: none drawn), ``is_top1``

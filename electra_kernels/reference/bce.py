@@ -70,7 +70,9 @@ def reduce_losses(
     if reduction != "mean":
         denominator = torch.ones((), dtype=torch.float64, device=losses.device)
         return (losses if reduction == "none" else losses.sum()), denominator
-    denominator = weight.sum(dtype=torch.float64) if normalizer is None else normalizer.clone()
+    denominator = (
+        weight.sum(dtype=torch.float64) if normalizer is None else normalizer.to(torch.float64, copy=True)
+    )
     total = losses.sum(dtype=torch.float64)
     return (total * safe_reciprocal(denominator)).to(losses.dtype), denominator
 

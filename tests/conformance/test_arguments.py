@@ -1,6 +1,7 @@
 """Bad arguments: a TypeError or ValueError that names the argument, what it is and what it should be."""
 
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ OPTIONS = [
         ("mask_tokens", {option: 2**63}, ValueError, f"{option} is 9223372036854775808, should fit into 64 bits")
         for option in ("vocab_size", "mask_token_id", "max_predictions")
     ],
-    ("mask_tokens", {"probability": 10**400}, ValueError, "probability is an integer of 1329 bits, should be in"),
+    ("mask_tokens", {"probability": 10**400}, ValueError, "probability is an integer of 1329 bits, should be a number"),
     *[
         (name, {"ban_original": 1}, TypeError, "ban_original is int, should be a bool")
         for name in ("sample_replacements", "cross_entropy_sample", "linear_cross_entropy_sample")
@@ -153,8 +154,8 @@ OPTIONS = [
             ({"reduction": None}, ValueError, "reduction is None, should be one of 'mean', 'sum', 'none'"),
             ({"normalizer": -1.0}, ValueError, "normalizer is -1.0, should be a positive, finite number"),
             ({"normalizer": float("nan")}, ValueError, "normalizer is nan, should be a positive, finite number"),
-            ({"normalizer": 10**400}, ValueError, "normalizer is an integer of 1329 bits, should be a positive"),
-            ({"normalizer": 10**5000}, ValueError, "normalizer is an integer of 16610 bits, should be a positive"),
+            ({"normalizer": 10**400}, ValueError, "normalizer is an integer of 1329 bits, should be a number"),
+            ({"normalizer": 10**5000}, ValueError, "normalizer is an integer of 16610 bits, should be a number"),
             ({"normalizer": [3]}, TypeError, "normalizer is list, should be a number"),
             ({"normalizer": torch.ones(1)}, ValueError, r"normalizer has shape \[1\], should be a number or a 0-dim"),
             ({"normalizer": torch.ones((), device="meta")}, ValueError, "normalizer is on meta, should be on cpu"),
@@ -179,9 +180,9 @@ OPTIONS = [
             ({"pos_weight": -1.0}, ValueError, "pos_weight is -1.0, should be a finite number of at least 0"),
             ({"pos_weight": float("inf")}, ValueError, "pos_weight is inf, should be a finite number"),
             ({"pos_weight": 1e300}, ValueError, r"pos_weight is 1e\+300, should be a finite number"),
-            ({"pos_weight": 10**400}, ValueError, "pos_weight is an integer of 1329 bits, should be a finite"),
+            ({"pos_weight": 10**400}, ValueError, "pos_weight is an integer of 1329 bits, should be a number"),
             ({"pos_weight": np.True_}, TypeError, "pos_weight is numpy.bool, should be a number"),
-            ({"label_smoothing": 10**400}, ValueError, "label_smoothing is an integer of 1329 bits, should be in"),
+            ({"label_smoothing": 10**400}, ValueError, "label_smoothing is an integer of 1329 bits, should be a"),
             ({"pos_weight": torch.ones(5)}, ValueError, r"pos_weight has shape \[5\], should broadcast to \[3, 4\]"),
             ({"mask": torch.ones(2, 4)}, ValueError, r"mask has shape \[2, 4\], should broadcast to \[3, 4\]"),
             *[
@@ -265,6 +266,28 @@ def test_a_label_of_minus_100_in_an_unsigned_type(device, name, mask):
     refused(ValueError, message, case, **changes)
     flags[1, 2] = False  # where nobody looks, any number may stand
     case(labels=labels.to(torch.uint8), mask=flags)
+
+
+@pytest.mark.parametrize("number", [3, 2**64, Fraction(7, 2), np.float32(3), np.float16(3), np.int32(3)])
+@pytest.mark.parametrize("name", LOSSES)
+def test_any_real_number_is_a_number(name, number):
+    """Also those that torch takes for none, or beyond 64 bits."""
+    case = build(name)
+    options = ["normalizer"] + (["pos_weight"] if "bce" in name else [])
+    for option in options:
+        ours, expected = (case.outputs(**{option: value}) for value in (number, float(number)))
+        assert torch.equal(ours[0], expected[0])
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_infinities_and_zeros_of_numpy_are_refused(kind):
+    """A comparison in numpy's narrow types would round the bound to infinity."""
+    for name in LOSSES:
+        refused(ValueError, "^normalizer is inf, should be", build(name), normalizer=kind("inf"))
+    refused(ValueError, "^pos_weight is inf", build("linear_masked_bce"), pos_weight=kind("inf"))
+    for name in SAMPLERS:
+        for value in (0.0, "inf"):
+            refused(ValueError, "^temperature is", build(name), temperature=kind(value))
 
 
 def test_no_vocabulary_and_no_dimension():

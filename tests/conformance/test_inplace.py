@@ -154,6 +154,31 @@ def test_a_view_of_a_leaf_is_refused(device, view):
     assert torch.equal(leaf.detach(), before)
 
 
+@pytest.mark.parametrize(
+    "make_leaf",
+    [lambda data: data[0].requires_grad_(), lambda data: data.detach().view(-1, 53).requires_grad_()],
+)
+def test_a_view_of_a_leaf_that_is_itself_a_view_is_refused(device, make_leaf):
+    leaf = make_leaf(torch.randn(2, 3, 53, device=device))
+    targets = torch.zeros(leaf.numel() // 53, dtype=torch.int64, device=device)
+    with pytest.raises(ValueError, match="logits is a view of a leaf that requires grad"):
+        cross_entropy_sample(leaf.view(-1, 53), targets, inplace_backward=True)
+
+
+@pytest.mark.parametrize("view", [lambda x: x.view(6, 53), lambda x: x[:2]])
+def test_a_compiled_call_whose_logits_are_a_view_that_is_passed_in(device, view):
+    leaf, _ = _inputs(device)
+    logits = view(leaf * 1)
+    targets = torch.zeros(len(logits), dtype=torch.int64, device=device)
+    uniforms = torch.rand(len(logits), dtype=torch.float64).to(device)
+
+    def loss(x, *, inplace):
+        return cross_entropy_sample(x, targets, uniforms=uniforms, inplace_backward=inplace).loss
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(logits, inplace=True), loss(logits, inplace=False))
+
+
 def test_a_view_of_the_result_of_an_op(device):
     leaf, targets = _inputs(device)
     (expected,) = torch.autograd.grad(cross_entropy_sample(leaf, targets).loss, leaf)
