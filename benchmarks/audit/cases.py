@@ -89,7 +89,7 @@ def _sampling(inputs: _Inputs, rows: int, vocab_size: int, dtype: torch.dtype) -
         dtype,
         (logits, None, uniforms, 1.0),
         elements,
-        size + rows * (8 + 8 + 4 + 8),  # uniforms; tokens and logsumexp in float32 and float64
+        size + rows * (8 + 8 + 4 + 8),  # uniforms; tokens, logsumexp and its two parts
         _second_visit(rows, vocab_size, dtype),
     )
     yield Case(

@@ -136,6 +136,19 @@ Tensor scalar_like(const Tensor& like, ScalarType dtype, Value value) {
 // Nothing was counted: loss and gradient are 0.
 inline double reciprocal_or_zero(double denominator) { return denominator != 0 ? 1 / denominator : 0; }
 
+// [..., 2] for a tensor [...], and what is in it.
+inline Tensor empty_parts(const Tensor& like) {
+  std::vector<int64_t> sizes(like.sizes().begin(), like.sizes().end());
+  sizes.push_back(2);
+  return torch::stable::new_empty(like, sizes, ScalarType::Float);
+}
+inline LogSumExp* parts_of(Tensor& tensor) {
+  return reinterpret_cast<LogSumExp*>(tensor.mutable_data_ptr<float>());
+}
+inline const LogSumExp* parts_of(const Tensor& tensor) {
+  return reinterpret_cast<const LogSumExp*>(tensor.const_data_ptr<float>());
+}
+
 inline double checked_normalizer(const Tensor& normalizer) {
   const double value = *normalizer.const_data_ptr<double>();
   STD_TORCH_CHECK(value > 0 && std::isfinite(value), "normalizer out of range");

@@ -32,9 +32,15 @@ struct Draw {
   float temperature;
 };
 
+// The log-sum-exp of a row as maximum + log_sum. In one number, an offset that all logits of the row share
+// would cost the digits of log_sum.
+struct LogSumExp {
+  float maximum, log_sum;
+};
+
 struct RowStatistics {
-  double logsumexp;    // of the raw logits at temperature 1; of a bad row its NaN or infinity
-  float maximum;       // NaN if any logit is
+  float maximum;       // of the raw logits; of a bad row its NaN or infinity
+  double log_sum;      // logarithm of the sum of exp(x - maximum), at temperature 1; 0 in a bad row
   float target_logit;  // of cross-entropy alone
   int64_t token;       // -1: nothing was drawn
   bool is_bad;         // NaN, +inf or no finite logit
@@ -49,7 +55,7 @@ constexpr int64_t scratch_floats(int64_t size) { return tiles(size) * (kTile + 3
 struct SamplingKernels {
   void (*sample[kTypes])(const Row&, const Draw&, float* scratch, RowStatistics&);
   // gradient[i * gradient_stride] = softmax * scale
-  void (*soft_max[kTypes])(const Row&, double logsumexp, float scale, void* gradient,
+  void (*soft_max[kTypes])(const Row&, const LogSumExp&, float scale, void* gradient,
                            int64_t gradient_stride);
 };
 
@@ -64,7 +70,7 @@ struct MlmHeadKernels {
   // Statistics, draw and gradient in one visit.
   void (*cross_entropy[kTypes])(const Row&, const Draw&, int64_t target, const GradientRow&, float* scratch,
                                 RowStatistics&);
-  void (*gradient[kTypes])(const Row&, int64_t target, double logsumexp, const GradientRow&);
+  void (*gradient[kTypes])(const Row&, int64_t target, const LogSumExp&, const GradientRow&);
   // The row of a gradient times a factor; 0 gives zeros, whatever is there.
   void (*scale[kTypes])(void* row, int64_t stride, int64_t size, float factor);
 };

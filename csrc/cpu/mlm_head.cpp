@@ -33,10 +33,11 @@ inline void store_scaled(float* tile, int64_t count, float factor, T* out, int64
 template <typename T>
 inline void write_gradient(const Row& row, const Draw& draw, int64_t target, const GradientRow& gradient,
                            float* scratch, const RowStatistics& statistics) {
-  const double logsumexp = statistics.is_bad ? __builtin_nan("") : statistics.logsumexp;
+  const double log_sum = statistics.is_bad ? __builtin_nan("") : statistics.log_sum;
   const Tiles parts = tiles_in(scratch, row.size, draw.temperature != 1);
   for (int64_t t = 0; t < parts.count; ++t) {
-    parts.maximum[t] = static_cast<float>(parts.maximum[t] - logsumexp);
+    parts.maximum[t] =
+        static_cast<float>((static_cast<double>(parts.maximum[t]) - statistics.maximum) - log_sum);
   }
   for (int64_t t = 0; t < parts.count; t += kLanes) {
     store(parts.maximum + t, exponential(load(parts.maximum + t)) * gradient.scale);
@@ -47,7 +48,8 @@ inline void write_gradient(const Row& row, const Draw& draw, int64_t target, con
     T* const out = static_cast<T*>(gradient.data) + start * gradient.stride;
     store_scaled(scratch + start, count, parts.maximum[t], out, gradient.stride);
   }
-  write_target<T>(gradient, target, statistics.target_logit - logsumexp);
+  write_target<T>(gradient, target,
+                  (static_cast<double>(statistics.target_logit) - statistics.maximum) - log_sum);
 }
 
 template <typename T>
@@ -63,10 +65,11 @@ void cross_entropy_row(const Row& row, const Draw& draw, int64_t target, const G
 }
 
 template <typename T>
-void gradient_row(const Row& row, int64_t target, double logsumexp, const GradientRow& gradient) {
+void gradient_row(const Row& row, int64_t target, const LogSumExp& logsumexp, const GradientRow& gradient) {
   const float target_logit = logit_at<T>(row, target);
   soft_max<T>(row, logsumexp, gradient.scale, static_cast<T*>(gradient.data), gradient.stride);
-  write_target<T>(gradient, target, target_logit - logsumexp);
+  write_target<T>(gradient, target,
+                  (static_cast<double>(target_logit) - logsumexp.maximum) - logsumexp.log_sum);
 }
 
 template <typename T>

@@ -22,8 +22,9 @@ struct Statistics {
       : losses(empty_like(targets, ScalarType::Float)),
         tokens(empty_like(targets, ScalarType::Long)),
         is_top1(empty_like(targets, ScalarType::Bool)),
-        logsumexp(empty_like(targets, ScalarType::Double)) {}
-  Tensor losses, tokens, is_top1, logsumexp;
+        logsumexp_parts(empty_parts(targets)) {}
+  Tensor losses, tokens, is_top1;
+  Tensor logsumexp_parts;  // [..., 2]: maximum, log_sum
 };
 
 void check_targets(const int64_t* targets, int64_t count, int64_t vocab_size, int64_t ignore_index) {
@@ -51,13 +52,13 @@ Statistics visit_rows(const MlmHeadKernels& kernels, const Tensor& logits, const
   float* const losses = out.losses.mutable_data_ptr<float>();
   int64_t* const tokens = out.tokens.mutable_data_ptr<int64_t>();
   bool* const is_top1 = out.is_top1.mutable_data_ptr<bool>();
-  double* const logsumexps = out.logsumexp.mutable_data_ptr<double>();
+  LogSumExp* const logsumexps = parts_of(out.logsumexp_parts);
   for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
     const Scratch scratch(scratch_floats(rows.size));
     for (int64_t i = first; i < last; ++i) {
       if (target[i] == options.ignore_index) {
         losses[i] = 0;
-        logsumexps[i] = 0;
+        logsumexps[i] = {0, 0};
         tokens[i] = -1;
         is_top1[i] = false;
         if (overwrites) scale_row(rows[i], rows.stride, rows.size, 0);
@@ -68,11 +69,12 @@ Statistics visit_rows(const MlmHeadKernels& kernels, const Tensor& logits, const
       const GradientRow gradient = {overwrites ? rows[i] : nullptr, rows.stride, scale};
       RowStatistics row_out;
       cross_entropy(row, draw, target[i], gradient, scratch.get(), row_out);
-      const double logsumexp = row_out.is_bad ? std::numeric_limits<double>::quiet_NaN() : row_out.logsumexp;
-      losses[i] = static_cast<float>(logsumexp - row_out.target_logit);
+      const double log_sum = row_out.is_bad ? std::numeric_limits<double>::quiet_NaN() : row_out.log_sum;
+      const double lead = static_cast<double>(row_out.maximum) - row_out.target_logit;
+      losses[i] = static_cast<float>(lead + log_sum);
       tokens[i] = row_out.token;
       is_top1[i] = row_out.target_logit == row_out.maximum;
-      logsumexps[i] = logsumexp;
+      logsumexps[i] = {row_out.maximum, static_cast<float>(log_sum)};
     }
   });
   return out;
@@ -106,7 +108,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
   const Statistics rows =
       visit_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, false, 1);
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
-  return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1, rows.logsumexp,
+  return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1, rows.logsumexp_parts,
           scalar_like(targets, ScalarType::Double, denominator)};
 }
 
@@ -128,14 +130,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(
 
 // Gradients of rows whose log-sum-exp is known, into `out`: upstream is one number, or one per row.
 void write_gradients(const MlmHeadKernels& kernels, const Tensor& logits, const std::optional<Tensor>& bias,
-                     const Tensor& targets, const Tensor& logsumexp, const float* upstream, bool is_per_row,
-                     double factor, int64_t ignore_index, const Tensor& out) {
+                     const Tensor& targets, const Tensor& logsumexp_parts, const float* upstream,
+                     bool is_per_row, double factor, int64_t ignore_index, const Tensor& out) {
   const auto gradient_row = for_type(kernels.gradient, logits);
   const auto scale_row = for_type(kernels.scale, logits);
   const Rows rows = rows_of(logits), gradients = mutable_rows_of(out);
-  const Tensor packed_targets = packed(targets), packed_logsumexp = packed(logsumexp);
+  const Tensor packed_targets = packed(targets), packed_parts = packed(logsumexp_parts);
   const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
-  const double* const logsumexps = packed_logsumexp.const_data_ptr<double>();
+  const LogSumExp* const logsumexps = parts_of(packed_parts);
   const float* const bias_data = bias ? bias->const_data_ptr<float>() : nullptr;
   check_targets(target, rows.count, rows.size, ignore_index);
   for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
@@ -152,11 +154,11 @@ void write_gradients(const MlmHeadKernels& kernels, const Tensor& logits, const 
 }
 
 Tensor cross_entropy_sample_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& targets,
-                                     const Tensor& logsumexp, const Tensor& denominator, int64_t ignore_index,
-                                     int64_t level) {
+                                     const Tensor& logsumexp_parts, const Tensor& denominator,
+                                     int64_t ignore_index, int64_t level) {
   const Tensor gradient = new_like(logits);
   const Tensor upstream = packed(grad_loss);
-  write_gradients(level_at(level).mlm_head, logits, std::nullopt, targets, logsumexp,
+  write_gradients(level_at(level).mlm_head, logits, std::nullopt, targets, logsumexp_parts,
                   upstream.const_data_ptr<float>(), grad_loss.dim() > 0,
                   reciprocal_or_zero(*denominator.const_data_ptr<double>()), ignore_index, gradient);
   return gradient;
@@ -185,16 +187,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_rows_(
   const Options options = {ignore_index, static_cast<float>(temperature), ban_original};
   const Statistics rows =
       visit_rows(level_at(level).mlm_head, logits, bias, targets, uniforms, options, writes_gradient, 1);
-  return {rows.losses, rows.tokens, rows.is_top1, rows.logsumexp};
+  return {rows.losses, rows.tokens, rows.is_top1, rows.logsumexp_parts};
 }
 
 // Its backward when the log-sum-exp is known: the logits become their unscaled gradient.
 void cross_entropy_rows_backward_(const Tensor& logits, const std::optional<Tensor>& bias,
-                                  const Tensor& targets, const Tensor& logsumexp, int64_t ignore_index,
+                                  const Tensor& targets, const Tensor& logsumexp_parts, int64_t ignore_index,
                                   int64_t level) {
   const float one = 1;
-  write_gradients(level_at(level).mlm_head, logits, bias, targets, logsumexp, &one, false, 1, ignore_index,
-                  logits);
+  write_gradients(level_at(level).mlm_head, logits, bias, targets, logsumexp_parts, &one, false, 1,
+                  ignore_index, logits);
 }
 
 }  // namespace
@@ -205,22 +207,23 @@ STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cpp, library) {
       "cross_entropy_sample(Tensor logits, Tensor targets, Tensor uniforms, Tensor? normalizer, int "
       "ignore_index, "
       "str reduction, float temperature, bool ban_original, int level) "
-      "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor denominator)");
+      "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts, Tensor denominator)");
   library.def(
       "cross_entropy_sample_(Tensor(a!) logits, Tensor targets, Tensor uniforms, Tensor? normalizer, "
       "int ignore_index, str reduction, float temperature, bool ban_original, int level) "
       "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor factor)");
   library.def(
-      "cross_entropy_sample_backward(Tensor grad_loss, Tensor logits, Tensor targets, Tensor logsumexp, "
+      "cross_entropy_sample_backward(Tensor grad_loss, Tensor logits, Tensor targets, Tensor "
+      "logsumexp_parts, "
       "Tensor denominator, int ignore_index, int level) -> Tensor");
   library.def("scale_gradient_(Tensor(a!) gradient, Tensor scale, int level) -> ()");
   library.def(
       "cross_entropy_rows_(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor uniforms, int "
       "ignore_index, "
       "float temperature, bool ban_original, bool writes_gradient, int level) "
-      "-> (Tensor losses, Tensor tokens, Tensor is_top1, Tensor logsumexp)");
+      "-> (Tensor losses, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts)");
   library.def(
-      "cross_entropy_rows_backward_(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor logsumexp, "
+      "cross_entropy_rows_backward_(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor logsumexp_parts, "
       "int ignore_index, int level) -> ()");
 }
 

@@ -204,38 +204,32 @@ inline void visit(const Row& row, const Draw& draw, float* scratch, RowStatistic
   out.maximum = high > banned_logit ? high : banned_logit;
   out.is_bad = !(total < kInfinity) || !(banned_logit < kInfinity) || out.maximum == -kInfinity;
   out.token = -1;
+  out.log_sum = 0;
   if (out.is_bad) {
-    out.logsumexp = out.maximum = maximum_with_nan<T>(row);
+    out.maximum = maximum_with_nan<T>(row);
     return;
   }
-  if (high == -kInfinity) {
-    out.logsumexp = banned_logit;
-    return;
-  }
-  out.logsumexp = high + __builtin_log(total);
+  if (high == -kInfinity) return;
+  out.log_sum = __builtin_log(total);
   if (banned_logit > -kInfinity) {
     // The sum without the banned token is what is drawn from; taken off afterwards it would leave rounding
     // alone.
-    const double lead = banned_logit - out.logsumexp;
-    out.logsumexp =
-        (lead > 0 ? banned_logit : out.logsumexp) + __builtin_log1p(__builtin_exp(lead > 0 ? -lead : lead));
+    const double lead = static_cast<double>(banned_logit) - high;
+    out.log_sum =
+        lead > 0 ? __builtin_log1p(total * __builtin_exp(-lead)) : __builtin_log(total + __builtin_exp(lead));
   }
   out.token = draw_token<T>(row, draw, parts, scale);
 }
 
-// exp(x - logsumexp) scale, tile by tile; the scratch memory of one tile is enough. The log-sum-exp is
-// subtracted in two parts: one float would lose its digits to an offset that all logits of the row share.
+// exp(x - logsumexp) scale, tile by tile; the scratch memory of one tile is enough.
 template <typename T>
-inline void soft_max(const Row& row, double logsumexp, float scale, T* out, int64_t stride) {
-  const float high = static_cast<float>(logsumexp);
-  const bool is_finite = high > -kInfinity && high < kInfinity;
-  const float low = is_finite ? static_cast<float>(logsumexp - high) : 0;
+inline void soft_max(const Row& row, const LogSumExp& logsumexp, float scale, T* out, int64_t stride) {
   alignas(64) float tile[kTile];
   for (int64_t start = 0; start < row.size; start += kTile) {
     const int64_t count = start + kTile < row.size ? kTile : row.size - start;
     load_tile<T>(row, start, count, tile);
     for (int64_t i = 0; i < count; i += kLanes) {
-      store(tile + i, exponential((load(tile + i) - high) - low) * scale);
+      store(tile + i, exponential((load(tile + i) - logsumexp.maximum) - logsumexp.log_sum) * scale);
     }
     store_tile(tile, count, out + start * stride, stride);
   }

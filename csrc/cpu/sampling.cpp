@@ -11,7 +11,8 @@ void sample_row(const Row& row, const Draw& draw, float* scratch, RowStatistics&
 }
 
 template <typename T>
-void soft_max_row(const Row& row, double logsumexp, float scale, void* gradient, int64_t gradient_stride) {
+void soft_max_row(const Row& row, const LogSumExp& logsumexp, float scale, void* gradient,
+                  int64_t gradient_stride) {
   soft_max<T>(row, logsumexp, scale, static_cast<T*>(gradient), gradient_stride);
 }
 

@@ -13,7 +13,7 @@ std::tuple<Tensor, Tensor, Tensor> sample_tokens(const Tensor& logits, const std
                                                  const Tensor& uniforms, double temperature, int64_t level) {
   const auto sample = for_type(level_at(level).sampling.sample, logits);
   Tensor logsumexp = empty_like(uniforms, ScalarType::Float);
-  Tensor exact_logsumexp = empty_like(uniforms, ScalarType::Double);
+  Tensor logsumexp_parts = empty_parts(uniforms);
   Tensor tokens = empty_like(uniforms, ScalarType::Long);
   const Rows rows = rows_of(logits);
   const Tensor packed_uniforms = packed(uniforms);
@@ -21,7 +21,7 @@ std::tuple<Tensor, Tensor, Tensor> sample_tokens(const Tensor& logits, const std
   const double* const u = packed_uniforms.const_data_ptr<double>();
   const int64_t* const excluded = banned ? packed_banned->const_data_ptr<int64_t>() : nullptr;
   float* const logsumexps = logsumexp.mutable_data_ptr<float>();
-  double* const exact = exact_logsumexp.mutable_data_ptr<double>();
+  LogSumExp* const parts = parts_of(logsumexp_parts);
   int64_t* const drawn = tokens.mutable_data_ptr<int64_t>();
 
   check_uniforms(u, rows.count);
@@ -35,23 +35,23 @@ std::tuple<Tensor, Tensor, Tensor> sample_tokens(const Tensor& logits, const std
       const Draw draw = {u[i], excluded == nullptr ? -1 : excluded[i], static_cast<float>(temperature)};
       RowStatistics statistics;
       sample(row, draw, scratch.get(), statistics);
-      logsumexps[i] = static_cast<float>(statistics.logsumexp);
-      exact[i] = statistics.logsumexp;
+      logsumexps[i] = static_cast<float>(statistics.maximum + statistics.log_sum);
+      parts[i] = {statistics.maximum, static_cast<float>(statistics.log_sum)};
       drawn[i] = statistics.token;
     }
   });
-  return {logsumexp, tokens, exact_logsumexp};
+  return {logsumexp, tokens, logsumexp_parts};
 }
 
 Tensor sample_tokens_backward(const Tensor& grad_logsumexp, const Tensor& logits,
-                              const Tensor& exact_logsumexp, int64_t level) {
+                              const Tensor& logsumexp_parts, int64_t level) {
   const auto soft_max = for_type(level_at(level).sampling.soft_max, logits);
   Tensor gradient = new_like(logits);
   const Rows rows = rows_of(logits);
   const Rows gradients = mutable_rows_of(gradient);
-  const Tensor packed_grad = packed(grad_logsumexp), packed_logsumexp = packed(exact_logsumexp);
+  const Tensor packed_grad = packed(grad_logsumexp), packed_parts = packed(logsumexp_parts);
   const float* const upstream = packed_grad.const_data_ptr<float>();
-  const double* const logsumexps = packed_logsumexp.const_data_ptr<double>();
+  const LogSumExp* const logsumexps = parts_of(packed_parts);
   for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const Row row = {rows[i], rows.stride, rows.size, nullptr};
@@ -160,9 +160,9 @@ std::tuple<Tensor, Tensor> sample_replacements(const Tensor& logits, const Tenso
 STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cpp, library) {
   library.def(
       "sample_tokens(Tensor logits, Tensor? banned, Tensor uniforms, float temperature, int level) "
-      "-> (Tensor logsumexp, Tensor tokens, Tensor exact_logsumexp)");
+      "-> (Tensor logsumexp, Tensor tokens, Tensor logsumexp_parts)");
   library.def(
-      "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor exact_logsumexp, int level) -> "
+      "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor logsumexp_parts, int level) -> "
       "Tensor");
   library.def(
       "replace_tokens(Tensor input_ids, Tensor positions, Tensor tokens, int level) "

@@ -23,6 +23,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "kernels.h"
 
@@ -78,6 +79,19 @@ inline void check(cudaError_t status) {
 // A small tensor, a number per row, in memory without gaps.
 inline Tensor packed(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+// [..., 2] for a tensor [...], and what is in it.
+inline Tensor empty_parts(const Tensor& like) {
+  std::vector<int64_t> sizes(like.sizes().begin(), like.sizes().end());
+  sizes.push_back(2);
+  return torch::stable::new_empty(like, sizes, ScalarType::Float);
+}
+inline LogSumExp* parts_of(Tensor& tensor) {
+  return reinterpret_cast<LogSumExp*>(tensor.mutable_data_ptr<float>());
+}
+inline const LogSumExp* parts_of(const Tensor& tensor) {
+  return reinterpret_cast<const LogSumExp*>(tensor.const_data_ptr<float>());
 }
 
 inline Tensor empty_like(const Tensor& tensor, ScalarType dtype) {

@@ -96,6 +96,12 @@ constexpr int tiles_of(int size) { return (size + 7 + kTile - 1) / kTile; }
 // Floats of scratch memory that a visit to the rows needs; none where their tiles' sums stay on the chip.
 int64_t visit_scratch(const LogitRows&);
 
+// The log-sum-exp of a row as maximum + log_total. In one number, an offset that all logits of the row share
+// would cost the digits of log_total.
+struct LogSumExp {
+  float maximum, log_total;
+};
+
 // Per row.
 struct SamplingBatch {
   const int64_t* banned;  // or null; negative bans nothing
@@ -103,8 +109,8 @@ struct SamplingBatch {
   bool skips;             // what is negative draws nothing
   const double* uniforms;
   float inverse_temperature;
-  float* logsumexp;         // or null
-  double* exact_logsumexp;  // null with it
+  float* logsumexp;            // or null
+  LogSumExp* logsumexp_parts;  // null with it
   int64_t* tokens;
 };
 void sample_rows(const LogitRows&, const SamplingBatch&, float* scratch, cudaStream_t);
@@ -112,7 +118,7 @@ void sample_rows(const LogitRows&, const SamplingBatch&, float* scratch, cudaStr
 // Of rows whose log-sum-exp is known: (softmax(x) - one_hot(target)) upstream / denominator, which may
 // overwrite the logits.
 struct GradientBatch {
-  const double* logsumexp;
+  const LogSumExp* logsumexp;
   const int64_t* targets;  // or null: the soft-max alone
   int64_t ignore_index;    // such a row's gradient is zero
   const float* upstream;   // one number or one per row; null: 1
@@ -133,7 +139,7 @@ struct CrossEntropyBatch {
   float* losses;
   int64_t* tokens;
   bool* is_top1;
-  double* logsumexp;
+  LogSumExp* logsumexp;
 };
 void cross_entropy_rows(const LogitRows&, const CrossEntropyBatch&, float* scratch, cudaStream_t);
 

@@ -38,7 +38,7 @@ __device__ float loss_of(const RowSums& sums, const Target& target) {
 }
 
 __device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, float loss, int token,
-                                 bool is_top1, double logsumexp) {
+                                 bool is_top1, const LogSumExp& logsumexp) {
   if (lane() != 0) return;
   batch.losses[index] = loss;
   batch.tokens[index] = token;
@@ -65,7 +65,7 @@ __device__ void finish_row(const Row<T>& row, int shift, const Slice& slice, con
   const Choice choice = choose(tiles, sums, draw);
   if (!slice.has(choice)) return;
   const int token = draw_token(row, shift, draw, tiles, choice);
-  const double logsumexp = sums.is_bad ? kNaN : sums.logsumexp();
+  const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
   // Of a row with a NaN the maximum is that of the rest.
   const bool is_top1 = target.logit == sums.maximum && sums.log_total == sums.log_total;
   write_statistics(batch, index, loss_of(sums, target), token, is_top1, logsumexp);
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kVisitWarps* kWarp, 3)
                                row.size, batch.inverse_temperature);
   const bool is_last_warp = threadIdx.x / kWarp == blockDim.x / kWarp - 1;
   if (batch.targets[index] == batch.ignore_index) {
-    if (parts.draws && is_last_warp) write_statistics(batch, index, 0, -1, false, 0);
+    if (parts.draws && is_last_warp) write_statistics(batch, index, 0, -1, false, {0, 0});
     return;
   }
   const Target target = target_of(row, batch.targets[index]);
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kVisitWarps* kWarp, kHoldBlocks)
   const Slice slice = {rank * held, min((rank + 1) * held, tiles_of(row.size))};
   if (batch.targets[index] == batch.ignore_index) {
     for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) write_zeros(row, shift, tile);
-    if (rank == 0 && warp() == 0) write_statistics(batch, index, 0, -1, false, 0);
+    if (rank == 0 && warp() == 0) write_statistics(batch, index, 0, -1, false, {0, 0});
     return;
   }
   // Where the row's vectors begin, so do those of the copy.
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kVisitWarps* kWarp, kHoldBlocks)
   const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
   // The last warp has the fewest tiles.
   if (warp() == warps - 1) finish_row(copy, shift, slice, batch, index, draw, tiles, sums, target);
-  const LogSumExp logsumexp = {sums.is_bad ? kNaN : sums.maximum, sums.log_total};
+  const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
   const float scale = batch.scale == nullptr ? 1 : *batch.scale;
   for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) {
     const int first = tile * kTile - shift;

@@ -19,8 +19,9 @@ struct Statistics {
       : losses(empty_like(targets, ScalarType::Float)),
         tokens(empty_like(targets, ScalarType::Long)),
         is_top1(empty_like(targets, ScalarType::Bool)),
-        logsumexp(empty_like(targets, ScalarType::Double)) {}
-  Tensor losses, tokens, is_top1, logsumexp;
+        logsumexp_parts(empty_parts(targets)) {}
+  Tensor losses, tokens, is_top1;
+  Tensor logsumexp_parts;  // [..., 2]: maximum, log_total
 };
 
 // One visit to every row of logits. With `overwrites`, the logits become their gradient times `scale`, a
@@ -42,7 +43,7 @@ Statistics visit_rows(const Tensor& logits, const std::optional<Tensor>& bias, c
                                    out.losses.mutable_data_ptr<float>(),
                                    out.tokens.mutable_data_ptr<int64_t>(),
                                    out.is_top1.mutable_data_ptr<bool>(),
-                                   out.logsumexp.mutable_data_ptr<double>()};
+                                   parts_of(out.logsumexp_parts)};
   const Scratch scratch(logits, visit_scratch(rows));
   cross_entropy_rows(rows, batch, scratch.get(), stream);
   if (overwrites) write_back(logits, view);
@@ -81,7 +82,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
   const Statistics rows =
       visit_rows(logits, std::nullopt, targets, uniforms, options, false, nullptr, device.stream);
   const Reduced sums = reduced(rows.losses, targets, normalizer, ignore_index, reduction, device.stream);
-  return {reduction == "none" ? rows.losses : sums.loss, rows.tokens, rows.is_top1, rows.logsumexp,
+  return {reduction == "none" ? rows.losses : sums.loss, rows.tokens, rows.is_top1, rows.logsumexp_parts,
           sums.denominator};
 }
 
@@ -107,19 +108,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(const Tensor& l
 }
 
 Tensor cross_entropy_sample_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& targets,
-                                     const Tensor& logsumexp, const Tensor& denominator,
+                                     const Tensor& logsumexp_parts, const Tensor& denominator,
                                      int64_t ignore_index) {
   const OnDevice device(logits);
   const Tensor view = viewable(logits);
-  const Tensor packed_logsumexp = packed(logsumexp), packed_targets = packed(targets);
+  const Tensor packed_parts = packed(logsumexp_parts), packed_targets = packed(targets);
   const Tensor upstream = packed(grad_loss);
   Tensor gradient = empty_like(logits, logits.scalar_type());
-  const GradientBatch batch = {packed_logsumexp.const_data_ptr<double>(),
-                               packed_targets.const_data_ptr<int64_t>(),
-                               ignore_index,
-                               upstream.const_data_ptr<float>(),
-                               grad_loss.dim() > 0,
-                               denominator.const_data_ptr<double>()};
+  const GradientBatch batch = {parts_of(packed_parts), packed_targets.const_data_ptr<int64_t>(),
+                               ignore_index,           upstream.const_data_ptr<float>(),
+                               grad_loss.dim() > 0,    denominator.const_data_ptr<double>()};
   gradient_rows(rows_of(view, false), batch, rows_of(gradient, true), device.stream);
   return gradient;
 }
@@ -141,16 +139,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_rows_(const Tensor& log
   const Options options = {ignore_index, temperature, ban_original};
   const Statistics rows =
       visit_rows(logits, bias, targets, uniforms, options, writes_gradient, nullptr, device.stream);
-  return {rows.losses, rows.tokens, rows.is_top1, rows.logsumexp};
+  return {rows.losses, rows.tokens, rows.is_top1, rows.logsumexp_parts};
 }
 
 // Its backward when the log-sum-exp is known: the logits become their unscaled gradient.
 void cross_entropy_rows_backward_(const Tensor& logits, const std::optional<Tensor>& bias,
-                                  const Tensor& targets, const Tensor& logsumexp, int64_t ignore_index) {
+                                  const Tensor& targets, const Tensor& logsumexp_parts,
+                                  int64_t ignore_index) {
   const OnDevice device(logits);
   const Tensor view = viewable(logits);
-  const Tensor packed_logsumexp = packed(logsumexp), packed_targets = packed(targets);
-  const GradientBatch batch = {packed_logsumexp.const_data_ptr<double>(),
+  const Tensor packed_parts = packed(logsumexp_parts), packed_targets = packed(targets);
+  const GradientBatch batch = {parts_of(packed_parts),
                                packed_targets.const_data_ptr<int64_t>(),
                                ignore_index,
                                nullptr,
@@ -168,21 +167,22 @@ STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cuda, library) {
   library.def(
       "cross_entropy_sample(Tensor logits, Tensor targets, Tensor uniforms, Tensor? normalizer, int "
       "ignore_index, str reduction, float temperature, bool ban_original) "
-      "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor denominator)");
+      "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts, Tensor denominator)");
   library.def(
       "cross_entropy_sample_(Tensor(a!) logits, Tensor targets, Tensor uniforms, Tensor? normalizer, "
       "int ignore_index, str reduction, float temperature, bool ban_original) "
       "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor factor)");
   library.def(
-      "cross_entropy_sample_backward(Tensor grad_loss, Tensor logits, Tensor targets, Tensor logsumexp, "
+      "cross_entropy_sample_backward(Tensor grad_loss, Tensor logits, Tensor targets, Tensor "
+      "logsumexp_parts, "
       "Tensor denominator, int ignore_index) -> Tensor");
   library.def("scale_gradient_(Tensor(a!) gradient, Tensor scale) -> ()");
   library.def(
       "cross_entropy_rows_(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor uniforms, int "
       "ignore_index, float temperature, bool ban_original, bool writes_gradient) "
-      "-> (Tensor losses, Tensor tokens, Tensor is_top1, Tensor logsumexp)");
+      "-> (Tensor losses, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts)");
   library.def(
-      "cross_entropy_rows_backward_(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor logsumexp, "
+      "cross_entropy_rows_backward_(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor logsumexp_parts, "
       "int ignore_index) -> ()");
 }
 

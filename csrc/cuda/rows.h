@@ -95,19 +95,8 @@ struct RowSums {
   float log_total;  // logarithm of the sum of exp(x - maximum)
   bool is_bad;      // NaN, +inf or no finite logit
 
-  __device__ double logsumexp() const { return static_cast<double>(finite_or_zero(maximum)) + log_total; }
+  __device__ LogSumExp logsumexp() const { return {finite_or_zero(maximum), log_total}; }
 };
-
-// A log-sum-exp as high + low. One float would lose the digits of `low` to an offset that all logits of a row
-// share; x - high is exact, or rounded as far as x is away.
-struct LogSumExp {
-  float high, low;
-};
-
-__device__ inline LogSumExp split(double logsumexp) {
-  const float high = static_cast<float>(logsumexp);
-  return {high, fabsf(high) < kInfinity ? static_cast<float>(logsumexp - high) : 0};
-}
 
 // The banned token's logit is added back (it is -inf where nothing is banned): taken off a sum that has it,
 // it would leave rounding alone where it dominates.
@@ -141,7 +130,7 @@ __device__ void soft_max_less_target(int first, const Places& places, const LogS
   for (int v = 0; v < kVectors<T>; ++v) {
     // Denormal numbers too: an upstream gradient may lift them.
     for (int i = 0; i < kPerVector<T>; ++i) {
-      x[v][i] = exp2f(((x[v][i] - logsumexp.high) - logsumexp.low) * kLog2E) * scale;
+      x[v][i] = exp2f(((x[v][i] - logsumexp.maximum) - logsumexp.log_total) * kLog2E) * scale;
     }
   }
   replace_column<T>(first, places, target, expm1f(distance) * scale, x);

@@ -43,8 +43,9 @@ __global__ void __launch_bounds__(kSampleThreads, 3)
   if (lane() != 0) return;
   batch.tokens[index] = token;
   if (batch.logsumexp == nullptr) return;
-  batch.exact_logsumexp[index] = sums.logsumexp();
-  batch.logsumexp[index] = static_cast<float>(sums.logsumexp());
+  const LogSumExp logsumexp = sums.logsumexp();
+  batch.logsumexp_parts[index] = logsumexp;
+  batch.logsumexp[index] = logsumexp.maximum + logsumexp.log_total;
 }
 
 // A block has up to a tile per warp.
@@ -69,9 +70,9 @@ __global__ void __launch_bounds__(kSampleThreads, 3)
     const double divisor = batch.denominator == nullptr ? 1 : *batch.denominator;
     const float scale = static_cast<float>(upstream * reciprocal_or_zero(divisor));
     load_tile(row, first, places, x);
-    const LogSumExp logsumexp = split(batch.logsumexp[index]);
+    const LogSumExp logsumexp = batch.logsumexp[index];
     const int column = target < row.size ? static_cast<int>(target) : -1;
-    const float distance = (column_of<T>(places, column, x) - logsumexp.high) - logsumexp.low;
+    const float distance = (column_of<T>(places, column, x) - logsumexp.maximum) - logsumexp.log_total;
     soft_max_less_target<T>(first, places, logsumexp, column, distance, scale, x);
   }
   store_tile(out, places, x);

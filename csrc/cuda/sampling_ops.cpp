@@ -14,7 +14,7 @@ std::tuple<Tensor, Tensor, Tensor> sample_tokens(const Tensor& logits, const std
   const Tensor packed_uniforms = packed(uniforms);
   const std::optional<Tensor> packed_banned = packed(banned);
   Tensor logsumexp = empty_like(uniforms, ScalarType::Float);
-  Tensor exact_logsumexp = empty_like(uniforms, ScalarType::Double);
+  Tensor logsumexp_parts = empty_parts(uniforms);
   Tensor tokens = empty_like(uniforms, ScalarType::Long);
   const SamplingBatch batch = {data_or_null<int64_t>(packed_banned),
                                true,
@@ -22,20 +22,20 @@ std::tuple<Tensor, Tensor, Tensor> sample_tokens(const Tensor& logits, const std
                                packed_uniforms.const_data_ptr<double>(),
                                static_cast<float>(1 / temperature),
                                logsumexp.mutable_data_ptr<float>(),
-                               exact_logsumexp.mutable_data_ptr<double>(),
+                               parts_of(logsumexp_parts),
                                tokens.mutable_data_ptr<int64_t>()};
   const Scratch scratch(logits, visit_scratch(rows));
   sample_rows(rows, batch, scratch.get(), device.stream);
-  return {logsumexp, tokens, exact_logsumexp};
+  return {logsumexp, tokens, logsumexp_parts};
 }
 
 Tensor sample_tokens_backward(const Tensor& grad_logsumexp, const Tensor& logits,
-                              const Tensor& exact_logsumexp) {
+                              const Tensor& logsumexp_parts) {
   const OnDevice device(logits);
   Tensor gradient = empty_like(logits, logits.scalar_type());
-  const Tensor upstream = packed(grad_logsumexp), packed_logsumexp = packed(exact_logsumexp);
-  const GradientBatch batch = {packed_logsumexp.const_data_ptr<double>(), nullptr, 0,
-                               upstream.const_data_ptr<float>(),          true,    nullptr};
+  const Tensor upstream = packed(grad_logsumexp), packed_parts = packed(logsumexp_parts);
+  const GradientBatch batch = {parts_of(packed_parts),           nullptr, 0,
+                               upstream.const_data_ptr<float>(), true,    nullptr};
   const Tensor view = viewable(logits);
   gradient_rows(rows_of(view, false), batch, rows_of(gradient, true), device.stream);
   return gradient;
@@ -94,9 +94,9 @@ std::tuple<Tensor, Tensor> sample_replacements(const Tensor& logits, const Tenso
 STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cuda, library) {
   library.def(
       "sample_tokens(Tensor logits, Tensor? banned, Tensor uniforms, float temperature) "
-      "-> (Tensor logsumexp, Tensor tokens, Tensor exact_logsumexp)");
+      "-> (Tensor logsumexp, Tensor tokens, Tensor logsumexp_parts)");
   library.def(
-      "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor exact_logsumexp) -> Tensor");
+      "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor logsumexp_parts) -> Tensor");
   library.def(
       "replace_tokens(Tensor input_ids, Tensor positions, Tensor tokens) "
       "-> (Tensor input_ids, Tensor is_replaced)");

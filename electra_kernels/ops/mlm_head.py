@@ -40,7 +40,7 @@ def _fake_statistics(
         targets.new_empty(targets.shape if reduction == "none" else (), dtype=dtype),
         targets.new_empty(targets.shape),
         targets.new_empty(targets.shape, dtype=torch.bool),
-        targets.new_empty(targets.shape, dtype=torch.float64),
+        targets.new_empty((*targets.shape, 2), dtype=dtype),
         targets.new_empty((), dtype=torch.float64),
     )
 
@@ -63,9 +63,9 @@ def _fake(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     logits, targets, _, _, ctx.ignore_index, *_ = inputs
-    _, tokens, is_top1, logsumexp, denominator = output
-    ctx.mark_non_differentiable(tokens, is_top1, logsumexp, denominator)
-    ctx.save_for_backward(logits, targets, logsumexp, denominator)
+    _, tokens, is_top1, logsumexp_parts, denominator = output
+    ctx.mark_non_differentiable(tokens, is_top1, logsumexp_parts, denominator)
+    ctx.save_for_backward(logits, targets, logsumexp_parts, denominator)
 
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
@@ -75,11 +75,11 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...
 
 define(
     f"cross_entropy_sample(Tensor logits, Tensor targets, Tensor uniforms, Tensor? normalizer, {_OPTIONS}) "
-    "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor denominator)",
+    "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts, Tensor denominator)",
     _fake,
 )
 define(
-    "cross_entropy_sample_backward(Tensor grad_loss, Tensor logits, Tensor targets, Tensor logsumexp, "
+    "cross_entropy_sample_backward(Tensor grad_loss, Tensor logits, Tensor targets, Tensor logsumexp_parts, "
     "Tensor denominator, int ignore_index) -> Tensor",
     lambda grad_loss, logits, *_: logits.new_empty(logits.shape),
 )
@@ -216,13 +216,13 @@ def _linear_backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | No
 define(
     "linear_cross_entropy_sample(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, "
     f"Tensor uniforms, Tensor? normalizer, {_OPTIONS}, bool[3] needs_gradient) "
-    "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor denominator, "
+    "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts, Tensor denominator, "
     "Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
     _fake_linear,
 )
 define(
     "linear_cross_entropy_sample_backward(Tensor grad_loss, Tensor hidden, Tensor weight, Tensor? bias, "
-    "Tensor targets, Tensor logsumexp, Tensor denominator, Tensor grad_hidden, Tensor grad_weight, "
+    "Tensor targets, Tensor logsumexp_parts, Tensor denominator, Tensor grad_hidden, Tensor grad_weight, "
     "Tensor grad_bias, int ignore_index, str reduction, bool[3] needs_gradient) -> (Tensor, Tensor, Tensor)",
     _fake_linear_backward,
 )

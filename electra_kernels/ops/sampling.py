@@ -24,15 +24,15 @@ def _fake_sample(
     logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = logits.shape[:-1]
-    dtypes = (accumulation_dtype(logits.dtype), torch.int64, torch.float64)
-    logsumexp, tokens, exact_logsumexp = (logits.new_empty(shape, dtype=dtype) for dtype in dtypes)
-    return logsumexp, tokens, exact_logsumexp
+    dtype = accumulation_dtype(logits.dtype)
+    logsumexp, parts = logits.new_empty(shape, dtype=dtype), logits.new_empty((*shape, 2), dtype=dtype)
+    return logsumexp, logits.new_empty(shape, dtype=torch.int64), parts
 
 
 def _save_sample(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, tokens, exact_logsumexp = output
-    ctx.mark_non_differentiable(tokens, exact_logsumexp)
-    ctx.save_for_backward(inputs[0], exact_logsumexp)
+    _, tokens, logsumexp_parts = output
+    ctx.mark_non_differentiable(tokens, logsumexp_parts)
+    ctx.save_for_backward(inputs[0], logsumexp_parts)
 
 
 def _sample_backward(ctx: Any, grad_logsumexp: Tensor, *_: None) -> tuple[Tensor | None, ...]:
@@ -42,12 +42,12 @@ def _sample_backward(ctx: Any, grad_logsumexp: Tensor, *_: None) -> tuple[Tensor
 
 define(
     "sample_tokens(Tensor logits, Tensor? banned, Tensor uniforms, float temperature) "
-    "-> (Tensor logsumexp, Tensor tokens, Tensor exact_logsumexp)",
+    "-> (Tensor logsumexp, Tensor tokens, Tensor logsumexp_parts)",
     _fake_sample,
 )
 define(
-    "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor exact_logsumexp) -> Tensor",
-    lambda grad_logsumexp, logits, exact_logsumexp: logits.new_empty(logits.shape),
+    "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor logsumexp_parts) -> Tensor",
+    lambda grad_logsumexp, logits, logsumexp_parts: logits.new_empty(logits.shape),
 )
 differentiable("sample_tokens", save=_save_sample, backward=_sample_backward)
 refuse_double_backward("sample_tokens_backward")

@@ -27,9 +27,9 @@ class RowKernels(NamedTuple):
 
     Attributes:
         visit: logits, bias, targets [N], uniforms [N], ignore_index, temperature, ban_original, writes_gradient
-            → losses, tokens, is_top1, logsumexp, each [N]; with ``writes_gradient`` the logits become their
-            unnormalised gradient softmax - one_hot.
-        gradient: logits, bias, targets, logsumexp [N], ignore_index → the same gradient, in their place.
+            → losses, tokens, is_top1, each [N], logsumexp_parts [N, 2]; with ``writes_gradient`` the logits become
+            their unnormalised gradient softmax - one_hot.
+        gradient: logits, bias, targets [N], logsumexp_parts [N, 2], ignore_index → the same gradient, in their place.
     """
 
     visit: Callable[

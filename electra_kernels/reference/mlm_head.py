@@ -21,7 +21,7 @@ from electra_kernels.reference.sampling import draw_tokens, log_sum_exp, soft_ma
 def row_statistics(
     x: Tensor, targets: Tensor, uniforms: Tensor, ignore_index: int, temperature: float, ban_original: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x [N, V] float32 or float64 → losses, tokens, is_top1 and logsumexp (float64), each [N].
+    """x [N, V] float32 or float64 → losses, tokens and is_top1, each [N], and the log-sum-exp in two parts [N, 2].
 
     A row with NaN or +inf, or with no finite logit, has a NaN log-sum-exp, hence loss and gradient.
     An ignored row has loss 0, token -1 and is_top1 False, whatever its logits.
@@ -29,17 +29,17 @@ def row_statistics(
     counted = targets != ignore_index
     safe_targets = targets.where(counted, 0)
     maximum = x.amax(-1)
-    logsumexp = log_sum_exp(x).where(maximum.isfinite(), torch.nan)
+    parts = log_sum_exp(x).where(maximum.isfinite()[:, None], torch.nan)
     target_logits = x.gather(-1, safe_targets[:, None]).squeeze(-1)
-    losses = (logsumexp - target_logits).to(x.dtype).where(counted, 0)
+    losses = ((parts[:, 0] - target_logits) + parts[:, 1]).where(counted, 0)
     tokens = draw_tokens(x, safe_targets if ban_original else None, uniforms, temperature).where(counted, -1)
-    return losses, tokens, (target_logits == maximum) & counted, logsumexp
+    return losses, tokens, (target_logits == maximum) & counted, parts
 
 
-def row_gradients(x: Tensor, targets: Tensor, logsumexp: Tensor, ignore_index: int) -> Tensor:
+def row_gradients(x: Tensor, targets: Tensor, logsumexp_parts: Tensor, ignore_index: int) -> Tensor:
     """softmax(x) - one_hot(target), zero in ignored rows: [N, V] in the dtype that x is accumulated in."""
     ignored = (targets == ignore_index)[:, None]
-    gradient = soft_max(x.to(accumulation_dtype(x.dtype)), logsumexp)
+    gradient = soft_max(x.to(accumulation_dtype(x.dtype)), logsumexp_parts)
     gradient.scatter_add_(1, targets[:, None].masked_fill(ignored, 0), gradient.new_full(ignored.shape, -1.0))
     return gradient.masked_fill_(ignored, 0)
 
@@ -63,10 +63,10 @@ def cross_entropy_rows_(
 
 
 def cross_entropy_rows_backward_(
-    logits: Tensor, bias: Tensor | None, targets: Tensor, logsumexp: Tensor, ignore_index: int
+    logits: Tensor, bias: Tensor | None, targets: Tensor, logsumexp_parts: Tensor, ignore_index: int
 ) -> None:
     """`RowKernels.gradient`: logits + bias become their gradient."""
-    logits.copy_(row_gradients(_biased(logits, bias), targets, logsumexp, ignore_index))
+    logits.copy_(row_gradients(_biased(logits, bias), targets, logsumexp_parts, ignore_index))
 
 
 def _biased(logits: Tensor, bias: Tensor | None) -> Tensor:
@@ -87,26 +87,27 @@ def cross_entropy_sample(
     temperature: float,
     ban_original: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """logits [..., V] → loss, tokens [...], is_top1 [...], logsumexp [...], denominator []."""
+    """logits [..., V] → loss, tokens [...], is_top1 [...], logsumexp_parts [..., 2], denominator []."""
     rows = logits.reshape(-1, logits.shape[-1]).to(accumulation_dtype(logits.dtype))
     flat = (targets.reshape(-1), uniforms.reshape(-1))
     statistics = row_statistics(rows, *flat, ignore_index, temperature, ban_original)
-    losses, tokens, is_top1, logsumexp = (value.reshape(targets.shape) for value in statistics)
+    losses, tokens, is_top1 = (value.reshape(targets.shape) for value in statistics[:3])
+    logsumexp_parts = statistics[3].reshape(*targets.shape, 2)
     loss, denominator = reduce_losses(losses, targets != ignore_index, normalizer, reduction)
-    return loss, tokens, is_top1, logsumexp, denominator
+    return loss, tokens, is_top1, logsumexp_parts, denominator
 
 
 def cross_entropy_sample_backward(
     grad_loss: Tensor,
     logits: Tensor,
     targets: Tensor,
-    logsumexp: Tensor,
+    logsumexp_parts: Tensor,
     denominator: Tensor,
     ignore_index: int,
 ) -> Tensor:
     """Gradient of logits [..., V]; grad_loss is [] or, for reduction "none", [...]."""
     rows = logits.reshape(-1, logits.shape[-1])
-    gradient = row_gradients(rows, targets.reshape(-1), logsumexp.reshape(-1), ignore_index)
+    gradient = row_gradients(rows, targets.reshape(-1), logsumexp_parts.reshape(-1, 2), ignore_index)
     scale = _upstream_scale(grad_loss, denominator, targets, ignore_index, gradient.dtype)
     return gradient.mul_(scale.reshape(-1, 1)).to(logits.dtype).reshape(logits.shape).contiguous()
 
@@ -134,12 +135,12 @@ def cross_entropy_sample_(
     Returns loss, tokens, is_top1, and the factor [] by which the gradient must still be multiplied, besides
     upstream: 1, or 1 / denominator in float16, where folding that in first would flush it to zero.
     """
-    loss, tokens, is_top1, logsumexp, denominator = cross_entropy_sample(
+    loss, tokens, is_top1, logsumexp_parts, denominator = cross_entropy_sample(
         logits, targets, uniforms, normalizer, ignore_index, reduction, temperature, ban_original
     )
     scale = safe_reciprocal(denominator).to(accumulation_dtype(logits.dtype))
     rows = logits.reshape(-1, logits.shape[-1])
-    gradient = row_gradients(rows, targets.reshape(-1), logsumexp.reshape(-1), ignore_index)
+    gradient = row_gradients(rows, targets.reshape(-1), logsumexp_parts.reshape(-1, 2), ignore_index)
     if logits.dtype == torch.float16:
         logits.copy_(gradient.reshape(logits.shape))
         return loss, tokens, is_top1, scale
@@ -168,7 +169,7 @@ def linear_cross_entropy_sample(
     needs_gradient: Sequence[bool],
     row_kernels: RowKernels = ROW_KERNELS,
 ) -> tuple[Tensor, ...]:
-    """hidden [..., E], weight [V, E], bias [V] → loss, tokens [...], is_top1 [...], logsumexp [...],
+    """hidden [..., E], weight [V, E], bias [V] → loss, tokens [...], is_top1 [...], logsumexp_parts [..., 2],
     denominator [], and the unnormalised gradients of hidden, weight and bias (empty unless needed).
 
     Chunks of rows: GEMM into one reused buffer, the row kernel turns it into loss, sample and gradient while
@@ -181,22 +182,18 @@ def linear_cross_entropy_sample(
     dtype = accumulation_dtype(hidden.dtype)
     projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(dtype).contiguous()
     gradients = Gradients(rows, projection, needs)
-    losses, logsumexp = (
-        flat_uniforms.new_empty(flat_uniforms.shape, dtype=dtype),
-        torch.empty_like(flat_uniforms),
-    )
+    losses, logsumexp_parts = (rows.new_empty(shape, dtype=dtype) for shape in ((len(rows),), (len(rows), 2)))
     tokens, is_top1 = (flat_targets.new_empty(flat_targets.shape, dtype=t) for t in (torch.int64, torch.bool))
     options = (ignore_index, temperature, ban_original, any(needs))
     for chunk, logits in chunks_of_logits(rows, projection):
         statistics = row_kernels.visit(logits, bias, flat_targets[chunk], flat_uniforms[chunk], *options)
-        losses[chunk], tokens[chunk], is_top1[chunk], logsumexp[chunk] = statistics
+        losses[chunk], tokens[chunk], is_top1[chunk], logsumexp_parts[chunk] = statistics
         gradients.add(chunk, logits, rows[chunk])
-    losses, tokens, is_top1, logsumexp = (
-        v.reshape(targets.shape) for v in (losses, tokens, is_top1, logsumexp)
-    )
+    losses, tokens, is_top1 = (value.reshape(targets.shape) for value in (losses, tokens, is_top1))
+    logsumexp_parts = logsumexp_parts.reshape(*targets.shape, 2)
     loss, denominator = reduce_losses(losses, targets != ignore_index, normalizer, reduction)
     grad_hidden = gradients.hidden.reshape(hidden.shape) if needs[0] else gradients.hidden
-    return loss, tokens, is_top1, logsumexp, denominator, grad_hidden, gradients.weight, gradients.bias
+    return loss, tokens, is_top1, logsumexp_parts, denominator, grad_hidden, gradients.weight, gradients.bias
 
 
 def linear_cross_entropy_sample_backward(
@@ -205,7 +202,7 @@ def linear_cross_entropy_sample_backward(
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
-    logsumexp: Tensor,
+    logsumexp_parts: Tensor,
     denominator: Tensor,
     grad_hidden: Tensor,
     grad_weight: Tensor,
@@ -220,7 +217,7 @@ def linear_cross_entropy_sample_backward(
     if reduction == "none":
         scale = _upstream_scale(grad_loss, denominator, targets, ignore_index, dtype)
         factor, gradients = _gradients_per_row(
-            scale, hidden, weight, bias, targets, logsumexp, ignore_index, needs_gradient, row_kernels
+            scale, hidden, weight, bias, targets, logsumexp_parts, ignore_index, needs_gradient, row_kernels
         )
         grad_hidden, grad_weight, grad_bias = gradients.hidden, gradients.weight, gradients.bias
         row_scale = scale.reshape(-1, 1) if needs_gradient[0] else factor
@@ -242,7 +239,7 @@ def _gradients_per_row(
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
-    logsumexp: Tensor,
+    logsumexp_parts: Tensor,
     ignore_index: int,
     needs_gradient: Sequence[bool],
     row_kernels: RowKernels,
@@ -255,12 +252,12 @@ def _gradients_per_row(
     factor = scale.abs().amax() if scale.numel() else scale.new_ones(())
     # Divided, since the reciprocal of a number below the smallest normal one is infinite.
     relative = (scale / factor.where(factor != 0, 1)).reshape(-1, 1)
-    flat_targets, flat_logsumexp = targets.reshape(-1), logsumexp.reshape(-1)
+    flat_targets, flat_logsumexp_parts = targets.reshape(-1), logsumexp_parts.reshape(-1, 2)
     rows = _counted_rows(hidden, flat_targets, ignore_index)
     projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(scale.dtype).contiguous()
     gradients = Gradients(rows, projection, needs_gradient)
     for chunk, logits in chunks_of_logits(rows, projection):
-        row_kernels.gradient(logits, bias, flat_targets[chunk], flat_logsumexp[chunk], ignore_index)
+        row_kernels.gradient(logits, bias, flat_targets[chunk], flat_logsumexp_parts[chunk], ignore_index)
         gradients.add(chunk, logits, (rows[chunk] * relative[chunk]).to(rows.dtype), relative[chunk])
     return factor, gradients
 

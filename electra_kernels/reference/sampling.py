@@ -64,37 +64,37 @@ def _invert_cdf(weights: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_sum_exp(x: Tensor) -> Tensor:
-    """x [N, V] → [N] float64: maximum and logarithm of the sum in one number, with digits enough for both.
+    """x [N, V] → [N, 2]: the maximum m of each row, 0 if it is not finite, and the logarithm of the sum of exp(x - m).
 
-    A float32 loses the logarithm's digits to an offset that all logits of a row share.
+    Their sum is the log-sum-exp. In one number, an offset that all logits of a row share would cost the logarithm's
+    digits.
     """
-    maximum = x.amax(-1)
+    maximum = x.amax(-1, keepdim=True)
     shift = maximum.where(maximum.isfinite(), 0)
-    return shift.double() + (x - shift[:, None]).exp_().sum(-1, dtype=torch.float64).log_()
+    return torch.cat([shift, (x - shift).exp_().sum(-1, keepdim=True).log_()], dim=-1)
 
 
-def soft_max(x: Tensor, logsumexp: Tensor) -> Tensor:
-    """exp(x - logsumexp) in the dtype of x; logsumexp [...] is float64 and is subtracted in two exact parts."""
-    high = logsumexp.to(x.dtype)
-    low = (logsumexp - high).where(high.isfinite(), 0).to(x.dtype)
-    return ((x - high[..., None]) - low[..., None]).exp_()
+def soft_max(x: Tensor, logsumexp_parts: Tensor) -> Tensor:
+    """exp(x - logsumexp) of x [..., V], by the two parts [..., 2] one after the other: x - m is exact near m."""
+    maximum, log_sum = logsumexp_parts.split(1, dim=-1)
+    return ((x - maximum) - log_sum).exp_()
 
 
 def sample_tokens(
     logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """logits [..., V] → the log-sum-exp [...] of the raw logits at temperature 1, tokens [...] int64, and the
-    log-sum-exp in float64."""
+    log-sum-exp in its two parts [..., 2]."""
     rows = logits.reshape(-1, logits.shape[-1]).to(accumulation_dtype(logits.dtype))
     banned = None if banned is None else banned.reshape(-1)
     tokens = draw_tokens(rows, banned, uniforms.reshape(-1), temperature).reshape(uniforms.shape)
-    exact = log_sum_exp(rows).reshape(uniforms.shape)
-    return exact.to(rows.dtype, copy=True), tokens, exact
+    parts = log_sum_exp(rows).reshape(*uniforms.shape, 2)
+    return parts.sum(-1), tokens, parts
 
 
-def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, exact_logsumexp: Tensor) -> Tensor:
+def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp_parts: Tensor) -> Tensor:
     """d logsumexp / d logits = softmax(logits)."""
-    gradient = soft_max(logits.to(accumulation_dtype(logits.dtype)), exact_logsumexp)
+    gradient = soft_max(logits.to(accumulation_dtype(logits.dtype)), logsumexp_parts)
     return gradient.mul_(grad_logsumexp[..., None]).to(logits.dtype).contiguous()
 
 

@@ -41,7 +41,7 @@ _BLOCK = 1024
         "losses",
         "tokens",
         "is_top1",
-        "logsumexp",
+        "logsumexp_parts",
     ],
 )
 def cross_entropy_rows(
@@ -55,7 +55,7 @@ def cross_entropy_rows(
     losses,  # [N] float32
     tokens,  # [N] int64
     is_top1,  # [N] bool
-    logsumexp,  # [N] float64
+    logsumexp_parts,  # [N, 2] float32
     stride,
     step,
     size,
@@ -103,22 +103,33 @@ def cross_entropy_rows(
         tl.store(losses + row, tl.where(is_ignored, 0.0, (maximum - target_logit) + log_total))
         tl.store(tokens + row, tl.where(is_good & (is_ignored == 0), token, -1))
         tl.store(is_top1 + row, is_highest & (is_ignored == 0))
-        exact = tl.where(is_ignored, 0.0, rows.exact_logsumexp(maximum, log_total))
-        tl.store(logsumexp + row, exact)
+        shift = tl.where(is_ignored, 0.0, rows.finite_or_zero(maximum))
+        log_total = tl.where(is_ignored, 0.0, log_total)
+        rows.store_logsumexp(logsumexp_parts, row, shift, log_total)
     if DRAWS and WRITES:
         factor = 1.0 if scale is None else tl.load(scale)
-        high, low = rows.split(exact)
         tl.debug_barrier()  # every warp has read its share of the row for the draw: now it may be overwritten
         for tile in range(0, tiles, WARPS):
             columns = rows.block_columns(tile, VECTOR, WARPS)
             gradient = rows.softmax_columns(
-                start, bias, columns, high, low, factor, is_ignored, size, step, VECTOR, BIAS_VECTOR, PADS
+                start,
+                bias,
+                columns,
+                shift,
+                log_total,
+                factor,
+                is_ignored,
+                size,
+                step,
+                VECTOR,
+                BIAS_VECTOR,
+                PADS,
             )
             inside = rows.is_inside(columns, size, VECTOR)
             tl.store(start + rows.places(columns, step, VECTOR), gradient, inside)
         tl.debug_barrier()  # the soft-max is written; now, less one without cancellation, its target
         is_column = (target >= 0) & (target < size) & (is_ignored == 0)
-        at_target = rows.expm1((target_logit - high) - low) * factor
+        at_target = rows.expm1((target_logit - shift) - log_total) * factor
         tl.store(start + rows.places(target, step, VECTOR), at_target, is_column)
 
 
@@ -202,13 +213,14 @@ def _visit(
     overwrites: bool,
     scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses, tokens, is_top1 and logsumexp, each [...]; with ``overwrites`` the rows become their gradient."""
+    """Losses, tokens, is_top1, each [...], and logsumexp_parts [..., 2]; with ``overwrites`` the rows become their
+    gradient."""
     device = view.tensor.device
     losses = torch.empty(targets.shape, dtype=torch.float32, device=device)
-    logsumexp = torch.empty(targets.shape, dtype=torch.float64, device=device)
+    logsumexp_parts = torch.empty(*targets.shape, 2, dtype=torch.float32, device=device)
     tokens = torch.empty(targets.shape, dtype=torch.int64, device=device)
     is_top1 = torch.empty(targets.shape, dtype=torch.bool, device=device)
-    results = losses, tokens, is_top1, logsumexp
+    results = losses, tokens, is_top1, logsumexp_parts
     if view.number == 0:
         return results
     targets, uniforms = targets.contiguous(), uniforms.contiguous()
@@ -250,7 +262,7 @@ def _visit(
             **launch.most_registers(_REGISTERS),
         )
     if overwrites and len(halves) == 2:
-        write_softmax(view, bias, logsumexp, targets, scale, None, view, ignore_index)
+        write_softmax(view, bias, logsumexp_parts, targets, scale, None, view, ignore_index)
     return results
 
 
@@ -289,24 +301,24 @@ def cross_entropy_sample(
     ban_original: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     options = (ignore_index, temperature, ban_original)
-    losses, tokens, is_top1, logsumexp = _visit(
+    losses, tokens, is_top1, logsumexp_parts = _visit(
         launch.rows_of(logits), None, targets, uniforms, *options, overwrites=False
     )
     loss, denominator, _ = _reduce(losses, targets, normalizer, ignore_index, reduction)
-    return (losses if reduction == "none" else loss), tokens, is_top1, logsumexp, denominator
+    return (losses if reduction == "none" else loss), tokens, is_top1, logsumexp_parts, denominator
 
 
 def cross_entropy_sample_backward(
     grad_loss: Tensor,
     logits: Tensor,
     targets: Tensor,
-    logsumexp: Tensor,
+    logsumexp_parts: Tensor,
     denominator: Tensor,
     ignore_index: int,
 ) -> Tensor:
     gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     views = launch.rows_of(logits), launch.rows_of(gradient)
-    write_softmax(views[0], None, logsumexp, targets, grad_loss, denominator, views[1], ignore_index)
+    write_softmax(views[0], None, logsumexp_parts, targets, grad_loss, denominator, views[1], ignore_index)
     return gradient
 
 
@@ -378,10 +390,10 @@ def _visit_chunk(
 
 
 def _write_gradient(
-    logits: Tensor, bias: Tensor | None, targets: Tensor, logsumexp: Tensor, ignore_index: int
+    logits: Tensor, bias: Tensor | None, targets: Tensor, logsumexp_parts: Tensor, ignore_index: int
 ) -> None:
     view = launch.rows_of(logits, owns_padding=True)
-    write_softmax(view, bias, logsumexp, targets, None, None, view, ignore_index)
+    write_softmax(view, bias, logsumexp_parts, targets, None, None, view, ignore_index)
 
 
 _ROW_KERNELS = RowKernels(_visit_chunk, _write_gradient)

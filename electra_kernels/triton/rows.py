@@ -164,17 +164,16 @@ def row_total(maxima, sums):
 
 
 @triton.jit
-def exact_logsumexp(maximum, log_total):
-    """In float64: a float32 loses the digits of log_total to an offset that all logits of the row share."""
-    return finite_or_zero(maximum).to(tl.float64) + log_total.to(tl.float64)
+def store_logsumexp(parts, row, maximum, log_total):
+    """Into parts [N, 2]: in one number, an offset that all logits of the row share would cost log_total's digits."""
+    tl.store(parts + 2 * row, maximum)
+    tl.store(parts + 2 * row + 1, log_total)
 
 
 @triton.jit
-def split(logsumexp):
-    """A float64 as high + low in float32, to be subtracted one after the other. x - high is exact, or rounded as far
-    as x is away."""
-    high = logsumexp.to(tl.float32)
-    return high, tl.where(tl.abs(high) < INFINITY, (logsumexp - high.to(tl.float64)).to(tl.float32), 0.0)
+def load_logsumexp(parts, row):
+    """Its two parts, to be subtracted one after the other: x - maximum is exact near the maximum."""
+    return tl.load(parts + 2 * row), tl.load(parts + 2 * row + 1)
 
 
 @triton.jit

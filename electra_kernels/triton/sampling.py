@@ -27,7 +27,7 @@ _BLOCK = 1024
         "uniforms",
         "statistics",
         "logsumexp",
-        "exact_logsumexp",
+        "logsumexp_parts",
         "tokens",
     ],
 )
@@ -38,7 +38,7 @@ def sample_rows(
     uniforms,  # [N] float64
     statistics,  # [N, 3, tiles] float32
     logsumexp,  # [N] float32, or None
-    exact_logsumexp,  # [N] float64, or None with it
+    logsumexp_parts,  # [N, 2] float32, or None with it
     tokens,  # [N] int64
     stride,
     step,
@@ -92,9 +92,9 @@ def sample_rows(
             is_good = is_good & (ban >= 0)
         tl.store(tokens + row, tl.where(is_good, token, -1))
         if logsumexp is not None:
-            exact = rows.exact_logsumexp(maximum, log_total)
-            tl.store(logsumexp + row, exact.to(tl.float32))
-            tl.store(exact_logsumexp + row, exact)
+            shift = rows.finite_or_zero(maximum)
+            tl.store(logsumexp + row, shift + log_total)
+            rows.store_logsumexp(logsumexp_parts, row, shift, log_total)
 
 
 @triton.jit(
@@ -143,7 +143,7 @@ def _sample(
     bans: bool,
     skips: bool = False,
     logsumexp: Tensor | None = None,
-    exact_logsumexp: Tensor | None = None,
+    logsumexp_parts: Tensor | None = None,
 ) -> Tensor:
     """Tokens [...]; both tensors of log-sum-exps [...] are written if they are given."""
     view = launch.rows_of(logits)
@@ -166,7 +166,7 @@ def _sample(
             uniforms,
             statistics,
             logsumexp,
-            exact_logsumexp,
+            logsumexp_parts,
             tokens,
             view.stride,
             view.step,
@@ -192,8 +192,8 @@ def sample_tokens(
     logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-sum-exp [...], tokens [...], and the log-sum-exp in float64."""
-    exact = torch.empty(uniforms.shape, dtype=torch.float64, device=logits.device)
-    logsumexp = torch.empty_like(exact, dtype=torch.float32)
+    logsumexp = torch.empty(uniforms.shape, dtype=torch.float32, device=logits.device)
+    parts = torch.empty(*uniforms.shape, 2, dtype=torch.float32, device=logits.device)
     tokens = _sample(
         logits,
         banned,
@@ -201,15 +201,15 @@ def sample_tokens(
         temperature,
         bans=banned is not None,
         logsumexp=logsumexp,
-        exact_logsumexp=exact,
+        logsumexp_parts=parts,
     )
-    return logsumexp, tokens, exact
+    return logsumexp, tokens, parts
 
 
-def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, exact_logsumexp: Tensor) -> Tensor:
+def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp_parts: Tensor) -> Tensor:
     gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     views = launch.rows_of(logits), launch.rows_of(gradient)
-    write_softmax(views[0], None, exact_logsumexp, None, grad_logsumexp, None, views[1])
+    write_softmax(views[0], None, logsumexp_parts, None, grad_logsumexp, None, views[1])
     return gradient
 
 

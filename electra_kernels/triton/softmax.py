@@ -12,13 +12,13 @@ _BLOCK, _WARPS = 2048, 4
 
 @triton.jit(
     do_not_specialize=["stride", "step", "out_stride", "out_step", "size", "blocks", "ignore_index"],
-    do_not_specialize_on_alignment=["offsets", "logsumexp", "targets", "upstream", "out_offsets"],
+    do_not_specialize_on_alignment=["offsets", "logsumexp_parts", "targets", "upstream", "out_offsets"],
 )
 def softmax_rows(
     logits,  # rows of size elements
     offsets,  # [N] or None
     bias,  # [size] float32 or None
-    logsumexp,  # [N] float64
+    logsumexp_parts,  # [N, 2] float32
     targets,  # [N], or None for the soft-max alone
     upstream,  # [N], one number, or None for 1
     denominator,  # one float64, or None
@@ -47,15 +47,15 @@ def softmax_rows(
     factor = 1.0 if upstream is None else tl.load(upstream + (row if PER_ROW else 0))
     if denominator is not None:
         factor = (factor * reciprocal_or_zero(tl.load(denominator))).to(tl.float32)
-    high, low = rows.split(tl.load(logsumexp + row))
+    maximum, log_total = rows.load_logsumexp(logsumexp_parts, row)
     target = tl.load(targets + row) if targets is not None else -1
     is_ignored = target == ignore_index if targets is not None else False
     gradient = rows.softmax_columns(
-        source, bias, columns, high, low, factor, is_ignored, size, step, VECTOR, BIAS_VECTOR, PADS
+        source, bias, columns, maximum, log_total, factor, is_ignored, size, step, VECTOR, BIAS_VECTOR, PADS
     )
     if targets is not None:
         target_logit = rows.load_logit(source, bias, target, size, step, VECTOR)
-        at_target = tl.where(is_ignored, 0.0, rows.expm1((target_logit - high) - low) * factor)
+        at_target = tl.where(is_ignored, 0.0, rows.expm1((target_logit - maximum) - log_total) * factor)
         gradient = tl.where(columns == target, at_target, gradient)
         tl.debug_barrier()  # every warp has read the target's logit, which another may now overwrite
     inside = rows.is_inside(columns, size, OUT_VECTOR)
@@ -65,14 +65,14 @@ def softmax_rows(
 def write_softmax(
     logits: launch.Rows,
     bias: Tensor | None,
-    logsumexp: Tensor,
+    logsumexp_parts: Tensor,
     targets: Tensor | None,
     upstream: Tensor | None,
     denominator: Tensor | None,
     out: launch.Rows,
     ignore_index: int = -1,
 ) -> None:
-    """Launch `softmax_rows`. ``logsumexp`` [...] float64, ``upstream`` [] or [...] float32, ``targets`` [...] int64."""
+    """Launch `softmax_rows`. logsumexp_parts [..., 2], upstream [] or [...] float32, targets [...] int64."""
     if logits.number == 0:
         return
     blocks = triton.cdiv(logits.size, _BLOCK)
@@ -82,7 +82,7 @@ def write_softmax(
         logits.tensor,
         logits.offsets,
         bias,
-        logsumexp.contiguous(),
+        logsumexp_parts.contiguous(),
         None if targets is None else targets.contiguous(),
         None if upstream is None else upstream.contiguous(),
         denominator,

@@ -7,17 +7,19 @@ from electra_kernels import cross_entropy_sample, linear_cross_entropy_sample, s
 
 from . import oracle
 
-OFFSETS = (1e3, -1e4, 1e7)
+OFFSETS = (1e3, -1e4, 1e7, 1e17, -3e38)
 
 
 def _logits(offset, dtype, device):
     """Rows as the dtype rounds them, with columns behind the last whole tile."""
     logits = 3 * torch.randn(7, 1100) + offset
-    return logits.clamp(-6e4, 6e4).to(device, dtype) if dtype == torch.float16 else logits.to(device, dtype)
+    largest = torch.finfo(dtype).max
+    return logits.clamp(-largest, largest).to(device, dtype)
 
 
 def _truth(logits, targets, reduction):
-    x = logits.detach().double().requires_grad_()
+    x = logits.detach().double()
+    x = (x - x.amax(-1, keepdim=True)).requires_grad_()  # exact, and torch's float64 keeps the digits then
     loss = oracle.cross_entropy(x, targets, reduction)
     loss.sum().backward()
     return loss.detach(), x.grad
@@ -56,6 +58,23 @@ def test_log_sum_exp_of_a_sample(device, dtype, offset):
     logsumexp.sum().backward()
     oracle.assert_accurate("logsumexp", logsumexp, leaf.detach().double().logsumexp(-1))
     _assert_accurate("gradient", leaf.grad, leaf.detach().double().softmax(-1), leaf)
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e10, 1e15])
+@pytest.mark.parametrize("way", ["none", "mean", "mean in place"])
+def test_float64(way, offset):
+    """As accurate as torch is: the reference serves it."""
+    logits, reduction = 3 * torch.randn(7, 1100, dtype=torch.float64) + offset, way.split()[0]
+    targets = torch.randint(0, 1100, (7,))
+    leaf = logits.clone().requires_grad_()
+    loss = cross_entropy_sample(
+        leaf * 1, targets, reduction=reduction, inplace_backward=way.endswith("place")
+    ).loss
+    loss.sum().backward()
+    # Subtracting the maximum is exact here, so the logits without their offset have the truth.
+    truth, gradient = _truth(logits - logits.amax(-1, keepdim=True), targets, reduction)
+    torch.testing.assert_close(loss, truth, rtol=1e-14, atol=0)
+    torch.testing.assert_close(leaf.grad, gradient, rtol=1e-13, atol=1e-18)
 
 
 @pytest.mark.parametrize("offset", [1e3, -1e4, 2.0**22])
