@@ -30,13 +30,13 @@ def calls(rows, dtype=torch.bfloat16):
     """(op, arguments) of every op, with so many rows: of logits, of hidden states, of ids, or so many tokens."""
     logits, row, number = _empty(rows, VOCABULARY, dtype=dtype), _empty(rows), _empty()
     ids, uniforms = _empty(rows, dtype=torch.int64), _empty(rows, dtype=torch.float64)
-    total, statistic = _empty(dtype=torch.float64), _empty(rows, dtype=torch.float64)
+    total, parts = _empty(dtype=torch.float64), _empty(rows, 2)
     options = (IGNORED, "mean", 1.0, False)
     yield "sample_tokens", (logits, None, uniforms, 1.0)
-    yield "sample_tokens_backward", (row, logits, statistic)
+    yield "sample_tokens_backward", (row, logits, parts)
     yield "cross_entropy_sample", (logits, ids, uniforms, None, *options)
     for upstream in (number, row):
-        yield "cross_entropy_sample_backward", (upstream, logits, ids, statistic, total, IGNORED)
+        yield "cross_entropy_sample_backward", (upstream, logits, ids, parts, total, IGNORED)
     yield "cross_entropy_sample_", (logits, ids, uniforms, None, *options)
     yield "scale_gradient_", (logits, number)
     head = (_empty(rows, WIDTH, dtype=dtype), _empty(VOCABULARY, WIDTH, dtype=dtype), _empty(VOCABULARY))
