@@ -1,9 +1,11 @@
 """What ``make test`` and ``make prove`` run, part by part, with the seconds of each: ``test.py test`` or ``prove``."""
 
+import hashlib
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 # Two workers of one thread each: on two cores that is faster than one worker of two threads.
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"]
@@ -13,6 +15,13 @@ GPU_CHECK = ("test_gpu_check.py", "test_gpu_plan.py", "test_gpu_proofs.py", "tes
 COMPILED = ("integrations/test_compile.py",)
 # Tests outside of the part "package".
 APART = ("conformance", "triton", *BUILDS, *CODEGEN, *GPU_CHECK, *COMPILED)
+
+
+def inductor_cache() -> str:
+    """A folder for each state of the ops: inductor's cache knows them by name only, not by their outputs."""
+    sources = sorted(Path("electra_kernels/ops").glob("*.py"))
+    state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    return str(Path("build/inductor", state).resolve())
 
 
 def tests(names: tuple[str, ...]) -> list[str]:
@@ -44,6 +53,7 @@ VARIABLES = {"interpreter": {"TRITON_INTERPRET": "1"}}
 def main() -> int:
     parts = PARTS[sys.argv[1]]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = inductor_cache()
     seconds, failed = {}, []
     for name, command in parts.items():
         print(f"\n== {name}", flush=True)
