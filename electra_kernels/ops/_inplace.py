@@ -50,7 +50,8 @@ class _Overwritten:
     def check(self, unpacked: Tensor) -> None:
         """Raise a RuntimeError if what is unpacked is not, or no longer, the gradient before it is scaled."""
         is_same = unpacked.untyped_storage() is self.storage()
-        if self.is_scaled or (is_same and unpacked._version != self.version):
+        # An alias made by `.data` counts its versions from 0.
+        if self.is_scaled or (is_same and unpacked._version > self.version):
             raise RuntimeError(
                 "logits of cross_entropy_sample have been modified by an inplace operation since its forward (or by a "
                 "first backward): inplace_backward=True allows one backward, before anything else writes to them"

@@ -190,6 +190,7 @@ def test_a_view_of_the_result_of_an_op(device):
 HOOKS = {
     "same": (lambda x: x, lambda x: x),
     "alias": (lambda x: x.detach(), lambda x: x.view(x.shape)),
+    "data": (lambda x: x.data, lambda x: x),
     "one copy": (lambda x: x.clone(), lambda x: x),
     "a copy a call": (lambda x: x.clone(), lambda x: x.clone()),
 }
