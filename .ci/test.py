@@ -1,4 +1,4 @@
-"""What ``make test`` and ``make prove`` run, part by part, with the seconds of each: ``test.py test`` or ``prove``."""
+"""The parts of ``make test`` and ``make prove``, with the seconds that each took: ``test.py test`` or ``prove``."""
 
 import hashlib
 import os

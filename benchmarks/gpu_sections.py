@@ -123,7 +123,7 @@ def _measure_all(place: Place, ideas: Iterable[Cases]) -> tuple[list[dict[str, A
 
 @dataclass
 class _Found:
-    """What is known of a case: why contenders are absent, and the record of those that were measured."""
+    """Everything known of a case: why contenders are absent, and the record of those that were measured."""
 
     absent: dict[str, str]
     record: dict[str, Any] = field(default_factory=dict)

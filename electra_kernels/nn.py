@@ -50,7 +50,7 @@ class MaskedBCEWithLogitsLoss(nn.Module):
         self.register_buffer("pos_weight", pos_weight)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MaskedBCEWithLogitsLoss":
-        """What every conversion and move of a module goes through, also that of a module around this one."""
+        """Every conversion and move of a module goes through here, also that of a module around this one."""
         before = self.pos_weight
         super()._apply(fn, recurse)
         after = self.pos_weight

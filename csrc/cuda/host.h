@@ -1,4 +1,4 @@
-// What every *_ops.cpp needs: the device and stream of a tensor, and its layout.
+// Shared by every *_ops.cpp: the device and stream of a tensor, and its layout.
 
 #pragma once
 

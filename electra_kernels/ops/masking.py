@@ -67,8 +67,8 @@ def mask_tokens(
         vocab_size: V.
         probability: share of the maskable tokens that is picked, in (0, 1].
         mask_fraction, random_fraction: in [0, 1], their sum at most 1.
-        max_predictions: K, by default ``max(1, floor((probability + 0.005) * T))`` and T at most; it depends
-            on shapes alone.
+        max_predictions: K, by default ``max(1, floor((probability + 0.005) * T))`` and T at most. So the
+            default depends on ``probability``, and torch.compile makes a graph for every value of that.
         uniforms: [B, K, 2] float64 in [0, 1). The j-th slot's first number picks among the maskable tokens
             that are left, in the order of the sequence; its second decides between mask, keep and random, in
             this order, and its remainder the random id. By default from `draw_uniforms`.

@@ -1,4 +1,4 @@
-"""What a run writes into its output folder, and what of it the next run may replace."""
+"""The files that a run writes into its output folder, and which of them the next run may replace."""
 
 import json
 from collections.abc import Callable
