@@ -12,7 +12,7 @@ import electra_kernels
 from benchmarks import contenders, recipes
 from benchmarks.harness import Case, Size
 from benchmarks.meters import Graph
-from electra_kernels.pretraining.precision import has_native_bfloat16
+from electra_kernels.models.precision import has_native_bfloat16
 from electra_kernels.reference import chunks
 
 MAIN_ROWS, MAIN_WIDTH = 1024, 128

@@ -13,7 +13,7 @@ import torch
 from benchmarks.harness import Case, Measurement
 from benchmarks.memory import can_measure
 from electra_kernels import __version__, backends
-from electra_kernels.pretraining.precision import has_native_bfloat16
+from electra_kernels.models.precision import has_native_bfloat16
 
 FOLDER = Path(__file__).parent / "results"
 CPU = torch.device("cpu")

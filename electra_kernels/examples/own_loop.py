@@ -6,9 +6,9 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, set_seed
 
+from electra_kernels.data.vocabulary import train_vocabulary
 from electra_kernels.examples.text import for_transformers, parser, read_corpus, rows_of
 from electra_kernels.integrations import DataCollatorForReplacedTokens, ReplacedTokenDetection
-from electra_kernels.pretraining.vocabulary import train_vocabulary
 
 
 def config(vocab_size: int, width: int) -> ElectraConfig:

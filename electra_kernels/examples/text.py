@@ -9,9 +9,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, TrainingArguments
 
-from electra_kernels.pretraining.documentation import documentation_text
-from electra_kernels.pretraining.rows import encode_rows, spread
-from electra_kernels.pretraining.text import Corpus, Document, read_documents, split_held_out
+from electra_kernels.data.documentation import documentation_text
+from electra_kernels.data.rows import encode_rows, spread
+from electra_kernels.data.text import Corpus, Document, read_documents, split_held_out
 
 Rows = list[dict[str, Any]]
 _NAMES = ("pad", "unk", "cls", "sep", "mask")

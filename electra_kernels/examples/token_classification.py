@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from electra_kernels import masked_bce_with_logits
+from electra_kernels.data.text import Document
 from electra_kernels.examples.text import Rows, parser, read_corpus, training_arguments
-from electra_kernels.pretraining.metrics import area_under_curve
-from electra_kernels.pretraining.text import Document
+from electra_kernels.metrics import area_under_curve
 
 LABELS = ("capitalised", "comma")
 LENGTH = 128

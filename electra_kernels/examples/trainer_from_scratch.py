@@ -11,13 +11,13 @@ from transformers import (
     set_seed,
 )
 
+from electra_kernels.data.vocabulary import train_vocabulary
 from electra_kernels.examples.text import for_transformers, parser, read_corpus, rows_of, training_arguments
 from electra_kernels.integrations import (
     DataCollatorForReplacedTokens,
     ReplacedTokenDetection,
     compute_metrics,
 )
-from electra_kernels.pretraining.vocabulary import train_vocabulary
 
 VOCABULARY, LENGTH = 8_000, 64
 

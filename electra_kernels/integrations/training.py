@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
-from electra_kernels.pretraining.metrics import area_under_curve
+from electra_kernels.metrics import area_under_curve
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 

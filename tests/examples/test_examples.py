@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+from electra_kernels.errors import UserError
 from electra_kernels.examples import (
     continue_from_encoder,
     own_loop,
@@ -15,7 +16,6 @@ from electra_kernels.examples import (
     trainer_step,
 )
 from electra_kernels.integrations import ReplacedTokenDetection
-from electra_kernels.pretraining.errors import UserError
 
 WORDS = (
     "The old cat, a small dog, our House while their rain fell on every green Hill there of that land".split()

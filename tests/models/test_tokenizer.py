@@ -7,10 +7,10 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, ElectraForPreTraining
 
+from electra_kernels.data.vocabulary import load_vocabulary
 from electra_kernels.models import Electra, ElectraConfig, EncoderConfig, save_transformers
-from electra_kernels.pretraining.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from electra_kernels.pretraining.recipe import RECIPES
-from electra_kernels.pretraining.vocabulary import load_vocabulary
+from electra_kernels.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from electra_kernels.training.recipe import RECIPES
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # [PAD] is not the first here, as in vocabularies of others.

@@ -1,0 +1,1 @@
+"""The command line ``electra-kernels``, one file per command."""

@@ -1,0 +1,1 @@
+"""Text → documents → vocabulary → rows of token ids → batches."""

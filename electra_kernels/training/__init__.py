@@ -1,0 +1,1 @@
+"""The training loop, its objectives, optimizers, schedule, checkpoints and alarms."""

@@ -1,0 +1,203 @@
+"""A trained model as a folder: config.json, model.safetensors and the vocabulary, complete or not there at all.
+
+It holds an `Electra`, or, of an objective that has none, the encoder alone: `load_encoder` reads both.
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
+from tokenizers import Tokenizer
+from torch import nn
+
+from electra_kernels.data.rows import SHORTEST_ROW
+from electra_kernels.data.vocabulary import load_vocabulary, save_vocabulary
+from electra_kernels.errors import UserError
+from electra_kernels.files import replace_whole, stop_signals_deferred, write_whole
+from electra_kernels.models import Electra, ElectraConfig, Encoder, EncoderConfig
+from electra_kernels.training.recipe import Recipe
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
+
+
+@dataclass
+class Checkpoint:
+    """A model in evaluation mode, its tokenizer, the recipe that trained it, and the name of the objective.
+
+    The model keeps the tokenizer too, so that `electra_kernels.models.save_transformers` writes both.
+    """
+
+    model: Electra
+    tokenizer: Tokenizer
+    recipe: Recipe
+    objective: str = "replaced_tokens"
+
+    def __post_init__(self) -> None:
+        self.model.tokenizer = self.tokenizer
+
+
+@dataclass
+class EncoderCheckpoint:
+    """The same of an encoder alone."""
+
+    encoder: Encoder
+    tokenizer: Tokenizer
+    recipe: Recipe
+    objective: str
+
+
+def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write into a folder beside ``directory`` and put it in its place only when it is whole.
+
+    Raises:
+        OSError: it cannot be written; what ``directory`` held is still there.
+    """
+    _save(directory, {"model": checkpoint.model.config.to_dict()}, checkpoint.model, checkpoint)
+
+
+def save_encoder(directory: Path, checkpoint: EncoderCheckpoint) -> None:
+    """The same for an encoder alone, of an objective that trains no `Electra`."""
+    _save(directory, {"encoder": asdict(checkpoint.encoder.config)}, checkpoint.encoder, checkpoint)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write the parameters and buffers of ``model`` as safetensors, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def write(unfinished: Path) -> None:
+        try:
+            save_model(model, str(unfinished))
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+    replace_whole(path, write)
+
+
+def is_configuration(path: Path) -> bool:
+    """Whether ``path`` is a config.json of `save_checkpoint` or `save_encoder`, of this version or another."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "recipe" in values and ("model" in values or "encoder" in values)
+
+
+def unfinished_folders(directory: Path) -> tuple[Path, Path]:
+    """Where a new checkpoint grows, and where the old one waits until the new one is in its place."""
+    partial, previous = (directory.with_name(f"{directory.name}.{name}") for name in ("partial", "previous"))
+    return partial, previous
+
+
+def _save(
+    directory: Path, config: dict[str, Any], model: nn.Module, checkpoint: Checkpoint | EncoderCheckpoint
+) -> None:
+    config |= {"recipe": checkpoint.recipe.to_dict(), "objective": checkpoint.objective}
+    partial, previous = unfinished_folders(directory)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write_whole(partial / "config.json", json.dumps(config, indent=2) + "\n")
+        save_weights(model, partial / "model.safetensors")
+        save_vocabulary(checkpoint.tokenizer, partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # makes room on a full disk
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+    with stop_signals_deferred():
+        if directory.exists():
+            os.replace(directory, previous)
+        os.replace(partial, directory)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        UserError: a file is missing, is not readable, or has weights of another shape than config.json says; or
+            the folder holds an encoder alone.
+    """
+    model, tokenizer, recipe, objective = _load(directory, device)
+    if not isinstance(model, Electra):
+        raise UserError(
+            f"{directory} holds the encoder that {objective} trained, without a discriminator; it should be "
+            "of replaced_tokens or another objective that trains one"
+        )
+    return Checkpoint(model, tokenizer, recipe, objective)
+
+
+def load_encoder(directory: Path, device: torch.device | str = "cpu") -> EncoderCheckpoint:
+    """Read what `save_encoder` wrote, or the discriminator's encoder of what `save_checkpoint` wrote.
+
+    Raises:
+        UserError: a file is missing, is not readable, or has weights of another shape than config.json says.
+    """
+    model, tokenizer, recipe, objective = _load(directory, device)
+    encoder = model.discriminator.encoder if isinstance(model, Electra) else model
+    return EncoderCheckpoint(encoder, tokenizer, recipe, objective)
+
+
+def _load(directory: Path, device: torch.device | str) -> tuple[Electra | Encoder, Tokenizer, Recipe, str]:
+    config, recipe, objective = _read_config(directory)
+    weights = directory / "model.safetensors"
+    if not weights.exists():
+        raise UserError(_missing(weights))
+    tokenizer = load_vocabulary(directory / "tokenizer.json")
+    encoder = config.discriminator if isinstance(config, ElectraConfig) else config
+    entries, expected = tokenizer.get_vocab_size(), encoder.vocab_size
+    if entries != expected:
+        raise UserError(f"{directory}/tokenizer.json has {entries} entries, config.json says {expected}")
+    try:
+        model = _model(config, weights)
+        load_model(model, str(weights), device=str(device))
+    except (RuntimeError, TypeError, SafetensorError) as error:
+        line = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"{weights} does not fit {directory}/config.json: {line}") from error
+    return model.to(device).eval(), tokenizer, recipe, objective
+
+
+def _model(config: ElectraConfig | EncoderConfig, weights: Path) -> Electra | Encoder:
+    """Of the shape that ``weights`` are for."""
+    if isinstance(config, EncoderConfig):
+        return Encoder(config)
+    with safe_open(str(weights), framework="pt") as file:
+        has_unigram = "unigram.cumulative" in set(file.keys())
+    has_counts = has_unigram and config.generator_kind != "uniform"
+    return Electra(config, torch.ones(config.discriminator.vocab_size) if has_counts else None)
+
+
+def _read_config(directory: Path) -> tuple[ElectraConfig | EncoderConfig, Recipe, str]:
+    path = directory / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        recipe, objective = Recipe(**values["recipe"]), values.get("objective", "replaced_tokens")
+        if not isinstance(recipe.length, int) or not SHORTEST_ROW + 2 <= recipe.length < 2**31:
+            raise ValueError(
+                f"length is {recipe.length}, should be a whole number of at least {SHORTEST_ROW + 2}"
+            )
+        if "encoder" in values:
+            return EncoderConfig(**values["encoder"]), recipe, objective
+        return ElectraConfig.from_dict(values["model"]), recipe, objective
+    except FileNotFoundError:
+        raise UserError(_missing(path)) from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no configuration of electra-kernels pretrain: {error}") from error
+
+
+def _missing(path: Path) -> str:
+    return f"{path} is missing: {path.parent} is no checkpoint of electra-kernels pretrain"

@@ -1,0 +1,32 @@
+import io
+
+import pytest
+
+from electra_kernels.commands.detect import detect, read_lines
+from electra_kernels.errors import UserError
+from electra_kernels.training.checkpoint import Checkpoint, save_checkpoint
+from electra_kernels.training.recipe import RECIPES
+
+
+def stream(data):
+    return io.TextIOWrapper(io.BytesIO(data), encoding="ascii")
+
+
+def test_lines_are_utf8_whatever_the_locale_says():
+    assert read_lines(stream("\ufeffdas Haus\n\n  \nist größer\n".encode())) == ["das Haus", "ist größer"]
+
+
+def test_bytes_that_are_not_utf8_are_told_with_their_place():
+    with pytest.raises(UserError, match=r"standard input: not UTF-8 text \(.* at byte 3\)"):
+        read_lines(stream(b"abc\xff"))
+
+
+def test_a_closed_standard_input_is_told():
+    with pytest.raises(UserError, match="standard input is closed"):
+        read_lines(None)
+
+
+def test_a_text_that_is_no_unicode_is_refused(model, tokenizer, tmp_path):
+    save_checkpoint(tmp_path / "model", Checkpoint(model, tokenizer, RECIPES["demo"]))
+    with pytest.raises(UserError, match="text 2 is not UTF-8"):
+        detect(tmp_path / "model", ["the cat", "the \udcff"])

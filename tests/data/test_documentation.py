@@ -1,0 +1,85 @@
+import io
+import tarfile
+
+import pytest
+
+from electra_kernels.data import documentation
+from electra_kernels.data.documentation import PACKAGES, documentation_text
+from electra_kernels.errors import UserError
+
+SENTENCE = "This sentence is from {}, as it says."
+KEPT = ["docs/topics/one.txt", "docs/two.rst", "doc/build/three.rst"]
+LEFT_OUT = [
+    "docs/_theme/readme.rst",
+    "docs/LICENSE.txt",
+    "docs/releases/1.0.txt",
+    "docs/news.rst",
+    "docs/changelog_2.rst",
+    "docs/history/whatsnew-5.0.rst",
+    "README.rst",
+    "docs/conf.py",
+    "tests/docs/four.rst",
+]
+
+
+@pytest.fixture
+def archives(tmp_path, monkeypatch):
+    """Source archives of the five packages, as the download would give them."""
+
+    def archive(package):
+        path = tmp_path / f"{package.name}.tar.gz"
+        with tarfile.open(path, "w:gz") as file:
+            for name in [*LEFT_OUT, *KEPT]:
+                content = SENTENCE.format(f"{package.name} {name.partition('.')[0]}").encode()
+                member = tarfile.TarInfo(f"{package.name}-1.0/{name}")
+                member.size = len(content)
+                file.addfile(member, io.BytesIO(content))
+        return path
+
+    monkeypatch.setenv("ELECTRA_KERNELS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(
+        documentation, "fetch_packages", lambda packages: [archive(package) for package in packages]
+    )
+
+
+def test_every_package_is_pinned_by_version_and_hash():
+    assert [package.name for package in PACKAGES] == ["django", "sqlalchemy", "twisted", "celery", "scrapy"]
+    assert all(package.version and len(package.sha256) == 64 for package in PACKAGES)
+
+
+@pytest.mark.usefixtures("archives")
+def test_a_document_is_a_file_of_documentation_and_no_list_of_changes():
+    found = documentation_text()
+    assert [document.name for document in found] == [
+        f"{package.name}/{name}" for package in PACKAGES for name in sorted(KEPT)
+    ]
+    assert found[0].paragraphs == (SENTENCE.format("django doc/build/three"),)
+
+
+@pytest.mark.usefixtures("archives")
+def test_a_second_call_is_offline_and_silent(monkeypatch):
+    messages = []
+    first = documentation_text(messages.append)
+    assert len(messages) == 2
+    monkeypatch.setattr(documentation, "fetch_packages", None)
+    assert documentation_text(messages.append) == first
+    assert len(messages) == 2
+
+
+@pytest.mark.usefixtures("archives")
+def test_another_way_of_cleaning_does_not_take_the_old_text(monkeypatch):
+    documentation_text()
+    monkeypatch.setattr(documentation, "CLEANING_VERSION", documentation.CLEANING_VERSION + 1)
+    messages = []
+    documentation_text(messages.append)
+    assert messages
+
+
+@pytest.mark.usefixtures("archives")
+def test_a_damaged_cache_is_named():
+    documentation_text()
+    (cached,) = documentation.cache_directory().glob("documentation-*")
+    cached.write_bytes(cached.read_bytes()[:-20])
+    with pytest.raises(UserError, match="delete it and it is made again"):
+        documentation_text()

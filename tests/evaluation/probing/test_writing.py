@@ -1,0 +1,155 @@
+import re
+
+import pytest
+import torch
+
+from electra_kernels.data.text import Corpus, Document
+from electra_kernels.errors import UserError
+from electra_kernels.evaluation.probing.task import Examples
+from electra_kernels.evaluation.probing.words import encode_words, pick_sentences, split_words, word_baseline
+from electra_kernels.evaluation.probing.writing import (
+    _capitalised,
+    _comma_follows,
+    capitalised,
+    comma_follows,
+)
+
+from .conftest import LENGTH
+
+
+def answers(label, text):
+    """The input as a model is shown it, and the answers for the words that are asked about."""
+    words = label(tuple(split_words(text)))
+    return [word.text for word in words], {word.text: word.label for word in words if word.asked}
+
+
+def test_capitals_are_asked_of_all_words_but_the_first():
+    shown, asked = answers(_capitalised, '"The old HTTP server, by Twisted: see 2 ways.')
+    assert shown == ['"', "the", "old", "http", "server", ",", "by", "twisted", ":", "see", "2", "ways", "."]
+    assert asked == {
+        "old": False, "http": True, "server": False, "by": False, "twisted": True, "see": False, "ways": False,
+    }  # fmt: skip
+
+
+def test_a_number_may_be_the_first_word():
+    assert answers(_capitalised, "2 Ways to go")[1] == {"Ways".lower(): True, "to": False, "go": False}
+
+
+def test_commas_are_asked_of_words_before_words_and_are_not_shown():
+    shown, asked = answers(_comma_follows, "However, old (or new), 3, four,, and last.")
+    assert shown == ["However", "old", "(", "or", "new", ")", "3", "four", "and", "last", "."]
+    assert asked == {"However": True, "or": False, "four": True, "and": False}
+
+
+@pytest.mark.parametrize("text", [", comma first", ",", "one"])
+def test_there_may_be_nothing_to_ask(text):
+    assert answers(_comma_follows, text)[1] in ({}, {"comma": False})
+
+
+@pytest.mark.parametrize("make", [capitalised, comma_follows])
+def test_the_input_shows_neither_capital_nor_comma_and_the_labels_are_those_of_the_text(
+    make, corpus, tokenizer
+):
+    task = make(corpus, tokenizer, LENGTH, 0)
+    sentences = {}
+    for document in (*corpus.train, *corpus.held_out):
+        for paragraph in document.paragraphs:
+            for text in re.split(r"(?<=\.) ", paragraph):
+                sentences[re.sub(r"\W", "", text.lower())] = re.findall(r"\w+,?", text)
+    comma = tokenizer.token_to_id(",")
+    for part in (task.train, task.test):
+        assert not (part.input_ids == comma).any() or make is capitalised
+        for ids, mask, asked, labels in zip(part.input_ids, part.attention_mask, part.asked, part.labels):
+            row = ids[mask].tolist()[1:-1]
+            text = tokenizer.decode(row)
+            assert text == text.lower()
+            if not text.endswith("."):
+                continue  # cut: it cannot be looked up
+            words = sentences[re.sub(r"\W", "", text)]
+            if make is capitalised:
+                expected = [word[0].isupper() for word in words[1:]]
+            else:
+                expected = [word.endswith(",") for word in words[:-1]]
+            assert labels[asked].tolist() == expected
+            assert all(not tokenizer.id_to_token(i).startswith("##") for i in ids[asked].tolist())
+
+
+@pytest.mark.parametrize("make", [capitalised, comma_follows])
+def test_no_sentence_to_judge_by_is_fitted_on(make, corpus, tokenizer):
+    shared = corpus.held_out[0].paragraphs[1]
+    disguised = shared.upper().replace(",", "")
+    leaky = Corpus([*corpus.train, Document("copy", (shared, disguised))], corpus.held_out, 0.0)
+    task = make(leaky, tokenizer, LENGTH, 0)
+    rows = [set(map(tuple, part.input_ids.tolist())) for part in (task.train, task.test)]
+    assert len(rows[0]) == len(task.train.input_ids) == 420
+    assert not rows[0] & rows[1]
+
+
+def test_what_is_judged_by_does_not_depend_on_the_seed_and_what_is_fitted_on_does(
+    corpus, tokenizer, monkeypatch
+):
+    monkeypatch.setattr("electra_kernels.evaluation.probing.writing.TRAIN_SENTENCES", 50)
+    one, same, other = (capitalised(corpus, tokenizer, LENGTH, seed) for seed in (0, 0, 1))
+    assert torch.equal(one.test.input_ids, other.test.input_ids)
+    assert torch.equal(one.train.input_ids, same.train.input_ids)
+    assert not torch.equal(one.train.input_ids, other.train.input_ids)
+    assert len(one.train.input_ids) == 50
+
+
+def test_sentences_are_picked_once_and_within_their_limits():
+    text = "It is seen here once more. It is seen here, once more. Too short. The end is near, said one."
+    document = Document("d", (text, "word " * 50))
+    picked = pick_sentences([document], 10, 0)
+    assert [" ".join(words) for words in picked] == [
+        "It is seen here once more .",
+        "The end is near , said one .",
+    ]
+    assert len(pick_sentences([document], 1, 0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [(capitalised, "there is no capital in any of it"), (comma_follows, "There is no comma in any of it.")],
+)
+def test_a_text_without_anything_to_tell_apart_is_told(make, text, tokenizer):
+    corpus = Corpus([Document("a", (text,))], [Document("b", (f"{text} {text}",))], 0.0)
+    with pytest.raises(UserError, match="should have both yes and no"):
+        make(corpus, tokenizer, LENGTH, 0)
+
+
+def test_no_text_at_all_is_told(tokenizer):
+    with pytest.raises(UserError, match="0 of 0 answers"):
+        capitalised(Corpus([], [], 0.0), tokenizer, LENGTH, 0)
+
+
+def test_the_baseline_is_the_share_of_yes_of_the_word_in_training(tokenizer):
+    def rows(*texts):
+        return encode_words([_capitalised(tuple(split_words(text))) for text in texts], tokenizer, LENGTH)
+
+    train = rows("A Cat dog", "a Cat dog hill", "a Cat Hill")
+    assert word_baseline(train, rows("A Cat dog Dog cat")) == pytest.approx(0.5)
+    assert word_baseline(train, rows("A Cat hill dog")) == 1.0
+    # Of a word that was never seen, the share of all words (4 of 7): between hill (1 of 2) and cat (3 of 3).
+    assert word_baseline(train, rows("A Cat River hill")) == 1.0
+    assert word_baseline(train, rows("A cat River hill")) == 0.5
+
+
+def test_a_label_is_on_the_first_piece_or_on_all_and_the_row_is_cut(tokenizer):
+    sentence = _capitalised(("the", "Catdogcat", *30 * ["catdog"]))
+    rows = encode_words([sentence], tokenizer, LENGTH)
+    pieces = len(tokenizer.encode("catdogcat", add_special_tokens=False).ids)
+    assert pieces > 1
+    every, first = rows.examples(first_pieces=False), rows.examples(first_pieces=True)
+    assert int((every.asked & every.labels).sum()) == pieces
+    assert int((first.asked & first.labels).sum()) == 1
+    assert rows.input_ids.shape == (1, LENGTH)
+    assert rows.attention_mask.all()
+
+
+def test_values_come_in_the_order_of_the_answers():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, 10, (150, 1), generator=generator)
+    mask = torch.arange(10) < lengths
+    labels = torch.rand(150, 10, generator=generator) < 0.5
+    examples = Examples(mask.long() * (1 + labels), mask, mask & (torch.arange(10) > 0), labels)
+    assert torch.equal(examples.values(lambda ids, mask: ids - 1).bool(), examples.answers())
