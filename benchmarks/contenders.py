@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.meters import Run
 from electra_kernels import backends, use_backend
-from electra_kernels.routing import implementation
+from electra_kernels.backends.registry import implementation
 
 # Of torch.compile; another one tries a benchmark without waiting for compilers.
 compiler = "inductor"

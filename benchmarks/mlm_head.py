@@ -12,8 +12,8 @@ import electra_kernels
 from benchmarks import contenders, recipes
 from benchmarks.harness import Case, Size
 from benchmarks.meters import Graph
+from electra_kernels.backends import linear_head as chunks
 from electra_kernels.models.precision import has_native_bfloat16
-from electra_kernels.reference import chunks
 
 MAIN_ROWS, MAIN_WIDTH = 1024, 128
 HALVES = (torch.bfloat16, torch.float16)

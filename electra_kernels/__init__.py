@@ -2,6 +2,7 @@
 
 import electra_kernels.commands.interrupt  # noqa: F401 -- first, because the rest takes seconds
 from electra_kernels._version import __version__
+from electra_kernels.backends.registry import backends, use_backend
 from electra_kernels.ops import (
     MaskedTokens,
     ReplacedTokens,
@@ -17,7 +18,6 @@ from electra_kernels.ops import (
     sample_replacements,
     sample_tokens,
 )
-from electra_kernels.routing import backends, use_backend
 from electra_kernels.uniforms import draw_uniforms
 
 __all__ = [

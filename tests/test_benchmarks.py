@@ -10,7 +10,7 @@ from benchmarks import contenders, mlm_head, plot, results, targets
 from benchmarks.harness import Case, measure
 from benchmarks.memory import can_measure, peak_extra_bytes
 from electra_kernels import backends
-from electra_kernels.routing import current_choice
+from electra_kernels.backends.registry import current_choice
 
 MB = 1_000_000
 

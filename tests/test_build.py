@@ -144,7 +144,7 @@ def test_the_version_stands_in_one_place(unpacked_wheel):
     assert record(unpacked_wheel)["version"] == version
 
 
-BUILD_INFO = "from electra_kernels._build_info import build_info; print(json.dumps(build_info()))"
+BUILD_INFO = "from electra_kernels.backends.build_record import build_info; print(json.dumps(build_info()))"
 
 
 def test_the_module_says_how_it_was_built(unpacked_wheel):

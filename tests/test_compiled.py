@@ -4,8 +4,11 @@ import pytest
 import torch
 
 import electra_kernels as ek
-from electra_kernels import backends, compiled, routing, use_backend
-from electra_kernels.reference import chunks
+from electra_kernels import backends, use_backend
+from electra_kernels.backends import linear_head
+from electra_kernels.backends import registry as routing
+from electra_kernels.backends.implementations import checking_itself
+from electra_kernels.backends.table import OPS
 
 LEVELS = backends().levels.get("cpp", ())
 ops = torch.ops.electra_kernels
@@ -34,8 +37,7 @@ def _inputs(rows=37, vocabulary=3001, dtype=torch.float32):
 
 def test_every_compiled_op_serves_the_cpu():
     serving = backends().serving
-    chunked = {"linear_cross_entropy_sample", "linear_cross_entropy_sample_backward"}
-    for name in {*compiled._OPS} | chunked:
+    for name in OPS:
         assert serving[name, "cpu"] == "cpp"
 
 
@@ -134,7 +136,7 @@ def test_the_linear_head_in_chunks(level, monkeypatch, reduction):
     _, targets, uniforms = _inputs(400, 203)
     results = []
     for most in (64, 512):
-        monkeypatch.setattr(chunks, "MOST_ROWS", most)
+        monkeypatch.setattr(linear_head, "MOST_ROWS", most)
         leaves = [value.clone().requires_grad_() for value in (hidden, weight, bias)]
         out = ek.linear_cross_entropy_sample(*leaves, targets, uniforms=uniforms, reduction=reduction)
         out.loss.sum().backward()
@@ -182,7 +184,7 @@ def test_a_kernel_that_fails_is_not_followed_by_another_run(level):
     def fail(*arguments):
         raise torch.OutOfMemoryError("no memory")
 
-    run = compiled._naming_refusals("cross_entropy_sample_", fail, ())
+    run = checking_itself(OPS["cross_entropy_sample_"], fail, 0)
     logits, targets, uniforms = _inputs()
     before = logits.clone()
     with pytest.raises(torch.OutOfMemoryError, match="no memory"):
@@ -192,7 +194,7 @@ def test_a_kernel_that_fails_is_not_followed_by_another_run(level):
 
 def test_an_error_of_a_kernel_alone_is_not_swallowed():
     op = torch.ops.electra_kernels_cpp.sample_tokens.default
-    run = compiled._naming_refusals("sample_tokens", op, (99,))
+    run = checking_itself(OPS["sample_tokens"], op, 99)
     logits, _, uniforms = _inputs()
     with pytest.raises(RuntimeError, match="no such instruction-set level here"):
         run(logits, None, uniforms, 1.0)

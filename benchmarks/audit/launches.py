@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from electra_kernels.reference import chunks
+from electra_kernels.backends import linear_head as chunks
 from electra_kernels.triton import launch
 
 

@@ -64,16 +64,6 @@ Tensor masked_bce_with_logits_backward(const Tensor& grad_loss, const Tensor& lo
 }  // namespace
 }  // namespace electra_kernels
 
-STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cpp, library) {
-  library.def(
-      "masked_bce_with_logits(Tensor logits, Tensor labels, Tensor? mask, Tensor? pos_weight, Tensor? "
-      "normalizer, "
-      "float label_smoothing, str reduction, int level) -> (Tensor loss, Tensor counts, Tensor denominator)");
-  library.def(
-      "masked_bce_with_logits_backward(Tensor grad_loss, Tensor logits, Tensor labels, Tensor? mask, "
-      "Tensor? pos_weight, Tensor denominator, float label_smoothing, int level) -> Tensor");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(electra_kernels_cpp, CPU, library) {
   library.impl("masked_bce_with_logits", TORCH_BOX(&electra_kernels::masked_bce_with_logits));
   library.impl("masked_bce_with_logits_backward",

@@ -51,11 +51,6 @@ const Level& level_at(int64_t index) {
 
 }  // namespace electra_kernels
 
-STABLE_TORCH_LIBRARY(electra_kernels_cpp, library) {
-  // The name of a level, empty from the first that this machine cannot run.
-  library.def("supported_level(int index) -> str");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(electra_kernels_cpp, CompositeExplicitAutograd, library) {
   library.impl("supported_level", TORCH_BOX(&electra_kernels::supported_level));
 }

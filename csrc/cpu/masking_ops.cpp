@@ -50,13 +50,6 @@ std::tuple<Tensor, Tensor, Tensor> mask_tokens(const Tensor& input_ids, const Te
 }  // namespace
 }  // namespace electra_kernels
 
-STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cpp, library) {
-  library.def(
-      "mask_tokens(Tensor input_ids, Tensor maskable, Tensor uniforms, int mask_token_id, int vocab_size, "
-      "float probability, float mask_fraction, float random_fraction, int level) "
-      "-> (Tensor input_ids, Tensor positions, Tensor targets)");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(electra_kernels_cpp, CPU, library) {
   library.impl("mask_tokens", TORCH_BOX(&electra_kernels::mask_tokens));
 }

@@ -202,31 +202,6 @@ void cross_entropy_rows_backward_(const Tensor& logits, const std::optional<Tens
 }  // namespace
 }  // namespace electra_kernels
 
-STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cpp, library) {
-  library.def(
-      "cross_entropy_sample(Tensor logits, Tensor targets, Tensor uniforms, Tensor? normalizer, int "
-      "ignore_index, "
-      "str reduction, float temperature, bool ban_original, int level) "
-      "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts, Tensor denominator)");
-  library.def(
-      "cross_entropy_sample_(Tensor(a!) logits, Tensor targets, Tensor uniforms, Tensor? normalizer, "
-      "int ignore_index, str reduction, float temperature, bool ban_original, int level) "
-      "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor factor)");
-  library.def(
-      "cross_entropy_sample_backward(Tensor grad_loss, Tensor logits, Tensor targets, Tensor "
-      "logsumexp_parts, "
-      "Tensor denominator, int ignore_index, int level) -> Tensor");
-  library.def("scale_gradient_(Tensor(a!) gradient, Tensor scale, int level) -> ()");
-  library.def(
-      "cross_entropy_rows_(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor uniforms, int "
-      "ignore_index, "
-      "float temperature, bool ban_original, bool writes_gradient, int level) "
-      "-> (Tensor losses, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts)");
-  library.def(
-      "cross_entropy_rows_backward_(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor logsumexp_parts, "
-      "int ignore_index, int level) -> ()");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(electra_kernels_cpp, CPU, library) {
   library.impl("cross_entropy_sample", TORCH_BOX(&electra_kernels::cross_entropy_sample));
   library.impl("cross_entropy_sample_", TORCH_BOX(&electra_kernels::cross_entropy_sample_));

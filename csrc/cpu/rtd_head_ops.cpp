@@ -149,20 +149,6 @@ std::tuple<Tensor, Tensor, Tensor> linear_masked_bce_backward(
 }  // namespace
 }  // namespace electra_kernels
 
-STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cpp, library) {
-  library.def(
-      "linear_masked_bce(Tensor hidden, Tensor weight, Tensor? bias, Tensor labels, Tensor? mask, Tensor? "
-      "pos_weight, "
-      "Tensor? normalizer, float label_smoothing, str reduction, bool needs_parameter_gradients, int level) "
-      "-> (Tensor loss, Tensor logits, Tensor counts, Tensor denominator, Tensor grad_weight, Tensor "
-      "grad_bias)");
-  library.def(
-      "linear_masked_bce_backward(Tensor grad_loss, Tensor hidden, Tensor weight, Tensor logits, Tensor "
-      "labels, "
-      "Tensor? mask, Tensor? pos_weight, Tensor denominator, Tensor grad_weight, Tensor grad_bias, "
-      "float label_smoothing, str reduction, int level) -> (Tensor, Tensor, Tensor)");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(electra_kernels_cpp, CPU, library) {
   library.impl("linear_masked_bce", TORCH_BOX(&electra_kernels::linear_masked_bce));
   library.impl("linear_masked_bce_backward", TORCH_BOX(&electra_kernels::linear_masked_bce_backward));

@@ -157,22 +157,6 @@ std::tuple<Tensor, Tensor> sample_replacements(const Tensor& logits, const Tenso
 }  // namespace
 }  // namespace electra_kernels
 
-STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cpp, library) {
-  library.def(
-      "sample_tokens(Tensor logits, Tensor? banned, Tensor uniforms, float temperature, int level) "
-      "-> (Tensor logsumexp, Tensor tokens, Tensor logsumexp_parts)");
-  library.def(
-      "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor logsumexp_parts, int level) -> "
-      "Tensor");
-  library.def(
-      "replace_tokens(Tensor input_ids, Tensor positions, Tensor tokens, int level) "
-      "-> (Tensor input_ids, Tensor is_replaced)");
-  library.def(
-      "sample_replacements(Tensor logits, Tensor input_ids, Tensor positions, Tensor targets, Tensor "
-      "uniforms, "
-      "float temperature, bool ban_original, int level) -> (Tensor input_ids, Tensor is_replaced)");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(electra_kernels_cpp, CPU, library) {
   library.impl("sample_tokens", TORCH_BOX(&electra_kernels::sample_tokens));
   library.impl("sample_tokens_backward", TORCH_BOX(&electra_kernels::sample_tokens_backward));

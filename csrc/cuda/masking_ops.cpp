@@ -41,11 +41,4 @@ std::tuple<Tensor, Tensor, Tensor> mask_tokens(const Tensor& input_ids, const Te
 }  // namespace
 }  // namespace electra_kernels
 
-STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cuda, library) {
-  library.def(
-      "mask_tokens(Tensor input_ids, Tensor maskable, Tensor uniforms, int mask_token_id, int vocab_size, "
-      "float probability, float mask_fraction, float random_fraction) "
-      "-> (Tensor input_ids, Tensor positions, Tensor targets)");
-}
-
 EK_LIBRARY_IMPL(library) { library.impl("mask_tokens", TORCH_BOX(&electra_kernels::mask_tokens)); }

@@ -91,20 +91,6 @@ std::tuple<Tensor, Tensor> sample_replacements(const Tensor& logits, const Tenso
 }  // namespace
 }  // namespace electra_kernels
 
-STABLE_TORCH_LIBRARY_FRAGMENT(electra_kernels_cuda, library) {
-  library.def(
-      "sample_tokens(Tensor logits, Tensor? banned, Tensor uniforms, float temperature) "
-      "-> (Tensor logsumexp, Tensor tokens, Tensor logsumexp_parts)");
-  library.def(
-      "sample_tokens_backward(Tensor grad_logsumexp, Tensor logits, Tensor logsumexp_parts) -> Tensor");
-  library.def(
-      "replace_tokens(Tensor input_ids, Tensor positions, Tensor tokens) "
-      "-> (Tensor input_ids, Tensor is_replaced)");
-  library.def(
-      "sample_replacements(Tensor logits, Tensor input_ids, Tensor positions, Tensor targets, Tensor "
-      "uniforms, float temperature, bool ban_original) -> (Tensor input_ids, Tensor is_replaced)");
-}
-
 EK_LIBRARY_IMPL(library) {
   library.impl("sample_tokens", TORCH_BOX(&electra_kernels::sample_tokens));
   library.impl("sample_tokens_backward", TORCH_BOX(&electra_kernels::sample_tokens_backward));

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from electra_kernels._build_info import build_info
 from electra_kernels._version import __version__
+from electra_kernels.backends.build_record import build_info
+from electra_kernels.backends.registry import backends
 from electra_kernels.data.fetch import cache_directory
 from electra_kernels.errors import UserError
 from electra_kernels.models.precision import has_native_bfloat16
-from electra_kernels.routing import backends
 
 # Optional packages: what a missing one leaves out is said by the command that needs it.
 _PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "safetensors", "matplotlib", "rich")

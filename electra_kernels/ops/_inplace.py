@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from electra_kernels.ops._library import define, refuse_transforms, served_by
-from electra_kernels.routing import current_choice
+from electra_kernels.ops._autograd import same_backend, save_backend
+from electra_kernels.ops._library import define
+from electra_kernels.reference.common import accumulation_dtype
 
 
 def _fake(
@@ -20,19 +22,14 @@ def _fake(
     temperature: float,
     ban_original: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    dtype = accumulation_dtype(logits.dtype)
     loss, factor = targets.new_empty((), dtype=dtype), targets.new_empty((), dtype=dtype)
     tokens = targets.new_empty(targets.shape)
     return loss, tokens, targets.new_empty(targets.shape, dtype=torch.bool), factor
 
 
-define(
-    "cross_entropy_sample_(Tensor(a!) logits, Tensor targets, Tensor uniforms, Tensor? normalizer, "
-    "int ignore_index, str reduction, float temperature, bool ban_original) "
-    "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor factor)",
-    _fake,
-)
-define("scale_gradient_(Tensor(a!) gradient, Tensor scale) -> ()", lambda gradient, scale: None)
+define("cross_entropy_sample_", _fake)
+define("scale_gradient_", lambda gradient, scale: None)
 
 
 class _Overwritten:
@@ -64,7 +61,7 @@ class CrossEntropySample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.backend = current_choice()
+        save_backend(ctx)
         ops = torch.ops.electra_kernels
         loss, tokens, is_top1, factor = ops.cross_entropy_sample_(logits, *arguments)
         torch.autograd.graph.increment_version(logits)
@@ -81,16 +78,20 @@ class CrossEntropySample(torch.autograd.Function):
             raise RuntimeError(
                 "cross_entropy_sample cannot be differentiated twice: its gradient has no gradient"
             )
+        if grad_loss is None:
+            return (None,) * 8
         gradient, factor = ctx.saved_tensors
         ctx.overwritten.check(gradient)
-        with served_by(ctx.backend):
+        with same_backend(ctx):
             torch.ops.electra_kernels.scale_gradient_(gradient, grad_loss * factor)
         torch.autograd.graph.increment_version(gradient)
         return gradient.detach(), *[None] * 7
 
 
 def check_overwritable(logits: Tensor, reduction: str) -> None:
-    refuse_transforms("cross_entropy_sample")
+    # Autograd would notice only after the logits have been overwritten.
+    if not torch.compiler.is_compiling() and forward_ad.unpack_dual(logits).tangent is not None:
+        raise RuntimeError("cross_entropy_sample has no gradient in forward mode")
     if reduction == "none":
         raise ValueError('inplace_backward is True with reduction="none", should be with "mean" or "sum"')
     if torch.compiler.is_compiling():  # the compiler gets the op that overwrites nothing

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from electra_kernels.ops._autograd import register_gradient, same_backend, save_backend
 from electra_kernels.ops._checks import (
     FLOATING,
     check_fraction,
@@ -14,8 +15,8 @@ from electra_kernels.ops._checks import (
     normalizer_tensor,
     scalar_tensor,
 )
-from electra_kernels.ops._library import call, define, differentiable, option, refuse_double_backward
-from electra_kernels.reference._values import accumulation_dtype
+from electra_kernels.ops._library import define, options, overload
+from electra_kernels.reference.common import accumulation_dtype
 
 _MASKS = (torch.bool, torch.int64, torch.int32, torch.uint8, *FLOATING)
 
@@ -36,30 +37,37 @@ def _fake(
     )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    logits, labels, mask, pos_weight, _, ctx.label_smoothing, _ = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(logits, labels, mask, pos_weight, output[2])
+define("masked_bce_with_logits", _fake)
+define("masked_bce_with_logits_backward", lambda grad_loss, logits, *_: logits.new_empty(logits.shape))
 
 
-def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    grad = call("masked_bce_with_logits_backward", grad_loss, *ctx.saved_tensors, ctx.label_smoothing)
-    return grad, *[None] * 6
+class _MaskedBCEWithLogits(torch.autograd.Function):
+    """d loss / d logit = m ((1 - y) sigmoid(x) - p y sigmoid(-x)), times upstream / denominator."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        output = overload("masked_bce_with_logits", arguments[5])(*arguments)
+        _MaskedBCEWithLogits.save(ctx, arguments, output)
+        return output
+
+    @staticmethod
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        save_backend(ctx)
+        logits, labels, mask, pos_weight, _, ctx.label_smoothing, _ = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(logits, labels, mask, pos_weight, output[2])
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad_loss is None:
+            return (None,) * 7
+        gradient = overload("masked_bce_with_logits_backward", ctx.label_smoothing)
+        with same_backend(ctx):
+            grad = gradient(grad_loss, *ctx.saved_tensors, ctx.label_smoothing)
+        return grad, *[None] * 6
 
 
-define(
-    "masked_bce_with_logits(Tensor logits, Tensor labels, Tensor? mask, Tensor? pos_weight, "
-    "Tensor? normalizer, float label_smoothing, str reduction) "
-    "-> (Tensor loss, Tensor counts, Tensor denominator)",
-    _fake,
-)
-define(
-    "masked_bce_with_logits_backward(Tensor grad_loss, Tensor logits, Tensor labels, Tensor? mask, "
-    "Tensor? pos_weight, Tensor denominator, float label_smoothing) -> Tensor",
-    lambda grad_loss, logits, *_: logits.new_empty(logits.shape),
-)
-differentiable("masked_bce_with_logits", save=_save, backward=_backward)
-refuse_double_backward("masked_bce_with_logits_backward")
+register_gradient("masked_bce_with_logits", _MaskedBCEWithLogits)
 
 
 def masked_bce_with_logits(
@@ -100,8 +108,8 @@ def masked_bce_with_logits(
     check_tensor("logits", logits, FLOATING, None)
     terms = check_terms(logits.shape, labels, mask, pos_weight, label_smoothing, logits.device)
     denominator = normalizer_tensor(normalizer, reduction, logits.device)
-    arguments = (logits, labels, *terms, denominator, option(label_smoothing, 0.0), reduction)
-    return call("masked_bce_with_logits", *arguments)[0]
+    arguments = (logits, labels, *terms, denominator, *options((label_smoothing, 0.0)), reduction)
+    return _MaskedBCEWithLogits.apply(*arguments)[0]
 
 
 def check_terms(
@@ -129,7 +137,7 @@ def check_terms(
 
 
 def _refuse_gradient(name: str, value: Tensor) -> None:
-    """No gradient is computed for labels, mask or weight: who asks for one is told, not given none."""
+    """Raise instead of silently returning no gradient for labels, mask or weight."""
     if value.requires_grad:
         raise ValueError(f"{name} requires grad, should be detached: the gradient flows to the logits alone")
 

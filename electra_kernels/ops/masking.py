@@ -13,7 +13,7 @@ from electra_kernels.ops._checks import (
     check_tensor,
     check_uniforms,
 )
-from electra_kernels.ops._library import call, define, option
+from electra_kernels.ops._library import define, options, overload
 from electra_kernels.ops._results import MaskedTokens
 from electra_kernels.uniforms import draw_uniforms
 
@@ -32,12 +32,7 @@ def _fake(
     return input_ids.new_empty(input_ids.shape), input_ids.new_empty(slots), input_ids.new_empty(slots)
 
 
-define(
-    "mask_tokens(Tensor input_ids, Tensor maskable, Tensor uniforms, int mask_token_id, int vocab_size, "
-    "float probability, float mask_fraction, float random_fraction) "
-    "-> (Tensor input_ids, Tensor positions, Tensor targets)",
-    _fake,
-)
+define("mask_tokens", _fake)
 
 
 def mask_tokens(
@@ -95,11 +90,11 @@ def mask_tokens(
     if uniforms is None:
         uniforms = draw_uniforms((batch, slots, 2), generator=generator, device=input_ids.device)
     check_uniforms(uniforms, (batch, slots, 2), "[B, K, 2]", input_ids.device)
-    fractions = (option(probability, 0.15), option(mask_fraction, 0.85), option(random_fraction, 0.0))
-    options = (mask_token_id, vocab_size, *fractions)
+    fractions = options((probability, 0.15), (mask_fraction, 0.85), (random_fraction, 0.0))
     if maskable.dtype != torch.bool:
         maskable = maskable != 0
-    return MaskedTokens(*call("mask_tokens", input_ids, maskable, uniforms, *options))
+    mask = overload("mask_tokens", fractions[0])
+    return MaskedTokens(*mask(input_ids, maskable, uniforms, mask_token_id, vocab_size, *fractions))
 
 
 def _check_options(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from electra_kernels.ops import _inplace
+from electra_kernels.ops._autograd import register_gradient, same_backend, save_backend
 from electra_kernels.ops._checks import (
     FLOATING,
     autocast_dtype,
@@ -24,12 +25,10 @@ from electra_kernels.ops._checks import (
     check_uniforms,
     normalizer_tensor,
 )
-from electra_kernels.ops._library import call, define, differentiable, option, refuse_double_backward
+from electra_kernels.ops._library import define, options, overload
 from electra_kernels.ops._results import SampledLoss
-from electra_kernels.reference._values import accumulation_dtype
+from electra_kernels.reference.common import accumulation_dtype
 from electra_kernels.uniforms import draw_uniforms
-
-_OPTIONS = "int ignore_index, str reduction, float temperature, bool ban_original"
 
 
 def _fake_statistics(
@@ -61,30 +60,38 @@ def _fake(
     return _fake_statistics(logits, targets, reduction)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, targets, _, _, ctx.ignore_index, *_ = inputs
-    _, tokens, is_top1, logsumexp_parts, denominator = output
-    ctx.mark_non_differentiable(tokens, is_top1, logsumexp_parts, denominator)
-    ctx.save_for_backward(logits, targets, logsumexp_parts, denominator)
+define("cross_entropy_sample", _fake)
+define("cross_entropy_sample_backward", lambda grad_loss, logits, *_: logits.new_empty(logits.shape))
 
 
-def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    grad = call("cross_entropy_sample_backward", grad_loss, *ctx.saved_tensors, ctx.ignore_index)
-    return grad, *[None] * 7
+class _CrossEntropySample(torch.autograd.Function):
+    """d loss / d logits = softmax(x) - one_hot(target), times upstream / denominator."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        output = overload("cross_entropy_sample", arguments[6])(*arguments)
+        _CrossEntropySample.save(ctx, arguments, output)
+        return output
+
+    @staticmethod
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        save_backend(ctx)
+        logits, targets, _, _, ctx.ignore_index, *_ = inputs
+        _, tokens, is_top1, logsumexp_parts, denominator = output
+        ctx.mark_non_differentiable(tokens, is_top1, logsumexp_parts, denominator)
+        ctx.save_for_backward(logits, targets, logsumexp_parts, denominator)
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad_loss is None:
+            return (None,) * 8
+        gradient = torch.ops.electra_kernels.cross_entropy_sample_backward
+        with same_backend(ctx):
+            grad = gradient(grad_loss, *ctx.saved_tensors, ctx.ignore_index)
+        return grad, *[None] * 7
 
 
-define(
-    f"cross_entropy_sample(Tensor logits, Tensor targets, Tensor uniforms, Tensor? normalizer, {_OPTIONS}) "
-    "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts, Tensor denominator)",
-    _fake,
-)
-define(
-    "cross_entropy_sample_backward(Tensor grad_loss, Tensor logits, Tensor targets, Tensor logsumexp_parts, "
-    "Tensor denominator, int ignore_index) -> Tensor",
-    lambda grad_loss, logits, *_: logits.new_empty(logits.shape),
-)
-differentiable("cross_entropy_sample", save=_save, backward=_backward)
-refuse_double_backward("cross_entropy_sample_backward")
+register_gradient("cross_entropy_sample", _CrossEntropySample)
 
 
 def cross_entropy_sample(
@@ -140,16 +147,14 @@ def cross_entropy_sample(
     if uniforms is None:
         uniforms = draw_uniforms(shape, device=logits.device)
     check_uniforms(uniforms, shape, "logits.shape[:-1]", logits.device)
-    options = (ignore_index, reduction, option(temperature, 1.0), ban_original)
+    settings = (ignore_index, reduction, *options((temperature, 1.0)), ban_original)
+    arguments = (logits, targets, uniforms, denominator, *settings)
     check_flag("inplace_backward", inplace_backward)
     if inplace_backward:
         _inplace.check_overwritable(logits, reduction)
         if torch.is_grad_enabled() and logits.requires_grad and not torch.compiler.is_compiling():
-            return SampledLoss(
-                *_inplace.CrossEntropySample.apply(logits, targets, uniforms, denominator, *options)
-            )
-    arguments = (logits, targets, uniforms, denominator, *options)
-    loss, tokens, is_top1, *_ = call("cross_entropy_sample", *arguments)
+            return SampledLoss(*_inplace.CrossEntropySample.apply(*arguments))
+    loss, tokens, is_top1, *_ = _CrossEntropySample.apply(*arguments)
     return SampledLoss(loss, tokens, is_top1)
 
 
@@ -194,40 +199,38 @@ def _fake_linear_backward(
     )
 
 
-def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, bias, targets, _, _, ctx.ignore_index, ctx.reduction, _, _, ctx.needs = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(hidden, weight, bias, targets, *output[3:])
+define("linear_cross_entropy_sample", _fake_linear)
+define("linear_cross_entropy_sample_backward", _fake_linear_backward)
 
 
-def _linear_backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    gradients = call(
-        "linear_cross_entropy_sample_backward",
-        grad_loss,
-        *ctx.saved_tensors,
-        ctx.ignore_index,
-        ctx.reduction,
-        ctx.needs,
-    )
-    needed = (gradient if need else None for gradient, need in zip(gradients, ctx.needs))
-    return *needed, *[None] * 8
+class _LinearCrossEntropySample(torch.autograd.Function):
+    """With "mean" and "sum" the forward has computed the gradients, and the backward scales them."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        output = overload("linear_cross_entropy_sample", arguments[8])(*arguments)
+        _LinearCrossEntropySample.save(ctx, arguments, output)
+        return output
+
+    @staticmethod
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        save_backend(ctx)
+        hidden, weight, bias, targets, _, _, ctx.ignore_index, ctx.reduction, _, _, ctx.needs = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(hidden, weight, bias, targets, *output[3:])
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad_loss is None:
+            return (None,) * 11
+        gradient = torch.ops.electra_kernels.linear_cross_entropy_sample_backward
+        with same_backend(ctx):
+            gradients = gradient(grad_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.reduction, ctx.needs)
+        needed = (gradient if need else None for gradient, need in zip(gradients, ctx.needs))
+        return *needed, *[None] * 8
 
 
-define(
-    "linear_cross_entropy_sample(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, "
-    f"Tensor uniforms, Tensor? normalizer, {_OPTIONS}, bool[3] needs_gradient) "
-    "-> (Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts, Tensor denominator, "
-    "Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
-    _fake_linear,
-)
-define(
-    "linear_cross_entropy_sample_backward(Tensor grad_loss, Tensor hidden, Tensor weight, Tensor? bias, "
-    "Tensor targets, Tensor logsumexp_parts, Tensor denominator, Tensor grad_hidden, Tensor grad_weight, "
-    "Tensor grad_bias, int ignore_index, str reduction, bool[3] needs_gradient) -> (Tensor, Tensor, Tensor)",
-    _fake_linear_backward,
-)
-differentiable("linear_cross_entropy_sample", save=_save_linear, backward=_linear_backward)
-refuse_double_backward("linear_cross_entropy_sample_backward")
+register_gradient("linear_cross_entropy_sample", _LinearCrossEntropySample)
 
 
 def linear_cross_entropy_sample(
@@ -277,7 +280,7 @@ def linear_cross_entropy_sample(
     check_uniforms(uniforms, shape, "hidden.shape[:-1]", device)
     parameters = (hidden, weight, bias)
     needs = [torch.is_grad_enabled() and value is not None and value.requires_grad for value in parameters]
-    options = (ignore_index, reduction, option(temperature, 1.0), ban_original, needs)
-    arguments = (*parameters, targets, uniforms, denominator, *options)
-    loss, tokens, is_top1, *_ = call("linear_cross_entropy_sample", *arguments)
+    settings = (ignore_index, reduction, *options((temperature, 1.0)), ban_original, needs)
+    arguments = (*parameters, targets, uniforms, denominator, *settings)
+    loss, tokens, is_top1, *_ = _LinearCrossEntropySample.apply(*arguments)
     return SampledLoss(loss, tokens, is_top1)

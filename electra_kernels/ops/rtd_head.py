@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from electra_kernels.ops._autograd import register_gradient, same_backend, save_backend
 from electra_kernels.ops._checks import (
     FLOATING,
     autocast_dtype,
@@ -12,12 +13,10 @@ from electra_kernels.ops._checks import (
     check_tensor,
     normalizer_tensor,
 )
-from electra_kernels.ops._library import call, define, differentiable, option, refuse_double_backward
+from electra_kernels.ops._library import define, options, overload
 from electra_kernels.ops._results import TokenLoss
 from electra_kernels.ops.bce import check_terms
-from electra_kernels.reference._values import accumulation_dtype
-
-_LABELS = "Tensor labels, Tensor? mask, Tensor? pos_weight"
+from electra_kernels.reference.common import accumulation_dtype
 
 
 def _fake(
@@ -49,38 +48,43 @@ def _fake_backward(
     return hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), weight.new_empty(())
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, bias, labels, mask, pos_weight, _, ctx.label_smoothing, ctx.reduction, _ = inputs
-    _, logits, _, denominator, grad_weight, grad_bias = output
-    ctx.has_bias = bias is not None
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(
-        hidden, weight, logits, labels, mask, pos_weight, denominator, grad_weight, grad_bias
-    )
+define("linear_masked_bce", _fake)
+define("linear_masked_bce_backward", _fake_backward)
 
 
-def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    grad_hidden, grad_weight, grad_bias = call(
-        "linear_masked_bce_backward", grad_loss, *ctx.saved_tensors, ctx.label_smoothing, ctx.reduction
-    )
-    return grad_hidden, grad_weight, grad_bias if ctx.has_bias else None, *[None] * 7
+class _LinearMaskedBCE(torch.autograd.Function):
+    """The forward has summed the gradients of weight and bias; the backward scales them and writes hidden's."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        output = overload("linear_masked_bce", arguments[7])(*arguments)
+        _LinearMaskedBCE.save(ctx, arguments, output)
+        return output
+
+    @staticmethod
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        save_backend(ctx)
+        hidden, weight, bias, labels, mask, pos_weight, _, ctx.label_smoothing, ctx.reduction, _ = inputs
+        _, logits, _, denominator, grad_weight, grad_bias = output
+        ctx.has_bias = bias is not None
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(
+            hidden, weight, logits, labels, mask, pos_weight, denominator, grad_weight, grad_bias
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad_loss is None:
+            return (None,) * 10
+        gradient = overload("linear_masked_bce_backward", ctx.label_smoothing)
+        with same_backend(ctx):
+            grad_hidden, grad_weight, grad_bias = gradient(
+                grad_loss, *ctx.saved_tensors, ctx.label_smoothing, ctx.reduction
+            )
+        return grad_hidden, grad_weight, grad_bias if ctx.has_bias else None, *[None] * 7
 
 
-define(
-    f"linear_masked_bce(Tensor hidden, Tensor weight, Tensor? bias, {_LABELS}, Tensor? normalizer, "
-    "float label_smoothing, str reduction, bool needs_parameter_gradients) "
-    "-> (Tensor loss, Tensor logits, Tensor counts, Tensor denominator, Tensor grad_weight, "
-    "Tensor grad_bias)",
-    _fake,
-)
-define(
-    f"linear_masked_bce_backward(Tensor grad_loss, Tensor hidden, Tensor weight, Tensor logits, {_LABELS}, "
-    "Tensor denominator, Tensor grad_weight, Tensor grad_bias, float label_smoothing, str reduction) "
-    "-> (Tensor, Tensor, Tensor)",
-    _fake_backward,
-)
-differentiable("linear_masked_bce", save=_save, backward=_backward)
-refuse_double_backward("linear_masked_bce_backward")
+register_gradient("linear_masked_bce", _LinearMaskedBCE)
 
 
 def linear_masked_bce(
@@ -133,7 +137,7 @@ def linear_masked_bce(
     terms = check_terms(hidden.shape[:-1], labels, mask, pos_weight, label_smoothing, hidden.device)
     denominator = normalizer_tensor(normalizer, reduction, hidden.device)
     needs = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
-    options = (option(label_smoothing, 0.0), reduction, needs)
-    arguments = (hidden, weight, bias, labels, *terms, denominator, *options)
-    loss, logits, counts, *_ = call("linear_masked_bce", *arguments)
+    settings = (*options((label_smoothing, 0.0)), reduction, needs)
+    arguments = (hidden, weight, bias, labels, *terms, denominator, *settings)
+    loss, logits, counts, *_ = _LinearMaskedBCE.apply(*arguments)
     return TokenLoss(loss, logits, counts)

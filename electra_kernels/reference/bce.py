@@ -10,7 +10,13 @@ With the smoothed label y, the positive weight p and the mask weight m of a toke
 import torch
 from torch import Tensor
 
-from electra_kernels.reference._values import accumulation_dtype, as_flags, ignored_labels
+from electra_kernels.reference.common import (
+    accumulation_dtype,
+    as_flags,
+    ignored_labels,
+    reduce_losses,
+    safe_reciprocal,
+)
 
 
 def label_terms(
@@ -61,25 +67,6 @@ def confusion_counts(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     predicted, actual = logits > 0, labels > 0.5
     cells = [predicted & actual, predicted & ~actual, ~predicted & actual, ~predicted & ~actual]
     return torch.stack([(cell & counted).sum() for cell in cells])
-
-
-def reduce_losses(
-    losses: Tensor, weight: Tensor, normalizer: Tensor | None, reduction: str
-) -> tuple[Tensor, Tensor]:
-    """The loss after ``reduction``, and the float64 denominator that it was divided by."""
-    if reduction != "mean":
-        denominator = torch.ones((), dtype=torch.float64, device=losses.device)
-        return (losses if reduction == "none" else losses.sum()), denominator
-    denominator = (
-        weight.sum(dtype=torch.float64) if normalizer is None else normalizer.to(torch.float64, copy=True)
-    )
-    total = losses.sum(dtype=torch.float64)
-    return (total * safe_reciprocal(denominator)).to(losses.dtype), denominator
-
-
-def safe_reciprocal(denominator: Tensor) -> Tensor:
-    """1 / denominator, and 0 where nothing was counted: loss and gradient are then 0, never NaN."""
-    return torch.where(denominator != 0, 1.0 / denominator, 0.0)
 
 
 def masked_bce_with_logits(

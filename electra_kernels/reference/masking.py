@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from electra_kernels.reference._values import as_flags
+from electra_kernels.reference.common import as_flags
 
 IGNORED = -100  # target of an unused slot, as in torch.nn.functional.cross_entropy
 

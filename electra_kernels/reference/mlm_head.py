@@ -7,14 +7,10 @@ Every buffer of gradients holds this unnormalised difference; upstream / denomin
 float32, since folding 1 / N in first flushes most of a float16 gradient to zero.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from electra_kernels.reference._values import accumulation_dtype
-from electra_kernels.reference.bce import reduce_losses, safe_reciprocal
-from electra_kernels.reference.chunks import Gradients, RowKernels, chunks_of_logits
+from electra_kernels.reference.common import accumulation_dtype, reduce_losses, safe_reciprocal
 from electra_kernels.reference.sampling import draw_tokens, log_sum_exp, soft_max
 
 
@@ -54,7 +50,7 @@ def cross_entropy_rows_(
     ban_original: bool,
     writes_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`RowKernels.visit`: one visit to logits + bias, which become their gradient."""
+    """Losses and samples of logits + bias, and with ``writes_gradient`` their gradient in place of the logits."""
     x = _biased(logits, bias)
     statistics = row_statistics(x, targets, uniforms, ignore_index, temperature, ban_original)
     if writes_gradient:
@@ -65,16 +61,13 @@ def cross_entropy_rows_(
 def cross_entropy_rows_backward_(
     logits: Tensor, bias: Tensor | None, targets: Tensor, logsumexp_parts: Tensor, ignore_index: int
 ) -> None:
-    """`RowKernels.gradient`: logits + bias become their gradient."""
+    """The gradient of logits + bias in place of the logits, from the saved log-sum-exp."""
     logits.copy_(row_gradients(_biased(logits, bias), targets, logsumexp_parts, ignore_index))
 
 
 def _biased(logits: Tensor, bias: Tensor | None) -> Tensor:
     x = logits.to(accumulation_dtype(logits.dtype))
     return x if bias is None else x + bias
-
-
-ROW_KERNELS = RowKernels(cross_entropy_rows_, cross_entropy_rows_backward_)
 
 
 def cross_entropy_sample(
@@ -108,11 +101,11 @@ def cross_entropy_sample_backward(
     """Gradient of logits [..., V]; grad_loss is [] or, for reduction "none", [...]."""
     rows = logits.reshape(-1, logits.shape[-1])
     gradient = row_gradients(rows, targets.reshape(-1), logsumexp_parts.reshape(-1, 2), ignore_index)
-    scale = _upstream_scale(grad_loss, denominator, targets, ignore_index, gradient.dtype)
+    scale = upstream_scale(grad_loss, denominator, targets, ignore_index, gradient.dtype)
     return gradient.mul_(scale.reshape(-1, 1)).to(logits.dtype).reshape(logits.shape).contiguous()
 
 
-def _upstream_scale(
+def upstream_scale(
     grad_loss: Tensor, denominator: Tensor, targets: Tensor, ignore_index: int, dtype: torch.dtype
 ) -> Tensor:
     """[...]; 0 in ignored rows, whatever upstream says there."""
@@ -153,115 +146,3 @@ def scale_gradient_(gradient: Tensor, scale: Tensor) -> None:
     if gradient.device.type == "cpu" and bool((scale == 1).all()):
         return
     gradient.copy_(gradient * scale.to(accumulation_dtype(gradient.dtype))[..., None])
-
-
-def linear_cross_entropy_sample(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    uniforms: Tensor,
-    normalizer: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    temperature: float,
-    ban_original: bool,
-    needs_gradient: Sequence[bool],
-    row_kernels: RowKernels = ROW_KERNELS,
-) -> tuple[Tensor, ...]:
-    """hidden [..., E], weight [V, E], bias [V] → loss, tokens [...], is_top1 [...], logsumexp_parts [..., 2],
-    denominator [], and the unnormalised gradients of hidden, weight and bias (empty unless needed).
-
-    Chunks of rows: GEMM into one reused buffer, the row kernel turns it into loss, sample and gradient while
-    it is in the cache, two GEMMs take the gradient to hidden and weight. This loop serves every back end;
-    each brings its row kernels. With reduction "none" the gradients wait for the upstream one.
-    """
-    flat_targets, flat_uniforms = targets.reshape(-1), uniforms.reshape(-1)
-    needs = [needed and reduction != "none" for needed in needs_gradient]
-    rows = _counted_rows(hidden, flat_targets, ignore_index)
-    dtype = accumulation_dtype(hidden.dtype)
-    projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(dtype).contiguous()
-    gradients = Gradients(rows, projection, needs)
-    losses, logsumexp_parts = (rows.new_empty(shape, dtype=dtype) for shape in ((len(rows),), (len(rows), 2)))
-    tokens, is_top1 = (flat_targets.new_empty(flat_targets.shape, dtype=t) for t in (torch.int64, torch.bool))
-    options = (ignore_index, temperature, ban_original, any(needs))
-    for chunk, logits in chunks_of_logits(rows, projection):
-        statistics = row_kernels.visit(logits, bias, flat_targets[chunk], flat_uniforms[chunk], *options)
-        losses[chunk], tokens[chunk], is_top1[chunk], logsumexp_parts[chunk] = statistics
-        gradients.add(chunk, logits, rows[chunk])
-    losses, tokens, is_top1 = (value.reshape(targets.shape) for value in (losses, tokens, is_top1))
-    logsumexp_parts = logsumexp_parts.reshape(*targets.shape, 2)
-    loss, denominator = reduce_losses(losses, targets != ignore_index, normalizer, reduction)
-    grad_hidden = gradients.hidden.reshape(hidden.shape) if needs[0] else gradients.hidden
-    return loss, tokens, is_top1, logsumexp_parts, denominator, grad_hidden, gradients.weight, gradients.bias
-
-
-def linear_cross_entropy_sample_backward(
-    grad_loss: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    logsumexp_parts: Tensor,
-    denominator: Tensor,
-    grad_hidden: Tensor,
-    grad_weight: Tensor,
-    grad_bias: Tensor,
-    ignore_index: int,
-    reduction: str,
-    needs_gradient: Sequence[bool],
-    row_kernels: RowKernels = ROW_KERNELS,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of hidden, weight and bias (empty unless needed), in their own dtypes."""
-    dtype = accumulation_dtype(hidden.dtype)
-    if reduction == "none":
-        scale = _upstream_scale(grad_loss, denominator, targets, ignore_index, dtype)
-        factor, gradients = _gradients_per_row(
-            scale, hidden, weight, bias, targets, logsumexp_parts, ignore_index, needs_gradient, row_kernels
-        )
-        grad_hidden, grad_weight, grad_bias = gradients.hidden, gradients.weight, gradients.bias
-        row_scale = scale.reshape(-1, 1) if needs_gradient[0] else factor
-        scale = factor
-    else:
-        row_scale = scale = (grad_loss * safe_reciprocal(denominator)).to(dtype)
-    # A 0-dim scale takes the dtype of what it multiplies: the cast keeps the product in float32.
-    grad_hidden = (grad_hidden.to(scale.dtype) * row_scale).to(hidden.dtype)
-    return (
-        grad_hidden.reshape(hidden.shape) if needs_gradient[0] else grad_hidden,
-        (grad_weight * scale).to(weight.dtype),
-        (grad_bias * scale).to(weight.dtype),
-    )
-
-
-def _gradients_per_row(
-    scale: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    logsumexp_parts: Tensor,
-    ignore_index: int,
-    needs_gradient: Sequence[bool],
-    row_kernels: RowKernels,
-) -> tuple[Tensor, Gradients]:
-    """Recompute the logits chunk by chunk; a row's upstream scale goes into weight and bias, not into hidden.
-
-    In the GEMM the scale is carried by hidden's rows, relative to the largest, so that neither they nor the
-    soft-max leave the range of float16. Returns that largest scale and the gradients.
-    """
-    factor = scale.abs().amax() if scale.numel() else scale.new_ones(())
-    # Divided, since the reciprocal of a number below the smallest normal one is infinite.
-    relative = (scale / factor.where(factor != 0, 1)).reshape(-1, 1)
-    flat_targets, flat_logsumexp_parts = targets.reshape(-1), logsumexp_parts.reshape(-1, 2)
-    rows = _counted_rows(hidden, flat_targets, ignore_index)
-    projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(scale.dtype).contiguous()
-    gradients = Gradients(rows, projection, needs_gradient)
-    for chunk, logits in chunks_of_logits(rows, projection):
-        row_kernels.gradient(logits, bias, flat_targets[chunk], flat_logsumexp_parts[chunk], ignore_index)
-        gradients.add(chunk, logits, (rows[chunk] * relative[chunk]).to(rows.dtype), relative[chunk])
-    return factor, gradients
-
-
-def _counted_rows(hidden: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
-    """[N, E]; an ignored row adds nothing to the weight's gradient, even if its hidden state is NaN."""
-    return hidden.reshape(-1, hidden.shape[-1]).masked_fill((targets == ignore_index)[:, None], 0)

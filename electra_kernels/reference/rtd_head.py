@@ -3,15 +3,13 @@
 import torch
 from torch import Tensor
 
-from electra_kernels.reference._values import accumulation_dtype
 from electra_kernels.reference.bce import (
     confusion_counts,
     label_terms,
-    reduce_losses,
-    safe_reciprocal,
     token_gradients,
     token_losses,
 )
+from electra_kernels.reference.common import accumulation_dtype, reduce_losses, safe_reciprocal
 
 
 def linear_masked_bce(

@@ -7,7 +7,7 @@ picks a tile by inverse CDF over the tile sums and, with what is left of it, a t
 import torch
 from torch import Tensor
 
-from electra_kernels.reference._values import accumulation_dtype
+from electra_kernels.reference.common import accumulation_dtype
 
 TILE = 512  # tokens; small enough that only a sliver of the row is read twice
 
@@ -96,30 +96,3 @@ def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp_par
     """d logsumexp / d logits = softmax(logits)."""
     gradient = soft_max(logits.to(accumulation_dtype(logits.dtype)), logsumexp_parts)
     return gradient.mul_(grad_logsumexp[..., None]).to(logits.dtype).contiguous()
-
-
-def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Write tokens [B, K] at positions [B, K] of input_ids [B, T] and label what changed.
-
-    A negative token keeps the original; a token equal to the original is labelled original.
-    """
-    length = input_ids.shape[1]
-    # Slots that write nothing go to a column of their own, which is cut off again.
-    columns = positions.where(tokens >= 0, length)
-    extended = torch.cat([input_ids, input_ids.new_zeros(input_ids.shape[0], 1)], dim=1)
-    replaced = extended.scatter(1, columns, tokens)[:, :length].contiguous()
-    return replaced, (replaced != input_ids).contiguous()
-
-
-def sample_replacements(
-    logits: Tensor,
-    input_ids: Tensor,
-    positions: Tensor,
-    targets: Tensor,
-    uniforms: Tensor,
-    temperature: float,
-    ban_original: bool,
-) -> tuple[Tensor, Tensor]:
-    """`sample_tokens` at logits [B, K, V], then `replace_tokens`; a negative target means no draw."""
-    _, tokens, _ = sample_tokens(logits, targets if ban_original else None, uniforms, temperature)
-    return replace_tokens(input_ids, positions, tokens.where(targets >= 0, -1))

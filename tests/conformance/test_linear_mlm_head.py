@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from electra_kernels import cross_entropy_sample, linear_cross_entropy_sample
-from electra_kernels.reference import chunks
+from electra_kernels.backends import linear_head
 
 from . import oracle
 from .cases import quantity
@@ -178,7 +178,7 @@ def test_float32_weights_get_float32_gradients(device, monkeypatch, half, reduct
 
     The product of a chunk of rows may be rounded: these are more rows than a chunk has.
     """
-    monkeypatch.setattr(chunks, "MOST_ROWS", quantity(chunks.MOST_ROWS, interpreted=64))
+    monkeypatch.setattr(linear_head, "MOST_ROWS", quantity(linear_head.MOST_ROWS, interpreted=64))
     (hidden, weight, bias), targets = _inputs(quantity(600, interpreted=80), 37, 6, torch.float32, device)
     leaves = hidden.to(half).requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
     linear_cross_entropy_sample(*leaves, targets, reduction=reduction).loss.sum().backward()

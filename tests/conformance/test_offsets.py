@@ -14,10 +14,10 @@ from electra_kernels import (
     mask_tokens,
     masked_bce_with_logits,
     replace_tokens,
-    routing,
     sample_replacements,
     sample_tokens,
 )
+from electra_kernels.backends.registry import current_choice
 
 from .cases import build, tensor_arguments
 
@@ -105,7 +105,7 @@ BEST = {f"{name}:{levels[0]}" for name, levels in backends().levels.items()}
 @pytest.fixture(params=[GRADIENT], ids=["gradient"])
 def big(request, device):
     """The device, if it can hold this and does it in seconds."""
-    if device.type == "cpu" and routing.current_choice() not in BEST:
+    if device.type == "cpu" and current_choice() not in BEST:
         pytest.skip("on a CPU for the best compiled kernels alone: the others take minutes, or 20 GB")
     skip_without(request.param, device)
     return device

@@ -8,7 +8,8 @@ import threading
 import pytest
 import torch
 
-from electra_kernels import routing, use_backend
+from electra_kernels import use_backend
+from electra_kernels.backends.registry import current_choice
 from electra_kernels.triton.launch import is_interpreted
 
 from .cases import CASES, build
@@ -37,7 +38,7 @@ def _assert_same(ours, expected):
 @pytest.mark.parametrize("name", CASES)
 def test_two_threads_call_the_same_op(device, dtype, name):
     """Each with its own choice of back end, which a new thread does not inherit."""
-    case, backend = build(name, device, dtype, batch=40), routing.current_choice()
+    case, backend = build(name, device, dtype, batch=40), current_choice()
     expected, start, faults = _results(case), threading.Barrier(2), []
 
     def work():

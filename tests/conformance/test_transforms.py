@@ -11,7 +11,9 @@ from .cases import CASES, DIFFERENTIABLE, build
 
 OWN = tuple(name for name in CASES if name != "gather_rows")  # which is plain torch, with all of its rules
 OWN_DIFFERENTIABLE = tuple(name for name in DIFFERENTIABLE if name != "gather_rows")
-REVERSE_ALONE = "has a gradient in reverse mode alone"
+# What torch says of an autograd.Function that has no rule for torch.func, and of one that has none for dual numbers.
+NO_TRANSFORM = "must override the setup_context staticmethod"
+NO_FORWARD_MODE = "You must implement the jvp function for custom autograd.Function"
 
 
 def _loss(case, **leaves):
@@ -25,7 +27,8 @@ def test_vmap_is_refused(device, name):
     def function(*tensors):
         return case.function(**dict(zip(case.tensors, tensors)), **case.options)
 
-    with pytest.raises(RuntimeError, match=f"{name} has no rule for vmap: give it the rows as leading dim"):
+    own = f"{name} has no rule for vmap: give it the rows as leading dim"
+    with pytest.raises(RuntimeError, match=NO_TRANSFORM if name in OWN_DIFFERENTIABLE else own):
         torch.vmap(function)(*(torch.stack([tensor] * 2) for tensor in case.tensors.values()))
 
 
@@ -44,7 +47,7 @@ def test_gradients_by_torch_func_are_refused(device, name, transform):
     case = build(name, device)
     argument = case.differentiable[0]
     function = getattr(torch.func, transform)(lambda value: _loss(case, **{argument: value}))
-    with pytest.raises(RuntimeError, match=f"{name} {REVERSE_ALONE}"):
+    with pytest.raises(RuntimeError, match=NO_TRANSFORM):
         function(case.tensors[argument])
 
 
@@ -53,9 +56,9 @@ def test_forward_mode_is_refused_instead_of_giving_no_derivative(device, name):
     case = build(name, device)
     argument = case.differentiable[0]
     value = case.tensors[argument]
-    with pytest.raises(RuntimeError, match=f"{name} {REVERSE_ALONE}"):
+    with pytest.raises(RuntimeError, match=NO_TRANSFORM):
         torch.func.jvp(lambda value: _loss(case, **{argument: value}), (value,), (value,))
-    with forward_ad.dual_level(), pytest.raises(RuntimeError, match=f"{name} {REVERSE_ALONE}"):
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match=NO_FORWARD_MODE):
         case(**{argument: forward_ad.make_dual(value, torch.ones_like(value))})
 
 
@@ -65,7 +68,7 @@ def test_the_gradient_in_place_is_refused_under_transforms(device):
     def loss(logits):
         return ek.cross_entropy_sample(logits * 1, case.tensors["targets"], inplace_backward=True).loss
 
-    with pytest.raises(RuntimeError, match=f"cross_entropy_sample {REVERSE_ALONE}"):
+    with pytest.raises(RuntimeError, match=NO_TRANSFORM):
         torch.func.grad(loss)(case.tensors["logits"])
 
 

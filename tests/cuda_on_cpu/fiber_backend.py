@@ -1,10 +1,9 @@
 """A plugin of pytest: "cuda" is one more back end, for CPU tensors, with the kernels that `library` has built."""
 
-import torch
 from library import LIBRARY
 
-from electra_kernels import compiled
-from electra_kernels.routing import register_backend
+from electra_kernels.backends.compiled import load
+from electra_kernels.backends.implementations import from_library
+from electra_kernels.backends.registry import register_backend
 
-torch.ops.load_library(str(LIBRARY))
-register_backend("cuda", ("cpu",), compiled.serving(torch.ops.electra_kernels_cuda))
+register_backend("cuda", ("cpu",), from_library(load("electra_kernels_cuda", LIBRARY)))

@@ -1,27 +1,16 @@
-"""Which implementation serves which op on which device, and why another does not.
+"""Which implementation serves which op on which device, and why another does not."""
 
-On a GPU that is data: preference.json has the order of the back ends for each op, with what it rests on (written by
-benchmarks/preference.py, which has the rule).
-"""
-
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from electra_kernels import compiled, reference, triton
-
-BACKENDS = ("reference", "cpp", "cuda", "triton")
-DEVICES = ("cpu", "cuda")
-# Of these, the first that has the op serves it; on a GPU, of those that preference.json names, then of these.
-_PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("reference",)}
-_ON_GPU = json.loads(Path(__file__).with_name("preference.json").read_text())["ops"]
-
-Implementations = Mapping[str, Callable[..., object]]
+from electra_kernels import triton
+from electra_kernels.backends import compiled
+from electra_kernels.backends.implementations import Implementations, from_package
+from electra_kernels.backends.table import BACKENDS, DEVICES, OPS, ORDER
 
 
 @dataclass(frozen=True)
@@ -34,14 +23,12 @@ class Backends:
         unavailable: back end → why it cannot run here, or not on this GPU.
         levels: back end → the instruction sets that it can run here; it runs the first unless
             `use_backend` asks for another.
-        basis: op → "measured" or "predicted": on what the choice between "cuda" and "triton" rests.
     """
 
     serving: dict[tuple[str, str], str]
     available: dict[str, tuple[str, ...]]
     unavailable: dict[str, str]
     levels: dict[str, tuple[str, ...]]
-    basis: dict[str, str]
 
     def __str__(self) -> str:
         width = max(len(op) for op, _ in self.serving)
@@ -50,15 +37,12 @@ class Backends:
             names = (self.serving[op, device] for device in DEVICES)
             lines.append(f"{op:{width}}  " + "  ".join(f"{name:9}" for name in names))
         lines += [f"{name}: instruction set {level}" for name, (level, *_) in self.levels.items()]
-        kinds = " and ".join(sorted(set(self.basis.values())))
-        lines.append(f"cuda or triton: the faster one of each op, {kinds}")
         lines += [f"{name}: not available: {reason}" for name, reason in self.unavailable.items()]
         return "\n".join(lines)
 
 
 class _Choice(threading.local):
-    # A key of _implementations: the name of a back end, or name:level.
-    backend: str | None = None
+    backend: str | None = None  # a key of _implementations: the name of a back end, or name:level
 
 
 _choice = _Choice()
@@ -75,9 +59,18 @@ def register_backend(
     implementations: Implementations,
     levels: Mapping[str, Implementations] | None = None,
 ) -> None:
-    """Add a back end: functions by op name, each with the arguments of the op's schema; ``levels`` are the
-    same for each instruction set that can be asked for, best first."""
-    unknown = implementations.keys() - reference.IMPLEMENTATIONS.keys()
+    """Add a back end.
+
+    Args:
+        name: one of BACKENDS.
+        devices: device types that it can run on.
+        implementations: functions by op name, each with the arguments of the op's schema.
+        levels: the same for each instruction set that `use_backend` can ask for, best first.
+
+    Raises:
+        ValueError: ``implementations`` names an op that does not exist.
+    """
+    unknown = implementations.keys() - OPS.keys()
     if unknown:
         raise ValueError(f"implementations: {sorted(unknown)} are no ops of electra_kernels")
     _implementations[name], _devices[name] = implementations, devices
@@ -91,16 +84,13 @@ def register_backend(
 def backends() -> Backends:
     """Say which back end serves which op on which device, and why the others do not.
 
-    Where there is a GPU, a kernel of each back end has run on the current one afterwards.
+    On a machine with a GPU this runs a small kernel of each back end on the current GPU.
 
     >>> print(backends())  # a table
     """
     gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
-    serving = {
-        (op, device): _serving(op, device, gpu) for op in reference.IMPLEMENTATIONS for device in DEVICES
-    }
+    serving = {(op, device): _serving(op, device, gpu) for op in OPS for device in DEVICES}
     levels = {name: _levels(name) for name in _devices if _levels(name)}
-    basis = {op: choice["kind"] for op, choice in _ON_GPU.items()}
     available, unavailable = dict(_devices), dict(_unavailable)
     for name, devices in _devices.items():
         reason = _why_not(name, gpu) if "cuda" in devices else None
@@ -108,14 +98,14 @@ def backends() -> Backends:
             unavailable[name] = f"on cuda:{gpu}: {reason}"
             available[name] = tuple(device for device in devices if device != "cuda")
     available = {name: devices for name, devices in available.items() if devices}
-    return Backends(serving, available, unavailable, levels, basis)
+    return Backends(serving, available, unavailable, levels)
 
 
 def _why_not(name: str, gpu: int | None) -> str | None:
-    """Why a back end cannot run on a GPU, by its first kernel there: an older driver or GPU refuses it.
+    """Why a back end cannot run on a GPU, such as an old driver, or None. Its first kernel there decides.
 
-    Asked when a GPU is first used, not when the back end is registered: a process that has started CUDA can no
-    longer fork. Only that GPU is asked, as CUDA takes memory on each that it is started on.
+    A GPU is probed at its first use and not when the back end is registered, because a process that has started
+    CUDA can no longer fork. Only that GPU is probed, because CUDA takes memory on each GPU that it is started on.
     """
     if gpu is None or name == "reference":
         return None
@@ -129,8 +119,8 @@ def _probe(implementations: Implementations, device: torch.device) -> str | None
     try:
         implementations["replace_tokens"](ids, ids, ids)
     except torch.OutOfMemoryError:
-        raise  # says nothing of the back end
-    except Exception as error:  # whatever it is, another back end serves, and `backends` says why
+        raise  # a full GPU says nothing about the back end
+    except Exception as error:  # whatever the error is, another back end serves, and `backends` says why
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return None
 
@@ -170,7 +160,7 @@ def use_backend(name: str, *, isa: str | None = None) -> Iterator[None]:
 
 
 def current_choice() -> str | None:
-    """The back end that `use_backend` has set in this thread, as name or name:level, which it takes again."""
+    """The name that `use_backend` has set in this thread, as name or name:level; `use_backend` accepts it again."""
     return _choice.backend
 
 
@@ -187,10 +177,9 @@ def implementation(op: str, device: str, gpu: int | None = None) -> Callable[...
 def _serving(op: str, device: str, gpu: int | None) -> str:
     if device == "cpu":
         gpu = None
-    preferred = _ON_GPU[op]["order"] if device == "cuda" else []
     return next(
         name
-        for name in (*preferred, *_PREFERENCE[device])
+        for name in ORDER[device]
         if op in _implementations.get(name, ()) and device in _devices[name] and _why_not(name, gpu) is None
     )
 
@@ -204,28 +193,21 @@ def _chosen(name: str, op: str, device: str) -> Callable[..., object]:
     return _implementations[name][op]
 
 
-def _register_compiled() -> None:
+def _register_all() -> None:
+    register_backend("reference", DEVICES, from_package("electra_kernels.reference"))
     try:
         levels = compiled.implementations()
+        register_backend("cpp", ("cpu",), next(iter(levels.values())), levels)
     except compiled.NotAvailableError as reason:
         _unavailable["cpp"] = str(reason)
-    else:
-        register_backend("cpp", ("cpu",), next(iter(levels.values())), levels)
     try:
-        kernels = compiled.cuda_implementations()
+        register_backend("cuda", ("cuda",), compiled.cuda_implementations())
     except compiled.NotAvailableError as reason:
         _unavailable["cuda"] = str(reason)
-    else:
-        register_backend("cuda", ("cuda",), kernels)
-
-
-def _register_triton() -> None:
     try:
-        register_backend("triton", triton.devices(), triton.implementations())
-    except triton.NotAvailableError as reason:
+        register_backend("triton", triton.devices(), from_package("electra_kernels.triton"))
+    except (triton.NotAvailableError, ImportError) as reason:
         _unavailable["triton"] = str(reason)
 
 
-register_backend("reference", DEVICES, reference.IMPLEMENTATIONS)
-_register_compiled()
-_register_triton()
+_register_all()

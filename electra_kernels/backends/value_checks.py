@@ -1,27 +1,23 @@
-"""Checks that have to read a tensor: always on the CPU, elsewhere only under ELECTRA_KERNELS_DEBUG=1.
+"""Checks that have to read a tensor: always on the CPU, on other devices only under ELECTRA_KERNELS_DEBUG=1.
 
-`check_values` has one check per op. It reads arguments and computes nothing, so it may follow a kernel that failed.
+There is one check per op, named after it, with the arguments of its schema. It raises a ValueError that names the
+first value out of range. A check writes nothing, so it may also run after a kernel has failed.
 """
 
 import os
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-IGNORED_LABEL = -100
+from electra_kernels.reference.common import ignored_labels
+
+# The only environment variable that the package reads at run time.
 _DEBUG = os.environ.get("ELECTRA_KERNELS_DEBUG") == "1"
 
 
-def check_values(op: str, arguments: tuple[object, ...]) -> None:
-    """Raise a ValueError that names the first value out of range among the arguments of an op, if there is one.
-
-    On a GPU this waits for the device, so there it happens under ELECTRA_KERNELS_DEBUG=1 only.
-    """
-    check, first = _CHECKS.get(op), arguments[0]
-    assert isinstance(first, Tensor)
-    if check is not None and (first.device.type == "cpu" or _DEBUG):
-        check(*arguments)
+def reads_values(tensor: Tensor) -> bool:
+    """Whether values on the tensor's device are checked: reading them on a GPU waits for the device."""
+    return tensor.device.type == "cpu" or _DEBUG
 
 
 def _require(valid: Tensor, name: str, values: Tensor, expected: str) -> None:
@@ -55,13 +51,6 @@ def _require_labels(labels: Tensor, mask: Tensor | None) -> None:
     _require(valid, "labels", labels, expected)
 
 
-def ignored_labels(labels: Tensor) -> Tensor:
-    """Where a label of an integer type is -100. An unsigned type has no such number, and 156 is not it."""
-    if not labels.dtype.is_signed:
-        return torch.zeros_like(labels, dtype=torch.bool)
-    return labels == IGNORED_LABEL
-
-
 def _require_slots(positions: Tensor, used: Tensor, length: int) -> None:
     """Slots in use have positions in [0, length), no two the same in a row."""
     _require(~used | ((positions >= 0) & (positions < length)), "positions", positions, f"in [0, {length})")
@@ -72,25 +61,25 @@ def _require_slots(positions: Tensor, used: Tensor, length: int) -> None:
     _require(distinct, "positions", positions, "used once per row, but another slot of the row has it too")
 
 
-def _mask_tokens(
+def mask_tokens(
     input_ids: Tensor, maskable: Tensor, uniforms: Tensor, mask_token_id: int, vocab_size: int, *_: object
 ) -> None:
     _require((input_ids >= 0) & (input_ids < vocab_size), "input_ids", input_ids, f"in [0, {vocab_size})")
     _require_unit_interval(uniforms)
 
 
-def _sample_tokens(logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float) -> None:
+def sample_tokens(logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float) -> None:
     _require_unit_interval(uniforms)
     if banned is not None:
         size = logits.shape[-1]
         _require(banned < size, "banned", banned, f"below {size} (negative bans nothing)")
 
 
-def _replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> None:
+def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> None:
     _require_slots(positions, tokens >= 0, input_ids.shape[1])
 
 
-def _sample_replacements(
+def sample_replacements(
     logits: Tensor, input_ids: Tensor, positions: Tensor, targets: Tensor, uniforms: Tensor, *_: object
 ) -> None:
     size = logits.shape[-1]
@@ -108,7 +97,7 @@ def _require_rows(
     _require_normalizer(normalizer)
 
 
-def _cross_entropy_sample(
+def cross_entropy_sample(
     logits: Tensor,
     targets: Tensor,
     uniforms: Tensor,
@@ -119,7 +108,7 @@ def _cross_entropy_sample(
     _require_rows(targets, uniforms, normalizer, ignore_index, logits.shape[-1])
 
 
-def _linear_cross_entropy_sample(
+def linear_cross_entropy_sample(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -132,7 +121,7 @@ def _linear_cross_entropy_sample(
     _require_rows(targets, uniforms, normalizer, ignore_index, weight.shape[0])
 
 
-def _masked_bce_with_logits(
+def masked_bce_with_logits(
     logits: Tensor,
     labels: Tensor,
     mask: Tensor | None,
@@ -144,7 +133,7 @@ def _masked_bce_with_logits(
     _require_normalizer(normalizer)
 
 
-def _linear_masked_bce(
+def linear_masked_bce(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -156,27 +145,3 @@ def _linear_masked_bce(
 ) -> None:
     _require_labels(labels, mask)
     _require_normalizer(normalizer)
-
-
-# Op -> check, which takes the arguments of the op's schema.
-_CHECKS: dict[str, Callable[..., None]] = {
-    "mask_tokens": _mask_tokens,
-    "sample_tokens": _sample_tokens,
-    "replace_tokens": _replace_tokens,
-    "sample_replacements": _sample_replacements,
-    "cross_entropy_sample": _cross_entropy_sample,
-    "cross_entropy_sample_": _cross_entropy_sample,
-    "linear_cross_entropy_sample": _linear_cross_entropy_sample,
-    "masked_bce_with_logits": _masked_bce_with_logits,
-    "linear_masked_bce": _linear_masked_bce,
-}
-
-
-def as_flags(tensor: Tensor) -> Tensor:
-    """A bool tensor whose bytes are 0 and 1. Torch can make one with other bytes, which count as they are."""
-    return tensor.view(torch.uint8) != 0
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 stays float64 (for gradcheck), everything else is accumulated in float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

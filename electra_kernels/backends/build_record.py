@@ -7,7 +7,7 @@ from typing import Any
 
 from electra_kernels._version import __version__
 
-_RECORD = Path(__file__).parent / "_build.json"
+_RECORD = Path(__file__).parents[1] / "_build.json"
 _LIBRARIES = ("_cpp", "_cuda", "_C")
 _FACTS = ("compiler", "flags", "architecture", "libraries")
 

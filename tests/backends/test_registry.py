@@ -4,14 +4,18 @@ import pytest
 import torch
 
 import electra_kernels
-from benchmarks import preference
-from electra_kernels import backends, reference, routing, use_backend
-from electra_kernels.routing import BACKENDS, register_backend
+from electra_kernels import backends, use_backend
+from electra_kernels.backends import registry
+from electra_kernels.backends.implementations import from_package
+from electra_kernels.backends.registry import register_backend
+from electra_kernels.backends.table import BACKENDS, OPS
+
+REFERENCE = from_package("electra_kernels.reference")
 
 
 def test_every_op_is_served_on_every_device():
     report = backends()
-    for op in reference.IMPLEMENTATIONS:
+    for op in OPS:
         assert report.serving[op, "cpu"] in report.available
         assert report.serving[op, "cuda"] in report.available
 
@@ -25,7 +29,7 @@ def test_every_back_end_is_available_or_says_why_not():
 
 def test_the_report_prints_as_a_table_with_the_reasons():
     text = str(backends())
-    for op in reference.IMPLEMENTATIONS:
+    for op in OPS:
         assert op in text
     for name, reason in backends().unavailable.items():
         assert f"{name}: not available: {reason}" in text
@@ -38,7 +42,7 @@ def test_every_registered_op_has_a_reference():
         if name.startswith("electra_kernels::")
     }
     # Once the integrations are imported, their op is there too, which has no kernels.
-    assert registered - {"row_uniforms"} == reference.IMPLEMENTATIONS.keys()
+    assert registered - {"row_uniforms"} == OPS.keys()
 
 
 def test_an_unknown_back_end_is_a_value_error():
@@ -62,12 +66,12 @@ def test_a_level_of_a_missing_back_end_says_why_too():
 def registered(monkeypatch):
     """A back end that counts the calls of one op, registered for the duration of a test."""
     for table in ("_implementations", "_devices", "_unavailable", "_routes"):
-        monkeypatch.setattr(routing, table, dict(getattr(routing, table)))
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
     calls = []
 
     def replace_tokens(*arguments):
         calls.append(arguments)
-        return reference.IMPLEMENTATIONS["replace_tokens"](*arguments)
+        return REFERENCE["replace_tokens"](*arguments)
 
     register_backend("cpp", ("cpu",), {"replace_tokens": replace_tokens})
     return calls
@@ -106,13 +110,13 @@ def test_the_backward_runs_on_the_back_end_of_its_forward(registered, monkeypatc
 
     def backward(*arguments):
         calls.append("cpp")
-        return reference.IMPLEMENTATIONS["masked_bce_with_logits_backward"](*arguments)
+        return REFERENCE["masked_bce_with_logits_backward"](*arguments)
 
-    forward = reference.IMPLEMENTATIONS["masked_bce_with_logits"]
+    forward = REFERENCE["masked_bce_with_logits"]
     register_backend(
         "cpp", ("cpu",), {"masked_bce_with_logits": forward, "masked_bce_with_logits_backward": backward}
     )
-    assert routing.current_choice() is None
+    assert registry.current_choice() is None
     logits = torch.zeros(3, requires_grad=True)
     with use_backend("reference"):
         loss = electra_kernels.masked_bce_with_logits(logits, torch.ones(3))
@@ -127,124 +131,29 @@ def test_an_implementation_of_no_op_is_refused():
         register_backend("cpp", ("cpu",), {"sample": lambda: None})
 
 
-def test_the_table_for_gpus_is_what_the_results_in_the_repository_give():
-    """If not: python -m benchmarks.preference"""
-    assert preference.TABLE.read_text() == preference.text(preference.committed())
-
-
-OPS = sorted(reference.IMPLEMENTATIONS)
-
-
-def audited(**triton):
-    """An audit in which CUDA C++ takes 10 µs for every op on two GPUs, Triton too, but for the ops that are named."""
-    return {
-        "ops": [
-            {
-                "op": op,
-                "backends": {
-                    "cuda": {"gpus": {gpu: {"predicted_microseconds": 10.0} for gpu in ("A", "B")}},
-                    "triton": {
-                        "gpus": {
-                            "A": {"predicted_microseconds": triton.get(op, 10.0)},
-                            "B": {"predicted_microseconds": 10.0},
-                        }
-                    },
-                },
-            }
-            for op in OPS
-            if op != "linear_cross_entropy_sample_backward"
-        ]
-    }
-
-
-def orders(table):
-    return {op: list(entry["order"]) for op, entry in table["ops"].items()}
-
-
-def test_where_the_same_is_predicted_cuda_serves():
-    found = preference.table(audited(mask_tokens=9.0), {})
-    assert orders(found) == {op: ["cuda", "triton"] for op in OPS}
-    assert {entry["kind"] for entry in found["ops"].values()} == {"predicted"}
-
-
-def test_who_is_predicted_to_be_faster_serves_and_a_gradient_without_a_case_goes_with_its_op():
-    found = orders(preference.table(audited(linear_cross_entropy_sample=5.0), {}))
-    assert found["linear_cross_entropy_sample"] == ["triton", "cuda"]
-    assert found["linear_cross_entropy_sample_backward"] == ["triton", "cuda"]
-    assert found["mask_tokens"] == ["cuda", "triton"]
-
-
-def test_times_shorter_than_the_start_of_a_kernel_are_equal():
-    audit = audited()
-    for case in audit["ops"]:
-        for name, microseconds in (("cuda", 1.9), ("triton", 0.1)):
-            case["backends"][name]["gpus"] = {"A": {"predicted_microseconds": microseconds}}
-    assert orders(preference.table(audit, {}))["mask_tokens"] == ["cuda", "triton"]
-
-
-def test_what_was_measured_overrules_what_was_predicted():
-    run = {
-        "machine": {"serving": {"cross_entropy_sample": "triton", "mask_tokens": "cuda"}},
-        "cases": [
-            {
-                "op": "cross_entropy_sample f+b",
-                "contenders": {
-                    "eager": {"median_seconds": 9.0},
-                    "ours": {"median_seconds": 2.0},
-                    "ours, cuda": {"median_seconds": 2.1},
-                    "ours in place": {"median_seconds": 2.0},
-                    "ours in place, cuda": {"median_seconds": 1.0},
-                },
-            },
-            {"op": "mask_tokens", "contenders": {"ours": {"median_seconds": 1.0}}},  # by one alone
-        ],
-    }
-    found = preference.table(audited(mask_tokens=5.0, cross_entropy_sample=20.0), {"gpu.json": run})
-    assert found["sources"] == ["audit.json", "gpu.json"]
-    for op in ("cross_entropy_sample", "cross_entropy_sample_backward"):
-        assert found["ops"][op] == {
-            "order": ("triton", "cuda"),
-            "kind": "measured",
-            "triton_over_cuda": 0.952,
-        }
-    for op in ("cross_entropy_sample_", "scale_gradient_"):
-        assert found["ops"][op] == {"order": ("cuda", "triton"), "kind": "measured", "triton_over_cuda": 2.0}
-    assert found["ops"]["mask_tokens"]["order"] == ("triton", "cuda")
-
-
 @pytest.fixture
-def on_gpu(registered, monkeypatch):
+def on_gpu(registered):
     """Both back ends for GPUs, which register but do not run."""
     for name in ("cuda", "triton"):
         register_backend(name, ("cuda",), dict.fromkeys(OPS, lambda *arguments: None))
-    monkeypatch.setattr(
-        routing,
-        "_ON_GPU",
-        {op: {"order": ["cuda", "triton"], "kind": "predicted"} for op in OPS}
-        | {"mask_tokens": {"order": ["triton", "cuda"], "kind": "measured"}},
-    )
 
 
-def test_on_a_gpu_the_table_decides(on_gpu):
-    report = backends()
-    assert report.serving["mask_tokens", "cuda"] == "triton"
-    assert {report.serving[op, "cuda"] for op in OPS if op != "mask_tokens"} == {"cuda"}
-    assert report.basis["mask_tokens"] == "measured"
-    assert "cuda or triton: the faster one of each op, measured and predicted" in str(report)
+def test_on_a_gpu_cuda_serves_before_triton(on_gpu):
+    assert {backends().serving[op, "cuda"] for op in OPS} == {"cuda"}
 
 
 def test_without_the_first_the_second_serves(on_gpu):
-    del routing._implementations["cuda"]
+    del registry._implementations["cuda"]
     assert {backends().serving[op, "cuda"] for op in OPS} == {"triton"}
 
 
 @pytest.fixture
 def one_gpu(on_gpu, monkeypatch):
     """A machine with one GPU, on which the kernels of "cuda" fail as with an older driver; tensors are on the CPU."""
-    monkeypatch.setattr(routing, "_probed", {})
+    monkeypatch.setattr(registry, "_probed", {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    probe, probes = routing._probe, []
+    probe, probes = registry._probe, []
 
     def probe_on_cpu(implementations, device):
         probes.append(device)
@@ -253,7 +162,7 @@ def one_gpu(on_gpu, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("CUDA: no kernel image is available for execution on the device\nand more")
 
-    monkeypatch.setattr(routing, "_probe", probe_on_cpu)
+    monkeypatch.setattr(registry, "_probe", probe_on_cpu)
     register_backend("cuda", ("cuda",), dict.fromkeys(OPS, fail))
     return probes
 
@@ -266,25 +175,26 @@ def test_a_back_end_whose_kernels_do_not_run_on_a_gpu_serves_nothing_there(one_g
     assert "cuda" not in report.available
     assert f"cuda: not available: {reason}" in str(report)
     assert (
-        routing.implementation("mask_tokens", "cuda", 0) is routing._implementations["triton"]["mask_tokens"]
+        registry.implementation("mask_tokens", "cuda", 0)
+        is registry._implementations["triton"]["mask_tokens"]
     )
 
 
 def test_each_gpu_is_probed_once(one_gpu):
     for gpu in (0, 0, 1, 1):
         for op in OPS:
-            routing.implementation(op, "cuda", gpu)
+            registry.implementation(op, "cuda", gpu)
     assert sorted(one_gpu, key=str) == [torch.device("cuda", gpu) for gpu in (0, 0, 1, 1)], (
         "cuda, then triton"
     )
 
 
 def test_where_no_kernel_runs_the_reference_serves(one_gpu):
-    register_backend("triton", ("cuda",), routing._implementations["cuda"])
+    register_backend("triton", ("cuda",), registry._implementations["cuda"])
     assert {backends().serving[op, "cuda"] for op in OPS} == {"reference"}
 
 
 def test_a_back_end_that_is_asked_for_is_not_probed(one_gpu):
     with use_backend("cuda"), pytest.raises(RuntimeError, match="no kernel image"):
-        routing.implementation("replace_tokens", "cuda", 0)()
+        registry.implementation("replace_tokens", "cuda", 0)()
     assert one_gpu == []

@@ -1,0 +1,105 @@
+"""From the functions of a back end to implementations of the ops: each is guarded by its value check.
+
+float64 calls go to the reference: they are for gradcheck, and kernels support float32 and smaller dtypes only.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from electra_kernels.backends import linear_head
+from electra_kernels.backends.linear_head import RowKernels
+from electra_kernels.backends.table import OPS, ROW_KERNELS, Op
+from electra_kernels.backends.value_checks import reads_values
+
+Function = Callable[..., Any]
+Implementations = Mapping[str, Function]
+_LINEAR_HEAD = (
+    "linear_head"  # the idea whose functions are the same in every back end, but for the row kernels
+)
+
+
+def from_package(package: str) -> dict[str, Function]:
+    """Implementations by op name, from a package with a module per idea: the reference or Triton."""
+    mlm_head = import_module(f"{package}.mlm_head")
+    rows = RowKernels(*(getattr(mlm_head, name) for name in ROW_KERNELS))
+    return {name: guarded(op, _function(op, package, rows)) for name, op in OPS.items()}
+
+
+def from_library(ops: Any, *level: int) -> dict[str, Function]:
+    """Implementations by op name, from the ops of a compiled library.
+
+    Args:
+        ops: ``torch.ops.electra_kernels_cpp`` or ``torch.ops.electra_kernels_cuda``.
+        level: of the CPU library, the index of an instruction set, which its kernels take as their last argument.
+    """
+    kernels = {name: getattr(ops, name).default for name in (*OPS, *ROW_KERNELS) if hasattr(ops, name)}
+    rows = RowKernels(*(_at_level(kernels[name], *level) for name in ROW_KERNELS))
+    found: dict[str, Function] = {}
+    for name, op in OPS.items():
+        if op.idea == _LINEAR_HEAD:
+            found[name] = guarded(op, _linear_head(op, rows))
+        elif level:
+            found[name] = checking_itself(op, kernels[name], *level)
+        else:
+            found[name] = guarded(op, kernels[name])
+    return found
+
+
+def guarded(op: Op, function: Function) -> Function:
+    """``function`` after the op's value check; the reference instead in float64."""
+    check, position, specification = op.check, op.compute_position, _specification(op)
+
+    def run(*arguments: Any) -> object:
+        if check is not None and reads_values(arguments[0]):
+            check(*arguments)
+        if position is not None and arguments[position].dtype == torch.float64:
+            return specification(*arguments)
+        return function(*arguments)
+
+    return run
+
+
+def checking_itself(op: Op, kernel: Function, level: int) -> Function:
+    """A CPU kernel, which checks values while it reads them, and before it overwrites anything.
+
+    That is cheaper than a check in advance. If the kernel refuses a value, the op's check finds the words for it; any
+    other failure is raised as it is, and nothing is computed a second time.
+    """
+    check, position, in_float64 = op.check, op.compute_position, guarded(op, _specification(op))
+
+    def run(*arguments: Any) -> object:
+        if position is not None and arguments[position].dtype == torch.float64:
+            return in_float64(*arguments)
+        try:
+            return kernel(*arguments, level)
+        except RuntimeError:
+            if check is not None:
+                check(*arguments)
+            raise
+
+    return run
+
+
+def _specification(op: Op) -> Function:
+    package = "electra_kernels.reference"
+    mlm_head = import_module(f"{package}.mlm_head")
+    return _function(op, package, RowKernels(*(getattr(mlm_head, name) for name in ROW_KERNELS)))
+
+
+def _function(op: Op, package: str, rows: RowKernels) -> Function:
+    if op.idea == _LINEAR_HEAD:
+        return _linear_head(op, rows)
+    function: Function = getattr(import_module(f"{package}.{op.idea}"), op.name)
+    return function
+
+
+def _linear_head(op: Op, rows: RowKernels) -> Function:
+    return partial(getattr(linear_head, op.name), rows)
+
+
+def _at_level(kernel: Function, *level: int) -> Function:
+    return (lambda *arguments: kernel(*arguments, *level)) if level else kernel

@@ -1,0 +1,58 @@
+"""The gradient of an op: an `autograd.Function` around the opaque op, and the same formula for raw ``torch.ops`` calls.
+
+A public function calls the Function, which torch can trace, export and step through. A Function refuses forward mode
+and the transforms of torch.func, of which the ops have no rule.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch.autograd.function import FunctionCtx
+
+from electra_kernels.backends.registry import current_choice, use_backend
+from electra_kernels.backends.table import OPS
+from electra_kernels.ops._library import _library, public_name
+
+
+def save_backend(ctx: Any) -> None:
+    """Remember the choice of `use_backend` for the backward, and ask for None where an output has no gradient."""
+    ctx.backend = None if torch.compiler.is_compiling() else current_choice()
+    ctx.set_materialize_grads(False)
+
+
+def same_backend(ctx: Any) -> AbstractContextManager[None]:
+    """Run a backward on the back end of its forward; autograd's threads for CUDA do not know the choice."""
+    return nullcontext() if ctx.backend is None else use_backend(ctx.backend)
+
+
+def register_gradient(name: str, function: Any) -> None:
+    """Give raw calls of an op the gradient of its Function, and let the gradient op refuse a second derivative.
+
+    Args:
+        function: has the static methods ``save(ctx, inputs, output)`` and ``backward(ctx, *grads)``.
+    """
+    for overload in _overloads(name):
+        torch.library.register_autograd(
+            overload, function.backward, setup_context=function.save, lib=_library
+        )
+    for overload in _overloads(f"{name}_backward"):
+        torch.library.register_autograd(overload, _refusal(name), setup_context=_save_nothing, lib=_library)
+
+
+def _overloads(name: str) -> list[str]:
+    tensors = [f"electra_kernels::{name}.tensors"] if OPS[name].float_options else []
+    return [f"electra_kernels::{name}", *tensors]
+
+
+def _save_nothing(ctx: FunctionCtx, inputs: tuple[object, ...], output: object) -> None:
+    pass
+
+
+def _refusal(name: str) -> Any:
+    def refuse(ctx: FunctionCtx, *grads: object) -> object:
+        raise RuntimeError(
+            f"{public_name(name)} cannot be differentiated twice: its gradient has no gradient"
+        )
+
+    return refuse
