@@ -20,6 +20,8 @@ from transformers.modeling_outputs import BaseModelOutput
 # (model, hidden [..., H]) → features [..., E], weight [N, E] and bias [N] or None of the last Linear.
 HeadFunction = Callable[[PreTrainedModel, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 
+_EXAMPLES = "AutoModelForMaskedLM (generator) or AutoModelForTokenClassification (discriminator)"
+
 
 class Head:
     """The head of a model as a `HeadFunction`.
@@ -72,7 +74,7 @@ class Head:
     def ends_with_plain_linear(self, model: PreTrainedModel) -> bool:
         """Whether the last layer is a plain Linear, and neither it nor a module around it is wrapped or hooked."""
         for path, module in self._containers.items():
-            if _submodule(model, path) is not module or not _has_class_forward_only(module):
+            if _submodule(model, path) is not module or not _is_unmodified(module):
                 return False
         for module, forward in zip((model, *self._containers.values()), self._forwards):
             if type(module).forward is not forward:
@@ -80,6 +82,7 @@ class Head:
         return _is_plain_linear(_submodule(model, self.output))
 
     def _run(self, clone: nn.Module, model: PreTrainedModel, hidden: Tensor) -> Tensor:
+        """Give all copies the current modules and modes of their originals, then run one copy of the model."""
         for copied, original, differing in self._copies:
             if copied.training != original.training:
                 copied.training = original.training
@@ -120,7 +123,7 @@ class Head:
             raise ValueError(f"the head of {name} cannot be run by itself ({error}), give head=") from error
         finally:
             handle.remove()
-        # ELECTRA's discriminator squeezes its logits, which is a view and leaves these features as they are.
+        # ELECTRA's discriminator squeezes the last dimension, which gives a view and leaves several features unchanged.
         if len(seen) != 1 or (logits is not seen[0] and logits._base is not seen[0]):
             raise ValueError(f"{name} changes the output of {self.output}, give head= that does so too")
 
@@ -180,14 +183,14 @@ def _is_plain_linear(module: nn.Module | None) -> bool:
     return (
         isinstance(module, nn.Linear)
         and type(module).forward is nn.Linear.forward
-        and _has_class_forward_only(module)
+        and _is_unmodified(module)
         and type(module.weight) in (Tensor, nn.Parameter)
         and (module.bias is None or type(module.bias) in (Tensor, nn.Parameter))
     )
 
 
-def _has_class_forward_only(module: nn.Module) -> bool:
-    """Whether the module has no hooks and no forward of its own beside that of its class."""
+def _is_unmodified(module: nn.Module) -> bool:
+    """Whether the module has no hooks, and no forward beside that of its class."""
     hooks = (
         module._forward_pre_hooks,
         module._forward_hooks,
@@ -211,9 +214,6 @@ def _check_base(model: PreTrainedModel) -> None:
         raise ValueError(
             f"{type(model).__name__} has no head, should be a model with one, such as {_EXAMPLES}"
         )
-
-
-_EXAMPLES = "AutoModelForMaskedLM (generator) or AutoModelForTokenClassification (discriminator)"
 
 
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:

@@ -199,7 +199,7 @@ def test_unfuse_restores_the_model():
         fuse_electra_loss(generator)
 
 
-def test_a_deep_copy_trains_itself():
+def test_training_a_deep_copy_leaves_the_original_unchanged():
     fused = without_dropout(pair("Bert")[0])
     fuse_masked_lm_loss(fused)
     copied = copy.deepcopy(fused)
