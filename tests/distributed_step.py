@@ -1,7 +1,7 @@
-"""Two ranks, each with a part of a batch, against the whole batch in one process; run by torchrun (test_toolchain).
+"""Compare the gradients of two ranks, each with a part of a batch, with those of one process with the whole batch.
 
-The counts that the losses divide by are those of the whole batch over the number of ranks, since both wrappers
-average the gradients of the ranks.
+torchrun runs this file (test_toolchain). The losses divide by the counts of the whole batch over the number of ranks,
+because both wrappers average the gradients of the ranks.
 """
 
 import torch
@@ -15,10 +15,10 @@ import electra_kernels as ek
 from electra_kernels.nn import DiscriminatorHead, GeneratorHead
 
 V, E, T, K, BATCH = 61, 8, 20, 4, 7
-PARTS = (slice(0, 2), slice(2, BATCH))  # unequal
+PARTS = (slice(0, 2), slice(2, BATCH))  # ranks with unequal numbers of rows
 
 
-class Joint(nn.Module):
+class JointStep(nn.Module):
     def __init__(self):
         super().__init__()
         self.generator, self.discriminator = (
@@ -41,10 +41,10 @@ def mask(ids, uniforms):
 
 def model():
     torch.manual_seed(0)
-    return Joint()
+    return JointStep()
 
 
-def wrapped(kind):
+def distributed_model(kind):
     if kind == "ddp":
         return DistributedDataParallel(model())
     joint = model()
@@ -71,10 +71,10 @@ def main():
             whole = model()
             whole(*batch, counts).backward()
             for kind in ("ddp", "fully_shard"):
-                ours = wrapped(kind)
+                ours = distributed_model(kind)
                 ours(*part, counts / dist.get_world_size()).backward()
-                for one, expected in zip(gradients(ours), gradients(whole)):
-                    torch.testing.assert_close(one, expected)
+                for gradient, expected in zip(gradients(ours), gradients(whole)):
+                    torch.testing.assert_close(gradient, expected)
                 print(f"rank {dist.get_rank()}: {kind} with {backend} is right", flush=True)
     dist.destroy_process_group()
 

@@ -1,1 +1,1 @@
-"""Examples to copy from: ``python -m electra_kernels.examples.NAME --help``."""
+"""Examples to copy. Run one with ``python -m electra_kernels.examples.NAME``; ``--help`` lists its options."""

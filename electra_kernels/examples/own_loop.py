@@ -1,4 +1,4 @@
-"""Replaced-token detection of two Hugging Face models in a loop of one's own: the loop is all of ``main``."""
+"""Pre-train two Hugging Face models by replaced-token detection in a training loop of your own."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from torch.utils.data import DataLoader
 from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, set_seed
 
 from electra_kernels.data.vocabulary import train_vocabulary
-from electra_kernels.examples.text import for_transformers, parser, read_corpus, rows_of
+from electra_kernels.examples.common import argument_parser, read_corpus, token_rows, transformers_tokenizer
 from electra_kernels.integrations import DataCollatorForReplacedTokens, ReplacedTokenDetection
 
 
-def config(vocab_size: int, width: int) -> ElectraConfig:
+def electra_config(vocab_size: int, width: int) -> ElectraConfig:
     return ElectraConfig(
         vocab_size=vocab_size,
         embedding_size=128,
@@ -24,17 +24,17 @@ def config(vocab_size: int, width: int) -> ElectraConfig:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parser(__doc__, steps=300).parse_args(arguments)
+    options = argument_parser(__doc__, steps=300).parse_args(arguments)
     set_seed(0)
     corpus = read_corpus(options.text)
     vocabulary = train_vocabulary(corpus.train, 8_000)
-    tokenizer = for_transformers(vocabulary)
-    generator = ElectraForMaskedLM(config(len(tokenizer), 64))
-    discriminator = ElectraForPreTraining(config(len(tokenizer), 256))
+    tokenizer = transformers_tokenizer(vocabulary)
+    generator = ElectraForMaskedLM(electra_config(len(tokenizer), 64))
+    discriminator = ElectraForPreTraining(electra_config(len(tokenizer), 256))
     model = ReplacedTokenDetection(generator, discriminator, tokenizer=tokenizer)
 
     collator = DataCollatorForReplacedTokens(tokenizer)
-    rows: Any = rows_of(corpus.train, vocabulary, 64)
+    rows: Any = token_rows(corpus.train, vocabulary, 64)
     loader: DataLoader = DataLoader(rows, options.batch_size, shuffle=True, collate_fn=collator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.01)
     step = 0

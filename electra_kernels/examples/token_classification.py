@@ -1,10 +1,11 @@
-"""Fine-tune a pre-trained discriminator on labels per token, beside the same model from scratch.
+"""Fine-tune a pre-trained discriminator on labels per token, and compare it with the same model from scratch.
 
-The labels are in the text itself: the model sees its words in lower case and without their commas, and says of each
-whether it was capitalised and whether a comma followed.
+The labels come from the text itself. The model sees the words in lower case and without commas, and predicts for each
+word whether it was capitalised and whether a comma followed.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,15 @@ from transformers import (
 
 from electra_kernels import masked_bce_with_logits
 from electra_kernels.data.text import Document
-from electra_kernels.examples.text import Rows, parser, read_corpus, training_arguments
+from electra_kernels.examples.common import Rows, argument_parser, read_corpus, training_arguments
 from electra_kernels.metrics import area_under_curve
 
 LABELS = ("capitalised", "comma")
 LENGTH = 128
 
 
-def labelled_rows(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, most: int) -> Rows:
-    """A paragraph a row: input_ids, and labels [T, 2] at the first token of each word, -100 at the others."""
+def labelled_rows(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, limit: int) -> Rows:
+    """One row per paragraph: input_ids, and labels [T, 2] at the first token of each word, -100 at other tokens."""
     rows = []
     for paragraph in (paragraph for document in documents for paragraph in document.paragraphs):
         words = [word for word in paragraph.split() if any(map(str.isalpha, word))]
@@ -39,16 +40,15 @@ def labelled_rows(documents: Sequence[Document], tokenizer: PreTrainedTokenizerB
             continue
         plain = [word.lower().replace(",", "") for word in words]
         encoded = tokenizer(plain, is_split_into_words=True, truncation=True, max_length=LENGTH)
-        truth = [[int(word[0].isupper()), int(word.endswith(","))] for word in words]
-        places = encoded.word_ids()
-        firsts = [
-            place if place is not None and place != before else None
-            for before, place in zip([None, *places], places)
+        word_labels = [[int(word[0].isupper()), int(word.endswith(","))] for word in words]
+        word_of_token = [None, *encoded.word_ids()]  # None at special tokens
+        labels = [
+            [-100, -100] if word is None or word == previous else word_labels[word]
+            for previous, word in pairwise(word_of_token)
         ]
-        labels = [[-100, -100] if place is None else truth[place] for place in firsts]
         rows.append({"input_ids": encoded["input_ids"], "labels": labels})
-    step = max(1, len(rows) // most)
-    return rows[::step][:most]
+    step = max(1, len(rows) // limit)
+    return rows[::step][:limit]
 
 
 def collate(tokenizer: PreTrainedTokenizerBase) -> Callable[[Rows], dict[str, Tensor]]:
@@ -68,17 +68,17 @@ def loss(outputs: Any, labels: Tensor, num_items_in_batch: int | Tensor | None =
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
-    known = labels[..., 0] != -100
+    labelled = labels[..., 0] != -100
     return {
-        f"auc_{name}": area_under_curve(logits[known][:, index], labels[known][:, index])
+        f"auc_{name}": area_under_curve(logits[labelled][:, index], labels[labelled][:, index])
         for index, name in enumerate(LABELS)
     }
 
 
 def main(arguments: list[str] | None = None) -> None:
-    known = parser(__doc__, steps=300)
-    known.add_argument("--model", type=Path, required=True, help="output of trainer_from_scratch")
-    options = known.parse_args(arguments)
+    parser = argument_parser(__doc__, steps=300)
+    parser.add_argument("--model", type=Path, required=True, help="output folder of trainer_from_scratch")
+    options = parser.parse_args(arguments)
     folder, names = options.model / "discriminator", dict(enumerate(LABELS))
     corpus, tokenizer = read_corpus(options.text), AutoTokenizer.from_pretrained(folder)
     train, held_out = (

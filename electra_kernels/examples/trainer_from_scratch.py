@@ -1,6 +1,6 @@
 """Pre-train ModernBERT from scratch by replaced-token detection, with Trainer.
 
-Rotary positions and pre-norm learn within minutes where absolute positions stay on a plateau for a while.
+ModernBERT has rotary positions and pre-norm, which learn within minutes; absolute positions first stay on a plateau.
 """
 
 from transformers import (
@@ -12,22 +12,28 @@ from transformers import (
 )
 
 from electra_kernels.data.vocabulary import train_vocabulary
-from electra_kernels.examples.text import for_transformers, parser, read_corpus, rows_of, training_arguments
+from electra_kernels.examples.common import (
+    argument_parser,
+    read_corpus,
+    token_rows,
+    training_arguments,
+    transformers_tokenizer,
+)
 from electra_kernels.integrations import (
     DataCollatorForReplacedTokens,
     ReplacedTokenDetection,
     compute_metrics,
 )
 
-VOCABULARY, LENGTH = 8_000, 64
+VOCABULARY_SIZE, LENGTH = 8_000, 64
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parser(__doc__, steps=1_000).parse_args(arguments)
+    options = argument_parser(__doc__, steps=1_000).parse_args(arguments)
     set_seed(0)
     corpus = read_corpus(options.text)
-    vocabulary = train_vocabulary(corpus.train, VOCABULARY)
-    tokenizer = for_transformers(vocabulary)
+    vocabulary = train_vocabulary(corpus.train, VOCABULARY_SIZE)
+    tokenizer = transformers_tokenizer(vocabulary)
 
     def config(layers: int) -> ModernBertConfig:
         return ModernBertConfig(
@@ -45,7 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
             initializer_range=0.09,
         )
 
-    # Both share the word embedding, so ModernBERT's generator is smaller in depth, not in width.
+    # ModernBERT's word embedding has the width of the model. Both models share it, so the generator is smaller in
+    # depth, not in width.
     generator, discriminator = config(2), config(4)
     discriminator.num_labels = 1
     model = ReplacedTokenDetection(
@@ -57,8 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
     trainer = Trainer(
         model,
         training_arguments(options, learning_rate=2e-3),
-        train_dataset=rows_of(corpus.train, vocabulary, LENGTH),
-        eval_dataset=rows_of(corpus.held_out, vocabulary, LENGTH, most=256),
+        train_dataset=token_rows(corpus.train, vocabulary, LENGTH),
+        eval_dataset=token_rows(corpus.held_out, vocabulary, LENGTH, limit=256),
         data_collator=DataCollatorForReplacedTokens(tokenizer),
         compute_metrics=compute_metrics,
     )

@@ -1,4 +1,4 @@
-"""Replaced-token detection with Hugging Face transformers (extra ``transformers``)."""
+"""Replaced-token detection with Hugging Face transformers (install the extra ``transformers``). See README.md."""
 
 from electra_kernels.integrations.configuration import ReplacedTokenDetectionConfig
 from electra_kernels.integrations.drop_in import fuse_electra_loss, fuse_masked_lm_loss, unfuse
@@ -6,7 +6,7 @@ from electra_kernels.integrations.replaced_token_detection import (
     ReplacedTokenDetection,
     ReplacedTokenDetectionOutput,
 )
-from electra_kernels.integrations.training import DataCollatorForReplacedTokens, compute_metrics
+from electra_kernels.integrations.trainer import DataCollatorForReplacedTokens, compute_metrics
 
 __all__ = [
     "DataCollatorForReplacedTokens",

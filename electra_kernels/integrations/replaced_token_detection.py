@@ -1,4 +1,4 @@
-"""Replaced-token detection for any pair of Hugging Face models, in Trainer, in accelerate and in one's own loop."""
+"""Replaced-token detection for any pair of Hugging Face models, with Trainer, accelerate or a loop of your own."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,16 +9,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from electra_kernels.integrations.configuration import ReplacedTokenDetectionConfig
-from electra_kernels.integrations.heads import (
-    HeadFunction,
-    masked_lm_head,
-    sampled_loss,
-    token_head,
-    token_loss,
+from electra_kernels.integrations.configuration import (
+    ReplacedTokenDetectionConfig,
+    config_from_models,
+    model_from_config,
 )
-from electra_kernels.integrations.pairs import Pair, build, config_of, embedding_name, encode, start_alike
+from electra_kernels.integrations.head_losses import sampled_loss, token_loss
+from electra_kernels.integrations.heads import HeadFunction, masked_lm_head, token_head
+from electra_kernels.integrations.model_pair import ModelPair, run_base_model
 from electra_kernels.integrations.uniforms import row_uniforms
+from electra_kernels.integrations.word_embeddings import start_from_one_embedding, word_embedding_name
 from electra_kernels.ops import (
     MaskedTokens,
     SampledLoss,
@@ -30,18 +30,18 @@ from electra_kernels.ops import (
 
 @dataclass
 class ReplacedTokenDetectionOutput(ModelOutput):
-    """What one joint step computes.
+    """The output of one joint step.
 
     Args:
-        loss: [], MLM + rtd_weight * RTD.
+        loss: [] float32, MLM + rtd_weight * RTD.
         logits: [B, T] float32, above 0 where a token looks replaced; without gradient.
         is_replaced: [B, T] bool.
-        generator_counts: [B, 3] int64: tokens that were masked, those whose original had the highest logit, and
-            those whose original was drawn.
-        mlm_loss, rtd_loss: [], without gradient.
+        generator_counts: [B, 3] int64: the number of masked tokens, of those whose original had the highest logit, and
+            of those whose original was drawn.
+        mlm_loss, rtd_loss: [] float32, without gradient.
         counts: [4] int64, tp fp fn tn of the discriminator at logit 0.
-        hidden_states, attentions: of the discriminator's layers, where they were asked for.
-        generator_hidden_states, generator_attentions: of the generator's layers, which see the masked tokens.
+        hidden_states, attentions: those of the discriminator's layers, if they were asked for.
+        generator_hidden_states, generator_attentions: those of the generator's layers, whose input is the masked batch.
     """
 
     loss: Tensor | None = None
@@ -57,38 +57,40 @@ class ReplacedTokenDetectionOutput(ModelOutput):
     generator_attentions: tuple[Tensor, ...] | None = None
 
 
-class ReplacedTokenDetection(Pair):
-    """A generator fills masks, a discriminator finds what is not original (Clark et al. 2020, section 2).
+class ReplacedTokenDetection(ModelPair):
+    """A generator fills masks, a discriminator finds the tokens that are not original (Clark et al. 2020, section 2).
 
-    Masking, the two losses and the draw are this library's ops; logits exist at masked positions only.
+    Masking, the two losses and the draw are this library's ops; the generator's logits are computed at masked
+    positions only.
 
-    The uniforms of a row are no draw of a `torch.Generator`. They are SplitMix64 of ``seed`` and of the number of the
-    row in the run (`integrations.uniforms` says why), so they do not depend on ranks, micro-batches or padding.
-    Ranks number their rows one after the other, which takes as many rows on each, as Trainer and accelerate give
-    them (``even_batches``); where ranks have unequal numbers of rows, two rows may meet the same uniforms, so give
-    masking_uniforms and sampling_uniforms. In evaluation mode the rows begin anew at each call of ``eval()``.
+    The uniforms of a row are not drawn from a `torch.Generator`. They are SplitMix64 of ``seed`` and of the number of
+    the row in the run (`integrations.uniforms` explains why), so they do not depend on ranks, micro-batches or
+    padding. The ranks number their rows one after the other, which needs the same number of rows on each rank, as
+    Trainer and accelerate provide (``even_batches``). If ranks have different numbers of rows, two rows may get the
+    same uniforms: give masking_uniforms and sampling_uniforms then. In evaluation mode each call of ``eval()`` starts
+    the numbering again.
 
     Args:
         generator: a masked language model (AutoModelForMaskedLM).
-        discriminator: ElectraForPreTraining, or any AutoModelForTokenClassification with ``num_labels=1``. Where
-            embeddings are not "separate", both models start from its word embedding, whose shape has to be the
+        discriminator: ElectraForPreTraining, or any AutoModelForTokenClassification with ``num_labels=1``. Unless
+            embeddings is "separate", both models start from its word embedding, which must have the shape of the
             generator's.
-        tokenizer: gives mask_token_id and special_token_ids, where these are not given; it is saved with the model.
-        head: the generator's head as a function (model, hidden [..., H]) → (features [..., E], weight [V, E], bias [V]
-            or None), where it cannot be found. It is not saved: give it to `from_pretrained` too.
-        options: of `ReplacedTokenDetectionConfig`.
+        tokenizer: provides mask_token_id and special_token_ids if they are not given; it is saved with the model.
+        head: the generator's head, if it cannot be found, as a function (model, hidden [..., H]) → (features [..., E],
+            weight [V, E], bias [V] or None). It is not saved: give it to `from_pretrained` too.
+        options: options of `ReplacedTokenDetectionConfig`.
 
     Raises:
-        TypeError, ValueError: models that do not fit each other or have no such head; an option out of range.
+        TypeError, ValueError: the models do not fit each other or have no such head, or an option is out of range.
     """
 
     base_model_prefix = "replaced_token_detection"
     main_input_name = "input_ids"
-    accepts_loss_kwargs = True  # Trainer: num_items_in_batch is used
+    accepts_loss_kwargs = True  # tells Trainer to pass num_items_in_batch
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     special_token_ids: Tensor
-    rows_seen: Tensor  # in training, in evaluation
+    rows_seen: Tensor  # [2] int64: rows in training, rows in evaluation
 
     def __init__(
         self,
@@ -99,29 +101,30 @@ class ReplacedTokenDetection(Pair):
         head: HeadFunction | None = None,
         **options: Any,
     ) -> None:
-        if isinstance(generator, ReplacedTokenDetectionConfig):  # as from_pretrained calls it
+        if isinstance(generator, ReplacedTokenDetectionConfig):  # called by from_pretrained
             config = generator
             super().__init__(config)
-            generator, discriminator = build(config.generator), build(config.discriminator)
+            generator = model_from_config(config.generator)
+            discriminator = model_from_config(config.discriminator)
         else:
-            config = config_of(generator, discriminator, tokenizer, options)
+            config = config_from_models(generator, discriminator, tokenizer, options)
             super().__init__(config)
             assert discriminator is not None
-            start_alike(generator, discriminator, config.embeddings)
+            start_from_one_embedding(generator, discriminator, config.embeddings)
         self.generator, self.discriminator, self.tokenizer = generator, discriminator, tokenizer
         self._generator_head = head or masked_lm_head(generator)
         self._discriminator_head = token_head(discriminator)
-        self._connect_embeddings()
+        self._hook_discriminator_embedding()
         if config.embeddings == "shared":
-            ours, theirs = (embedding_name(part) for part in (discriminator, generator))
-            self._tied_weights_keys = {f"discriminator.{ours}": f"generator.{theirs}"}
+            tied, source = (word_embedding_name(part) for part in (discriminator, generator))
+            self._tied_weights_keys = {f"discriminator.{tied}": f"generator.{source}"}
         self.register_buffer("special_token_ids", torch.tensor(config.special_token_ids, dtype=torch.int64))
         self.register_buffer("rows_seen", torch.zeros(2, dtype=torch.int64))
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Also of the buffers, for a checkpoint that lacks them: memory that nobody wrote is no list of tokens."""
+        """Initialise the buffers too: a checkpoint that lacks them would leave them in uninitialised memory."""
         super()._init_weights(module)
         if module is self:
             init.copy_(self.special_token_ids, torch.tensor(self.config.special_token_ids, dtype=torch.int64))
@@ -145,34 +148,35 @@ class ReplacedTokenDetection(Pair):
 
         Args:
             input_ids: [B, T] int64, the original tokens.
-            attention_mask: [B, T], nonzero where a token is no padding.
-            token_type_ids: [B, T], for those of the two models that know them.
-            labels: [B, T], -100 where a token is neither masked nor judged; what else they are does not matter.
+            attention_mask: [B, T], nonzero at real tokens, 0 at padding; by default all are real.
+            token_type_ids: [B, T], passed to a model if it accepts them.
+            labels: [B, T], -100 at tokens that are neither masked nor judged; other values are not read.
                 `DataCollatorForReplacedTokens` sets -100 at padding.
-            num_items_in_batch: number of labels other than -100 in the whole batch, over micro-batches and ranks. It
-                divides the discriminator's loss, and mask_probability times it the generator's; so the losses of the
-                parts add up to the loss of the whole. By default each is a mean.
-            masking_uniforms, sampling_uniforms: [B, K, 2] and [B, K] float64 in [0, 1), with
-                K = floor(mask_probability * T + 0.5), at least 1: instead of the numbers of the run.
-            inputs_embeds: None, which adapters pass; embeddings cannot be masked.
-            output_hidden_states, output_attentions: return those of both models, as each of them does; by default as
-                the configurations say.
-            return_dict: False returns a tuple of what is not None; by default as the configuration says.
+            num_items_in_batch: number of labels other than -100 in the whole batch, over micro-batches and ranks. The
+                discriminator's loss is divided by it, the generator's by mask_probability times it, so that the losses
+                of the parts add up to the loss of the whole batch. By default each loss is a mean.
+            masking_uniforms, sampling_uniforms: [B, K, 2] and [B, K] float64 in [0, 1) that replace the numbers of the
+                run, with K = max(1, floor(mask_probability * T + 0.5)).
+            inputs_embeds: must be None, which adapter libraries pass: embeddings cannot be masked.
+            output_hidden_states, output_attentions: return those of both models, in each model's own form; by default
+                as the configurations say.
+            return_dict: False returns a tuple of the entries that are not None; by default as the configuration says.
 
         Raises:
-            TypeError, ValueError: as the ops; inputs_embeds, or num_items_in_batch without labels.
+            TypeError, ValueError: as the ops.
+            ValueError: inputs_embeds is given, or num_items_in_batch without labels.
         """
         _check(inputs_embeds, labels, num_items_in_batch)
-        self._connect_embeddings()
+        self._hook_discriminator_embedding()
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         flags = self._flags(output_hidden_states=output_hidden_states, output_attentions=output_attentions)
         judged = _judged(input_ids, attention_mask, labels)
         masked, drawn = self._mask(input_ids, judged, masking_uniforms)
-        generator = encode(self.generator, masked.input_ids, inputs, flags)
+        generator = run_base_model(self.generator, masked.input_ids, inputs, flags)
         uniforms = drawn if sampling_uniforms is None else sampling_uniforms
         mlm = self._propose(generator[0], masked, num_items_in_batch, uniforms)
         replaced = replace_tokens(input_ids, masked.positions, mlm.tokens)
-        discriminator = encode(self.discriminator, replaced.input_ids, inputs, flags)
+        discriminator = run_base_model(self.discriminator, replaced.input_ids, inputs, flags)
         rtd = token_loss(
             self._discriminator_head,
             self.discriminator,
@@ -198,7 +202,7 @@ class ReplacedTokenDetection(Pair):
         return output if as_dict else output.to_tuple()
 
     def _flags(self, **given: bool | None) -> dict[str, bool]:
-        """What to ask of both models. What neither the call nor our configuration asks for is left to theirs."""
+        """The output flags for both models. A flag that neither the call nor our configuration sets is left out."""
         chosen = {
             name: (getattr(self.config, name) or None) if flag is None else flag
             for name, flag in given.items()
@@ -208,9 +212,9 @@ class ReplacedTokenDetection(Pair):
     def _mask(
         self, input_ids: Tensor, judged: Tensor, uniforms: Tensor | None
     ) -> tuple[MaskedTokens, Tensor]:
-        """The masked batch, and the uniforms [B, K] of the draw."""
+        """The masked batch, and the uniforms [B, K] for the draw."""
         config, rows = self.config, input_ids.shape[0]
-        # Enough for the k of every row, so that it does not matter to how long a batch the row is padded.
+        # Enough slots for the k of every row, so that the length to which a row is padded does not change its tokens.
         slots = max(1, int(config.mask_probability * input_ids.shape[1] + 0.5))
         numbers = row_uniforms(self._next_rows(rows), 3 * slots, config.seed).view(rows, slots, 3)
         masked = mask_tokens(
@@ -242,14 +246,14 @@ class ReplacedTokenDetection(Pair):
         )
 
     def _next_rows(self, count: int) -> Tensor:
-        """The numbers [B] of the rows of this batch in the run; those of the ranks follow one another.
+        """The numbers [B] of this batch's rows in the run, and count them; the ranks' numbers follow one another.
 
-        They stay on the device, and are saved, so that a resumed run goes on with the next.
+        The counts stay on the device, and are saved, so that a resumed run goes on with the next row.
         """
         rank, ranks = 0, 1
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        # Odd and even numbers, so that no evaluation meets the numbers of the training.
+        # Training has even and evaluation odd numbers, so that they never share uniforms.
         which = 0 if self.training else 1
         rows = self.rows_seen[which] + rank * count + torch.arange(count, device=self.rows_seen.device)
         with torch.no_grad():
@@ -257,7 +261,7 @@ class ReplacedTokenDetection(Pair):
         return 2 * rows + which
 
     def train(self, mode: bool = True) -> "ReplacedTokenDetection":
-        """As of any module; evaluation begins with its first numbers again."""
+        """As for any module; evaluation mode starts its numbering of the rows again."""
         if not mode and hasattr(self, "rows_seen"):
             self.rows_seen[1] = 0
         super().train(mode)
@@ -265,22 +269,22 @@ class ReplacedTokenDetection(Pair):
 
 
 def _judged(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Tensor:
-    """[B, T] bool: the tokens that count."""
+    """[B, T] bool: the tokens that may be masked and that the discriminator's loss covers."""
     judged = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
     return judged if labels is None else judged & (labels != -100)
 
 
 def _generator_counts(masked: MaskedTokens, mlm: SampledLoss) -> Tensor:
-    """[B, 3], as `ReplacedTokenDetectionOutput.generator_counts`."""
+    """[B, 3] int64, as in `ReplacedTokenDetectionOutput.generator_counts`."""
     was_drawn = (mlm.tokens == masked.targets) & (mlm.tokens >= 0)
     return torch.stack([(masked.targets >= 0).sum(-1), mlm.is_top1.sum(-1), was_drawn.sum(-1)], -1)
 
 
 def _check(inputs_embeds: Tensor | None, labels: Tensor | None, num_items: int | Tensor | None) -> None:
     if inputs_embeds is not None:
-        raise ValueError("inputs_embeds is given, should be None: tokens are masked, so give input_ids")
+        raise ValueError("inputs_embeds is given, should be None: give input_ids, whose tokens can be masked")
     if num_items is not None and labels is None:
         raise ValueError(
-            "labels is None, should be given with num_items_in_batch, which counts them: Trainer withholds them where "
-            "label_smoothing_factor is not 0 or compute_loss_func is given, and this model computes its own loss"
+            "labels is None, should be given with num_items_in_batch, which counts them: Trainer withholds them if "
+            "label_smoothing_factor is not 0 or compute_loss_func is given, but this model computes its own loss"
         )

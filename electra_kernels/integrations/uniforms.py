@@ -1,12 +1,12 @@
-"""Uniform numbers of a row that depend on the seed and on the number of the row alone.
+"""Uniform numbers of a row that depend only on the seed and on the number of the row.
 
 The rows of a run are numbered one after the other, over ranks, micro-batches and steps. However a global batch is
-cut, each row meets the same numbers, and a run that is resumed goes on with those that follow.
+cut, each row gets the same numbers, and a resumed run goes on with the next ones.
 
-A `torch.Generator` cannot do that: it gives numbers in the order in which they are asked for, so a rank would have to
-draw those of all others too, for the widths of batches that it never sees. Its state would have to be saved per rank,
-it differs between devices, and `torch.compile` cannot trace it. SplitMix64 is a function: of the seed, the number of
-the row and the number of the draw within the row, with one count of rows to save.
+A `torch.Generator` cannot do that. It returns numbers in the order of the requests, so a rank would have to draw those
+of all other ranks too, for batches whose widths it never sees. Its state would have to be saved per rank, it differs
+between devices, and `torch.compile` cannot trace it. SplitMix64 is a function of the seed, the number of the row and
+the number of the draw within the row, so one count of rows is all that has to be saved.
 
 The function is one op, so that a compiler never sees its arithmetic, which wraps around. Inductor folds
 ``arange(n) * constant`` into an index expression and assumes that no index overflows: the compiled code wrote outside
@@ -25,7 +25,7 @@ _GOLDEN, _FIRST, _SECOND = (
 
 @torch.library.custom_op("electra_kernels::row_uniforms", mutates_args=())
 def row_uniforms(rows: Tensor, count: int, seed: int) -> Tensor:
-    """``count`` independent uniforms on [0, 1) for each row, with 53 bits, the first ones the same for any count.
+    """``count`` independent uniforms on [0, 1) for each row, with 53 bits; a larger count only appends numbers.
 
     Args:
         rows: [B] int64, the numbers of the rows.
@@ -52,5 +52,5 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 def _logical_shift(bits: Tensor, by: int) -> Tensor:
-    """torch's shift of a negative number fills up with ones."""
+    """Shift right and fill with zeros; torch's shift fills a negative number with ones."""
     return (bits >> by) & ((1 << (64 - by)) - 1)

@@ -1,21 +1,17 @@
-"""The reference ELECTRA: configurations, encoder, the two models and their joint step, interchange."""
+"""The reference ELECTRA: configurations, encoder, the two models and their joint step, conversion of checkpoints."""
 
 from electra_kernels.models.config import CONFIGURATIONS, ElectraConfig, EncoderConfig, electra_config
-from electra_kernels.models.electra import (
-    Discriminator,
-    Electra,
-    ElectraOutput,
-    Generator,
-    Proposal,
-    Proposer,
-)
+from electra_kernels.models.discriminator import Discriminator
+from electra_kernels.models.electra import Electra, ElectraOutput
 from electra_kernels.models.encoder import Embeddings, Encoder
+from electra_kernels.models.generator import Generator
 from electra_kernels.models.interchange import (
     encoder_from_transformers,
     from_transformers,
     save_transformers,
     to_transformers,
 )
+from electra_kernels.models.proposer import Proposal, Proposer
 from electra_kernels.models.transformers_files import Checkpoint, read_checkpoint
 
 __all__ = [

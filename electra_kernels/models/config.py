@@ -9,7 +9,7 @@ GENERATOR_KINDS = ("model", "uniform", "unigram")
 TIES = ("all", "embeddings", "none")
 CONFIGURATIONS = ("small", "base", "large", "demo")
 
-# What a shared embedding fixes in both encoders.
+# The fields that must agree in two encoders that share their embeddings.
 _EMBEDDING_FIELDS = (
     "vocab_size",
     "embedding_size",
@@ -26,22 +26,24 @@ class EncoderConfig:
 
     Args:
         vocab_size: V.
-        embedding_size: E; where it differs from ``hidden_size`` a linear projection follows the embeddings.
+        embedding_size: E. If it differs from ``hidden_size``, a linear projection follows the embeddings.
         hidden_size: H, a multiple of ``num_attention_heads``.
-        num_hidden_layers, num_attention_heads, intermediate_size: of the layers.
-        max_position_embeddings: the longest sequence; only "absolute" positions have a limit.
+        num_hidden_layers: number of layers.
+        num_attention_heads: attention heads per layer.
+        intermediate_size: width of the feed-forward block.
+        max_position_embeddings: length of the longest sequence; only "absolute" positions have a limit.
         type_vocab_size: number of token types (segments).
         position_embedding: "absolute" (learned, added to the word) or "rotary" (Su et al. 2021, arXiv
-            2104.09864: queries and keys are turned by angles proportional to their position).
+            2104.09864: queries and keys are rotated by angles proportional to their position).
         norm: "post" (LayerNorm after each residual sum, as BERT and ELECTRA) or "pre" (before each block,
             with one more after the last layer).
-        dropout: of the embeddings, the attention probabilities and the output of each block.
-        layer_norm_eps: of every LayerNorm.
+        dropout: rate for the embeddings, the attention probabilities and the output of each block.
+        layer_norm_eps: epsilon of every LayerNorm.
         initializer_range: standard deviation of the initial weights. The 0.02 of BERT and ELECTRA is small for a
-            narrow encoder, which then learns late; about 1 / sqrt(H) suits any width.
+            narrow encoder, which then starts to learn late; about 1 / sqrt(H) suits any width.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: a value is out of range.
     """
 
     vocab_size: int
@@ -87,25 +89,25 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class ElectraConfig:
-    """A discriminator, what proposes its replacements, and how both are trained together.
+    """A discriminator, the source of its replacements, and how both are trained together.
 
     Args:
-        discriminator: the encoder that is kept.
-        generator: the encoder of the generator; None where the generator is not a model, and with tie="all".
-        generator_kind: "model" (a masked language model), "uniform" (every id alike) or "unigram" (by their
-            frequency).
-        tie: "all" (one encoder with two heads), "embeddings" (word, position and type embeddings and their
-            LayerNorm, as the original) or "none".
+        discriminator: the encoder that is kept after pre-training.
+        generator: the generator's encoder; None if the generator is not a model, and with tie="all".
         mask_token_id: id of ``[MASK]``.
+        generator_kind: "model" (a masked language model), "uniform" (every id with the same probability) or "unigram"
+            (every id by its frequency).
+        tie: the weights that both models share: "all" (one encoder with two heads), "embeddings" (word, position and
+            type embeddings and their LayerNorm, as in the original) or "none".
         mask_probability: share of the maskable tokens that is masked, in (0, 1].
-        temperature: of the draw of the replacements by a model, above 0.
-        ban_original: never draw the original token, so that every picked position is replaced.
-        rtd_weight: weight of the discriminator's loss beside the generator's.
-        sampling_dropout: whether the generator's pass, which gives its loss *and* the sample, has dropout
-            while training. False makes the sample one of the undisturbed distribution, without a second pass.
+        temperature: temperature at which a model draws the replacements, above 0.
+        ban_original: never draw the original token, so that every masked position is replaced.
+        rtd_weight: weight of the discriminator's loss relative to the generator's.
+        sampling_dropout: whether the generator uses dropout in training, in the one pass that gives its loss *and*
+            the sample. With False the sample comes from the distribution without dropout, and needs no second pass.
 
     Raises:
-        ValueError: a value out of range, or a generator that does not fit generator_kind or tie.
+        ValueError: a value is out of range, or the generator does not fit generator_kind or tie.
     """
 
     discriminator: EncoderConfig
@@ -151,23 +153,23 @@ class ElectraConfig:
             "none": ("vocab_size",),
         }[self.tie]
         for name in shared:
-            ours, theirs = getattr(self.generator, name), getattr(self.discriminator, name)
-            if ours != theirs:
+            value, expected = getattr(self.generator, name), getattr(self.discriminator, name)
+            if value != expected:
                 raise ValueError(
-                    f"generator.{name} is {ours}, should be {theirs} as the discriminator's with "
+                    f"generator.{name} is {value}, should be {expected} as the discriminator's with "
                     f"tie={self.tie!r}"
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, dicts and None, as JSON has them; `from_dict` is the inverse."""
+        """The fields as numbers, strings, dicts and None, which JSON can store; `from_dict` is the inverse."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ElectraConfig":
-        """The configuration of which `to_dict` wrote ``values``.
+        """The configuration that `to_dict` turned into ``values``.
 
         Raises:
-            ValueError: an unknown or missing name, or a value out of range.
+            ValueError: a name is unknown or missing, or a value is out of range.
         """
         _check_names("the configuration", values, cls)
         encoders: dict[str, EncoderConfig | None] = {}
@@ -179,16 +181,21 @@ class ElectraConfig:
 
 
 def electra_config(name: str, *, vocab_size: int, mask_token_id: int) -> ElectraConfig:
-    """One of CONFIGURATIONS.
+    """The configuration with one of the names in CONFIGURATIONS.
 
     "small", "base" and "large" are those of google-research/electra (configure_pretraining.py,
-    util/training_utils.py and run_pretraining.get_generator_config): heads of 64, feed-forward of 4 H, and a
-    generator of the same depth whose H is 1/4, 1/3 or 1/4 of the discriminator's and whose embeddings are the
-    discriminator's. "demo" learns within minutes on a CPU: rotary, pre-norm, no dropout, one encoder for
-    both.
+    util/training_utils.py and run_pretraining.get_generator_config): heads of size 64, a feed-forward width of 4 H,
+    and a generator of the same depth that shares the discriminator's embeddings and whose H is 1/4, 1/3 or 1/4 of the
+    discriminator's. "demo" learns within minutes on a CPU: rotary positions, pre-norm, no dropout, one encoder for
+    both models.
+
+    Args:
+        name: "small", "base", "large" or "demo".
+        vocab_size: V.
+        mask_token_id: id of ``[MASK]``.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: the name is unknown.
     """
     _check_choice("name", name, CONFIGURATIONS)
     if name == "demo":

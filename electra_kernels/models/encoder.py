@@ -10,12 +10,12 @@ ROTARY_BASE = 10_000.0
 
 
 def truncated_normal_(weight: Tensor, std: float) -> Tensor:
-    """Normal, cut at two standard deviations (google-research/electra, create_initializer)."""
+    """Fill with a normal distribution cut at two standard deviations (google-research/electra, create_initializer)."""
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 def linear(inputs: int, outputs: int, std: float) -> nn.Linear:
-    """A Linear as ELECTRA initialises it: truncated normal weight, zero bias."""
+    """A Linear with ELECTRA's initialisation: truncated normal weight, zero bias."""
     layer = nn.Linear(inputs, outputs)
     truncated_normal_(layer.weight, std)
     nn.init.zeros_(layer.bias)
@@ -31,7 +31,7 @@ def _embedding(entries: int, size: int, std: float) -> nn.Embedding:
 class Embeddings(nn.Module):
     """Word + position (absolute only) + type, then LayerNorm: input_ids [B, T] → [B, T, E].
 
-    A module of its own, so that a generator and a discriminator of different widths can share it.
+    It is a separate module so that a generator and a discriminator of different widths can share it.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -48,9 +48,9 @@ class Embeddings(nn.Module):
         """input_ids, token_type_ids [B, T] int64 (None: all 0) → [B, T, E].
 
         Raises:
-            ValueError: T above the number of absolute positions.
+            ValueError: T is above the number of absolute positions.
         """
-        # All of type 0 is one row for the whole batch, which needs no lookup.
+        # Type 0 everywhere is one row for the whole batch, which needs no lookup.
         types = self.token_type.weight[0] if token_type_ids is None else self.token_type(token_type_ids)
         if self.position is not None:
             length, limit = input_ids.shape[1], self.position.num_embeddings
@@ -63,7 +63,7 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, the three projections in one product."""
+    """Multi-head self-attention; the three projections are one matrix product."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -88,9 +88,10 @@ class Attention(nn.Module):
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Softmax attention over [B, heads, T, d], in half precision on a CPU computed in float32.
+    """Softmax attention over [B, heads, T, d].
 
-    Of short rows without dropout torch's gradient takes several times as long there (benchmarks/FINDINGS.md).
+    On a CPU, half precision is computed in float32: for short rows without dropout, torch's gradient in half precision
+    takes several times as long there (benchmarks/FINDINGS.md).
     """
     dtype = query.dtype
     if query.device.type != "cpu" or dtype.itemsize >= 4:
@@ -101,7 +102,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each with its residual sum and LayerNorm."""
+    """One Transformer layer: attention and feed-forward, each with its residual sum and LayerNorm."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -128,11 +129,11 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token ids to hidden states.
+    """The Transformer encoder: token ids to hidden states.
 
     Args:
         config: sizes and options.
-        embeddings: another encoder's, to share; by default its own.
+        embeddings: the embeddings of another encoder, which are then shared; by default new ones.
     """
 
     def __init__(self, config: EncoderConfig, embeddings: Embeddings | None = None) -> None:
@@ -156,20 +157,20 @@ class Encoder(nn.Module):
         *,
         dropout: bool = True,
     ) -> Tensor:
-        """Hidden states of every token.
+        """Compute the hidden state of every token.
 
         Args:
             input_ids: [B, T] int64.
-            attention_mask: [B, T], nonzero where a token may be attended to. None where no token is padding:
-                no mask is built then, which is faster.
+            attention_mask: [B, T], nonzero where a token may be attended to. With None, which is faster, no mask is
+                built: every token may be attended to.
             token_type_ids: [B, T] int64, by default all 0.
-            dropout: False switches it off in training mode too.
+            dropout: False disables dropout in training mode too.
 
         Returns:
             [B, T, H].
 
         Raises:
-            ValueError: T above the number of absolute positions.
+            ValueError: T is above the number of absolute positions.
         """
         rate = self.config.dropout if self.training and dropout else 0.0
         hidden = F.dropout(self.embeddings(input_ids, token_type_ids), rate)
@@ -185,14 +186,14 @@ class Encoder(nn.Module):
 
 
 def rotations(length: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [T, 1, 1, d / 2] of t * 10000**(-2 i / d) (Su et al. 2021, equation 15)."""
+    """Cosines and sines, each [T, 1, 1, d / 2] float32, of t * 10000**(-2 i / d) (Su et al. 2021, equation 15)."""
     exponent = torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size
     angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), ROTARY_BASE**-exponent)
     return angles.cos()[:, None, None, :], angles.sin()[:, None, None, :]
 
 
 def rotate(vectors: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn [B, T, n, heads, d] by the angles of each position; dimension i pairs with i + d / 2."""
+    """Rotate [B, T, n, heads, d] by the angles of each position; dimension i is paired with i + d / 2."""
     cosine, sine = cosine.to(vectors.dtype), sine.to(vectors.dtype)
     first, second = vectors.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

@@ -6,7 +6,7 @@ _CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """A GPU with bfloat16 tensor cores, or a CPU with bfloat16 dot products (AVX-512 BF16, AMX, Armv8.6)."""
+    """Whether a GPU has bfloat16 tensor cores, or a CPU bfloat16 dot products (AVX-512 BF16, AMX, Armv8.6)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()

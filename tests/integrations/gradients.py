@@ -1,6 +1,6 @@
-"""Gradient of one step over sixteen rows, however they are cut; a process of its own for each rank.
+"""Compute the gradient of one step over sixteen rows, cut into micro-batches and ranks in several ways.
 
-usage: gradients.py FILE: writes the gradients of Trainer's step, and of steps in loops with accelerate, by rank 0.
+``gradients.py FILE``, run as two ranks: rank 0 writes the gradients of Trainer's step and of steps in accelerate loops.
 """
 
 import sys
@@ -26,17 +26,17 @@ ROWS, V = 16, 90
 
 
 def tokenizer():
-    from tokenizers import Tokenizer as Plain
+    from tokenizers import Tokenizer as PlainTokenizer
     from tokenizers.models import WordPiece
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(5, V))]
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    plain = Plain(WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    plain = PlainTokenizer(WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
     return Tokenizer(tokenizer_object=plain, **names)
 
 
 def rows():
-    """Lengths from 6 to 51, so that micro-batches are padded to different lengths."""
+    """Sixteen rows of 8 to 53 tokens, so that micro-batches are padded to different lengths."""
     generator = torch.Generator().manual_seed(5)
     lengths = [6 + 3 * index for index in range(ROWS)]
     return [
@@ -64,7 +64,7 @@ def model(dropout=0.0):
     )
 
 
-class Keep(TrainerCallback):
+class KeepGradients(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.gradients = gradients(model)
 
@@ -75,7 +75,7 @@ def gradients(model):
 
 
 def trainer_gradients(batch_size, accumulation):
-    keep = Keep()
+    keep = KeepGradients()
     with tempfile.TemporaryDirectory() as directory:
         arguments = TrainingArguments(
             directory,
@@ -101,7 +101,7 @@ def trainer_gradients(batch_size, accumulation):
 
 
 def accelerate_gradients(batch_size):
-    """The loop that the README shows: the count of the whole batch, and the loss times the number of ranks."""
+    """The loop of the README of integrations: count the whole batch, multiply the loss by the number of ranks."""
     accelerator = Accelerator(cpu=True)
     loader = DataLoader(rows(), batch_size, collate_fn=DataCollatorForReplacedTokens(tokenizer()))
     prepared, loader = accelerator.prepare(model(), loader)
@@ -114,7 +114,7 @@ def accelerate_gradients(batch_size):
 
 
 def uneven_gradients(count):
-    """Rank 0 has the first ``count`` rows, rank 1 the rest, each with its own slice of the uniforms of one batch."""
+    """Rank 0 has the first ``count`` rows, rank 1 the rest, each with its slice of the uniforms of one batch."""
     accelerator = Accelerator(cpu=True)
     prepared = accelerator.prepare(model())
     mine = slice(0, count) if accelerator.process_index == 0 else slice(count, ROWS)

@@ -1,4 +1,4 @@
-"""Compiled by inductor, the default of torch.compile and of Trainer, the pair computes what it computes in eager."""
+"""Under inductor, the default of torch.compile and of Trainer, the model pair computes the same as in eager mode."""
 
 import pytest
 import torch
@@ -8,10 +8,10 @@ from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTrainin
 from electra_kernels.integrations import DataCollatorForReplacedTokens, ReplacedTokenDetection
 from electra_kernels.integrations.uniforms import row_uniforms
 
-from .gradients import Keep, rows, tokenizer
+from .gradients import KeepGradients, rows, tokenizer
 from .tiny import SIZE
 
-# One layer, and the same shapes in both tests: what inductor compiles for the first, it finds again in the second.
+# One layer, and the same shapes in both tests, so that the second test finds the first one's code in the cache.
 LAYER = ElectraConfig(
     **SIZE | {"num_hidden_layers": 1},
     embedding_size=16,
@@ -22,7 +22,7 @@ LAYER = ElectraConfig(
 
 
 @pytest.fixture(autouse=True)
-def _compile_anew():
+def _reset_compiler():
     torch.compiler.reset()
 
 
@@ -38,7 +38,7 @@ def collator():
 
 
 @pytest.mark.parametrize("width", [9, 57, 300])
-def test_row_uniforms_are_the_same_bits(width):
+def test_compiled_row_uniforms_have_the_same_bits(width):
     def step(first, seed):
         return row_uniforms(first + torch.arange(4), width, seed)
 
@@ -57,7 +57,7 @@ def test_one_graph_of_row_uniforms_serves_every_width():
             assert torch.equal(compiled(numbers, width, 0), row_uniforms(numbers, width, 0))
 
 
-def test_row_uniforms_is_a_well_formed_op():
+def test_row_uniforms_passes_opcheck():
     torch.library.opcheck(torch.ops.electra_kernels.row_uniforms, (torch.arange(5), 9, -1))
     torch.library.opcheck(torch.ops.electra_kernels.row_uniforms, (torch.arange(0), 4, 0))
 
@@ -68,10 +68,10 @@ def assert_equal_gradients(got, expected):
         assert_close(got[name], gradient, rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_the_pair_has_the_losses_draws_and_gradients_of_eager():
+def test_the_compiled_pair_has_the_losses_draws_and_gradients_of_eager_mode():
     ours, other = model(), model()
     compiled = torch.compile(other, fullgraph=True)
-    for start in (0, 4, 8):  # each step has other uniforms
+    for start in (0, 4, 8):  # the uniforms differ from step to step
         inputs = collator()(rows()[start : start + 4])
         inputs["num_items_in_batch"] = (inputs["labels"] != -100).sum()
         expected, got = ours(**inputs), compiled(**inputs)
@@ -87,10 +87,10 @@ def test_the_pair_has_the_losses_draws_and_gradients_of_eager():
     assert torch.equal(other.rows_seen, ours.rows_seen)
 
 
-def test_a_step_of_trainer_with_torch_compile(tmp_path):
+def test_a_trainer_step_with_torch_compile(tmp_path):
     losses, gradients = [], []
     for torch_compile in (True, False):
-        keep = Keep()
+        keep = KeepGradients()
         arguments = TrainingArguments(
             str(tmp_path),
             torch_compile=torch_compile,

@@ -1,4 +1,4 @@
-"""A fused model has the loss and the gradients of the plain one, in training alone, and can be made plain again."""
+"""A fused model has the loss and gradients of the plain one, changes only in training mode, and can be unfused."""
 
 import copy
 import inspect
@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 from electra_kernels.integrations import fuse_electra_loss, fuse_masked_lm_loss, unfuse
 
 from .gradients import rows, tokenizer
-from .heads_that_change import CHANGES, fresh
+from .head_changes import CHANGES, with_new_weights
 from .tiny import ARCHITECTURES, SIZE, batch, pair
 
 
@@ -46,7 +46,7 @@ def assert_equal_steps(fused, plain, inputs):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_masked_lm_loss(architecture):
+def test_fused_masked_lm_loss_equals_the_plain_one(architecture):
     plain = without_dropout(pair(architecture)[0])
     fused, inputs = copy.deepcopy(plain), masked_batch()
     fuse_masked_lm_loss(fused)
@@ -58,7 +58,7 @@ def test_masked_lm_loss(architecture):
     assert torch.equal(fused(**inputs).logits, plain(**inputs).logits)
 
 
-def test_electra_loss():
+def test_fused_electra_loss_equals_the_plain_one():
     plain = without_dropout(pair("Electra")[1])
     fused, inputs = copy.deepcopy(plain), electra_batch()
     fuse_electra_loss(fused)
@@ -73,13 +73,13 @@ def test_electra_loss():
 
 
 @pytest.mark.parametrize("which, fuse", [(0, fuse_masked_lm_loss), (1, fuse_electra_loss)])
-def test_arguments_mean_in_training_what_they_mean_to_the_plain_model(which, fuse):
+def test_arguments_have_the_meaning_that_they_have_for_the_plain_model(which, fuse):
     plain = without_dropout(pair("Electra", attn_implementation="eager")[which])
     fused = copy.deepcopy(plain)
     fuse(fused)
     inputs = electra_batch() if which else masked_batch()
-    wanted = {"output_hidden_states": True, "output_attentions": True}
-    outputs = fused(**inputs, **wanted), plain(**inputs, **wanted)
+    flags = {"output_hidden_states": True, "output_attentions": True}
+    outputs = fused(**inputs, **flags), plain(**inputs, **flags)
     for name, count in (("hidden_states", 3), ("attentions", 2)):
         got, expected = (getattr(output, name) for output in outputs)
         assert len(got) == len(expected) == count
@@ -93,7 +93,7 @@ def test_arguments_mean_in_training_what_they_mean_to_the_plain_model(which, fus
     torch.testing.assert_close(fused(**inputs, return_dict=True).loss, outputs[1].loss)
 
 
-# Name of the model → call that fuses it, its head, the layers before and at its output.
+# Model → index in the pair, function that fuses it, name of its head, names of the last two layers in the head.
 HEADS = {
     "Electra discriminator": (1, fuse_electra_loss, "discriminator_predictions", "dense", "dense_prediction"),
     "Electra generator": (0, fuse_masked_lm_loss, "", "generator_predictions.dense", "generator_lm_head"),
@@ -103,7 +103,7 @@ HEADS = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", HEADS)
-def test_a_head_that_changes_after_fusing_is_the_one_that_is_trained(name, change):
+def test_a_head_that_changes_after_fusing_is_trained_as_it_is_now(name, change):
     which, fuse, head, dense, output = HEADS[name]
     plain = without_dropout(pair(name.split()[0])[which])
     fused, inputs = copy.deepcopy(plain), electra_batch() if which else masked_batch()
@@ -119,22 +119,22 @@ def test_a_head_that_changes_after_fusing_is_the_one_that_is_trained(name, chang
     torch.testing.assert_close(fused(**inputs).loss, plain(**inputs).loss)
 
 
-def wrap(model):
-    """The path to the output layer is another one then, as with modules_to_save of PEFT."""
+def wrap_head(model):
+    """Change the path to the output layer, as modules_to_save of PEFT does."""
     model.cls = torch.nn.Sequential(model.cls, torch.nn.Softplus())
 
 
-def hook(model):
+def hook_head(model):
     model.cls.register_forward_hook(lambda module, inputs, output: output.sigmoid())
 
 
-def patch(model):
+def patch_head(model):
     forward = model.cls.predictions.forward
     model.cls.predictions.forward = lambda hidden: forward(hidden).sigmoid()
 
 
-@pytest.mark.parametrize("change", [wrap, hook, patch])
-def test_what_is_between_the_model_and_its_output_layer_may_change_too(change):
+@pytest.mark.parametrize("change", [wrap_head, hook_head, patch_head])
+def test_a_module_around_the_output_layer_may_change_too(change):
     plain = without_dropout(pair("Bert")[0])
     fused, inputs = copy.deepcopy(plain), masked_batch()
     fuse_masked_lm_loss(fused)
@@ -143,7 +143,7 @@ def test_what_is_between_the_model_and_its_output_layer_may_change_too(change):
     assert_equal_steps(fused, plain, inputs)
 
 
-def test_a_compiled_model_follows_its_head():
+def test_a_compiled_model_follows_changes_of_its_head():
     plain = without_dropout(pair("Electra")[1])
     fused, inputs = copy.deepcopy(plain), electra_batch()
     fuse_electra_loss(fused)
@@ -154,7 +154,7 @@ def test_a_compiled_model_follows_its_head():
     torch.testing.assert_close(compiled(**inputs).loss, plain(**inputs).loss)
 
 
-def test_a_forward_that_is_patched_in_the_class_is_the_one_that_is_trained(monkeypatch):
+def test_a_forward_that_is_patched_in_the_class_is_followed(monkeypatch):
     plain = without_dropout(pair("Electra")[1])
     fused, inputs = copy.deepcopy(plain), electra_batch()
     fuse_electra_loss(fused)
@@ -164,7 +164,7 @@ def test_a_forward_that_is_patched_in_the_class_is_the_one_that_is_trained(monke
     assert_equal_steps(fused, plain, inputs)
 
 
-def test_hooks_of_the_model_run_once_with_its_own_inputs():
+def test_hooks_of_the_model_run_once_with_the_inputs_of_the_call():
     fused, calls = without_dropout(pair("Electra")[1]), []
     fuse_electra_loss(fused)
     fused.register_forward_hook(lambda module, inputs, kwargs, output: calls.append(kwargs), with_kwargs=True)
@@ -172,10 +172,10 @@ def test_hooks_of_the_model_run_once_with_its_own_inputs():
     assert [sorted(kwargs) for kwargs in calls] == [["attention_mask", "input_ids", "labels"]]
 
 
-def test_a_discriminator_whose_head_has_two_outputs_is_refused():
+def test_a_discriminator_head_with_two_outputs_is_refused():
     fused = without_dropout(pair("Electra")[1])
     fuse_electra_loss(fused)
-    fused.discriminator_predictions.dense_prediction = fresh(torch.nn.Linear(32, 2))
+    fused.discriminator_predictions.dense_prediction = with_new_weights(torch.nn.Linear(32, 2))
     with pytest.raises(ValueError, match=r"weight has shape \[2, 32\]"):
         fused(**electra_batch())
     fused.discriminator_predictions.dense_prediction.register_forward_hook(lambda *_: None)
@@ -183,7 +183,7 @@ def test_a_discriminator_whose_head_has_two_outputs_is_refused():
         fused(**electra_batch())
 
 
-def test_it_is_undone_by_one_call():
+def test_unfuse_restores_the_model():
     generator, discriminator = pair("Electra")
     for part, fuse in ((generator, fuse_masked_lm_loss), (discriminator, fuse_electra_loss)):
         before = dict(part.__dict__)
@@ -199,17 +199,17 @@ def test_it_is_undone_by_one_call():
         fuse_electra_loss(generator)
 
 
-def test_a_deep_copy_trains_itself():
+def test_training_a_deep_copy_leaves_the_original_unchanged():
     fused = without_dropout(pair("Bert")[0])
     fuse_masked_lm_loss(fused)
-    twin = copy.deepcopy(fused)
-    twin(**masked_batch()).loss.backward()
+    copied = copy.deepcopy(fused)
+    copied(**masked_batch()).loss.backward()
     assert all(parameter.grad is None for parameter in fused.parameters())
-    assert twin.get_input_embeddings().weight.grad.any()
+    assert copied.get_input_embeddings().weight.grad.any()
 
 
-def test_trainer_trains_it_and_accumulated_steps_add_up(tmp_path):
-    """Plain BERT leaves out the count that Trainer gives it: its accumulated gradient is a sum of means."""
+def test_accumulated_trainer_steps_add_up(tmp_path):
+    """Plain BERT ignores the count that Trainer passes: its accumulated gradient is a sum of means."""
     collator = transformers.DataCollatorForLanguageModeling(tokenizer(), seed=3)
     losses = []
     for accumulation in (1, 4):

@@ -1,4 +1,4 @@
-"""Heads are found in every model that has them as transformers has them, and refused in the others."""
+"""Heads are found in every model that follows the conventions of transformers, and refused in other models."""
 
 import pytest
 import torch
@@ -6,20 +6,20 @@ import transformers
 
 from electra_kernels.integrations.heads import masked_lm_head, token_head
 
-from .figures import parity
-from .heads_that_change import CHANGES
+from .head_changes import CHANGES
+from .parity import parity
 from .tiny import ARCHITECTURES, SIZE, batch, pair
 
 
 def deberta_head(model, hidden):
-    """The head of DeBERTa with legacy=False, whose output layer is its word embedding."""
+    """The head of DeBERTa with legacy=False, which has the word embedding as output layer."""
     head = model.lm_predictions.lm_head
     hidden = head.LayerNorm(head.transform_act_fn(head.dense(hidden)))
     return hidden, model.get_input_embeddings().weight, head.bias
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_loss_logits_and_gradients_are_those_of_plain_transformers(architecture):
+def test_loss_logits_and_gradients_equal_those_of_plain_transformers(architecture):
     check_parity(pair(architecture), pair(architecture))
 
 
@@ -35,24 +35,24 @@ def test_a_head_that_cannot_be_found_can_be_given(architecture):
 
 def check_parity(ours, theirs, **options):
     found = parity(ours, theirs, **options)
-    assert found.loss < 2e-5, found  # of about 40
+    assert found.loss < 2e-5, found  # the losses are about 40
     assert found.logits < 5e-6, found
     assert found.gradient < 1e-5, found
 
 
 @pytest.mark.parametrize("architecture", ["Bert", "DistilBert"])
-def test_dropout_of_a_head_follows_the_mode_of_the_model(architecture):
+def test_dropout_in_a_head_follows_the_mode_of_the_model(architecture):
     _, discriminator = pair(architecture)
     head, ids = token_head(discriminator), batch()[0]
     hidden = discriminator.base_model(ids)[0]
-    still = head(discriminator, hidden)[0]
+    expected = head(discriminator, hidden)[0]
     discriminator.train()
-    assert not torch.equal(head(discriminator, hidden)[0], still)
+    assert not torch.equal(head(discriminator, hidden)[0], expected)
     discriminator.eval()
-    assert torch.equal(head(discriminator, hidden)[0], still)
+    assert torch.equal(head(discriminator, hidden)[0], expected)
 
 
-def test_a_head_has_the_weights_that_its_model_has_now():
+def test_a_head_uses_the_current_weights_of_its_model():
     generator, _ = pair("Bert")
     head, hidden = masked_lm_head(generator), torch.randn(2, 3, 32)
     generator.load_state_dict(pair("Bert", seed=1)[0].state_dict())
@@ -62,7 +62,7 @@ def test_a_head_has_the_weights_that_its_model_has_now():
     assert weight is generator.get_input_embeddings().weight
 
 
-def test_a_head_follows_its_model_and_gives_no_weight_that_is_only_a_part_of_its_output():
+def test_a_head_follows_its_model_and_returns_no_weight_of_a_wrapped_output_layer():
     generator, _ = pair("Bert")
     head, hidden, predictions = masked_lm_head(generator), torch.randn(2, 3, 32), generator.cls.predictions
     CHANGES["a norm after the dense"](predictions, "transform.dense", "decoder")
@@ -93,17 +93,17 @@ class NeedsIds(transformers.BertForMaskedLM):
 @pytest.mark.parametrize(
     "kind, message",
     [
-        (Scaled, "does something to the output of cls.predictions.decoder, give head="),
+        (Scaled, "changes the output of cls.predictions.decoder, give head="),
         (NeedsIds, "cannot be run by itself"),
         (transformers.BertModel, "BertModel has no head, should be a model with one"),
     ],
 )
-def test_a_head_that_would_be_wrong_is_refused(kind, message):
+def test_a_head_that_cannot_be_run_correctly_is_refused(kind, message):
     with pytest.raises(ValueError, match=message):
         masked_lm_head(kind(transformers.BertConfig(**SIZE)))
 
 
-def test_a_discriminator_needs_one_output_per_token():
+def test_a_discriminator_must_have_one_output_per_token():
     with pytest.raises(
         ValueError, match=r"with 0 Linear layers of one output, should have one: ElectraForPreTraining"
     ):

@@ -1,4 +1,4 @@
-"""What a call and a configuration ask of the pair: outputs, attention, and the options of Trainer."""
+"""Outputs and attention that a call or a configuration asks for, and options of Trainer."""
 
 import copy
 
@@ -19,7 +19,7 @@ from .tiny import ARCHITECTURES, MASK, batch, model, pair, uniforms
 
 class TestOutputs:
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
-    def test_hidden_states_and_attentions_are_those_of_both_models(self, architecture):
+    def test_hidden_states_and_attentions_of_both_models_are_returned(self, architecture):
         ours, seen = model(architecture, attn_implementation="eager"), []
         handles = [
             part.base_model.register_forward_pre_hook(
@@ -41,31 +41,31 @@ class TestOutputs:
         assert torch.equal(without.loss, output.loss)
         assert not any("hidden_states" in name or "attentions" in name for name in without)
 
-    def test_the_configuration_asks_for_them_too(self):
+    def test_the_configuration_can_ask_for_them(self):
         ours = model(attn_implementation="eager", output_hidden_states=True, output_attentions=True)
         output = ours(*batch())
         assert len(output.hidden_states) == len(output.generator_hidden_states) == 3
         assert len(output.attentions) == len(output.generator_attentions) == 2
         assert "hidden_states" not in ours(*batch(), output_hidden_states=False)
 
-    def test_a_tuple_has_the_same(self):
+    def test_a_tuple_has_the_same_entries(self):
         ours = model()
-        found = ours(*batch(), **uniforms())
+        output = ours(*batch(), **uniforms())
         parts = ours(*batch(), **uniforms(), return_dict=False)
         assert isinstance(parts, tuple)
-        assert all(torch.equal(got, expected) for got, expected in zip(parts, found.to_tuple(), strict=True))
+        assert all(torch.equal(got, expected) for got, expected in zip(parts, output.to_tuple(), strict=True))
         ours.config.return_dict = False
         assert isinstance(ours(*batch()), tuple)
         assert ours(*batch(), return_dict=True).loss > 0
 
-    def test_models_that_return_tuples_by_themselves_are_a_pair_like_others(self):
+    def test_models_configured_to_return_tuples_make_a_pair(self):
         ours = model()
         expected = ours(*batch(), **uniforms()).loss
         for part in (ours.generator, ours.discriminator):
             part.config.return_dict = False
         assert ours(*batch(), **uniforms()).loss == expected
 
-    def test_embeddings_as_input_are_refused(self):
+    def test_inputs_embeds_are_refused(self):
         with pytest.raises(ValueError, match="inputs_embeds is given, should be None"):
             model()(batch()[0], inputs_embeds=torch.zeros(4, 24, 16))
 
@@ -74,29 +74,29 @@ class TestAttention:
     def implementations(self, ours):
         return [part.config._attn_implementation for part in (ours, ours.generator, ours.discriminator)]
 
-    def test_a_name_reaches_both_models(self, tmp_path):
+    def test_one_implementation_is_set_for_both_models(self, tmp_path):
         ours = model(attn_implementation="eager")
         assert self.implementations(ours) == ["eager"] * 3
         ours.save_pretrained(tmp_path)
         assert self.implementations(ReplacedTokenDetection.from_pretrained(tmp_path)) == ["sdpa"] * 3
-        again = ReplacedTokenDetection.from_pretrained(tmp_path, attn_implementation="eager")
-        assert self.implementations(again) == ["eager"] * 3
+        loaded = ReplacedTokenDetection.from_pretrained(tmp_path, attn_implementation="eager")
+        assert self.implementations(loaded) == ["eager"] * 3
         parts = ours.config.generator, ours.config.discriminator
         built = ReplacedTokenDetectionConfig(*map(copy.deepcopy, parts), attn_implementation="sdpa")
         assert self.implementations(ReplacedTokenDetection(built)) == ["sdpa"] * 3
 
-    def test_each_model_may_have_its_own(self):
+    def test_each_model_may_have_its_own_implementation(self):
         ours = model(attn_implementation={"generator": "eager"})
         assert self.implementations(ours)[1:] == ["eager", "sdpa"]
         ours.set_attn_implementation({"discriminator": "eager", "generator": "sdpa"})
         assert self.implementations(ours)[1:] == ["sdpa", "eager"]
 
-    def test_the_numbers_do_not_depend_on_it(self):
+    def test_results_do_not_depend_on_the_implementation(self):
         found = [model(attn_implementation=name)(*batch(), **uniforms()) for name in ("eager", "sdpa")]
         torch.testing.assert_close(found[0].loss, found[1].loss)
         torch.testing.assert_close(found[0].logits, found[1].logits, rtol=1e-4, atol=1e-4)
 
-    def test_models_keep_what_they_have(self):
+    def test_by_default_each_model_keeps_its_implementation(self):
         generator, discriminator = pair("Electra")
         generator.set_attn_implementation("eager")
         ours = ReplacedTokenDetection(generator, discriminator, mask_token_id=MASK)
@@ -122,7 +122,7 @@ def trainer(directory, ours, **options):
 
 @pytest.mark.parametrize("embeddings", ["shared", "gradient_disentangled", "separate"])
 def test_neftune_reaches_the_embeddings_of_both_models(embeddings, tmp_path):
-    """In training only, within its bound, and once: the noise is what a vector has beyond that of its token."""
+    """The noise, the difference of a vector from its token's, is added once, in training only, and within its bound."""
     ours = model(embeddings=embeddings)
     noise = {"generator": [], "discriminator": []}
 
@@ -148,12 +148,12 @@ def test_neftune_reaches_the_embeddings_of_both_models(embeddings, tmp_path):
         assert len(found) == 1
         assert 4.5 < found[0].abs().max() < 5.001
         assert abs(found[0].mean()) < 0.5
-    ours(*batch())  # it is over
+    ours(*batch())  # after training there is no noise
     ours.eval()(*batch())
     assert all(found[-1].abs().max() < 1e-4 and found[-2].abs().max() < 1e-4 for found in noise.values())
 
 
-def test_label_smoothing_is_refused_in_words(tmp_path):
+def test_label_smoothing_is_refused_with_an_explanation(tmp_path):
     smoothing = trainer(tmp_path, gradients.model(), label_smoothing_factor=0.1)
     for call in (smoothing.train, smoothing.evaluate):
         with pytest.raises(

@@ -1,4 +1,4 @@
-"""The model: its options, its embeddings, its checkpoints, the numbers that it meets."""
+"""The model: its options, its shared embeddings, its checkpoints and its uniforms."""
 
 import copy
 import shutil
@@ -24,7 +24,7 @@ from .tiny import (
 )
 
 
-def loaded(kind, directory, **options):
+def load(kind, directory, **options):
     part, report = kind.from_pretrained(directory, output_loading_info=True, **options)
     assert not any(report.values()), report
     return part.eval()
@@ -32,29 +32,29 @@ def loaded(kind, directory, **options):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("embeddings", ["shared", "gradient_disentangled"])
-def test_what_it_saves_is_loaded_as_one_and_as_two_plain_models(architecture, embeddings, tmp_path):
+def test_a_saved_model_loads_as_one_and_as_two_plain_models(architecture, embeddings, tmp_path):
     ours = model(architecture, embeddings=embeddings)
     if embeddings == "gradient_disentangled":
         embedding = ours.discriminator.get_input_embeddings().weight
         embedding.data.add_(0.1 * torch.randn_like(embedding))
     ids, attention_mask = batch()
     ours.save_pretrained(tmp_path)
-    again = loaded(ReplacedTokenDetection, tmp_path)
-    assert again.config.embeddings == embeddings
+    restored = load(ReplacedTokenDetection, tmp_path)
+    assert restored.config.embeddings == embeddings
     torch.testing.assert_close(
-        again(ids, attention_mask, **uniforms()).loss, ours(ids, attention_mask, **uniforms()).loss
+        restored(ids, attention_mask, **uniforms()).loss, ours(ids, attention_mask, **uniforms()).loss
     )
     for name, kind in (
         ("generator", f"{architecture}ForMaskedLM"),
         ("discriminator", DISCRIMINATORS.get(architecture, f"{architecture}ForTokenClassification")),
     ):
-        plain, part = loaded(getattr(transformers, kind), tmp_path / name), getattr(ours, name)
+        plain, part = load(getattr(transformers, kind), tmp_path / name), getattr(ours, name)
         inputs = {"input_ids": ids, "attention_mask": attention_mask}
         torch.testing.assert_close(plain(**inputs).logits, part(**inputs).logits)
 
 
 class Hub:
-    """In place of the model hub: keeps a commit in a folder."""
+    """Stands in for the model hub: copies the files of a commit into a folder."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -69,27 +69,27 @@ class Hub:
             shutil.copyfile(operation.path_or_fileobj, target)
 
 
-def test_what_it_would_push_to_the_hub_is_loaded_again(tmp_path, monkeypatch):
+def test_a_model_pushed_to_the_hub_can_be_loaded(tmp_path, monkeypatch):
     hub, ours = Hub(tmp_path), model("Bert")
     card = SimpleNamespace(save=lambda path: Path(path).write_text("a card"))
-    # Early releases of transformers 5 have two functions where the later have an object.
+    # Early releases of transformers 5 have two functions, later ones an object.
     replaced = {"hf_api": lambda: hub, "create_repo": hub.create_repo, "create_commit": hub.create_commit}
     for name, value in (replaced | {"create_and_tag_model_card": lambda *_, **__: card}).items():
         monkeypatch.setattr(transformers.utils.hub, name, value, raising=False)
     ours.push_to_hub("someone/model")
     ids, attention_mask = batch()
-    again = loaded(ReplacedTokenDetection, tmp_path)
+    restored = load(ReplacedTokenDetection, tmp_path)
     expected = ours(ids, attention_mask, **uniforms()).loss
-    torch.testing.assert_close(again(ids, attention_mask, **uniforms()).loss, expected)
-    plain = loaded(transformers.BertForTokenClassification, tmp_path / "discriminator")
+    torch.testing.assert_close(restored(ids, attention_mask, **uniforms()).loss, expected)
+    plain = load(transformers.BertForTokenClassification, tmp_path / "discriminator")
     torch.testing.assert_close(
         plain(ids, attention_mask).logits, ours.discriminator(ids, attention_mask).logits
     )
-    loaded(transformers.BertForMaskedLM, tmp_path / "generator")
+    load(transformers.BertForMaskedLM, tmp_path / "generator")
     assert (tmp_path / "README.md").read_text() == "a card"
 
 
-def test_a_given_head_is_given_again(tmp_path):
+def test_a_given_head_must_also_be_given_to_from_pretrained(tmp_path):
     generator, discriminator = pair("DebertaV2", legacy=False)
 
     def head(part, hidden):
@@ -99,8 +99,8 @@ def test_a_given_head_is_given_again(tmp_path):
 
     ours = ReplacedTokenDetection(generator, discriminator, mask_token_id=MASK, head=head).eval()
     ours.save_pretrained(tmp_path)
-    again = loaded(ReplacedTokenDetection, tmp_path, head=head)
-    torch.testing.assert_close(again(batch()[0]).loss, ours(batch()[0]).loss)
+    restored = load(ReplacedTokenDetection, tmp_path, head=head)
+    torch.testing.assert_close(restored(batch()[0]).loss, ours(batch()[0]).loss)
     with pytest.raises(ValueError, match="give head="):
         ReplacedTokenDetection.from_pretrained(tmp_path)
 
@@ -117,8 +117,8 @@ def test_shared_embeddings_are_one_parameter_with_both_gradients():
     assert not torch.allclose(parts[0.0], parts[50.0])
 
 
-def test_disentangled_embeddings_do_not_carry_the_discriminators_gradient():
-    """The generator's gradient is that of the masked language model alone, the discriminator's is its own."""
+def test_with_disentangled_embeddings_the_generator_gets_no_gradient_from_the_discriminator():
+    """The generator's gradient is that of the MLM loss alone, and the discriminator's is that of the RTD loss."""
     _, discriminator = pair("Electra")
     ours = model(embeddings="gradient_disentangled")
     embedding = discriminator.get_input_embeddings()
@@ -142,16 +142,16 @@ def test_disentangled_embeddings_do_not_carry_the_discriminators_gradient():
 
 def test_a_copy_is_independent():
     ours = model(embeddings="gradient_disentangled")
-    twin = copy.deepcopy(ours)
+    copied = copy.deepcopy(ours)
     before = ours(*batch(), **uniforms()).loss
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in copied.parameters():
             parameter.zero_()
-    assert twin(*batch(), **uniforms()).loss != before
+    assert copied(*batch(), **uniforms()).loss != before
     assert ours(*batch(), **uniforms()).loss == before
 
 
-def test_special_tokens_padding_and_tokens_without_label_are_never_replaced_nor_judged():
+def test_special_tokens_padding_and_unlabelled_tokens_are_never_replaced_or_judged():
     ours = model(mask_probability=0.9, ban_original=True)
     ids, attention_mask = batch()
     labels = ids.where(attention_mask == 1, -100)
@@ -164,7 +164,7 @@ def test_special_tokens_padding_and_tokens_without_label_are_never_replaced_nor_
     assert not output.generator_counts[:, 2].any()
 
 
-def test_evaluation_repeats_itself_and_training_goes_on(tmp_path):
+def test_evaluation_repeats_its_draws_and_training_continues_its_own(tmp_path):
     ours, ids = model(), batch()[0]
     first, second = ours(ids).is_replaced, ours(ids).is_replaced
     assert not torch.equal(first, second)
@@ -174,10 +174,10 @@ def test_evaluation_repeats_itself_and_training_goes_on(tmp_path):
     drawn = [ours(ids).is_replaced]
     assert not torch.equal(drawn[0], first)
     ours.save_pretrained(tmp_path)
-    again = ReplacedTokenDetection.from_pretrained(tmp_path).train()
-    assert torch.equal(again.rows_seen[0], ours.rows_seen[0])
-    again.generator.eval(), ours.generator.eval()
-    assert torch.equal(again(ids).is_replaced, ours(ids).is_replaced)
+    restored = ReplacedTokenDetection.from_pretrained(tmp_path).train()
+    assert torch.equal(restored.rows_seen[0], ours.rows_seen[0])
+    restored.generator.eval(), ours.generator.eval()
+    assert torch.equal(restored(ids).is_replaced, ours(ids).is_replaced)
 
 
 def test_an_empty_batch_has_loss_zero():
@@ -196,12 +196,12 @@ def test_an_empty_batch_has_loss_zero():
         ({"rtd_weight": -1.0}, "rtd_weight is -1.0, should be a finite number"),
     ],
 )
-def test_bad_options_are_named(options, message):
+def test_a_bad_option_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         model(**options)
 
 
-def test_models_that_do_not_fit_are_named():
+def test_models_that_do_not_fit_each_other_are_refused():
     generator, discriminator = pair("Electra")
     wide = pair("Electra", embedding_size=24)[1]
     other = pair("Electra", vocab_size=V + 1)[1]

@@ -1,4 +1,4 @@
-"""The numbers of a row: uniform, independent, fine, and the same however the rows come."""
+"""The uniforms of a row: uniform, independent, 53 bits fine, and the same in every batch."""
 
 import torch
 from scipy import stats
@@ -6,7 +6,7 @@ from scipy import stats
 from electra_kernels.integrations.uniforms import row_uniforms
 
 
-def test_they_are_uniform_and_fill_all_their_bits():
+def test_numbers_are_uniform_in_all_53_bits():
     numbers = row_uniforms(torch.arange(2_000), 50, seed=3)
     assert numbers.dtype == torch.float64
     assert 0 <= numbers.min() < numbers.max() < 1
@@ -25,7 +25,7 @@ def test_rows_slots_and_seeds_are_independent():
     assert len(numbers.unique()) == numbers.numel()
 
 
-def test_a_row_has_its_numbers_in_any_batch_of_any_width():
+def test_a_row_has_the_same_numbers_in_every_batch_of_every_width():
     everything = row_uniforms(torch.arange(10), 9, seed=-1)
     assert torch.equal(row_uniforms(torch.tensor([7, 3]), 4, seed=-1), everything[[7, 3], :4])
     assert row_uniforms(torch.arange(0), 4, seed=0).shape == (0, 4)
@@ -33,7 +33,7 @@ def test_a_row_has_its_numbers_in_any_batch_of_any_width():
     assert ((far >= 0) & (far < 1)).all()
 
 
-def test_they_are_those_of_the_published_generator():
-    """Row 0 of seed 0 starts from 0, as SplitMix64 with seed 0, whose first output is 0xE220A8397B1DCDAF."""
+def test_numbers_equal_those_of_the_published_generator():
+    """Row 0 with seed 0 starts from 0 like SplitMix64 with seed 0, whose first output is 0xE220A8397B1DCDAF."""
     first = row_uniforms(torch.tensor([0]), 1, seed=0)
     assert first.item() == (0xE220A8397B1DCDAF >> 11) / 2**53

@@ -1,4 +1,4 @@
-"""Ten architectures at a tiny size, a batch with padding, and the joint step in plain torch and transformers."""
+"""Tiny models of ten architectures, a batch with padding, and the joint step in plain torch and transformers."""
 
 import torch
 import transformers
@@ -26,7 +26,7 @@ MODERNBERT = {
     "cls_token_id": 1,
     "sep_token_id": 2,
 }
-# Name of the classes → options beside the size. DistilBERT has names of its own, which its configuration translates.
+# Prefix of the class names → options in addition to SIZE. DistilBERT's configuration translates its own option names.
 ARCHITECTURES = {
     "Electra": {"embedding_size": 16},
     "Bert": {},
@@ -43,7 +43,7 @@ DISCRIMINATORS = {"Electra": "ElectraForPreTraining"}
 
 
 def pair(architecture, seed=0, **options):
-    """Generator and discriminator with weights so large that nothing about them is near zero."""
+    """Generator and discriminator with weights large enough that no output is near zero."""
     torch.manual_seed(seed)
     settings = SIZE | ARCHITECTURES[architecture] | options
     config = getattr(transformers, f"{architecture}Config")
@@ -61,7 +61,7 @@ def model(architecture="Electra", seed=0, **options):
 
 
 def batch(rows=4, length=24, seed=1):
-    """Row r has r tokens of padding; the first and the last token of each are special (1 and 2)."""
+    """Row r ends with r tokens of padding; the first and the last real token of each row are special (1 and 2)."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, V, (rows, length), generator=generator)
     attention_mask = torch.ones_like(ids)
@@ -80,7 +80,7 @@ def uniforms(rows=4, length=24, seed=7):
 
 
 def plain_step(generator, discriminator, ids, attention_mask, masking_uniforms, sampling_uniforms):
-    """The joint loss as transformers computes its parts, logits at every position; and what was replaced."""
+    """Joint loss, MLM loss, RTD loss, logits and is_replaced, with transformers' own heads at every position."""
     masked = mask_tokens(
         ids,
         ids >= 5,

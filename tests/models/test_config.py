@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from transformers import ElectraConfig as TheirConfig
+from transformers import ElectraConfig as TransformersConfig
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from electra_kernels.models import CONFIGURATIONS, Electra, ElectraConfig, EncoderConfig, electra_config
@@ -16,22 +16,22 @@ def parameters(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-# V = 30,522. Generators keep the embeddings of their discriminator, so these counts include them.
+# V = 30,522. The generators share the discriminators' embeddings, and these counts include them.
 @pytest.mark.parametrize(
     "name, discriminator, generator",
     [("small", 13_549_057, 4_620_026), ("base", 109_483_009, 33_740_602), ("large", 335_142_913, 51_295_290)],
 )
-def test_the_originals_have_as_many_parameters_as_in_transformers(name, discriminator, generator):
+def test_small_base_and_large_have_as_many_parameters_as_in_transformers(name, discriminator, generator):
     config = electra_config(name, vocab_size=V, mask_token_id=103)
     with torch.device("meta"):
         model = Electra(config)
-        theirs = ElectraForPreTraining(their_config(config.discriminator))
-        their_generator = ElectraForMaskedLM(their_config(config.generator))
-    assert parameters(model.discriminator) == parameters(theirs) == discriminator
-    assert parameters(model.generator) == parameters(their_generator) == generator
+        discriminator_of_transformers = ElectraForPreTraining(transformers_config(config.discriminator))
+        generator_of_transformers = ElectraForMaskedLM(transformers_config(config.generator))
+    assert parameters(model.discriminator) == parameters(discriminator_of_transformers) == discriminator
+    assert parameters(model.generator) == parameters(generator_of_transformers) == generator
 
 
-def their_config(config):
+def transformers_config(config):
     names = (
         "vocab_size",
         "embedding_size",
@@ -40,16 +40,16 @@ def their_config(config):
         "num_attention_heads",
         "intermediate_size",
     )
-    return TheirConfig(**{name: getattr(config, name) for name in names})
+    return TransformersConfig(**{name: getattr(config, name) for name in names})
 
 
-def test_small_is_the_default_of_transformers():
-    assert their_config(electra_config("small", vocab_size=V, mask_token_id=103).discriminator).to_dict() == (
-        TheirConfig().to_dict()
-    )
+def test_small_is_the_default_configuration_of_transformers():
+    assert transformers_config(
+        electra_config("small", vocab_size=V, mask_token_id=103).discriminator
+    ).to_dict() == (TransformersConfig().to_dict())
 
 
-# google-research/electra: heads = max(1, H // 64), feed-forward = 4 H, base and large as the paper's table 6.
+# google-research/electra: heads = max(1, H // 64), feed-forward = 4 H. Base and large are in table 6 of the paper.
 @pytest.mark.parametrize(
     "name, hidden, heads, feed_forward, layers, embedding, probability",
     [
@@ -58,7 +58,9 @@ def test_small_is_the_default_of_transformers():
         ("large", (1024, 256), (16, 4), (4096, 1024), 24, 1024, 0.25),
     ],
 )
-def test_the_sizes_of_the_originals(name, hidden, heads, feed_forward, layers, embedding, probability):
+def test_small_base_and_large_have_the_sizes_of_the_original(
+    name, hidden, heads, feed_forward, layers, embedding, probability
+):
     config = electra_config(name, vocab_size=V, mask_token_id=103)
     both = (config.discriminator, config.generator)
     assert tuple(each.hidden_size for each in both) == hidden
@@ -69,7 +71,7 @@ def test_the_sizes_of_the_originals(name, hidden, heads, feed_forward, layers, e
     assert (config.mask_probability, config.rtd_weight, config.tie) == (probability, 50.0, "embeddings")
 
 
-def test_the_demo_is_one_encoder_of_rotary_positions():
+def test_the_demo_is_one_encoder_with_rotary_positions():
     config = electra_config("demo", vocab_size=V, mask_token_id=4)
     assert (config.tie, config.generator) == ("all", None)
     assert (config.mask_probability, config.rtd_weight) == (0.3, 30.0)
@@ -79,14 +81,14 @@ def test_the_demo_is_one_encoder_of_rotary_positions():
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_configuration_survives_json(name):
+def test_a_configuration_survives_a_round_trip_through_json(name):
     config = dataclasses.replace(
         electra_config(name, vocab_size=1_000, mask_token_id=4), temperature=0.7, ban_original=True
     )
     assert ElectraConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_from_dict_names_what_does_not_belong():
+def test_from_dict_names_unknown_and_missing_fields():
     values = electra_config("small", vocab_size=1_000, mask_token_id=4).to_dict()
     with pytest.raises(ValueError, match="the configuration has 'colour', should have only discriminator"):
         ElectraConfig.from_dict({**values, "colour": 3})
@@ -97,7 +99,7 @@ def test_from_dict_names_what_does_not_belong():
         ElectraConfig.from_dict({**values, "discriminator": []})
 
 
-def test_from_dict_fills_in_what_has_a_default():
+def test_from_dict_fills_in_defaults():
     config = electra_config("small", vocab_size=1_000, mask_token_id=4)
     values = config.to_dict()
     del values["sampling_dropout"], values["discriminator"]["initializer_range"]
@@ -123,7 +125,7 @@ def test_from_dict_fills_in_what_has_a_default():
         ),
     ],
 )
-def test_a_bad_encoder_is_refused(change, message):
+def test_an_encoder_option_out_of_range_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **change)
 
@@ -141,12 +143,12 @@ def test_a_bad_encoder_is_refused(change, message):
         ({"rtd_weight": -1.0}, "rtd_weight is -1.0, should be a finite number, at least 0"),
     ],
 )
-def test_a_bad_pair_is_refused(change, message):
+def test_an_electra_option_out_of_range_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(ElectraConfig(TINY, TINY, 4), **change)
 
 
-def test_what_is_tied_has_the_same_size():
+def test_tied_encoders_must_have_the_same_sizes():
     smaller = dataclasses.replace(TINY, hidden_size=16)
     with pytest.raises(ValueError, match=r"generator\.hidden_size is 16, should be 32 .* tie='all'"):
         ElectraConfig(TINY, smaller, 4, tie="all")

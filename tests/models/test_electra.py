@@ -9,25 +9,25 @@ from .tiny import CONFIGS, COUNTS, V, batch, model, plain_loss, uniforms
 
 
 @pytest.mark.parametrize("tie", ["none", "embeddings", "all"])
-def test_the_joint_step_is_what_plain_torch_computes(tie):
+def test_the_joint_step_equals_plain_torch(tie):
     ours, (ids, attention_mask, maskable) = model(tie), batch()
-    theirs = copy.deepcopy(ours)
+    plain = copy.deepcopy(ours)
     output = ours(ids, attention_mask, maskable)
-    mlm, rtd, loss = plain_loss(theirs, ids, attention_mask, output.masked, output.replaced)
+    mlm, rtd, loss = plain_loss(plain, ids, attention_mask, output.masked, output.replaced)
     torch.testing.assert_close(output.mlm.loss, mlm, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(output.rtd.loss, rtd, rtol=1e-6, atol=1e-6)
     output.loss.backward()
     loss.backward()
-    assert len(dict(ours.named_parameters())) == len(dict(theirs.named_parameters()))
-    for (name, mine), (_, other) in zip(ours.named_parameters(), theirs.named_parameters()):
+    assert len(dict(ours.named_parameters())) == len(dict(plain.named_parameters()))
+    for (name, parameter), expected in zip(ours.named_parameters(), plain.parameters()):
         torch.testing.assert_close(
-            mine.grad, other.grad, rtol=1e-4, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}"
+            parameter.grad, expected.grad, rtol=1e-4, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}"
         )
 
 
-def test_the_replaced_batch_holds_the_samples_and_what_equals_the_original_is_no_replacement():
+def test_the_replaced_batch_has_the_samples_and_a_sample_equal_to_the_original_is_not_replaced():
     electra, (ids, attention_mask, maskable) = model("embeddings", mask_probability=0.9), batch(rows=8)
-    same = 0
+    equal_to_original = 0
     for _ in range(10):
         output = electra(ids, attention_mask, maskable)
         masked, replaced, expected = output.masked, output.replaced, ids.clone()
@@ -38,10 +38,10 @@ def test_the_replaced_batch_holds_the_samples_and_what_equals_the_original_is_no
                 if target >= 0:
                     assert target == ids[row, position]
                     expected[row, position] = token
-        same += (output.mlm.tokens == masked.targets).sum()
+        equal_to_original += (output.mlm.tokens == masked.targets).sum()
         assert torch.equal(replaced.input_ids, expected)
         assert torch.equal(replaced.is_replaced, expected != ids)
-    assert same > 0
+    assert equal_to_original > 0
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
@@ -59,14 +59,14 @@ def test_special_tokens_and_padding_are_never_replaced(name, ban_original):
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_a_banned_original_is_replaced_at_every_picked_position(name):
+def test_with_ban_original_every_masked_position_is_replaced(name):
     ids, attention_mask, maskable = batch(rows=8)
     kept = {}
     for ban_original in (False, True):
         electra = model(name, ban_original=ban_original, mask_probability=0.9)
         outputs = [electra(ids, attention_mask, maskable) for _ in range(10)]
-        picked = sum((output.masked.targets >= 0).sum() for output in outputs)
-        kept[ban_original] = picked - sum(output.replaced.is_replaced.sum() for output in outputs)
+        masked = sum((output.masked.targets >= 0).sum() for output in outputs)
+        kept[ban_original] = masked - sum(output.replaced.is_replaced.sum() for output in outputs)
     assert kept[False] > 0
     assert kept[True] == 0
 
@@ -74,9 +74,9 @@ def test_a_banned_original_is_replaced_at_every_picked_position(name):
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_the_same_uniforms_give_the_same_step(name):
     electra, (ids, attention_mask, maskable) = model(name), batch()
-    first, again = (electra(ids, attention_mask, maskable, **uniforms(ids)) for _ in range(2))
-    assert torch.equal(first.loss, again.loss)
-    assert torch.equal(first.replaced.input_ids, again.replaced.input_ids)
+    first, second = (electra(ids, attention_mask, maskable, **uniforms(ids)) for _ in range(2))
+    assert torch.equal(first.loss, second.loss)
+    assert torch.equal(first.replaced.input_ids, second.replaced.input_ids)
     other = electra(ids, attention_mask, maskable, **uniforms(ids, seed=8))
     assert not torch.equal(first.replaced.input_ids, other.replaced.input_ids)
 
@@ -90,14 +90,14 @@ def test_without_padding_no_mask_is_needed(name):
     torch.testing.assert_close(without.loss, with_mask.loss)
 
 
-def test_without_a_model_the_loss_is_the_discriminators():
+def test_without_a_model_as_generator_the_loss_is_the_discriminators():
     ids, attention_mask, maskable = batch()
     output = model("uniform")(ids, attention_mask, maskable)
     assert output.mlm is None
     assert torch.equal(output.loss, output.rtd.loss)
 
 
-def test_the_generator_alone_gives_its_loss_and_nothing_else():
+def test_without_replacements_only_the_generator_is_trained():
     electra, (ids, attention_mask, maskable) = model("none"), batch()
     output = electra(ids, attention_mask, maskable, replacements=None, **uniforms(ids))
     assert output.rtd is None
@@ -107,7 +107,7 @@ def test_the_generator_alone_gives_its_loss_and_nothing_else():
     assert all(parameter.grad is None for parameter in electra.discriminator.parameters())
 
 
-def test_the_head_start_trains_the_generator_on_masks_and_draws_by_frequency():
+def test_in_the_head_start_the_generator_is_trained_and_replacements_are_drawn_by_frequency():
     ids, attention_mask, maskable = batch()
     electra = model("embeddings", unigram=COUNTS)
     output = electra(ids, attention_mask, maskable, replacements="unigram", **uniforms(ids))
@@ -123,7 +123,7 @@ def test_no_gradient_passes_through_the_sample():
     assert all(parameter.grad is None for parameter in electra.generator.parameters())
 
 
-def test_normalizers_add_micro_batches_up_to_one():
+def test_with_normalizers_micro_batches_add_up_to_one_batch():
     ids, attention_mask, maskable = batch()
     whole, split, numbers = model("embeddings"), model("embeddings"), uniforms(ids)
     output = whole(ids, attention_mask, maskable, **numbers)
@@ -142,10 +142,10 @@ def test_normalizers_add_micro_batches_up_to_one():
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=2e-5)
 
 
-def test_ties_share_parameters():
+def test_tied_models_share_parameters():
     none, embeddings, everything = model("none"), model("embeddings"), model("all")
-    ours, theirs = (part.encoder.embeddings for part in (none.generator, none.discriminator))
-    assert not {id(each) for each in ours.parameters()} & {id(each) for each in theirs.parameters()}
+    first, second = (part.encoder.embeddings for part in (none.generator, none.discriminator))
+    assert not {id(each) for each in first.parameters()} & {id(each) for each in second.parameters()}
     assert embeddings.generator.encoder.embeddings is embeddings.discriminator.encoder.embeddings
     assert everything.generator.encoder is everything.discriminator.encoder
     for electra in (none, embeddings, everything):
@@ -154,12 +154,12 @@ def test_ties_share_parameters():
     def count(module):
         return sum(parameter.numel() for parameter in module.parameters())
 
-    assert count(none) - count(embeddings) == count(theirs) == (V + 40 + 2 + 2) * 16
+    assert count(none) - count(embeddings) == count(second) == (V + 40 + 2 + 2) * 16
     heads = 32 * 16 + 16 + 2 * 16 + V
     assert count(everything) == count(everything.discriminator) + heads
 
 
-def test_ties_survive_a_move_and_a_state_dict():
+def test_ties_survive_a_change_of_dtype_and_a_state_dict():
     electra = model("embeddings").double()
     assert electra.generator.head.weight is electra.discriminator.encoder.embeddings.word.weight
     other = Electra(CONFIGS["embeddings"])
@@ -172,15 +172,17 @@ def test_ties_survive_a_move_and_a_state_dict():
 def test_sampling_without_dropout_draws_as_in_evaluation():
     ids, attention_mask, maskable = batch()
     expected = model("all")(ids, attention_mask, maskable, **uniforms(ids))
-    still = model("all", sampling_dropout=False).train()(ids, attention_mask, maskable, **uniforms(ids))
-    assert torch.equal(still.mlm.loss, expected.mlm.loss)
-    assert torch.equal(still.mlm.tokens, expected.mlm.tokens)
-    assert not torch.equal(still.rtd.loss, expected.rtd.loss)
-    noisy = model("all").train()(ids, attention_mask, maskable, **uniforms(ids))
-    assert not torch.equal(noisy.mlm.loss, expected.mlm.loss)
+    without_dropout = model("all", sampling_dropout=False).train()(
+        ids, attention_mask, maskable, **uniforms(ids)
+    )
+    assert torch.equal(without_dropout.mlm.loss, expected.mlm.loss)
+    assert torch.equal(without_dropout.mlm.tokens, expected.mlm.tokens)
+    assert not torch.equal(without_dropout.rtd.loss, expected.rtd.loss)
+    with_dropout = model("all").train()(ids, attention_mask, maskable, **uniforms(ids))
+    assert not torch.equal(with_dropout.mlm.loss, expected.mlm.loss)
 
 
-def test_temperature_is_of_the_draw_alone():
+def test_temperature_changes_the_draw_and_not_the_loss():
     ids, attention_mask, maskable = batch()
     cold = model("embeddings", temperature=1e-3)(ids, attention_mask, maskable, **uniforms(ids))
     warm = model("embeddings")(ids, attention_mask, maskable, **uniforms(ids))
@@ -189,7 +191,7 @@ def test_temperature_is_of_the_draw_alone():
     assert not torch.equal(cold.mlm.tokens, warm.mlm.tokens)
 
 
-def test_logits_for_inference_are_those_of_training():
+def test_inference_gives_the_logits_of_training():
     electra, (ids, attention_mask, maskable) = model("embeddings"), batch()
     output = electra(ids, attention_mask, maskable)
     logits = electra.discriminator.logits(output.replaced.input_ids, attention_mask)
@@ -219,7 +221,7 @@ def test_the_step_compiles_into_one_graph(name):
     assert torch.equal(output.replaced.input_ids, expected.replaced.input_ids)
 
 
-def test_a_step_learns():
+def test_training_steps_reduce_the_loss():
     electra, (ids, attention_mask, maskable) = model("all").train(), batch()
     optimizer = torch.optim.AdamW(electra.parameters(), lr=1e-3)
     losses = []
@@ -251,17 +253,17 @@ def test_wrong_counts_are_refused(name, unigram, message):
         (
             "embeddings",
             "unigram",
-            "replacements is 'unigram', should be so only where unigram was given to Electra",
+            "replacements is 'unigram', should be so only if Electra was given unigram counts",
         ),
         (
             "uniform",
             "unigram",
-            "replacements is 'unigram', should be so only where unigram was given to Electra",
+            "replacements is 'unigram', should be so only if Electra was given unigram counts",
         ),
         ("uniform", None, "replacements is None, should be 'generator' with generator_kind='uniform'"),
     ],
 )
-def test_replacements_that_cannot_be_are_refused(name, replacements, message):
+def test_impossible_replacements_are_refused(name, replacements, message):
     ids, attention_mask, maskable = batch()
     with pytest.raises(ValueError, match=message):
         model(name)(ids, attention_mask, maskable, replacements=replacements)

@@ -33,8 +33,8 @@ def batch(length=12):
 
 
 def torch_layer(layer):
-    """torch.nn's own layer with the weights of ours."""
-    theirs = torch.nn.TransformerEncoderLayer(
+    """torch.nn's Transformer layer with the weights of our layer."""
+    reference = torch.nn.TransformerEncoderLayer(
         32, 4, 64, 0.0, "gelu", 1e-12, batch_first=True, norm_first=layer.pre_norm
     ).eval()
     renamed = {
@@ -45,18 +45,18 @@ def torch_layer(layer):
         "norm1.": layer.attention_norm,
         "norm2.": layer.output_norm,
     }
-    theirs.load_state_dict(
+    reference.load_state_dict(
         {
             f"{name}{kind}": getattr(ours, kind)
             for name, ours in renamed.items()
             for kind in ("weight", "bias")
         }
     )
-    return theirs
+    return reference
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
-def test_layers_compute_what_torch_does(norm):
+def test_layers_equal_torch_transformer_layers(norm):
     ours, (ids, mask) = encoder(norm=norm), batch()
     hidden = ours.projection(ours.embeddings(ids))
     for layer in ours.layers:
@@ -67,7 +67,7 @@ def test_layers_compute_what_torch_does(norm):
     assert (hidden - ours(ids, mask))[real].abs().max() <= 2e-6
 
 
-def test_rotary_turns_pairs_as_complex_numbers():
+def test_rotary_positions_rotate_pairs_as_complex_numbers():
     vectors = torch.randn(2, 9, 2, 3, 8, dtype=torch.float64)
     cosine, sine = rotations(9, 8, vectors.device)
     frequencies = 10_000.0 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
@@ -77,7 +77,7 @@ def test_rotary_turns_pairs_as_complex_numbers():
     assert (rotate(vectors, cosine, sine) - expected).abs().max() <= 2e-6
 
 
-def test_rotary_attention_sees_distances_only():
+def test_rotary_attention_depends_on_distances_only():
     query, key = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     cosine, sine = rotations(30, 8, query.device)
     queries, keys = (rotate(each.expand(1, 30, 1, 1, 8), cosine, sine)[0, :, 0, 0] for each in (query, key))
@@ -88,7 +88,7 @@ def test_rotary_attention_sees_distances_only():
 
 
 @pytest.mark.parametrize("position, norm", EVERY_KIND)
-def test_padding_changes_nothing(position, norm):
+def test_padding_does_not_change_other_tokens(position, norm):
     ours, (ids, mask) = encoder(position_embedding=position, norm=norm), batch()
     hidden = ours(ids, mask)
     assert torch.isfinite(hidden).all()
@@ -107,12 +107,12 @@ def test_the_order_of_the_words_matters(position, norm):
 @pytest.mark.parametrize(
     "mask", [torch.ones(3, 12, dtype=kind) for kind in (torch.bool, torch.int64, torch.float32)]
 )
-def test_no_mask_is_a_mask_of_ones(mask):
+def test_no_mask_equals_a_mask_of_ones(mask):
     ours, (ids, _) = encoder(), batch()
     assert (ours(ids, mask) - ours(ids)).abs().max() <= 2e-6
 
 
-def test_a_row_of_padding_alone_is_finite():
+def test_a_row_of_only_padding_is_finite():
     ours, (ids, mask) = encoder(), batch()
     mask[0] = 0
     hidden = ours(ids, mask)
@@ -121,7 +121,7 @@ def test_a_row_of_padding_alone_is_finite():
     assert all(torch.isfinite(parameter.grad).all() for parameter in ours.parameters())
 
 
-def test_token_types_default_to_the_first():
+def test_token_types_default_to_type_0():
     ours, (ids, _) = encoder(), batch()
     assert torch.equal(ours(ids, None, torch.zeros_like(ids)), ours(ids))
     assert (ours(ids, None, torch.ones_like(ids)) - ours(ids)).abs().max() > 1e-2
@@ -138,15 +138,15 @@ def test_only_absolute_positions_have_a_limit():
     assert "embeddings.position.weight" not in rotary.state_dict()
 
 
-def test_dropout_is_of_training_and_can_be_left_out():
+def test_dropout_is_active_in_training_only_and_can_be_disabled():
     ours, (ids, mask) = encoder(dropout=0.3), batch()
-    still = ours(ids, mask)
+    expected = ours(ids, mask)
     ours.train()
     assert (ours(ids, mask) - ours(ids, mask)).abs().max() > 1e-2
-    assert torch.equal(ours(ids, mask, dropout=False), still)
+    assert torch.equal(ours(ids, mask, dropout=False), expected)
 
 
-def test_weights_start_as_in_the_original():
+def test_weights_are_initialised_as_in_the_original():
     module = Encoder(EncoderConfig(2_000, 64, 128, 2, 2, 256, norm="pre"))
     for name, parameter in module.named_parameters():
         if "norm" in name:
@@ -154,7 +154,7 @@ def test_weights_start_as_in_the_original():
         elif name.endswith("bias"):
             assert parameter.abs().max() == 0
         else:
-            # A normal cut at two standard deviations has 0.88 of its deviation left.
+            # A normal distribution cut at two standard deviations keeps 0.88 of its standard deviation.
             assert parameter.abs().max() <= 0.04
             assert parameter.std().item() == pytest.approx(0.0176, rel=0.15)
 
@@ -176,7 +176,7 @@ def test_bfloat16_autocast_stays_close(position, norm):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_attention_in_half_precision_is_that_of_float32_rounded_once(dtype):
+def test_attention_in_half_precision_equals_float32_rounded_once(dtype):
     parts = [torch.randn(2, 3, 5, 8, dtype=dtype).requires_grad_() for _ in range(3)]
     upstream = torch.randn(2, 3, 5, 8, dtype=dtype)
     mask = torch.ones(2, 1, 1, 5, dtype=torch.bool)
@@ -196,12 +196,12 @@ def test_attention_in_half_precision_is_that_of_float32_rounded_once(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_attention_without_data_has_its_shape_and_dtype(dtype):
+def test_attention_on_the_meta_device_has_the_right_shape_and_dtype(dtype):
     attended = attend(*torch.empty(3, 2, 3, 5, 8, dtype=dtype, device="meta"), None, 0.0)
     assert (attended.shape, attended.dtype) == ((2, 3, 5, 8), dtype)
 
 
-def test_a_half_precision_encoder_compiles_without_a_break_under_autocast():
+def test_an_encoder_compiles_into_one_graph_under_autocast_and_in_half_precision():
     ours, (ids, mask) = encoder(), batch()
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
     with torch.autocast("cpu", torch.bfloat16):
@@ -212,7 +212,7 @@ def test_a_half_precision_encoder_compiles_without_a_break_under_autocast():
 
 
 @pytest.mark.parametrize("std", [0.02, 0.09])
-def test_weights_start_from_a_normal_cut_at_two_standard_deviations(std):
+def test_initial_weights_are_normal_and_cut_at_two_standard_deviations(std):
     torch.manual_seed(0)
     encoder = Encoder(EncoderConfig(500, 64, 128, 1, 2, 256, initializer_range=std))
     for name, parameter in encoder.named_parameters():

@@ -1,4 +1,4 @@
-"""The same numbers as transformers, and its own names in both directions. Largest differences allowed: 1e-5."""
+"""Conversion from and to transformers: equal outputs (to 1e-5), and transformers' tensor names in both directions."""
 
 import copy
 import dataclasses
@@ -14,7 +14,7 @@ from transformers import (
     ElectraForPreTraining,
     ElectraModel,
 )
-from transformers import ElectraConfig as TheirConfig
+from transformers import ElectraConfig as TransformersConfig
 
 from electra_kernels.models import (
     Checkpoint,
@@ -32,8 +32,8 @@ V, MASK, TOLERANCE = 211, 4, 1e-5
 SIZES = {"vocab_size": V, "num_hidden_layers": 3, "max_position_embeddings": 40, "pad_token_id": None}
 
 
-def shaken(model):
-    """No two weights alike, biases and norms included: an exchange of two shows."""
+def with_distinct_weights(model):
+    """Make all weights different, biases and norms included, so that swapping any two of them shows."""
     torch.manual_seed(0)
     for parameter in model.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
@@ -42,12 +42,12 @@ def shaken(model):
 
 def discriminator(**changes):
     sizes = {"embedding_size": 32, "hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 96}
-    return shaken(ElectraForPreTraining(TheirConfig(**{**SIZES, **sizes, **changes})))
+    return with_distinct_weights(ElectraForPreTraining(TransformersConfig(**{**SIZES, **sizes, **changes})))
 
 
 def generator(**changes):
     sizes = {"embedding_size": 32, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 64}
-    return shaken(ElectraForMaskedLM(TheirConfig(**{**SIZES, **sizes, **changes})))
+    return with_distinct_weights(ElectraForMaskedLM(TransformersConfig(**{**SIZES, **sizes, **changes})))
 
 
 def checkpoint(model):
@@ -59,7 +59,7 @@ def electra(first, second, **options):
 
 
 def old_names(state):
-    """Names of TensorFlow, as in the first checkpoints of BERT."""
+    """TensorFlow's names, which the first checkpoints of BERT have."""
     names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
     for new, old in names.items():
         state = {name.replace(new, old): tensor for name, tensor in state.items()}
@@ -106,7 +106,7 @@ def test_the_generator_has_the_logits_of_electra_for_masked_lm():
 @pytest.mark.parametrize(
     "pair", [lambda: (discriminator(), generator()), tied_pair], ids=["none", "embeddings"]
 )
-def test_losses_and_gradients_are_those_of_both_models(pair):
+def test_losses_and_gradients_equal_those_of_both_models(pair):
     (first, second), (ids, mask) = pair(), batch()
     ours = electra(first, second)
     output = ours(ids, mask, mask)
@@ -137,7 +137,7 @@ def test_losses_and_gradients_are_those_of_both_models(pair):
 @pytest.mark.parametrize(
     "pair", [lambda: (discriminator(), generator()), tied_pair], ids=["none", "embeddings"]
 )
-def test_transformers_loads_what_was_exported(pair, tmp_path):
+def test_transformers_loads_an_exported_model(pair, tmp_path):
     first, second = pair()
     save_transformers(electra(first, second), tmp_path)
     for original, part in ((first, "discriminator"), (second, "generator")):
@@ -149,7 +149,7 @@ def test_transformers_loads_what_was_exported(pair, tmp_path):
         assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
 
 
-def test_the_files_hold_the_tensors_that_transformers_would_write(tmp_path):
+def test_an_exported_folder_has_the_tensors_and_options_that_transformers_writes(tmp_path):
     first, second = tied_pair()
     save_transformers(electra(first, second), tmp_path)
     for model, part in ((first, "discriminator"), (second, "generator")):
@@ -161,21 +161,21 @@ def test_the_files_hold_the_tensors_that_transformers_would_write(tmp_path):
 
 
 @pytest.mark.parametrize("tie", ["none", "embeddings", "all"])
-def test_there_and_back_nothing_changes(tie, tmp_path):
+def test_a_round_trip_changes_nothing(tie, tmp_path):
     encoder = EncoderConfig(V, 16, 32, 2, 4, 64, max_position_embeddings=40, layer_norm_eps=1e-6, dropout=0.2)
     second = None if tie == "all" else dataclasses.replace(encoder, hidden_size=8, num_attention_heads=2)
-    ours = shaken(Electra(ElectraConfig(encoder, second, MASK, tie=tie, temperature=0.5)))
+    ours = with_distinct_weights(Electra(ElectraConfig(encoder, second, MASK, tie=tie, temperature=0.5)))
     save_transformers(ours, tmp_path)
     parts = [read_checkpoint(tmp_path / part) for part in ("discriminator", "generator")]
-    again = from_transformers(*parts, mask_token_id=MASK, temperature=0.5)
-    assert again.config == ours.config
-    assert len(list(again.parameters())) == len(list(ours.parameters()))
+    restored = from_transformers(*parts, mask_token_id=MASK, temperature=0.5)
+    assert restored.config == ours.config
+    assert len(list(restored.parameters())) == len(list(ours.parameters()))
     expected = ours.state_dict()
-    assert again.state_dict().keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state_dict().items())
+    assert restored.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in restored.state_dict().items())
 
 
-def test_encoders_that_differ_in_their_heads_alone_are_not_one():
+def test_encoders_that_differ_in_their_attention_heads_only_are_not_tied():
     first = discriminator()
     second = generator(**{name: getattr(first.config, name) for name in ("hidden_size", "intermediate_size")})
     second.electra.load_state_dict(first.electra.state_dict())
@@ -189,7 +189,7 @@ def test_encoders_that_differ_in_their_heads_alone_are_not_one():
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_the_encoder_has_the_hidden_states_of_bert(wrapped):
     sizes = {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 96}
-    theirs = shaken((BertForMaskedLM if wrapped else BertModel)(BertConfig(**SIZES, **sizes)))
+    theirs = with_distinct_weights((BertForMaskedLM if wrapped else BertModel)(BertConfig(**SIZES, **sizes)))
     ours, (ids, mask) = encoder_from_transformers(checkpoint(theirs)), batch()
     types = (torch.arange(30) > 12).long().expand(4, 30)
     base = theirs.bert if wrapped else theirs
@@ -213,7 +213,7 @@ def test_the_encoder_has_the_hidden_states_of_electra():
             )
 
 
-def test_old_names_and_old_buffers_do_not_untie_a_pair():
+def test_a_tied_pair_stays_tied_with_old_names_and_old_buffers():
     first, second = tied_pair()
     second = Checkpoint(second.config.to_dict(), old_names(second.state_dict()))
     second.state["electra.embeddings.position_ids"] = torch.arange(40)[None]
@@ -221,8 +221,8 @@ def test_old_names_and_old_buffers_do_not_untie_a_pair():
     assert ours.config.tie == "embeddings"
 
 
-def test_an_output_layer_that_was_saved_for_the_word_embedding_is_it():
-    """transformers saves either of two tied tensors."""
+def test_a_checkpoint_with_the_output_weight_but_no_word_embedding_is_loaded():
+    """transformers saves one of two tied tensors, and either may be the one."""
     second = checkpoint(generator())
     state = dict(second.state)
     word = state.pop("electra.embeddings.word_embeddings.weight")
@@ -233,13 +233,13 @@ def test_an_output_layer_that_was_saved_for_the_word_embedding_is_it():
     assert torch.equal(ours.generator.encoder.embeddings.word.weight, word)
 
 
-def test_without_a_model_as_generator_the_discriminator_alone_is_exported():
+def test_without_a_model_as_generator_only_the_discriminator_is_exported():
     config = ElectraConfig(EncoderConfig(V, 16, 32, 2, 4, 64), None, MASK, generator_kind="uniform")
     assert to_transformers(Electra(config)).keys() == {"discriminator"}
 
 
 @pytest.mark.parametrize("change", [{"position_embedding": "rotary"}, {"norm": "pre"}])
-def test_what_transformers_does_not_have_is_not_exported(change, tmp_path):
+def test_an_encoder_that_transformers_does_not_have_is_not_exported(change, tmp_path):
     config = dataclasses.replace(EncoderConfig(V, 16, 32, 2, 4, 64), **change)
     ours = Electra(ElectraConfig(config, None, MASK, tie="all"))
     with pytest.raises(ValueError, match=r"should be 'absolute' with 'post' to be exported$") as error:
@@ -258,10 +258,10 @@ def test_what_transformers_does_not_have_is_not_exported(change, tmp_path):
             "relative_key",
             "position_embedding_type is 'relative_key', should be 'absolute'",
         ),
-        ("attention_probs_dropout_prob", 0.3, "attention_probs_dropout_prob is 0.3, should be 0.1"),
+        ("attention_probs_dropout_prob", 0.3, "attention_probs_dropout_prob is 0.3, should be 0.1 as hidden"),
     ],
 )
-def test_an_encoder_of_another_kind_is_refused(name, value, message):
+def test_an_unsupported_option_is_refused(name, value, message):
     config, state = checkpoint(discriminator())
     with pytest.raises(ValueError, match=message):
         encoder_from_transformers(Checkpoint({**config, name: value}, state))
@@ -281,14 +281,14 @@ def test_tensors_that_do_not_fit_are_named():
         encoder_from_transformers(Checkpoint(config, {**state, name: torch.zeros(47)}))
 
 
-def test_an_output_layer_of_its_own_is_refused():
+def test_an_output_layer_that_is_not_tied_is_refused():
     second = generator()
     second.generator_lm_head.weight = torch.nn.Parameter(torch.zeros(V, 32))
     with pytest.raises(ValueError, match=r"generator_lm_head.weight differs from electra.embeddings"):
         electra(discriminator(), second)
 
 
-def test_the_loss_of_padding_is_left_out_as_in_transformers():
+def test_padding_is_left_out_of_the_loss_as_in_transformers():
     theirs, (ids, mask) = discriminator(), batch()
     ours = electra(theirs, generator()).discriminator
     labels = torch.randint(0, 2, ids.shape)

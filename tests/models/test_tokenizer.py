@@ -1,4 +1,4 @@
-"""What is exported is read with its own vocabulary: transformers without one makes a tokenizer that knows no word."""
+"""An exported model has its tokenizer beside it. Without one, transformers makes a tokenizer that knows no word."""
 
 import copy
 
@@ -13,7 +13,7 @@ from electra_kernels.training.checkpoint import Checkpoint, load_checkpoint, sav
 from electra_kernels.training.recipe import RECIPES
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-# [PAD] is not the first here, as in vocabularies of others.
+# [PAD] is not first, as in other projects' vocabularies.
 WORDS = ["list", "the", *SPECIAL, "of", "string", "##s", "return", "[", "]", "mask"]
 
 
@@ -38,24 +38,24 @@ def electra(vocab_size=14):
 
 def check(directory, tokenizer):
     for name in ("discriminator", "generator"):
-        found = AutoTokenizer.from_pretrained(directory / name)
-        assert len(found) == len(WORDS)
+        loaded = AutoTokenizer.from_pretrained(directory / name)
+        assert len(loaded) == len(WORDS)
         plain = "the list of strings returns unheardof"
         ids = tokenizer.encode(plain).ids
         assert ids == [4, 1, 0, 7, 8, 9, 10, 9, 3, 5]
-        assert found(plain)["input_ids"] == found(plain.title())["input_ids"] == ids
+        assert loaded(plain)["input_ids"] == loaded(plain.title())["input_ids"] == ids
         assert [
-            found.pad_token,
-            found.unk_token,
-            found.cls_token,
-            found.sep_token,
-            found.mask_token,
+            loaded.pad_token,
+            loaded.unk_token,
+            loaded.cls_token,
+            loaded.sep_token,
+            loaded.mask_token,
         ] == SPECIAL
-        assert [found.pad_token_id, found.mask_token_id] == [2, 6]
-        assert found("[MASK] list")["input_ids"] == [4, 6, 0, 5]
-        assert found.model_max_length == 20
-        assert len(found(50 * "list ", truncation=True)["input_ids"]) == 20
-        padded = found(["list", "list of the list"], padding=True, return_tensors="pt")
+        assert [loaded.pad_token_id, loaded.mask_token_id] == [2, 6]
+        assert loaded("[MASK] list")["input_ids"] == [4, 6, 0, 5]
+        assert loaded.model_max_length == 20
+        assert len(loaded(50 * "list ", truncation=True)["input_ids"]) == 20
+        padded = loaded(["list", "list of the list"], padding=True, return_tensors="pt")
         assert padded["input_ids"][0].tolist() == [4, 0, 5, 2, 2, 2]
     model = ElectraForPreTraining.from_pretrained(directory / "discriminator")
     assert torch.isfinite(model(**padded).logits).all()
@@ -70,17 +70,17 @@ def test_a_checkpoint_is_exported_with_its_tokenizer(tokenizer, tmp_path):
     check(tmp_path / "copied", tokenizer)
 
 
-def test_a_tokenizer_is_given(tokenizer, tmp_path):
+def test_a_given_tokenizer_is_written(tokenizer, tmp_path):
     save_transformers(electra(), tmp_path / "exported", tokenizer=tokenizer)
     check(tmp_path / "exported", tokenizer)
 
 
-def test_none_is_written_where_none_is_known(tmp_path):
+def test_without_a_tokenizer_none_is_written(tmp_path):
     save_transformers(electra(), tmp_path)
     assert not list(tmp_path.rglob("*token*"))
 
 
-def test_one_that_does_not_fit_is_named_before_anything_is_written(tokenizer, tmp_path):
+def test_a_tokenizer_that_does_not_fit_is_refused_before_anything_is_written(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="tokenizer has 14 entries, should have 13 at most"):
         save_transformers(electra(13), tmp_path / "exported", tokenizer=tokenizer)
     other = Tokenizer(models.WordPiece({"[UNK]": 0, "[PAD]": 1, "[CLS]": 2}, unk_token="[UNK]"))

@@ -1,4 +1,4 @@
-"""What transformers loads is loaded, with the same numbers: old names, short configurations, shards."""
+"""Checkpoints that transformers loads are loaded with equal outputs: old names, short configurations, shards."""
 
 import json
 import os
@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, ElectraModel
-from transformers import ElectraConfig as TheirConfig
+from transformers import ElectraConfig as TransformersConfig
 
 from electra_kernels.models import encoder_from_transformers, read_checkpoint
-from electra_kernels.models.interchange import encoder_config_from_transformers
+from electra_kernels.models.transformers_config import encoder_config_from_transformers
 from electra_kernels.models.transformers_files import Checkpoint, write_checkpoint
 
 from .test_interchange import (
@@ -20,19 +20,18 @@ from .test_interchange import (
     discriminator,
     largest_difference,
     old_names,
-    shaken,
+    with_distinct_weights,
 )
 
 
 def bert():
     sizes = {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 96}
-    return shaken(BertModel(BertConfig(**SIZES, **sizes)))
+    return with_distinct_weights(BertModel(BertConfig(**SIZES, **sizes)))
 
 
-def change_config(folder, *left_out, **changes):
-    config = json.loads((folder / "config.json").read_text()) | changes
-    for name in left_out:
-        del config[name]
+def remove_option(folder, name):
+    config = json.loads((folder / "config.json").read_text())
+    del config[name]
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -49,7 +48,7 @@ def assert_loads_like_transformers(folder, kind):
 
 
 @pytest.mark.parametrize("model, kind", [(bert, BertModel), (discriminator, ElectraModel)])
-def test_layer_norms_with_their_names_of_tensorflow_are_loaded(model, kind, tmp_path):
+def test_layer_norms_with_tensorflow_names_are_loaded(model, kind, tmp_path):
     model().save_pretrained(tmp_path)
     change_state(tmp_path, old_names)
     assert any(name.endswith("LayerNorm.gamma") for name in read_checkpoint(tmp_path).state)
@@ -69,20 +68,20 @@ def test_layer_norms_with_their_names_of_tensorflow_are_loaded(model, kind, tmp_
         "type_vocab_size",
     ],
 )
-def test_an_option_that_a_config_leaves_out_is_as_in_transformers(name, model, kind, tmp_path):
+def test_a_missing_option_has_the_default_of_transformers(name, model, kind, tmp_path):
     model().save_pretrained(tmp_path)
-    change_config(tmp_path, name)
+    remove_option(tmp_path, name)
     assert_loads_like_transformers(tmp_path, kind)
 
 
-@pytest.mark.parametrize("kind, theirs", [("bert", BertConfig), ("electra", TheirConfig)])
-def test_a_config_that_leaves_out_all_sizes_is_as_in_transformers(kind, theirs):
+@pytest.mark.parametrize("kind, config", [("bert", BertConfig), ("electra", TransformersConfig)])
+def test_a_config_without_sizes_has_the_sizes_of_transformers(kind, config):
     assert encoder_config_from_transformers({"model_type": kind}) == encoder_config_from_transformers(
-        theirs().to_dict()
+        config().to_dict()
     )
 
 
-def test_without_a_model_type_an_embedding_size_tells_electra():
+def test_without_a_model_type_an_embedding_size_means_electra():
     sizes = {"num_attention_heads": 2, "hidden_size": 32}
     assert encoder_config_from_transformers(sizes).embedding_size == 32
     assert encoder_config_from_transformers({**sizes, "embedding_size": 16}).embedding_size == 16
@@ -101,7 +100,7 @@ def sharded(folder):
     return index, json.loads(index.read_text())
 
 
-def test_a_shard_that_is_missing_is_named(tmp_path):
+def test_a_missing_shard_is_named(tmp_path):
     _, contents = sharded(tmp_path)
     shard = sorted(set(contents["weight_map"].values()))[1]
     (tmp_path / shard).unlink()
@@ -109,7 +108,7 @@ def test_a_shard_that_is_missing_is_named(tmp_path):
         read_checkpoint(tmp_path)
 
 
-def test_a_tensor_that_its_shard_lacks_is_named(tmp_path):
+def test_a_tensor_missing_from_its_shard_is_named(tmp_path):
     index, contents = sharded(tmp_path)
     contents["weight_map"]["pooler.none"] = contents["weight_map"]["pooler.dense.bias"]
     index.write_text(json.dumps(contents))
@@ -133,7 +132,7 @@ def test_a_tensor_that_its_shard_lacks_is_named(tmp_path):
         (
             "model-00001-*.safetensors",
             b"torn",
-            r"safetensors is damaged \(.*\), should be a file of safetensors$",
+            r"safetensors is damaged \(.*\), should be a safetensors file$",
         ),
     ],
 )
@@ -155,7 +154,7 @@ def test_a_folder_without_tensors_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
-def test_all_files_have_the_mode_that_the_umask_gives(tmp_path, umask, mode):
+def test_written_files_have_the_mode_of_the_umask(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
         write_checkpoint(Checkpoint({"model_type": "electra"}, {"weight": torch.ones(2)}), tmp_path)

@@ -21,12 +21,12 @@ def assert_frequencies(tokens, expected):
     assert chisquare(observed[possible], (expected / expected.sum() * DRAWS)[possible]).pvalue > 1e-3
 
 
-def test_tokens_come_by_their_frequency():
+def test_tokens_are_drawn_by_their_frequency():
     assert_frequencies(draw(5), COUNTS.double())
 
 
 @pytest.mark.parametrize("target", [0, 2, 3, 4, 5, 6, 7])
-def test_a_banned_original_leaves_the_others_their_proportions(target):
+def test_banning_the_original_keeps_the_proportions_of_the_other_tokens(target):
     expected = COUNTS.double()
     expected[target] = 0
     assert_frequencies(draw(target, ban_original=True), expected)
@@ -41,7 +41,7 @@ def test_every_draw_inverts_the_cdf():
     assert (uniforms < cdf[tokens + 1] + 1e-12).all()
 
 
-def test_the_ends_of_the_interval_draw_what_has_counts():
+def test_the_ends_of_the_interval_draw_tokens_with_counts():
     ends = torch.tensor([0.0, 1.0 - 2.0**-53], dtype=torch.float64)
     unigram = Unigram(COUNTS)
     assert unigram(torch.tensor([5, 5]), uniforms=ends).tolist() == [2, 6]
@@ -54,7 +54,7 @@ def test_an_unused_slot_draws_nothing():
     assert unigram(torch.tensor([-100, 3]), uniforms=uniforms, ban_original=True).tolist() == [-1, 5]
 
 
-def test_nothing_is_drawn_where_only_the_original_is_left():
+def test_nothing_is_drawn_if_only_the_banned_original_has_a_count():
     unigram, uniforms = Unigram(torch.tensor([0, 4, 0])), torch.tensor([0.1, 0.9], dtype=torch.float64)
     assert unigram(torch.tensor([1, 0]), uniforms=uniforms, ban_original=True).tolist() == [-1, 1]
 

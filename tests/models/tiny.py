@@ -1,4 +1,4 @@
-"""A tiny ELECTRA of every kind, a batch with padding, and the joint loss in plain torch."""
+"""A tiny ELECTRA of every kind, a batch with padding, and the joint loss in plain torch for comparison."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def model(name, unigram=None, **changes):
 
 
 def batch(rows=4, length=24, seed=1):
-    """Row r has r tokens of padding; the first and the last token of each are special (1 and 2)."""
+    """Row r ends with r tokens of padding; the first and the last real token of each row are special (1 and 2)."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, V, (rows, length), generator=generator)
     attention_mask = torch.ones_like(ids)
@@ -56,7 +56,7 @@ def uniforms(ids, seed=7, probability=0.15):
 
 
 def plain_loss(electra, ids, attention_mask, masked, replaced):
-    """The joint loss in plain torch, logits at every position."""
+    """MLM loss, RTD loss and joint loss in plain torch, with logits at every position."""
     labels = torch.full_like(ids, -100)
     for row, (positions, targets) in enumerate(zip(masked.positions, masked.targets)):
         labels[row, positions[targets >= 0]] = targets[targets >= 0]

@@ -1,4 +1,4 @@
-"""What Trainer needs beside the model: batches with labels, and metrics."""
+"""The data collator and the metrics that `transformers.Trainer` needs beside a `ReplacedTokenDetection`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,20 +14,26 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 @dataclass
 class DataCollatorForReplacedTokens:
-    """Pads, and gives the original ids as labels, -100 at padding. Masking is the model's, on its device.
+    """Pads rows, and gives the original ids as labels, -100 at padding. The model itself masks, on its device.
 
-    Without labels Trainer counts nothing, so that accumulated steps do not add up, and evaluates no metric.
+    Trainer needs the labels: without them it does not count the tokens, so that accumulated steps do not add up, and
+    it computes no metrics.
 
     Args:
-        tokenizer: pads.
-        pad_to_multiple_of: length of the batch, by default that of its longest row.
+        tokenizer: pads the rows.
+        pad_to_multiple_of: the padded length is a multiple of it; by default it is the length of the longest row.
     """
 
     tokenizer: PreTrainedTokenizerBase
     pad_to_multiple_of: int | None = None
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Rows with input_ids → input_ids, attention_mask, labels [B, T] (and token_type_ids); the rest is dropped."""
+        """Collate rows with input_ids.
+
+        Returns:
+            input_ids, attention_mask and labels [B, T] int64, and token_type_ids if the rows have them. Other columns
+            are dropped.
+        """
         rows = [{name: row[name] for name in _INPUTS if name in row} for row in features]
         padded = self.tokenizer.pad(
             rows, pad_to_multiple_of=self.pad_to_multiple_of, return_attention_mask=True, return_tensors="pt"
@@ -38,12 +44,13 @@ class DataCollatorForReplacedTokens:
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """For ``Trainer(compute_metrics=)`` with a `ReplacedTokenDetection`.
+    """Metrics of a `ReplacedTokenDetection`, for ``Trainer(compute_metrics=)``.
 
     Returns:
-        ``auc``, ``precision`` and ``recall`` of the discriminator at finding replaced tokens (at logit 0; nan where
-        there is nothing to divide by), over all tokens with a label; ``masked_accuracy`` and ``sampled_accuracy``:
-        how often the original has the generator's highest logit, and is drawn, at the masked tokens.
+        ``auc``, ``precision`` and ``recall``: how well the discriminator finds replaced tokens among all tokens with a
+        label (precision and recall at logit 0; nan where the denominator is 0).
+        ``masked_accuracy`` and ``sampled_accuracy``: how often, at the masked tokens, the original has the generator's
+        highest logit, and how often it is drawn.
     """
     logits, is_replaced, generator_counts = map(torch.as_tensor, prediction.predictions)
     judged = torch.as_tensor(prediction.label_ids) != -100

@@ -1,6 +1,6 @@
-"""``python -m tests.integrations.figures``: how far we are from plain transformers, and from one big batch.
+"""Measure how far `ReplacedTokenDetection` is from plain transformers, and a cut batch from the whole batch.
 
-The tests hold these figures to their limits; this prints them.
+``python -m tests.integrations.parity`` prints the differences. The tests check them against limits.
 """
 
 import os
@@ -20,7 +20,7 @@ from .tiny import ARCHITECTURES, MASK, SPECIAL, batch, pair, plain_step, uniform
 
 
 class Parity(NamedTuple):
-    """Largest absolute differences from plain transformers; of a gradient, relative to its model's largest entry."""
+    """Largest absolute differences from plain transformers; the gradient's is relative to its model's largest entry."""
 
     loss: float
     logits: float
@@ -28,7 +28,7 @@ class Parity(NamedTuple):
 
 
 def parity(ours, theirs, **options):
-    """Of two pairs with the same weights; that both replace the same tokens and train the same weights is asserted."""
+    """Compare two pairs of equal weights, asserting that both replace the same tokens and train the same weights."""
     ids, attention_mask = batch()
     model = ReplacedTokenDetection(
         *ours, mask_token_id=MASK, special_token_ids=SPECIAL, embeddings="separate", **options
@@ -56,7 +56,7 @@ def _gradient_difference(ours, theirs):
 
 
 def relative_difference(got, expected):
-    """Largest difference of gradients, relative to the largest entry of all."""
+    """Largest difference between gradients, relative to the largest entry of all gradients."""
     assert got.keys() == expected.keys()
     largest = max(gradient.abs().max().item() for gradient in expected.values())
     assert largest > 0.1
@@ -64,10 +64,10 @@ def relative_difference(got, expected):
 
 
 def two_ranks():
-    """What `gradients` computes in two processes that accelerate launches, over gloo."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    """The output of `gradients` run as two gloo processes by ``accelerate launch``."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
     options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
     launch = [
         sys.executable,
@@ -89,7 +89,7 @@ def two_ranks():
         try:
             output, _ = process.communicate(timeout=200)
         finally:
-            process.terminate()  # of a launcher that is not done: it ends its ranks
+            process.terminate()  # a launcher that has not finished ends its ranks
             process.wait()
         assert process.returncode == 0, output
         return torch.load(file)
@@ -105,7 +105,9 @@ def main():
     accumulated = gradients.trainer_gradients(4, 4)[0]
     gradients.ReplacedTokenDetection.accepts_loss_kwargs = False
     means = gradients.trainer_gradients(4, 4)[0]
-    print("gradient beside that of one batch of 16 rows of unequal length, relative to its largest entry")
+    print(
+        "gradient compared with that of one batch of 16 rows of unequal length, relative to its largest entry"
+    )
     for name, got, expected in (
         ("Trainer, 4 accumulated micro-batches", accumulated, one),
         ("Trainer, 2 ranks of 2 micro-batches", ranks["trainer"], one),

@@ -1,4 +1,4 @@
-"""Trainer and accelerate as they are: what a batch is cut into does not matter, and evaluation has its metrics."""
+"""With Trainer and accelerate: how a batch is cut does not change the gradient, and evaluation has metrics."""
 
 import pytest
 import torch
@@ -7,10 +7,10 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 from electra_kernels.integrations import DataCollatorForReplacedTokens, compute_metrics
 
 from . import gradients
-from .figures import relative_difference, two_ranks
 from .gradients import accelerate_gradients, rows, tokenizer, trainer_gradients
+from .parity import relative_difference, two_ranks
 
-SAME = 2e-6
+TOLERANCE = 2e-6  # relative to the largest entry of the gradient
 
 
 @pytest.fixture(scope="module")
@@ -20,26 +20,26 @@ def big_batch():
 
 def test_accumulated_micro_batches_of_unequal_padding_give_the_gradient_of_one_batch(big_batch):
     got, loss = trainer_gradients(4, 4)
-    assert relative_difference(got, big_batch[0]) < SAME
+    assert relative_difference(got, big_batch[0]) < TOLERANCE
     assert loss == pytest.approx(big_batch[1], rel=1e-5)
 
 
 def test_a_mean_of_means_is_not_the_gradient_of_one_batch(big_batch, monkeypatch):
-    """What the test above would say of a model that does not use the count."""
+    """The test above would fail for a model that ignores the count."""
     monkeypatch.setattr(gradients.ReplacedTokenDetection, "accepts_loss_kwargs", False)
     assert relative_difference(trainer_gradients(4, 4)[0], big_batch[0]) > 1e-3
 
 
 def test_two_ranks_give_the_gradient_of_one_batch(big_batch):
-    """Trainer shuffles, the same way at any number of ranks; the loops with accelerate do not."""
+    """Trainer shuffles in the same order for any number of ranks; the accelerate loops do not shuffle."""
     ranks, plain_loop = two_ranks(), accelerate_gradients(16)
-    assert relative_difference(ranks["trainer"], big_batch[0]) < SAME
-    assert relative_difference(ranks["accelerate"], plain_loop) < SAME
-    assert relative_difference(ranks["uneven"], plain_loop) < SAME
+    assert relative_difference(ranks["trainer"], big_batch[0]) < TOLERANCE
+    assert relative_difference(ranks["accelerate"], plain_loop) < TOLERANCE
+    assert relative_difference(ranks["uneven"], plain_loop) < TOLERANCE
 
 
-def test_a_run_that_is_resumed_ends_where_one_without_a_break_ends(tmp_path):
-    """The break is in the middle of the second of three epochs of two steps."""
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
+    """The interruption is in the middle of the second of three epochs of two steps."""
 
     def train(resume):
         arguments = TrainingArguments(
@@ -63,15 +63,15 @@ def test_a_run_that_is_resumed_ends_where_one_without_a_break_ends(tmp_path):
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
-def test_it_compiles_without_a_break():
+def test_the_model_compiles_into_one_graph():
     ours = gradients.model().train()
     compiled = torch.compile(gradients.model().train(), backend="aot_eager", fullgraph=True)
-    for start in (0, 4):  # the second batch has other numbers
+    for start in (0, 4):  # the second batch has other uniforms
         batch = DataCollatorForReplacedTokens(tokenizer(), pad_to_multiple_of=32)(rows()[start : start + 4])
         torch.testing.assert_close(compiled(**batch).loss, ours(**batch).loss)
 
 
-def test_the_collator_labels_everything_but_padding():
+def test_the_collator_labels_everything_except_padding():
     batch = DataCollatorForReplacedTokens(tokenizer(), pad_to_multiple_of=8)(
         [{"input_ids": [2, 7, 3], "words": 1}, {"input_ids": [2, 7, 8, 9, 3], "words": 2}]
     )
@@ -118,7 +118,7 @@ def test_evaluation_has_a_loss_and_metrics(tmp_path):
     assert metrics["eval_loss"] > 0
 
 
-def test_metrics_of_known_predictions():
+def test_metrics_have_the_right_values_for_known_predictions():
     logits = torch.tensor([[3.0, 1.0, -1.0, 9.0], [2.0, -2.0, -3.0, -100.0]])
     is_replaced = torch.tensor([[1, 0, 1, 1], [0, 0, 1, 1]])
     labels = torch.tensor([[5, 5, 5, -100], [5, 5, 5, -100]])

@@ -1,4 +1,4 @@
-"""What users do to the head of a model after its loss was fused, with weights that are the same for each model."""
+"""Changes that users make to the head of a model after its loss was fused, with the same new weights for each model."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch.nn.utils import parametrizations
 
 
 class LoraLinear(nn.Module):
-    """Shaped as ``lora.Linear`` of PEFT: it looks like the Linear that it wraps, whose weight is only a part of it."""
+    """A copy of PEFT's ``lora.Linear``: it has the attributes of the Linear it wraps, but computes more than that."""
 
     def __init__(self, base_layer, rank=2):
         super().__init__()
@@ -31,14 +31,14 @@ class LoraLinear(nn.Module):
 
 
 class LoraSubclass(nn.Linear):
-    """A Linear with a forward of its own, as adapters and quantized layers have it."""
+    """A Linear with a forward of its own, like those of adapters and quantized layers."""
 
     def forward(self, hidden):
         return 0.5 * super().forward(hidden)
 
 
-def fresh(module):
-    """New weights of a module, by its sizes alone."""
+def with_new_weights(module):
+    """Fill a module with new weights that depend only on their shapes."""
     generator = torch.Generator().manual_seed(11)
     for parameter in module.parameters():
         if parameter.requires_grad:
@@ -52,7 +52,7 @@ def _replace(head, path, new):
 
 
 def _adapt(head, path):
-    _replace(head, path, fresh(LoraLinear(head.get_submodule(path))))
+    _replace(head, path, with_new_weights(LoraLinear(head.get_submodule(path))))
 
 
 def _adapt_all(head, dense, output):
@@ -62,12 +62,12 @@ def _adapt_all(head, dense, output):
 
 def _normalise(head, dense, output):
     layer = head.get_submodule(dense)
-    _replace(head, dense, nn.Sequential(layer, fresh(nn.LayerNorm(layer.out_features))))
+    _replace(head, dense, nn.Sequential(layer, with_new_weights(nn.LayerNorm(layer.out_features))))
 
 
 def _new_output(head, dense, output, kind=nn.Linear, **options):
     layer = head.get_submodule(output)
-    _replace(head, output, fresh(kind(layer.in_features, layer.out_features, **options)))
+    _replace(head, output, with_new_weights(kind(layer.in_features, layer.out_features, **options)))
 
 
 def _longer_output(head, dense, output):
@@ -94,7 +94,7 @@ def _weight_norm(head, path):
     layer.parametrizations.weight.original0.data.mul_(0.5)
 
 
-# Each takes the head of the model, and the names in it of the layer before its output and of that layer.
+# Each change takes the head of the model, and the names in it of the layer before the output layer and of that layer.
 CHANGES = {
     "lora on every linear": _adapt_all,
     "lora on the output": lambda head, dense, output: _adapt(head, output),

@@ -1,4 +1,4 @@
-"""What the examples have in common: their options, and text as the rows that transformers trains on."""
+"""The command-line options, the text and the training arguments that the examples share."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,40 +14,46 @@ from electra_kernels.data.rows import encode_rows, spread
 from electra_kernels.data.text import Corpus, Document, read_documents, split_held_out
 
 Rows = list[dict[str, Any]]
-_NAMES = ("pad", "unk", "cls", "sep", "mask")
+_SPECIAL = ("pad", "unk", "cls", "sep", "mask")
 
 
-def parser(description: str | None, *, steps: int, batch_size: int = 32) -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(description=description)
-    options.add_argument(
-        "--text", type=Path, nargs="+", default=[], help="files, by default documentation from pip"
+def argument_parser(description: str | None, *, steps: int, batch_size: int = 32) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="text files (default: documentation from the package index)",
     )
-    options.add_argument("--steps", type=int, default=steps, help="optimiser steps (default: %(default)s)")
-    options.add_argument(
-        "--batch-size", type=int, default=batch_size, help="rows a step (default: %(default)s)"
+    parser.add_argument("--steps", type=int, default=steps, help="optimiser steps (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=batch_size, help="rows per step (default: %(default)s)"
     )
-    options.add_argument("--output", type=Path, default=Path("example"), help="folder (default: %(default)s)")
-    return options
+    parser.add_argument(
+        "--output", type=Path, default=Path("example"), help="output folder (default: %(default)s)"
+    )
+    return parser
 
 
 def read_corpus(paths: Sequence[Path]) -> Corpus:
     return split_held_out(read_documents(paths) if paths else documentation_text(print))
 
 
-def for_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """A tokenizer as transformers wants it."""
+def transformers_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """Wrap a tokenizer for transformers."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **{f"{name}_token": f"[{name.upper()}]" for name in _NAMES}
+        tokenizer_object=tokenizer, **{f"{name}_token": f"[{name.upper()}]" for name in _SPECIAL}
     )
 
 
-def rows_of(
-    documents: Sequence[Document], tokenizer: Tokenizer, length: int, *, most: int | None = None
+def token_rows(
+    documents: Sequence[Document], tokenizer: Tokenizer, length: int, *, limit: int | None = None
 ) -> Rows:
-    """Rows of at most ``length`` tokens; of many, ``most`` that are spread evenly."""
+    """Rows of at most ``length`` token ids: all of them, or ``limit`` that are evenly spread."""
     rows = encode_rows(documents, tokenizer, length)
-    if most is not None:
-        rows = spread(rows, most)
+    if limit is not None:
+        rows = spread(rows, limit)
     return [{"input_ids": ids[ids != rows.special_ids.pad].tolist()} for ids in rows.input_ids]
 
 

@@ -1,0 +1,47 @@
+"""ELECTRA's discriminator: it classifies every token as original or replaced."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from electra_kernels.models.encoder import Encoder, linear
+from electra_kernels.nn import DiscriminatorHead
+from electra_kernels.ops import ReplacedTokens, TokenLoss
+
+
+class Discriminator(nn.Module):
+    """A binary classifier of every token, original or replaced: encoder, transform, head."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        size, std = encoder.config.hidden_size, encoder.config.initializer_range
+        self.encoder = encoder
+        self.transform = nn.Sequential(linear(size, size, std), nn.GELU())
+        self.head = DiscriminatorHead(size)
+
+    def forward(
+        self,
+        replaced: ReplacedTokens,
+        attention_mask: Tensor | None = None,
+        *,
+        normalizer: float | Tensor | None = None,
+    ) -> TokenLoss:
+        """Detect the replaced tokens.
+
+        Args:
+            replaced: the batch as `electra_kernels.replace_tokens` returns it.
+            attention_mask: [B, T], nonzero at real tokens, which the loss covers; None for all.
+            normalizer: denominator of the loss, as in `electra_kernels.linear_masked_bce`.
+
+        Returns:
+            loss [] float32, logits [B, T] float32 and counts [4] int64 (tp, fp, fn, tn).
+
+        Raises:
+            TypeError, ValueError: as the op and `Encoder`.
+        """
+        hidden = self.transform(self.encoder(replaced.input_ids, attention_mask))
+        return self.head(hidden, replaced.is_replaced, attention_mask, normalizer=normalizer)
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """input_ids [B, T] → logits [B, T] float32, above 0 where a token looks replaced."""
+        hidden = self.transform(self.encoder(input_ids, attention_mask))
+        return F.linear(hidden, self.head.weight, self.head.bias).squeeze(-1).float()
