@@ -1,4 +1,4 @@
-"""The ops as torch modules; they add nothing but parameters and buffers."""
+"""The ops as torch modules, which add parameters and buffers and nothing else."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from electra_kernels.ops._checks import check_positive_weight
 
 
 def _initialize_weight(weight: Tensor) -> None:
-    """Normal of standard deviation 0.02, cut at two of them (google-research/electra, create_initializer)."""
+    """Normal with standard deviation 0.02, truncated at two of them (google-research/electra, create_initializer)."""
     nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04)
 
 
@@ -25,13 +25,12 @@ class MaskedBCEWithLogitsLoss(nn.Module):
 
     Args:
         pos_weight: a number, a tensor that broadcasts to the logits, or None. It is a buffer, and a number becomes a
-            float64 tensor []. The buffer moves with the module and keeps its values: it takes a dtype that holds
-            all of them, as ``double()`` does, but ``half()``, ``bfloat16()`` or ``float()`` leave a wider one as it
-            is, since a weight of 70,000 would be inf in float16.
-        label_smoothing, reduction: as the op.
+            float64 tensor []. The buffer moves with the module. ``double()`` widens its dtype, but ``half()``,
+            ``bfloat16()`` and ``float()`` do not narrow it, because a weight of 70,000 would be inf in float16.
+        label_smoothing, reduction: as for the op.
 
     Raises:
-        TypeError, ValueError: pos_weight is no number, or one that is negative or not finite.
+        TypeError, ValueError: pos_weight is not a number, or is negative or not finite.
     """
 
     pos_weight: Tensor | None
@@ -50,7 +49,7 @@ class MaskedBCEWithLogitsLoss(nn.Module):
         self.register_buffer("pos_weight", pos_weight)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MaskedBCEWithLogitsLoss":
-        """Every conversion and move of a module goes through here, also that of a module around this one."""
+        """torch calls this for every conversion and move of the module or of a module that contains it."""
         before = self.pos_weight
         super()._apply(fn, recurse)
         after = self.pos_weight
@@ -79,7 +78,7 @@ class MaskedBCEWithLogitsLoss(nn.Module):
 
 
 def _number_tensor(pos_weight: float) -> Tensor:
-    """float64 [] on the default device; on the CPU where that is meta, which would lose the number."""
+    """float64 [] on the default device, or on the CPU if that is meta, which would lose the number."""
     check_positive_weight(pos_weight)
     device = torch.get_default_device()
     return torch.tensor(
@@ -88,7 +87,7 @@ def _number_tensor(pos_weight: float) -> Tensor:
 
 
 def _on_device_of(logits: Tensor, weight: Tensor | None) -> Tensor | None:
-    """A 0-dim tensor on the CPU meets tensors of any device, as in torch's own operations, without a copy."""
+    """A 0-dim CPU weight combines with logits on any device without a copy, as in torch's own operations."""
     if weight is None or weight.dim() > 0 or weight.device.type != "cpu" or not isinstance(logits, Tensor):
         return weight
     if logits.device == weight.device:
@@ -97,23 +96,23 @@ def _on_device_of(logits: Tensor, weight: Tensor | None) -> Tensor | None:
 
 
 class GeneratorHead(nn.Module):
-    """The projection to the vocabulary, with the loss and the sample: `linear_cross_entropy_sample`.
+    """The projection to the vocabulary with the loss and the sample: `linear_cross_entropy_sample`.
 
     Args:
         embedding_size: E, the width of ``hidden``.
         vocab_size: V.
-        weight: [V, E], the parameter of the token embedding to tie to; by default a parameter of its own.
+        weight: [V, E], the parameter of the token embedding to tie to; by default the head has its own parameter.
         device, dtype: of the parameters; by default those of ``weight`` if it is given, else torch's.
 
-    The bias starts at 0, a weight of the head's own as a normal of standard deviation 0.02, cut at two of them. A
-    tied weight belongs to its embedding: neither ``__init__`` nor ``reset_parameters`` changes it.
+    The bias starts at 0. The head's own weight starts as a normal with standard deviation 0.02, truncated at two of
+    them. A tied weight belongs to its embedding: neither ``__init__`` nor ``reset_parameters`` changes it.
 
-    ``to_empty()`` unties parameters that were on the meta device, as everywhere in torch. Tie them again afterwards:
+    ``to_empty()`` unties parameters on the meta device, as everywhere in torch. Tie them again afterwards:
     ``head.weight = embedding.weight``. FSDP2 (``fully_shard`` before ``to_empty()``) keeps them tied.
 
     Raises:
-        TypeError: weight is no `torch.nn.Parameter`.
-        ValueError: weight has another shape, or another device or dtype than those that are given.
+        TypeError: weight is not a `torch.nn.Parameter`.
+        ValueError: weight has another shape, or not the given device or dtype.
     """
 
     def __init__(
@@ -147,7 +146,7 @@ class GeneratorHead(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialises the bias, and the weight unless it is tied, in place."""
+        """Initialise the bias, and the weight unless it is tied, in place."""
         if not self.tied:
             _initialize_weight(self.weight)
         nn.init.zeros_(self.bias)
@@ -167,7 +166,7 @@ class GeneratorHead(nn.Module):
         ban_original: bool = False,
         uniforms: Tensor | None = None,
     ) -> SampledLoss:
-        """hidden [..., E], targets [...] (``ignore_index``: no loss and no draw) → `SampledLoss`."""
+        """hidden [..., E] and targets [...] → `SampledLoss`; rows with ``ignore_index`` have no loss and no draw."""
         return linear_cross_entropy_sample(
             hidden,
             self.weight,
@@ -183,13 +182,13 @@ class GeneratorHead(nn.Module):
 
 
 class DiscriminatorHead(nn.Module):
-    """The last Linear(H → 1) with its loss: `linear_masked_bce`.
+    """The last Linear(H → 1) fused with its loss: `linear_masked_bce`.
 
     Args:
         hidden_size: H, the width of ``hidden``.
-        device, dtype: of the parameters, weight [1, H] and bias [1]; by default torch's.
+        device, dtype: of the parameters weight [1, H] and bias [1]; by default torch's.
 
-    They start as those of `GeneratorHead`.
+    The parameters are initialised as in `GeneratorHead`.
     """
 
     def __init__(
@@ -206,7 +205,7 @@ class DiscriminatorHead(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialises both parameters in place."""
+        """Initialise both parameters in place."""
         _initialize_weight(self.weight)
         nn.init.zeros_(self.bias)
 
@@ -224,7 +223,7 @@ class DiscriminatorHead(nn.Module):
         reduction: str = "mean",
         normalizer: float | Tensor | None = None,
     ) -> TokenLoss:
-        """hidden [..., H], labels [...], mask that broadcasts to [...] → `TokenLoss`."""
+        """hidden [..., H], labels [...] and a mask that broadcasts to [...] → `TokenLoss`."""
         return linear_masked_bce(
             hidden,
             self.weight,

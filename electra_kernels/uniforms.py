@@ -1,4 +1,4 @@
-"""The one source of randomness: every op takes its random numbers as an ordinary tensor."""
+"""The source of randomness: every op takes its random numbers as an ordinary tensor."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +17,8 @@ def draw_uniforms(
 ) -> Tensor:
     """Draw independent uniforms on [0, 1) that resolve probabilities down to 2**-48.
 
-    Eager ``torch.rand(dtype=float64)`` has 53 bits, but inductor compiles it to 24, and 24 bits visibly bias the
-    tail of a vocabulary of 30,000 tokens. So under ``torch.compile`` two float32 draws of 24 bits are joined to
+    Eager ``torch.rand(dtype=float64)`` has 53 bits, but inductor compiles it to 24 bits, which visibly bias the tail
+    of a vocabulary of 30,000 tokens. Under ``torch.compile`` two float32 draws of 24 bits are therefore joined to
     ``high + low * 2**-24``, which takes twice as long.
 
     Args:
@@ -32,7 +32,7 @@ def draw_uniforms(
     """
     if device is None and generator is not None:
         device = generator.device
-    # Dynamo traces the overload with a generator, even None, for static shapes alone.
+    # Dynamo traces the overload with a generator argument, even None, only for static shapes.
     options: dict[str, Any] = {} if generator is None else {"generator": generator}
     if not torch.compiler.is_compiling():
         return torch.rand(shape, device=device, dtype=torch.float64, **options)

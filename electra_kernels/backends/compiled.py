@@ -13,7 +13,7 @@ import torch
 
 from electra_kernels.backends.build_record import missing
 from electra_kernels.backends.implementations import Function, from_library
-from electra_kernels.backends.table import OPS, ROW_KERNELS
+from electra_kernels.backends.table import ROW_KERNELS, ops_of
 
 _PACKAGE = Path(__file__).parents[1]
 _declared: list[torch.library.Library] = []  # an op lives as long as the Library object that declared it
@@ -74,7 +74,8 @@ def load(namespace: str, path: Path, *, level: bool = False) -> Any:
 @cache
 def _declare(namespace: str, level: bool) -> None:
     library = torch.library.Library(namespace, "DEF")
-    schemas = [op.schema for op in OPS.values() if op.idea != "linear_head"]
+    ops = ops_of("cpp" if level else "cuda").values()
+    schemas = [op.schema for op in ops if op.idea != "linear_head"]
     schemas += [name + schema for name, schema in ROW_KERNELS.items()]
     for schema in schemas:
         library.define(schema.replace(") -> ", ", int level) -> ", 1) if level else schema)

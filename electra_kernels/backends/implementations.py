@@ -1,4 +1,4 @@
-"""From the functions of a back end to implementations of the ops: each is guarded by its value check.
+"""Implementations of the ops from the functions of a back end, each guarded by the value check of its op.
 
 float64 calls go to the reference: they are for gradcheck, and kernels support float32 and smaller dtypes only.
 """
@@ -12,21 +12,21 @@ import torch
 
 from electra_kernels.backends import linear_head
 from electra_kernels.backends.linear_head import RowKernels
-from electra_kernels.backends.table import OPS, ROW_KERNELS, Op
+from electra_kernels.backends.table import ROW_KERNELS, Op, ops_of
 from electra_kernels.backends.value_checks import reads_values
 
 Function = Callable[..., Any]
 Implementations = Mapping[str, Function]
-_LINEAR_HEAD = (
-    "linear_head"  # the idea whose functions are the same in every back end, but for the row kernels
-)
+# The functions of this idea are the same in every back end, except for the row kernels.
+_LINEAR_HEAD = "linear_head"
 
 
-def from_package(package: str) -> dict[str, Function]:
-    """Implementations by op name, from a package with a module per idea: the reference or Triton."""
+def from_package(backend: str) -> dict[str, Function]:
+    """Implementations by op name, from the package of a back end with a module per idea: "reference" or "triton"."""
+    package = f"electra_kernels.{backend}"
     mlm_head = import_module(f"{package}.mlm_head")
     rows = RowKernels(*(getattr(mlm_head, name) for name in ROW_KERNELS))
-    return {name: guarded(op, _function(op, package, rows)) for name, op in OPS.items()}
+    return {name: guarded(op, _function(op, package, rows)) for name, op in ops_of(backend).items()}
 
 
 def from_library(ops: Any, *level: int) -> dict[str, Function]:
@@ -36,16 +36,15 @@ def from_library(ops: Any, *level: int) -> dict[str, Function]:
         ops: ``torch.ops.electra_kernels_cpp`` or ``torch.ops.electra_kernels_cuda``.
         level: of the CPU library, the index of an instruction set, which its kernels take as their last argument.
     """
-    kernels = {name: getattr(ops, name).default for name in (*OPS, *ROW_KERNELS) if hasattr(ops, name)}
-    rows = RowKernels(*(_at_level(kernels[name], *level) for name in ROW_KERNELS))
+    rows = RowKernels(*(_at_level(getattr(ops, name).default, *level) for name in ROW_KERNELS))
     found: dict[str, Function] = {}
-    for name, op in OPS.items():
+    for name, op in ops_of("cpp" if level else "cuda").items():
         if op.idea == _LINEAR_HEAD:
             found[name] = guarded(op, _linear_head(op, rows))
         elif level:
-            found[name] = checking_itself(op, kernels[name], *level)
+            found[name] = checking_itself(op, getattr(ops, name).default, *level)
         else:
-            found[name] = guarded(op, kernels[name])
+            found[name] = guarded(op, getattr(ops, name).default)
     return found
 
 

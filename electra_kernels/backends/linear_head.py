@@ -66,7 +66,7 @@ def chunk_rows(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int
 
 
 def chunks_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Pairs of row range and logits rows @ weight.T, all in one buffer whose rows are padded to 128 bytes with -inf.
+    """Yield each range of rows with its logits rows @ weight.T, in one buffer padded by -inf to 128 bytes per row.
 
     rows [N, E], weight [V, E] of the same dtype.
     """

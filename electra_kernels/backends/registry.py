@@ -1,4 +1,4 @@
-"""Which implementation serves which op on which device, and why another does not."""
+"""The registry of back ends: it finds the implementation that serves an op on a device, or says why none does."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +15,7 @@ from electra_kernels.backends.table import BACKENDS, DEVICES, OPS, ORDER
 
 @dataclass(frozen=True)
 class Backends:
-    """What `backends` returns. "cuda" stands for the current GPU.
+    """The result of `backends`. "cuda" stands for the current GPU.
 
     Attributes:
         serving: (op, device) → the back end that serves it by default.
@@ -194,7 +194,7 @@ def _chosen(name: str, op: str, device: str) -> Callable[..., object]:
 
 
 def _register_all() -> None:
-    register_backend("reference", DEVICES, from_package("electra_kernels.reference"))
+    register_backend("reference", DEVICES, from_package("reference"))
     try:
         levels = compiled.implementations()
         register_backend("cpp", ("cpu",), next(iter(levels.values())), levels)
@@ -205,7 +205,7 @@ def _register_all() -> None:
     except compiled.NotAvailableError as reason:
         _unavailable["cuda"] = str(reason)
     try:
-        register_backend("triton", triton.devices(), from_package("electra_kernels.triton"))
+        register_backend("triton", triton.devices(), from_package("triton"))
     except (triton.NotAvailableError, ImportError) as reason:
         _unavailable["triton"] = str(reason)
 

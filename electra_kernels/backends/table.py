@@ -12,7 +12,8 @@ from electra_kernels.backends import value_checks
 # Per device, the back ends that may serve, best first. On a GPU this order holds until a measurement says otherwise.
 ORDER = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference")}
 DEVICES = tuple(ORDER)
-BACKENDS = ("reference", "cpp", "cuda", "triton")
+KERNELS = ("cpp", "cuda", "triton")  # the back ends besides the reference, which serves every op
+BACKENDS = ("reference", *KERNELS)
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Op:
         arguments, returns: the two sides of the schema.
         computes_in: the argument whose dtype the op computes in; None if the op has integers only.
         check: called with the arguments of a call; raises a ValueError for a value out of range.
+        served_by: the back ends besides the reference that have the op.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Op:
     returns: str
     computes_in: str | None
     check: Callable[..., None] | None
+    served_by: tuple[str, ...] = KERNELS
 
     @property
     def schema(self) -> str:
@@ -183,6 +186,12 @@ _TABLE = (
     ),
 )
 OPS = {op.name: op for op in _TABLE}
+
+
+def ops_of(backend: str) -> dict[str, Op]:
+    """The ops that a back end has, by name."""
+    return {name: op for name, op in OPS.items() if backend == "reference" or backend in op.served_by}
+
 
 # Not ops of ``electra_kernels``: the two row kernels that a back end gives to `backends.linear_head`.
 ROW_KERNELS = {

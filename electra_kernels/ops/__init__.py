@@ -1,4 +1,4 @@
-"""What each op means: arguments and their checks, schema, fake kernel and gradient, one file per idea."""
+"""The public ops, one file per idea: arguments and their checks, fake kernel and gradient."""
 
 from electra_kernels.ops._flops import register_flop_formulas
 from electra_kernels.ops._results import MaskedTokens, ReplacedTokens, SampledLoss, TokenLoss

@@ -1,6 +1,7 @@
-"""Checks of arguments: a message names the argument, what it is and what it should be.
+"""Checks of arguments. An error names the argument, its value and what it should be.
 
-They see shapes, dtypes, devices and plain numbers, so they run at no cost on a GPU and under torch.compile.
+The checks read only shapes, dtypes, devices and Python numbers, so they never wait for a GPU and torch.compile traces
+them away.
 """
 
 import numbers
@@ -51,19 +52,19 @@ def check_row_logits(logits: Tensor) -> None:
 
 
 def _type_name(value: object) -> str:
-    """Tells numpy's bool from Python's."""
+    """The type's name, with its module unless it is builtin: numpy's bool must not read like Python's."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def _shown(value: float) -> str:
-    """An integer of thousands of digits is not printed, which Python may refuse to do."""
+    """The value as text. Python may refuse to print an integer of thousands of digits, so only its size is given."""
     bits = value.bit_length() if isinstance(value, int) else 0
     return f"an integer of {bits} bits" if bits > 128 else str(value)
 
 
 def check_number(name: str, value: float) -> float:
-    """The number as a Python float: comparisons with numpy's narrow types would round the bounds to them."""
+    """The number as a Python float, because a comparison in a narrow numpy type would round the bounds."""
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {_type_name(value)}, should be a number")
     try:
@@ -117,7 +118,7 @@ def check_uniforms(uniforms: Tensor, shape: Sequence[int], layout: str, device: 
 
 
 def check_parameter(name: str, value: Tensor, like: Tensor, shape: Sequence[int], layout: str) -> None:
-    """A parameter has the dtype of the activations, or float32: master weights, whose gradient is exact."""
+    """A parameter has the dtype of the activations or float32 (master weights)."""
     check_tensor(name, value, tuple(dict.fromkeys((like.dtype, torch.float32))), like.device)
     check_shape(name, value, shape, layout)
 
@@ -132,7 +133,7 @@ def check_projection(weight: Tensor, hidden: Tensor) -> None:
 def normalizer_tensor(
     normalizer: float | Tensor | None, reduction: str, device: torch.device
 ) -> Tensor | None:
-    """The denominator as a float64 tensor [] on the device, without a synchronisation."""
+    """The denominator as a float64 tensor [] on the device, without a synchronisation; None stays None."""
     check_reduction(reduction)
     if normalizer is None:
         return None
@@ -144,7 +145,7 @@ def normalizer_tensor(
             raise ValueError("normalizer requires grad, should be detached: no gradient is computed for it")
         if normalizer.device != device:
             raise ValueError(f"normalizer is on {normalizer.device}, should be on {device} like the logits")
-        # Half precision holds no large count: a policy that casts inputs makes 70,000 infinite, or 69,632.
+        # Half precision cannot hold a large count: a policy that casts inputs turns 70,000 into inf or 69,632.
         check_tensor("normalizer", normalizer, NORMALIZERS, device)
         return normalizer.double()
     number = check_number("normalizer", normalizer)
@@ -162,7 +163,7 @@ def scalar_tensor(value: float, device: torch.device) -> Tensor:
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype in which autocast wants a float32 operand of a matrix product; float64 stays as it is."""
+    """The dtype to which autocast casts an operand of a matrix product; float64 stays as it is."""
     device = tensor.device.type
     if device == "meta" or tensor.dtype == torch.float64:  # autocast knows no meta device
         return tensor.dtype

@@ -1,7 +1,7 @@
-"""Floating-point operations of the ops that contain a matrix product, for ``torch.utils.flop_counter``.
+"""FLOP formulas of the ops that contain a matrix product, for ``torch.utils.flop_counter``.
 
-Only products are counted, at 2 per multiply-add, as torch counts its own. The other ops have none. A formula gets
-the arguments of the op's schema with shapes instead of tensors, and has the name of the op.
+As in torch, only products count, at 2 FLOPs per multiply-add. A formula has the name of its op and gets the arguments
+of the schema with shapes instead of tensors.
 """
 
 import importlib.util
@@ -19,17 +19,17 @@ _COUNTER = "torch.utils.flop_counter"
 
 
 def _product(hidden: torch.Size, outputs: int) -> int:
-    """2 N V E: hidden [..., E] times weight [V, E]; each of the two products of its gradient has as many."""
+    """2 N V E for hidden [..., E] times weight [V, E], and as many for each of the two products of its gradient."""
     return 2 * prod(hidden) * outputs
 
 
 def _is_per_token(arguments: tuple[Any, ...]) -> bool:
-    """Whether reduction, the only string among the arguments of an op, is "none"."""
+    """Whether ``reduction``, the only string among the arguments, is "none"."""
     return "none" in [argument for argument in arguments if isinstance(argument, str)]
 
 
 def linear_cross_entropy_sample(hidden: torch.Size, weight: torch.Size, *arguments: Any, **_: Any) -> int:
-    """The logits, and with "mean" and "sum" the gradients of hidden and weight that are needed."""
+    """Counts the logits and, for "mean" and "sum", the gradients of hidden and weight that are needed."""
     needs_gradient = arguments[-1]
     gradients = 0 if _is_per_token(arguments) else sum(needs_gradient[:2])
     return _product(hidden, weight[0]) * (1 + gradients)
@@ -38,19 +38,19 @@ def linear_cross_entropy_sample(hidden: torch.Size, weight: torch.Size, *argumen
 def linear_cross_entropy_sample_backward(
     grad_loss: torch.Size, hidden: torch.Size, weight: torch.Size, *arguments: Any, **_: Any
 ) -> int:
-    """With "none" the logits again and the gradients that are needed; otherwise only a scaling is left."""
+    """Counts the recomputed logits and the needed gradients for "none"; otherwise the backward only scales."""
     needs_gradient = arguments[-1]
     return _product(hidden, weight[0]) * (1 + sum(needs_gradient[:2])) if _is_per_token(arguments) else 0
 
 
 def linear_masked_bce(hidden: torch.Size, *arguments: Any, **_: Any) -> int:
-    """The logits, and with "mean" and "sum" the gradient of weight if a parameter needs one."""
+    """Counts the logits and, for "mean" and "sum", the gradient of weight if a parameter needs one."""
     needs_parameter_gradients = arguments[-1]
     return _product(hidden, 1) * (1 + (needs_parameter_gradients and not _is_per_token(arguments)))
 
 
 def linear_masked_bce_backward(grad_loss: torch.Size, hidden: torch.Size, *arguments: Any, **_: Any) -> int:
-    """The gradient of hidden, and with "none" that of weight; the op computes them needed or not."""
+    """Counts the gradient of hidden and, for "none", that of weight; the op always computes both."""
     return _product(hidden, 1) * (1 + _is_per_token(arguments))
 
 
@@ -70,9 +70,9 @@ def _register() -> None:
 
 
 class _AfterTheCounter(MetaPathFinder):
-    """Registers the formulas right after the first import of torch's counter, which a user may do at any time.
+    """Registers the formulas right after the first import of torch's counter, which may come at any time.
 
-    The counter imports triton, which ``import electra_kernels`` does not on a machine without a GPU.
+    Importing the counter here would import triton, which ``import electra_kernels`` avoids on a machine without a GPU.
     """
 
     def find_spec(
@@ -80,7 +80,7 @@ class _AfterTheCounter(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != _COUNTER:
             return None
-        sys.meta_path.remove(self)  # while the other finders are asked
+        sys.meta_path.remove(self)  # so that find_spec asks only the other finders
         try:
             spec = importlib.util.find_spec(fullname)
         finally:
@@ -98,7 +98,7 @@ class _AfterTheCounter(MetaPathFinder):
 
 
 def register_flop_formulas() -> None:
-    """Makes ``FlopCounterMode`` count these ops, whether torch's counter is imported before or after them."""
+    """Make ``FlopCounterMode`` count these ops, whether torch's counter is imported before or after them."""
     if _COUNTER in sys.modules:
         _register()
     else:

@@ -33,10 +33,10 @@ define("scale_gradient_", lambda gradient, scale: None)
 
 
 class _Overwritten:
-    """The memory of the logits once the gradient is in it.
+    """The memory of the logits after the gradient has overwritten it.
 
-    Autograd raises if somebody writes to a saved tensor, but not where saved-tensor hooks have packed it. Such a
-    hook may hand back this very memory, or a copy, once or at every call.
+    Autograd raises if a saved tensor was written to, but not if saved-tensor hooks have packed it. Such a hook may
+    return this memory or a copy, once or at every call.
     """
 
     def __init__(self, logits: Tensor) -> None:
@@ -45,7 +45,7 @@ class _Overwritten:
         self.is_scaled = False
 
     def check(self, unpacked: Tensor) -> None:
-        """Raise a RuntimeError if what is unpacked is not, or no longer, the gradient before it is scaled."""
+        """Raise a RuntimeError unless ``unpacked`` still holds the gradient before it is scaled."""
         is_same = unpacked.untyped_storage() is self.storage()
         # An alias made by `.data` counts its versions from 0.
         if self.is_scaled or (is_same and unpacked._version > self.version):
@@ -57,7 +57,7 @@ class _Overwritten:
 
 
 class CrossEntropySample(torch.autograd.Function):
-    """Every write bumps the version of the logits, so that autograd sees who still needs the old values."""
+    """The gradient overwrites the logits and bumps their version, so autograd detects ops that need the old values."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,8 +72,8 @@ class CrossEntropySample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        # once_differentiable would let it pass: grad_loss alone need not require grad, and the logits' history
-        # would be taken for that of the gradient which has overwritten them.
+        # once_differentiable does not raise if grad_loss requires no grad. Autograd would then take the history of the
+        # logits for the history of the gradient that has overwritten them.
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "cross_entropy_sample cannot be differentiated twice: its gradient has no gradient"
@@ -94,7 +94,7 @@ def check_overwritable(logits: Tensor, reduction: str) -> None:
         raise RuntimeError("cross_entropy_sample has no gradient in forward mode")
     if reduction == "none":
         raise ValueError('inplace_backward is True with reduction="none", should be with "mean" or "sum"')
-    if torch.compiler.is_compiling():  # the compiler gets the op that overwrites nothing
+    if torch.compiler.is_compiling():  # the compiler gets the op that is not in place
         return
     kind = _shares_a_leaf(logits)
     if kind is not None:
@@ -109,19 +109,19 @@ def check_overwritable(logits: Tensor, reduction: str) -> None:
 
 
 def _shares_a_leaf(logits: Tensor) -> str | None:
-    """How the logits share the memory of a leaf that requires grad; None if they do not."""
+    """ "a leaf" or "a view of a leaf" if the logits share the memory of a leaf that requires grad, else None."""
     if logits.is_leaf:
         return "a leaf" if logits.requires_grad else None
     base = logits._base
     if base is None:
         return None
-    # `_base` is the root of a chain of views. If it needs no gradient, the gradient is that of a leaf made from a view
-    # of it, as data[0].requires_grad_(), whose view the logits are.
+    # `_base` is the root of a chain of views. If the root needs no gradient, the leaf is a view in between, such as
+    # data[0].requires_grad_(), and the logits are a view of that leaf.
     return "a view of a leaf" if base.is_leaf or not base.requires_grad else None
 
 
 def _overlaps(tensor: Tensor) -> bool:
-    """Conservative: True unless every dimension steps over all that the smaller ones span."""
+    """Whether two elements may share memory: True unless every dimension steps over the span of the smaller ones."""
     if tensor.numel() == 0:
         return False
     span = 1

@@ -1,4 +1,4 @@
-"""What the ops return."""
+"""The named tuples that the ops return."""
 
 from typing import NamedTuple
 
@@ -39,8 +39,8 @@ class TokenLoss(NamedTuple):
 
 
 _RESULTS = (MaskedTokens, ReplacedTokens, SampledLoss, TokenLoss)
-# torch.load(weights_only=True) builds only classes that are known as safe. These hold nothing but tensors.
+# torch.load(weights_only=True) builds only classes that are registered as safe. These hold only tensors.
 torch.serialization.add_safe_globals([*_RESULTS])
-# torch.export.save writes a program that returns named tuples only if it knows them by a name.
+# torch.export.save needs a serialized name for each named tuple that a program returns.
 for _result in _RESULTS:
     _pytree._register_namedtuple(_result, serialized_type_name=f"electra_kernels.{_result.__name__}")

@@ -80,30 +80,30 @@ def masked_bce_with_logits(
     reduction: str = "mean",
     normalizer: float | Tensor | None = None,
 ) -> Tensor:
-    """Binary cross-entropy per token, over the tokens whose mask is set, in one pass.
+    """Binary cross-entropy per token over the tokens whose mask is set, in one pass.
 
-    loss = m (p y softplus(-x) + (1 - y) softplus(x)), which is
+    loss = m (p y softplus(-x) + (1 - y) softplus(x)), which equals
     ``torch.nn.functional.binary_cross_entropy_with_logits(x, y, weight=m, pos_weight=p)``, with
     y = label (1 - s) + s / 2 for label smoothing s. "mean" divides by the sum of the mask weights m.
     ``torch.ops.electra_kernels.masked_bce_with_logits`` returns the confusion counts as well.
 
     Args:
         logits: any shape, float32, bfloat16 or float16, any strides.
-        labels: of the same shape; bool, int (0, 1, or -100 = ignored) or float in [0, 1].
-        mask: broadcasts to logits; bool or int (nonzero = set; an HF ``attention_mask`` as it is) or float
+        labels: the same shape; bool, int (0, 1, or -100 = ignored) or float in [0, 1].
+        mask: broadcasts to logits; bool or int (nonzero = set, such as a Hugging Face ``attention_mask``) or float
             (a weight per token). A token with mask 0 adds nothing, even if its logit is NaN.
         pos_weight: weight p of the positive term, a number or a tensor that broadcasts to logits.
         label_smoothing: s in [0, 1].
         reduction: "mean" (0 if nothing is unmasked), "sum" or "none".
-        normalizer: divides instead of the sum of the mask weights (with "mean"); a positive number, or
-            a 0-dim tensor of float32, float64 or integers, which is never synchronised.
+        normalizer: replaces the sum of the mask weights as the denominator of "mean". A positive number, or a
+            0-dim tensor of float32, float64 or integers, which is never synchronised.
 
     Returns:
-        float32, [] or, with "none", the shape of logits. The gradient flows to ``logits`` alone.
+        float32, [] or, with "none", the shape of logits. Only ``logits`` gets a gradient.
 
     Raises:
-        TypeError, ValueError: an argument of another dtype, shape, device or range; on the CPU (elsewhere
-            with ELECTRA_KERNELS_DEBUG=1) also a label out of range.
+        TypeError, ValueError: an argument has a wrong dtype, shape, device or range. A label out of range is
+            found on the CPU, and on other devices with ELECTRA_KERNELS_DEBUG=1.
     """
     check_tensor("logits", logits, FLOATING, None)
     terms = check_terms(logits.shape, labels, mask, pos_weight, label_smoothing, logits.device)
@@ -120,7 +120,7 @@ def check_terms(
     label_smoothing: float,
     device: torch.device,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """mask and pos_weight, expanded to the shape of the logits."""
+    """Check the arguments that both heads share; return mask and pos_weight, expanded to the shape of the logits."""
     check_tensor("labels", labels, _MASKS, device)
     check_shape("labels", labels, shape, "the shape of the logits")
     _refuse_gradient("labels", labels)

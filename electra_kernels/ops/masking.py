@@ -1,4 +1,4 @@
-"""Masking: which tokens of a batch the generator has to predict, and what it sees in their place."""
+"""Masking: picks the tokens that the generator has to predict, and writes what it sees in their place."""
 
 import math
 
@@ -48,33 +48,33 @@ def mask_tokens(
     uniforms: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> MaskedTokens:
-    """Pick the positions to mask, exactly k per row and without replacement, and write what stands there.
+    """Pick exactly k positions per row without replacement, and write ``[MASK]`` or another id there.
 
     A row with n maskable tokens uses ``k = min(K, max(1, floor(probability * n + 0.5)))`` slots, 0 if n = 0.
-    At each picked position stands ``[MASK]`` with probability ``mask_fraction``, a random id of the
-    vocabulary with probability ``random_fraction``, else the original (ELECTRA, Clark et al. 2020, section 2
-    and google-research/electra, pretrain_helpers.mask, which uses 0.85, 0 and 0.15).
+    A picked position gets ``[MASK]`` with probability ``mask_fraction``, a random id of the vocabulary with
+    probability ``random_fraction``, and else keeps the original (ELECTRA, Clark et al. 2020, section 2, and
+    google-research/electra, pretrain_helpers.mask, which uses 0.85, 0 and 0.15).
 
     Args:
         input_ids: [B, T] int64.
-        maskable: [B, T] bool or integer, nonzero where a token may be masked: no special token, no padding.
+        maskable: [B, T] bool or integer, nonzero where a token may be masked: not at special tokens and padding.
         mask_token_id: id of ``[MASK]``.
         vocab_size: V.
-        probability: share of the maskable tokens that is picked, in (0, 1].
+        probability: fraction of the maskable tokens that is picked, in (0, 1].
         mask_fraction, random_fraction: in [0, 1], their sum at most 1.
-        max_predictions: K, by default ``max(1, floor((probability + 0.005) * T))`` and T at most. So the
-            default depends on ``probability``, and torch.compile makes a graph for every value of that.
-        uniforms: [B, K, 2] float64 in [0, 1). The j-th slot's first number picks among the maskable tokens
-            that are left, in the order of the sequence; its second decides between mask, keep and random, in
-            this order, and its remainder the random id. By default from `draw_uniforms`.
-        generator: for the draw of ``uniforms``; not under ``torch.compile``.
+        max_predictions: K, by default ``max(1, floor((probability + 0.005) * T))`` and at most T. The default
+            depends on ``probability``, so torch.compile makes a graph for every value of it.
+        uniforms: [B, K, 2] float64 in [0, 1), by default from `draw_uniforms`. The first number of slot j picks
+            one of the maskable tokens that are left, in the order of the sequence. The second number chooses
+            between mask, keep and random, in this order, and the rest of it chooses the random id.
+        generator: draws ``uniforms``; not under ``torch.compile``.
 
     Returns:
         ``input_ids`` [B, T], ``positions`` [B, K] and ``targets`` [B, K] (the originals), all int64. An
         unused slot has position 0 and target -100.
 
     Raises:
-        TypeError, ValueError: an argument of another dtype, shape, device or range.
+        TypeError, ValueError: an argument has a wrong dtype, shape, device or range.
     """
     check_tensor("input_ids", input_ids, (torch.int64,), None)
     check_dim("input_ids", input_ids, 2, "[B, T]")
@@ -125,10 +125,10 @@ def _check_options(
 
 
 def gather_rows(hidden: Tensor, positions: Tensor) -> Tensor:
-    """Rows of hidden [B, T, E] at positions [B, K] → [B, K, E]; plain torch, differentiable.
+    """Rows of hidden [B, T, E] at positions [B, K], as [B, K, E]; plain torch, differentiable.
 
     Raises:
-        TypeError, ValueError: ``hidden`` or ``positions`` of another shape, dtype or device.
+        TypeError, ValueError: ``hidden`` or ``positions`` has a wrong shape, dtype or device.
     """
     check_tensor("hidden", hidden, FLOATING, None)
     check_dim("hidden", hidden, 3, "[B, T, E]")
@@ -137,6 +137,6 @@ def gather_rows(hidden: Tensor, positions: Tensor) -> Tensor:
         raise ValueError(
             f"positions has shape {list(positions.shape)}, should be [B, K] with B = {hidden.shape[0]}"
         )
-    # Indexing has a deterministic gradient on every device; torch.gather adds it with float atomics on CUDA.
+    # Indexing has a deterministic gradient on every device; that of torch.gather uses float atomics on CUDA.
     rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
     return hidden[rows, positions]

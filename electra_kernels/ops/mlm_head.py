@@ -1,7 +1,6 @@
-"""The generator's output: masked-LM loss, the sample that replaces the masked token, and their gradient.
+"""The generator's output: masked-LM loss, the sample that replaces the masked token, and the loss's gradient.
 
-The log-sum-exp that the loss needs is what an exact categorical draw needs as well: both come out of one
-pass.
+Loss and sample come out of one pass, because an exact categorical draw needs the same log-sum-exp as the loss.
 """
 
 from typing import Any
@@ -106,36 +105,36 @@ def cross_entropy_sample(
     uniforms: Tensor | None = None,
     inplace_backward: bool = False,
 ) -> SampledLoss:
-    """Cross-entropy of each row, a token drawn from softmax(logits / temperature), and whether it was right.
+    """Cross-entropy of each row, a token drawn from softmax(logits / temperature), and whether the target is the top 1.
 
-    loss = logsumexp(x) - x[target], always at temperature 1 and with no token banned, as
-    ``torch.nn.functional.cross_entropy``; its gradient is softmax(x) - one_hot(target).
+    loss = logsumexp(x) - x[target], always at temperature 1 and with no token banned, as in
+    ``torch.nn.functional.cross_entropy``. Its gradient is softmax(x) - one_hot(target).
 
     Args:
         logits: [..., V] float32, bfloat16 or float16, any strides.
         targets: [...] int64 in [0, V), or ``ignore_index``.
-        ignore_index: such rows have no loss, no gradient and draw no token.
+        ignore_index: rows with this target have no loss, no gradient and no token.
         reduction: "mean" over the rows that are not ignored (0 if there is none), "sum" or "none".
-        normalizer: divides instead of the number of rows (with "mean"), so that micro-batches or ranks add up
-            to the gradient of one big batch; a positive number, or a 0-dim tensor of float32, float64 or
+        normalizer: replaces the number of rows as the denominator of "mean", so that micro-batches or ranks add
+            up to the gradient of one big batch. A positive number, or a 0-dim tensor of float32, float64 or
             integers, which is never synchronised.
-        temperature: above 0; of the draw only.
+        temperature: above 0; it applies to the draw only.
         ban_original: never draw the target.
         uniforms: [...] float64 in [0, 1), by default from `draw_uniforms`.
         inplace_backward: allow the gradient to overwrite ``logits``, which saves a tensor of their size.
             A second backward raises, also under saved-tensor hooks. If another op needs the logits for its own
-            backward, that backward raises, but not under hooks that hand back the very memory they were given:
-            autograd checks nothing there. Checkpointing (``use_reentrant=False``) is right if the checkpointed
-            function computes the logits itself, as it runs again from its inputs.
+            backward, that backward raises too, except under hooks that return the memory they were given, where
+            autograd checks nothing. Checkpointing (``use_reentrant=False``) is right if the checkpointed function
+            computes the logits itself, because it runs again from its inputs.
 
     Returns:
-        ``loss`` float32 ([] or, with "none", [...]), ``tokens`` [...] int64 (-1: none drawn), ``is_top1``
-        [...] bool: the target had the highest logit. A row with NaN or +inf, or with no finite logit, has a
-        NaN loss and token -1.
+        ``loss`` float32, [] or, with "none", [...]. ``tokens`` [...] int64, -1 where none was drawn. ``is_top1``
+        [...] bool, whether the target has the highest logit. A row with NaN or +inf, or with no finite logit, has
+        a NaN loss and token -1.
 
     Raises:
-        TypeError, ValueError: an argument of another dtype, shape, device or range; on the CPU (elsewhere
-            with ELECTRA_KERNELS_DEBUG=1) also a target out of range.
+        TypeError, ValueError: an argument has a wrong dtype, shape, device or range. A target out of range is
+            found on the CPU, and on other devices with ELECTRA_KERNELS_DEBUG=1.
     """
     check_row_logits(logits)
     shape = logits.shape[:-1]
@@ -158,7 +157,7 @@ def cross_entropy_sample(
     return SampledLoss(loss, tokens, is_top1)
 
 
-# ---- from hidden states: the logits exist only a chunk of rows at a time ---------------------------------
+# ---- from hidden states: only one chunk of rows of the logits exists at a time ------------------------------
 
 
 def _fake_linear(
@@ -204,7 +203,7 @@ define("linear_cross_entropy_sample_backward", _fake_linear_backward)
 
 
 class _LinearCrossEntropySample(torch.autograd.Function):
-    """With "mean" and "sum" the forward has computed the gradients, and the backward scales them."""
+    """The forward computes the gradients for "mean" and "sum", and the backward scales them."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
@@ -246,20 +245,21 @@ def linear_cross_entropy_sample(
     ban_original: bool = False,
     uniforms: Tensor | None = None,
 ) -> SampledLoss:
-    """`cross_entropy_sample` of hidden @ weight.T + bias, whose [..., V] never exists.
+    """`cross_entropy_sample` of hidden @ weight.T + bias; the [..., V] logits never exist.
 
     Chunks of rows pass through one small buffer of logits, in which the row kernel leaves the gradient. With
-    reduction "mean" or "sum" all gradients are computed in the forward, accumulated in float32 over the rows;
-    with "none" the backward recomputes the logits.
+    reduction "mean" or "sum" the forward computes all gradients and accumulates them over the rows in float32.
+    With "none" the backward recomputes the logits.
 
     Args:
         hidden: [..., E] float32, bfloat16 or float16; under autocast it is cast to autocast's dtype.
-        weight: [V, E] of hidden's dtype or float32; its gradient has its own dtype. It is accumulated
-            in float32; from half-precision hidden states each chunk's share is rounded to their dtype once.
+        weight: [V, E] of hidden's dtype or float32. Its gradient has its own dtype and is accumulated in float32;
+            with half-precision hidden states each chunk's part is rounded to their dtype once.
         bias: [V] of weight's dtype, or None.
-        The others: as `cross_entropy_sample`, with [...] = hidden.shape[:-1].
+        targets, ignore_index, reduction, normalizer, temperature, ban_original, uniforms: as for
+            `cross_entropy_sample`, with [...] = hidden.shape[:-1].
 
-    Returns and raises: as `cross_entropy_sample`.
+    Returns, raises: as `cross_entropy_sample`.
     """
     check_tensor("hidden", hidden, FLOATING, None)
     if hidden.dim() == 0:

@@ -27,20 +27,20 @@ define("replace_tokens", _fake_replace)
 def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> ReplacedTokens:
     """Write tokens at positions and label what changed: the discriminator's input and its labels.
 
-    A token that equals the original is labelled *original* (ELECTRA, section 2); a negative token keeps the
-    original, whatever its position.
+    A token that equals the original is labelled *original* (ELECTRA, section 2). A negative token keeps the
+    original, and its position is not used.
 
     Args:
         input_ids: [B, T] int64, the *original* ids, not the masked ones.
-        positions: [B, K] int64 in [0, T), no two the same in a row where tokens are not negative.
+        positions: [B, K] int64 in [0, T), different within a row where tokens are not negative.
         tokens: [B, K] int64.
 
     Returns:
         ``input_ids`` [B, T] int64 and ``is_replaced`` [B, T] bool.
 
     Raises:
-        TypeError, ValueError: an argument of another dtype, shape or device; on the CPU (elsewhere with
-            ELECTRA_KERNELS_DEBUG=1) also a position out of range or used twice.
+        TypeError, ValueError: an argument has a wrong dtype, shape or device. A position out of range or used
+            twice is found on the CPU, and on other devices with ELECTRA_KERNELS_DEBUG=1.
     """
     _check_slots(input_ids, positions, None)
     check_int64("tokens", tokens, positions.shape, "positions.shape", input_ids.device)
@@ -89,12 +89,12 @@ def sample_replacements(
         logits: [B, K, V], one row per slot.
         input_ids: [B, T] int64, the original ids.
         positions: [B, K] int64.
-        targets: [B, K] int64, the original token of each slot; negative: the slot is unused.
+        targets: [B, K] int64, the original token of each slot; negative marks an unused slot.
         temperature: above 0.
         ban_original: never draw the slot's original token.
         uniforms: [B, K] float64 in [0, 1), by default from `draw_uniforms`.
 
-    Returns and raises: as `replace_tokens`.
+    Returns, raises: as `replace_tokens`.
     """
     check_row_logits(logits)
     check_temperature(temperature)

@@ -1,4 +1,4 @@
-"""The discriminator's output: its last Linear(H → 1) and the per-token loss, with hidden read once."""
+"""The discriminator's output: its last Linear(H → 1) fused with the per-token loss, so that hidden is read once."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ define("linear_masked_bce_backward", _fake_backward)
 
 
 class _LinearMaskedBCE(torch.autograd.Function):
-    """The forward has summed the gradients of weight and bias; the backward scales them and writes hidden's."""
+    """The forward sums the gradients of weight and bias; the backward scales them and writes the gradient of hidden."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
@@ -101,8 +101,8 @@ def linear_masked_bce(
 ) -> TokenLoss:
     """`masked_bce_with_logits` of hidden @ weight + bias: the loss of ELECTRA's discriminator (section 2).
 
-    The logits are computed in float32 whatever hidden's dtype. Hidden is read once in the forward, which also
-    sums the gradients of weight and bias ("mean" and "sum"); the backward writes hidden's gradient once.
+    The logits are computed in float32 for every dtype of hidden. The forward reads hidden once and, with "mean" and
+    "sum", also adds up the gradients of weight and bias. The backward writes the gradient of hidden once.
 
     Args:
         hidden: [..., H] float32, bfloat16 or float16, any strides.
@@ -110,15 +110,15 @@ def linear_masked_bce(
         bias: one element ([], [1]) of weight's dtype, or None.
         labels: [...]; bool, int (0, 1, or -100 = ignored) or float in [0, 1].
         mask: broadcasts to [...]; bool, int (nonzero = set) or float (a weight per token).
-        The others: as `masked_bce_with_logits`.
+        pos_weight, label_smoothing, reduction, normalizer: as for `masked_bce_with_logits`.
 
     Returns:
-        ``loss`` float32 ([] or, with "none", [...]), ``logits`` [...] float32 without gradient, ``counts``
-        int64 [4] = true positives, false positives, false negatives, true negatives at logit 0 over the
-        tokens whose mask is set.
+        ``loss`` float32, [] or, with "none", [...]. ``logits`` [...] float32 without gradient. ``counts`` int64 [4]:
+        true positives, false positives, false negatives and true negatives at logit 0 among the tokens whose mask
+        is set.
 
     Raises:
-        TypeError, ValueError: as `masked_bce_with_logits`.
+        TypeError, ValueError: as for `masked_bce_with_logits`.
     """
     check_tensor("hidden", hidden, FLOATING, None)
     if hidden.dim() == 0 or hidden.shape[-1] == 0:

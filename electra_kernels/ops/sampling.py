@@ -71,23 +71,22 @@ def sample_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Draw one token per row from softmax(logits / temperature), and return the row's log-sum-exp with it.
 
-    One uniform number per row inverts the CDF, first over the sums of tiles of the vocabulary, then inside
-    the chosen tile. The tile sums are those of the log-sum-exp, so the sample costs no second pass and no
-    noise tensor.
+    One uniform per row inverts the CDF, first over the sums of tiles of the vocabulary and then inside the chosen
+    tile. The log-sum-exp needs these tile sums anyway, so the sample costs no second pass and no noise tensor.
 
     Args:
         logits: [..., V] float32, bfloat16 or float16.
         temperature: above 0; it applies to the draw only.
-        banned: [...] int64, a token per row that is not to be drawn; negative bans nothing.
+        banned: [...] int64, a token per row that is never drawn; negative bans nothing.
         uniforms: [...] float64 in [0, 1), by default from `draw_uniforms`.
-        generator: for the draw of ``uniforms``; not under ``torch.compile``.
+        generator: draws ``uniforms``; not under ``torch.compile``.
 
     Returns:
         tokens: [...] int64; -1 where the row has NaN or +inf, no finite logit, or nothing left to draw.
         logsumexp: [...] float32, of the raw logits at temperature 1; differentiable.
 
     Raises:
-        TypeError, ValueError: an argument of another dtype, shape, device or range.
+        TypeError, ValueError: an argument has a wrong dtype, shape, device or range.
     """
     check_row_logits(logits)
     check_temperature(temperature)

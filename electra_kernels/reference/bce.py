@@ -22,7 +22,7 @@ from electra_kernels.reference.common import (
 def label_terms(
     labels: Tensor, mask: Tensor | None, pos_weight: Tensor | None, label_smoothing: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weight m of each token (0 = ignored), and what softplus(-x) and softplus(x) are multiplied with."""
+    """The weight m of each token (0 = ignored), and the factors of softplus(-x) and softplus(x)."""
     weight = _token_weights(labels, mask, dtype)
     labels = (as_flags(labels) if labels.dtype == torch.bool else labels).to(dtype).where(weight != 0, 0)
     smoothed = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
@@ -43,7 +43,7 @@ def _is_set(mask: Tensor) -> Tensor:
 
 
 def token_losses(logits: Tensor, weight: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """m (p y softplus(-x) + (1 - y) softplus(x)); a factor of 0 wins over an infinite softplus."""
+    """m (p y softplus(-x) + (1 - y) softplus(x)); a factor of 0 times an infinite softplus is 0."""
     losses = (positive * softplus(-logits)).where(positive != 0, 0)
     losses = losses + (negative * softplus(logits)).where(negative != 0, 0)
     losses = losses.where(~logits.isnan(), torch.nan)
@@ -51,7 +51,7 @@ def token_losses(logits: Tensor, weight: Tensor, positive: Tensor, negative: Ten
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) for any x; torch.nn.functional.softplus either cuts to x above a threshold or overflows."""
+    """log(1 + exp(x)) for any x; torch.nn.functional.softplus returns x above a threshold."""
     return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
 
 

@@ -20,8 +20,8 @@ def mask_tokens(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """input_ids, maskable (bool) [B, T], uniforms [B, K, 2] → masked ids [B, T], positions, targets [B, K].
 
-    Slot j of a row with n maskable tokens takes the ``floor(u * (n - j))``-th of those that are still left,
-    in the order of the sequence. k = min(K, max(1, floor(p * n + 0.5))) slots are used, none if n = 0
+    Slot j of a row with n maskable tokens takes the ``floor(u * (n - j))``-th of the tokens that are still left, in
+    the order of the sequence. k = min(K, max(1, floor(p * n + 0.5))) slots are used, and none if n = 0
     (create_masked_lm_predictions of google-research/bert, without its shuffle).
     """
     maskable = as_flags(maskable)
@@ -41,14 +41,14 @@ def mask_tokens(
         random_ids = (remainder * vocab_size).long().clamp(0, vocab_size - 1)
         written = written.where((remainder < 0) | (action < mask_fraction), random_ids)
 
-    # Unused slots write to a column of their own, which is cut off again.
+    # Unused slots write to an extra column, which is cut off afterwards.
     extended = torch.cat([input_ids, input_ids.new_zeros(input_ids.shape[0], 1)], dim=1)
     masked = extended.scatter(1, positions.where(used, length), written)[:, :length].contiguous()
     return masked, positions, original.where(used, IGNORED)
 
 
 def _pick_without_replacement(maskable: Tensor, uniforms: Tensor) -> Tensor:
-    """[B, T] bool and [B, K] → [B, K] positions; a row that has run out repeats some position."""
+    """[B, T] bool and [B, K] → [B, K] positions; a row without tokens left repeats a position."""
     left = maskable.clone()
     count = left.sum(-1)
     positions = []

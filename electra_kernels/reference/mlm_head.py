@@ -1,10 +1,10 @@
-"""The generator's loss and its sample in plain PyTorch: the specification of `electra_kernels.ops.mlm_head`.
+"""The generator's loss and sample in plain PyTorch: the specification of `electra_kernels.ops.mlm_head`.
 
     loss   = logsumexp(x) - x[target]             at temperature 1
     d/dx   = softmax(x) - one_hot(target)
 
-Every buffer of gradients holds this unnormalised difference; upstream / denominator is applied afterwards in
-float32, since folding 1 / N in first flushes most of a float16 gradient to zero.
+Every gradient buffer holds this unnormalised difference. The factor upstream / denominator is applied afterwards in
+float32, because multiplying by 1 / N first flushes most of a float16 gradient to zero.
 """
 
 import torch
@@ -19,8 +19,8 @@ def row_statistics(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x [N, V] float32 or float64 → losses, tokens and is_top1, each [N], and the log-sum-exp in two parts [N, 2].
 
-    A row with NaN or +inf, or with no finite logit, has a NaN log-sum-exp, hence loss and gradient.
-    An ignored row has loss 0, token -1 and is_top1 False, whatever its logits.
+    A row with NaN or +inf, or with no finite logit, has a NaN log-sum-exp and so a NaN loss and gradient. An ignored
+    row has loss 0, token -1 and is_top1 False for any logits.
     """
     counted = targets != ignore_index
     safe_targets = targets.where(counted, 0)
@@ -33,7 +33,7 @@ def row_statistics(
 
 
 def row_gradients(x: Tensor, targets: Tensor, logsumexp_parts: Tensor, ignore_index: int) -> Tensor:
-    """softmax(x) - one_hot(target), zero in ignored rows: [N, V] in the dtype that x is accumulated in."""
+    """softmax(x) - one_hot(target) and zero in ignored rows, [N, V] in the accumulation dtype of x."""
     ignored = (targets == ignore_index)[:, None]
     gradient = soft_max(x.to(accumulation_dtype(x.dtype)), logsumexp_parts)
     gradient.scatter_add_(1, targets[:, None].masked_fill(ignored, 0), gradient.new_full(ignored.shape, -1.0))
@@ -108,7 +108,7 @@ def cross_entropy_sample_backward(
 def upstream_scale(
     grad_loss: Tensor, denominator: Tensor, targets: Tensor, ignore_index: int, dtype: torch.dtype
 ) -> Tensor:
-    """[...]; 0 in ignored rows, whatever upstream says there."""
+    """upstream / denominator per row, [...]; 0 in ignored rows for any upstream gradient."""
     scale = (grad_loss * safe_reciprocal(denominator)).to(dtype)
     return scale.expand(targets.shape).masked_fill(targets == ignore_index, 0)
 
@@ -123,10 +123,11 @@ def cross_entropy_sample_(
     temperature: float,
     ban_original: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`cross_entropy_sample` that leaves its gradient in ``logits``.
+    """`cross_entropy_sample` whose gradient overwrites ``logits``.
 
-    Returns loss, tokens, is_top1, and the factor [] by which the gradient must still be multiplied, besides
-    upstream: 1, or 1 / denominator in float16, where folding that in first would flush it to zero.
+    Returns:
+        loss, tokens, is_top1, and the factor [] by which the backward multiplies the gradient besides upstream: 1, or
+        1 / denominator in float16, where multiplying by it first would flush the gradient to zero.
     """
     loss, tokens, is_top1, logsumexp_parts, denominator = cross_entropy_sample(
         logits, targets, uniforms, normalizer, ignore_index, reduction, temperature, ban_original

@@ -9,10 +9,10 @@ from electra_kernels.reference.sampling import sample_tokens
 def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Write tokens [B, K] at positions [B, K] of input_ids [B, T] and label what changed.
 
-    A negative token keeps the original; a token equal to the original is labelled original.
+    A negative token keeps the original. A token equal to the original is labelled original.
     """
     length = input_ids.shape[1]
-    # Slots that write nothing go to a column of their own, which is cut off again.
+    # Slots that write nothing go to an extra column, which is cut off afterwards.
     columns = positions.where(tokens >= 0, length)
     extended = torch.cat([input_ids, input_ids.new_zeros(input_ids.shape[0], 1)], dim=1)
     replaced = extended.scatter(1, columns, tokens)[:, :length].contiguous()

@@ -1,4 +1,4 @@
-"""The discriminator's last Linear(H → 1) with its loss in plain PyTorch: see `ops.rtd_head`."""
+"""The discriminator's last Linear(H → 1) with its loss in plain PyTorch: the specification of `ops.rtd_head`."""
 
 import torch
 from torch import Tensor
@@ -27,9 +27,8 @@ def linear_masked_bce(
     """hidden [..., H], weight [H], bias [] → loss, logits [...], counts [4], denominator [], and the gradients
     of weight [H] and bias [] before they are divided by the denominator (zeros unless they are needed).
 
-    The parameters' gradients are sums over tokens of what the forward has at hand anyway, so that the
-    backward reads ``hidden`` no second time. With reduction "none" they have to wait for the upstream
-    gradient.
+    The gradients of the parameters are sums over tokens that the forward can add up while it reads ``hidden``, so the
+    backward does not read it again. With reduction "none" they need the upstream gradient.
     """
     dtype = accumulation_dtype(hidden.dtype)
     logits = torch.mv(hidden.to(dtype).reshape(-1, hidden.shape[-1]), weight.to(dtype)).reshape(labels.shape)
@@ -46,7 +45,7 @@ def linear_masked_bce(
 
 
 def _parameter_gradients(token_gradient: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over tokens; a token without gradient adds nothing, even where its hidden state is not finite."""
+    """Sums over tokens. A token without gradient adds nothing, even if its hidden state is not finite."""
     flat = token_gradient.reshape(-1)
     rows = hidden.to(flat.dtype).reshape(-1, hidden.shape[-1])
     rows = rows.masked_fill((flat == 0)[:, None], 0)

@@ -1,7 +1,7 @@
-"""Sampling for replacement in plain PyTorch: exact categorical draws by inverse CDF, and what they replace.
+"""Sampling in plain PyTorch: the specification of the op in `electra_kernels.ops.sampling`.
 
-The specification of the ops in `electra_kernels.ops.sampling`. A row is cut into tiles; one uniform number
-picks a tile by inverse CDF over the tile sums and, with what is left of it, a token inside that tile.
+A row is cut into tiles. One uniform picks a tile by inverse CDF over the tile sums, and the rest of it picks a token
+inside that tile, also by inverse CDF.
 """
 
 import torch
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from electra_kernels.reference.common import accumulation_dtype
 
-TILE = 512  # tokens; small enough that only a sliver of the row is read twice
+TILE = 512  # tokens; a small part of the row, which is read twice
 
 
 def draw_tokens(logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float) -> Tensor:
-    """Draw one token per row from softmax(logits / temperature) without its banned token.
+    """Draw one token per row from softmax(logits / temperature), never the banned token.
 
     Args:
         logits: [N, V] float32 or float64.
-        banned: [N] int64, the token that row may not draw; negative bans nothing.
+        banned: [N] int64, the token that the row may not draw; negative bans nothing.
         uniforms: [N] float64 in [0, 1).
 
     Returns:
-        [N] int64; -1 where the row holds NaN or +inf, or nothing is left to draw.
+        [N] int64; -1 where the row has NaN or +inf, or nothing is left to draw.
     """
     drawable = logits.amax(-1) < torch.inf  # False for NaN too
     if banned is not None:
@@ -36,7 +36,7 @@ def draw_tokens(logits: Tensor, banned: Tensor | None, uniforms: Tensor, tempera
     sums = tiles.sum(-1).double()
     tile, residual = _invert_cdf(sums, uniforms[:, None])
     chosen = tiles.gather(1, tile[:, :, None].expand(-1, -1, TILE)).squeeze(1).double()
-    # The fraction of the way through the tile survives any difference in rounding between the two passes.
+    # The residual is a fraction of the tile, so the two passes may round differently.
     offset, _ = _invert_cdf(chosen, residual)
     return torch.where(drawable, (tile * TILE + offset).squeeze(-1), -1)
 
@@ -49,10 +49,10 @@ def _padded_to_tiles(logits: Tensor) -> Tensor:
 
 
 def _invert_cdf(weights: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
-    """First index whose prefix sum exceeds fraction x total, and the fraction of its own weight that is left.
+    """The first index whose prefix sum exceeds fraction x total, and the rest as a fraction of that index's weight.
 
-    ``weights`` [N, M] float64, ``fraction`` [N, 1] in [0, 1]. The point stays below the total and the
-    residual above zero whatever the rounding, so an index of weight 0 is never returned.
+    ``weights`` [N, M] float64, ``fraction`` [N, 1] in [0, 1]. The point is clamped below the total and the residual
+    above zero, so rounding never selects an index of weight 0.
     """
     prefix = weights.cumsum(-1)
     total = prefix[:, -1:]
@@ -64,10 +64,9 @@ def _invert_cdf(weights: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_sum_exp(x: Tensor) -> Tensor:
-    """x [N, V] → [N, 2]: the maximum m of each row, 0 if it is not finite, and the logarithm of the sum of exp(x - m).
+    """x [N, V] → [N, 2]: the maximum m of each row (0 if it is not finite) and the logarithm of the sum of exp(x - m).
 
-    Their sum is the log-sum-exp. In one number, an offset that all logits of a row share would cost the logarithm's
-    digits.
+    Their sum is the log-sum-exp. One number would lose the digits of the logarithm to an offset that all logits share.
     """
     maximum = x.amax(-1, keepdim=True)
     shift = maximum.where(maximum.isfinite(), 0)
@@ -75,7 +74,7 @@ def log_sum_exp(x: Tensor) -> Tensor:
 
 
 def soft_max(x: Tensor, logsumexp_parts: Tensor) -> Tensor:
-    """exp(x - logsumexp) of x [..., V], by the two parts [..., 2] one after the other: x - m is exact near m."""
+    """exp(x - logsumexp) of x [..., V]. The two parts [..., 2] are subtracted in turn: x - m is exact near m."""
     maximum, log_sum = logsumexp_parts.split(1, dim=-1)
     return ((x - maximum) - log_sum).exp_()
 
@@ -84,7 +83,8 @@ def sample_tokens(
     logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """logits [..., V] → the log-sum-exp [...] of the raw logits at temperature 1, tokens [...] int64, and the
-    log-sum-exp in its two parts [..., 2]."""
+    log-sum-exp in two parts [..., 2].
+    """
     rows = logits.reshape(-1, logits.shape[-1]).to(accumulation_dtype(logits.dtype))
     banned = None if banned is None else banned.reshape(-1)
     tokens = draw_tokens(rows, banned, uniforms.reshape(-1), temperature).reshape(uniforms.shape)

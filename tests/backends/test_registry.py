@@ -10,7 +10,7 @@ from electra_kernels.backends.implementations import from_package
 from electra_kernels.backends.registry import register_backend
 from electra_kernels.backends.table import BACKENDS, OPS
 
-REFERENCE = from_package("electra_kernels.reference")
+REFERENCE = from_package("reference")
 
 
 def test_every_op_is_served_on_every_device():
