@@ -35,12 +35,12 @@ def check_dim(name: str, value: Tensor, dimensions: int, layout: str) -> None:
         raise ValueError(f"{name} has shape {list(value.shape)}, should be {layout}")
 
 
-def check_shape(name: str, value: Tensor, shape: Sequence[int], layout: str) -> None:
-    if value.dim() != len(shape) or any(ours != theirs for ours, theirs in zip(value.shape, shape)):
+def check_shape(name: str, value: Tensor, shape: tuple[int, ...], layout: str) -> None:
+    if value.shape != shape:
         raise ValueError(f"{name} has shape {list(value.shape)}, should be {layout} = {list(shape)}")
 
 
-def check_int64(name: str, value: Tensor, shape: Sequence[int], layout: str, device: torch.device) -> None:
+def check_int64(name: str, value: Tensor, shape: tuple[int, ...], layout: str, device: torch.device) -> None:
     check_tensor(name, value, (torch.int64,), device)
     check_shape(name, value, shape, layout)
 
@@ -65,7 +65,7 @@ def _shown(value: float) -> str:
 
 def check_number(name: str, value: float) -> float:
     """The number as a Python float, because a comparison in a narrow numpy type would round the bounds."""
-    if not isinstance(value, numbers.Real):
+    if type(value) is not float and not isinstance(value, numbers.Real):  # the second is slow
         raise TypeError(f"{name} is {_type_name(value)}, should be a number")
     try:
         return float(value)
@@ -74,7 +74,7 @@ def check_number(name: str, value: float) -> float:
 
 
 def check_integer(name: str, value: int) -> None:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    if type(value) is not int and (not isinstance(value, numbers.Integral) or isinstance(value, bool)):
         raise TypeError(f"{name} is {_type_name(value)}, should be an int")
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"{name} is {_shown(value)}, should fit into 64 bits")
@@ -110,14 +110,14 @@ def check_reduction(reduction: str) -> None:
         raise ValueError(f"reduction is {reduction!r}, should be one of {', '.join(map(repr, REDUCTIONS))}")
 
 
-def check_uniforms(uniforms: Tensor, shape: Sequence[int], layout: str, device: torch.device) -> None:
+def check_uniforms(uniforms: Tensor, shape: tuple[int, ...], layout: str, device: torch.device) -> None:
     check_tensor("uniforms", uniforms, (torch.float64,), device)
     check_shape("uniforms", uniforms, shape, layout)
     if uniforms.requires_grad:
         raise ValueError("uniforms requires grad, should be detached: no gradient is computed for it")
 
 
-def check_parameter(name: str, value: Tensor, like: Tensor, shape: Sequence[int], layout: str) -> None:
+def check_parameter(name: str, value: Tensor, like: Tensor, shape: tuple[int, ...], layout: str) -> None:
     """A parameter has the dtype of the activations or float32 (master weights)."""
     check_tensor(name, value, tuple(dict.fromkeys((like.dtype, torch.float32))), like.device)
     check_shape(name, value, shape, layout)
@@ -127,7 +127,7 @@ def check_projection(weight: Tensor, hidden: Tensor) -> None:
     layout = "[V, E] with V at least 1"
     check_tensor("weight", weight, FLOATING, hidden.device)
     check_dim("weight", weight, 2, layout)
-    check_parameter("weight", weight, hidden, [max(1, weight.shape[0]), hidden.shape[-1]], layout)
+    check_parameter("weight", weight, hidden, (max(1, weight.shape[0]), hidden.shape[-1]), layout)
 
 
 def normalizer_tensor(
@@ -140,7 +140,7 @@ def normalizer_tensor(
     if reduction != "mean":
         raise ValueError(f'normalizer is given with reduction={reduction!r}, should be with reduction="mean"')
     if isinstance(normalizer, Tensor):
-        check_shape("normalizer", normalizer, [], "a number or a 0-dim tensor")
+        check_shape("normalizer", normalizer, (), "a number or a 0-dim tensor")
         if normalizer.requires_grad:
             raise ValueError("normalizer requires grad, should be detached: no gradient is computed for it")
         if normalizer.device != device:

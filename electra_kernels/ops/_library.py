@@ -82,19 +82,18 @@ def public_name(name: str) -> str:
     return name.removesuffix(".tensors").removesuffix("_backward").removesuffix("_")
 
 
-def options(*values_and_defaults: tuple[float, float]) -> list[Any]:
-    """The float options of a call, in the form that `overload` chooses by: Python floats, or tensors.
+def options(values: tuple[float, ...], defaults: tuple[float, ...]) -> tuple[Any, ...]:
+    """The float options of a call in the form that `overload` chooses by: Python floats, or tensors.
 
     torch.compile takes a Python float for a constant of the graph, so every new value would compile another graph.
     While it traces, a call with a value other than the default passes all of its float options as tensors.
     """
-    values = [float(value) for value, _ in values_and_defaults] if not torch.compiler.is_compiling() else []
-    if values:
-        return values
-    if all(value == default for value, default in values_and_defaults):
-        return [default for _, default in values_and_defaults]
+    if not torch.compiler.is_compiling():
+        return tuple(map(float, values))
+    if values == defaults:
+        return defaults
     # Not torch.full((), value), which would keep the value that the graph was captured with.
-    return [torch.ones((), dtype=torch.float64, device="cpu") * value for value, _ in values_and_defaults]
+    return tuple(torch.ones((), dtype=torch.float64, device="cpu") * value for value in values)
 
 
 def overload(name: str, option: float | Tensor) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_kernels.ops._autograd import register_gradient, same_backend, save_backend
+from electra_kernels.ops._autograd import needs_autograd, register_gradient, same_backend, save_backend
 from electra_kernels.ops._checks import (
     FLOATING,
     check_fraction,
@@ -108,8 +108,13 @@ def masked_bce_with_logits(
     check_tensor("logits", logits, FLOATING, None)
     terms = check_terms(logits.shape, labels, mask, pos_weight, label_smoothing, logits.device)
     denominator = normalizer_tensor(normalizer, reduction, logits.device)
-    arguments = (logits, labels, *terms, denominator, *options((label_smoothing, 0.0)), reduction)
-    return _MaskedBCEWithLogits.apply(*arguments)[0]
+    (smoothing,) = options((label_smoothing,), (0.0,))
+    function = (
+        _MaskedBCEWithLogits.apply
+        if needs_autograd(logits)
+        else overload("masked_bce_with_logits", smoothing)
+    )
+    return function(logits, labels, *terms, denominator, smoothing, reduction)[0]
 
 
 def check_terms(

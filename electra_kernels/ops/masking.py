@@ -90,7 +90,7 @@ def mask_tokens(
     if uniforms is None:
         uniforms = draw_uniforms((batch, slots, 2), generator=generator, device=input_ids.device)
     check_uniforms(uniforms, (batch, slots, 2), "[B, K, 2]", input_ids.device)
-    fractions = options((probability, 0.15), (mask_fraction, 0.85), (random_fraction, 0.0))
+    fractions = options((probability, mask_fraction, random_fraction), (0.15, 0.85, 0.0))
     if maskable.dtype != torch.bool:
         maskable = maskable != 0
     mask = overload("mask_tokens", fractions[0])

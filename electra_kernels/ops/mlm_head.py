@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from electra_kernels.ops import _inplace
-from electra_kernels.ops._autograd import register_gradient, same_backend, save_backend
+from electra_kernels.ops._autograd import needs_autograd, register_gradient, same_backend, save_backend
 from electra_kernels.ops._checks import (
     FLOATING,
     autocast_dtype,
@@ -146,14 +146,15 @@ def cross_entropy_sample(
     if uniforms is None:
         uniforms = draw_uniforms(shape, device=logits.device)
     check_uniforms(uniforms, shape, "logits.shape[:-1]", logits.device)
-    settings = (ignore_index, reduction, *options((temperature, 1.0)), ban_original)
-    arguments = (logits, targets, uniforms, denominator, *settings)
+    (temperature,) = options((temperature,), (1.0,))
+    arguments = (logits, targets, uniforms, denominator, ignore_index, reduction, temperature, ban_original)
     check_flag("inplace_backward", inplace_backward)
     if inplace_backward:
         _inplace.check_overwritable(logits, reduction)
         if torch.is_grad_enabled() and logits.requires_grad and not torch.compiler.is_compiling():
             return SampledLoss(*_inplace.CrossEntropySample.apply(*arguments))
-    loss, tokens, is_top1, *_ = _CrossEntropySample.apply(*arguments)
+    op = overload("cross_entropy_sample", temperature)
+    loss, tokens, is_top1, *_ = (_CrossEntropySample.apply if needs_autograd(logits) else op)(*arguments)
     return SampledLoss(loss, tokens, is_top1)
 
 
@@ -280,7 +281,9 @@ def linear_cross_entropy_sample(
     check_uniforms(uniforms, shape, "hidden.shape[:-1]", device)
     parameters = (hidden, weight, bias)
     needs = [torch.is_grad_enabled() and value is not None and value.requires_grad for value in parameters]
-    settings = (ignore_index, reduction, *options((temperature, 1.0)), ban_original, needs)
-    arguments = (*parameters, targets, uniforms, denominator, *settings)
-    loss, tokens, is_top1, *_ = _LinearCrossEntropySample.apply(*arguments)
+    (temperature,) = options((temperature,), (1.0,))
+    settings = (ignore_index, reduction, temperature, ban_original, needs)
+    op = overload("linear_cross_entropy_sample", temperature)
+    function = _LinearCrossEntropySample.apply if needs_autograd(*parameters) else op
+    loss, tokens, is_top1, *_ = function(*parameters, targets, uniforms, denominator, *settings)
     return SampledLoss(loss, tokens, is_top1)

@@ -106,7 +106,7 @@ def sample_replacements(
     if uniforms is None:
         uniforms = draw_uniforms(positions.shape, device=logits.device)
     check_uniforms(uniforms, positions.shape, "positions.shape", logits.device)
-    (temperature,) = options((temperature, 1.0))
+    (temperature,) = options((temperature,), (1.0,))
     sample = overload("sample_replacements", temperature)
     arguments = (input_ids, positions, targets, uniforms, temperature, ban_original)
     return ReplacedTokens(*sample(logits.detach(), *arguments))

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_kernels.ops._autograd import register_gradient, same_backend, save_backend
+from electra_kernels.ops._autograd import needs_autograd, register_gradient, same_backend, save_backend
 from electra_kernels.ops._checks import (
     FLOATING,
     autocast_dtype,
@@ -126,7 +126,7 @@ def linear_masked_bce(
     hidden = hidden.to(autocast_dtype(hidden))
     width = hidden.shape[-1:]
     if isinstance(weight, Tensor) and weight.dim() == 2:
-        check_parameter("weight", weight, hidden, [1, *width], "[H] or [1, H]")
+        check_parameter("weight", weight, hidden, (1, *width), "[H] or [1, H]")
         weight = weight.reshape(width)
     check_parameter("weight", weight, hidden, width, "[H] or [1, H]")
     if bias is not None:
@@ -137,7 +137,8 @@ def linear_masked_bce(
     terms = check_terms(hidden.shape[:-1], labels, mask, pos_weight, label_smoothing, hidden.device)
     denominator = normalizer_tensor(normalizer, reduction, hidden.device)
     needs = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
-    settings = (*options((label_smoothing, 0.0)), reduction, needs)
-    arguments = (hidden, weight, bias, labels, *terms, denominator, *settings)
-    loss, logits, counts, *_ = _LinearMaskedBCE.apply(*arguments)
+    (smoothing,) = options((label_smoothing,), (0.0,))
+    inputs = (hidden, weight, bias)
+    function = _LinearMaskedBCE.apply if needs_autograd(*inputs) else overload("linear_masked_bce", smoothing)
+    loss, logits, counts, *_ = function(*inputs, labels, *terms, denominator, smoothing, reduction, needs)
     return TokenLoss(loss, logits, counts)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_kernels.ops._autograd import register_gradient, same_backend, save_backend
+from electra_kernels.ops._autograd import needs_autograd, register_gradient, same_backend, save_backend
 from electra_kernels.ops._checks import (
     check_int64,
     check_row_logits,
@@ -96,6 +96,7 @@ def sample_tokens(
     if uniforms is None:
         uniforms = draw_uniforms(shape, generator=generator, device=logits.device)
     check_uniforms(uniforms, shape, "logits.shape[:-1]", logits.device)
-    arguments = (logits, banned, uniforms, *options((temperature, 1.0)))
-    logsumexp, tokens, _ = _SampleTokens.apply(*arguments)
+    (temperature,) = options((temperature,), (1.0,))
+    sample = _SampleTokens.apply if needs_autograd(logits) else overload("sample_tokens", temperature)
+    logsumexp, tokens, _ = sample(logits, banned, uniforms, temperature)
     return tokens, logsumexp
