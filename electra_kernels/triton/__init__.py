@@ -1,6 +1,6 @@
-"""The ops as Triton kernels, for CUDA tensors; with TRITON_INTERPRET=1 in Triton's interpreter, for CPU tensors too.
+"""The ops as Triton kernels, for CUDA tensors. With TRITON_INTERPRET=1 they run in the interpreter, on the CPU too.
 
-Importing this package does not import triton: `implementations` does, where there is something to run it on.
+Importing this package does not import triton. `implementations` does, and is called only if `devices` names a device.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,15 @@ def implementations() -> dict[str, Callable[..., object]]:
         NotAvailableError: triton is not installed, or cannot be loaded.
     """
     try:
-        from electra_kernels.triton import bce, masking, mlm_head, rtd_head, sampling
+        from electra_kernels.triton import bce, masking, mlm_head, replacing, rtd_head, sampling
     except ImportError as error:
         raise NotAvailableError(f"triton cannot be imported: {error}") from error
     functions: tuple[Callable[..., object], ...] = (
         masking.mask_tokens,
         sampling.sample_tokens,
         sampling.sample_tokens_backward,
-        sampling.replace_tokens,
-        sampling.sample_replacements,
+        replacing.replace_tokens,
+        replacing.sample_replacements,
         mlm_head.cross_entropy_sample,
         mlm_head.cross_entropy_sample_backward,
         mlm_head.cross_entropy_sample_,
