@@ -83,20 +83,20 @@ def _add_block(sums, logits, terms, losses, start, count, label_smoothing, sizes
 
 @triton.jit(do_not_specialize=["count", "tiles"])
 def bce_forward(
-    logits,  # any float dtype; like the next three, ``count`` elements with the given sizes and strides
+    logits,  # float32, bfloat16 or float16; like the next three, ``count`` elements with the given sizes and strides
     labels,  # bool, int or float
     mask,  # bool, int or float, or None
     pos_weight,  # any float dtype, or None
     losses,  # [count] float32 for reduction "none", else None
-    partials,  # [SUMS, programs] float64
-    count,  # of tokens
+    partial_sums,  # [SUMS, programs] float64
+    count,  # Number of tokens.
     tiles,  # Blocks of a program.
     label_smoothing,
-    sizes,  # of the dimensions that `collapse` leaves; the strides too
+    sizes,  # Sizes of the dimensions that `collapse` leaves. The strides belong to the same dimensions.
     logit_strides,
     label_strides,
     mask_strides,
-    weight_strides,
+    pos_weight_strides,
     IS_WIDE: tl.constexpr,  # Whether the number of a token needs 64 bits.
     BLOCK: tl.constexpr,  # Tokens of a block.
 ):
@@ -108,7 +108,7 @@ def bce_forward(
     """
     terms, strides = (
         (labels, mask, pos_weight),
-        (logit_strides, (label_strides, mask_strides, weight_strides)),
+        (logit_strides, (label_strides, mask_strides, pos_weight_strides)),
     )
     first = tl.program_id(0)
     if IS_WIDE:
@@ -125,22 +125,22 @@ def bce_forward(
         sums = _add_block(
             sums, logits, terms, losses, block * BLOCK, count, label_smoothing, sizes, strides, BLOCK, False
         )
-    store_sums(sums, partials)
+    store_sums(sums, partial_sums)
 
 
 @triton.jit(do_not_specialize=["programs"])
 def bce_join(
-    partials,  # [SUMS, programs] float64
+    partial_sums,  # [SUMS, programs] float64
     normalizer,  # [] float64, or None
     loss,  # [] float32, or None for reduction "none"
     counts,  # [4] int64
     denominator,  # [] float64
-    programs,
+    programs,  # Programs of `bce_forward`.
     IS_MEAN: tl.constexpr,  # Whether the reduction is "mean".
     PROGRAMS: tl.constexpr,  # The most programs that there may be, a power of two.
 ):
     """Add up the partial sums of `bce_forward`, in one program and a fixed order."""
-    join_sums(partials, normalizer, loss, counts, denominator, programs, IS_MEAN, PROGRAMS)
+    join_sums(partial_sums, normalizer, loss, counts, denominator, programs, IS_MEAN, PROGRAMS)
 
 
 @triton.jit
@@ -161,20 +161,20 @@ def _write_block(
 
 @triton.jit(do_not_specialize=["count"])
 def bce_backward(
-    logits,  # any float dtype; like the next four, ``count`` elements with the given sizes and strides
+    logits,  # float32, bfloat16 or float16; like the next four, ``count`` elements with the given sizes and strides
     labels,  # bool, int or float
     mask,  # bool, int or float, or None
     pos_weight,  # any float dtype, or None
     grad_loss,  # float32; all its strides are 0 if the loss was summed
     denominator,  # [] float64
     gradient,  # [count], dtype of the logits
-    count,  # of tokens
+    count,  # Number of tokens.
     label_smoothing,
-    sizes,  # of the dimensions that `collapse` leaves; the strides too
+    sizes,  # Sizes of the dimensions that `collapse` leaves. The strides belong to the same dimensions.
     logit_strides,
     label_strides,
     mask_strides,
-    weight_strides,
+    pos_weight_strides,
     loss_strides,
     IS_WIDE: tl.constexpr,  # Whether the number of a token needs 64 bits.
     BLOCK: tl.constexpr,  # Tokens of a program.
@@ -185,7 +185,7 @@ def bce_backward(
     legal because a token's gradient depends on no other token once the denominator is known.
     """
     terms = (labels, mask, pos_weight)
-    strides = (logit_strides, (label_strides, mask_strides, weight_strides), loss_strides)
+    strides = (logit_strides, (label_strides, mask_strides, pos_weight_strides), loss_strides)
     start = tl.program_id(0)
     if IS_WIDE:
         start = start.to(tl.int64)
@@ -214,7 +214,7 @@ def masked_bce_with_logits(
     """Launch `bce_forward` and `bce_join`.
 
     Args:
-        logits: [...], any float dtype and strides.
+        logits: [...], float32, bfloat16 or float16 and strides.
         labels: [...] bool, int (-100: not counted) or float in [0, 1].
         mask: [...] bool, int or float (a weight), or None.
         pos_weight: [...], any float dtype, or None.
@@ -232,11 +232,11 @@ def masked_bce_with_logits(
     losses, total = (loss, None) if reduction == "none" else (None, loss)
     counts = logits.new_empty(4, dtype=torch.int64)
     denominator = logits.new_empty((), dtype=torch.float64)
-    partials = logits.new_empty((SUMS, partition.programs), dtype=torch.float64)
+    partial_sums = logits.new_empty((SUMS, partition.programs), dtype=torch.float64)
     launch.run(
         bce_forward,
         partition.programs,
-        *(logits, labels, mask, pos_weight, losses, partials),
+        *(logits, labels, mask, pos_weight, losses, partial_sums),
         *(count, partition.tiles, label_smoothing, sizes, *strides),
         num_warps=_WARPS,
         IS_WIDE=partition.is_wide,
@@ -246,7 +246,7 @@ def masked_bce_with_logits(
     launch.run(
         bce_join,
         1,
-        *(partials, normalizer, total, counts, denominator, partition.programs),
+        *(partial_sums, normalizer, total, counts, denominator, partition.programs),
         num_warps=_WARPS,
         IS_MEAN=reduction == "mean",
         PROGRAMS=PROGRAMS,

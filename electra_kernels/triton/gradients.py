@@ -18,22 +18,22 @@ _SCALING_WARPS = 8
     do_not_specialize_on_alignment=["offsets", "logsumexp_parts", "targets", "upstream", "out_offsets"],
 )
 def softmax_rows(
-    logits,  # [N, size], any float dtype
+    logits,  # [N, size], float32, bfloat16 or float16
     offsets,  # [N] int64, elements to each row, or None
     bias,  # [size] float32, or None
     logsumexp_parts,  # [N, 2] float32
     targets,  # [N] int64, or None for the soft-max alone
     upstream,  # [N] or [] float32, or None for 1
     denominator,  # [] float64, or None for 1
-    out,  # [N, size], any float dtype; may be the logits
+    out,  # [N, size], float32, bfloat16 or float16; may be the logits
     out_offsets,  # [N] int64, or None
-    stride,
-    step,
+    stride,  # Elements from row to row of logits.
+    step,  # Elements from column to column of logits.
     out_stride,
     out_step,
-    size,
-    blocks,  # per row
-    ignore_index,
+    size,  # Columns of a row.
+    blocks,  # Blocks of a row, a program each.
+    ignore_index,  # Target of the rows whose gradient is zero.
     VECTOR: tl.constexpr,  # Elements of a load of logits, as in launch.Rows.
     OUT_VECTOR: tl.constexpr,  # Elements of a store to out.
     BIAS_VECTOR: tl.constexpr,  # Elements of a load of bias.
@@ -77,14 +77,14 @@ def softmax_rows(
     do_not_specialize_on_alignment=["offsets", "scale"],
 )
 def scale_rows_(
-    gradient,  # [N, size], any float dtype
+    gradient,  # [N, size], float32, bfloat16 or float16
     offsets,  # [N] int64, elements to each row, or None
     scale,  # [N] or [] float32
-    stride,
-    step,
-    size,
-    blocks,  # per row
-    count,  # of all blocks
+    stride,  # Elements from row to row.
+    step,  # Elements from column to column.
+    size,  # Columns of a row.
+    blocks,  # Blocks of a row.
+    count,  # Blocks of all rows.
     VECTOR: tl.constexpr,  # Elements of a load of gradient, as in launch.Rows.
     BLOCK: tl.constexpr,  # Columns of a block.
     PER_ROW: tl.constexpr,  # Whether scale has one value per row.
@@ -133,22 +133,11 @@ def write_softmax(
     launch.run(
         softmax_rows,
         blocks * logits.count,
-        logits.tensor,
-        logits.offsets,
-        bias,
-        logsumexp_parts.contiguous(),
+        *(logits.tensor, logits.offsets, bias, logsumexp_parts.contiguous()),
         None if targets is None else targets.contiguous(),
         None if upstream is None else upstream.contiguous(),
-        denominator,
-        out.tensor,
-        out.offsets,
-        logits.stride,
-        logits.step,
-        out.stride,
-        out.step,
-        logits.size,
-        blocks,
-        ignore_index,
+        *(denominator, out.tensor, out.offsets),
+        *(logits.stride, logits.step, out.stride, out.step, logits.size, blocks, ignore_index),
         VECTOR=logits.vector,
         OUT_VECTOR=out.vector,
         BIAS_VECTOR=launch.bias_vector(bias),
@@ -168,14 +157,8 @@ def scale_rows(gradient: launch.Rows, scale: Tensor) -> None:
     launch.run(
         scale_rows_,
         min(count, 8 * launch.multiprocessors(gradient.tensor.device)),
-        gradient.tensor,
-        gradient.offsets,
-        scale.contiguous(),
-        gradient.stride,
-        gradient.step,
-        gradient.size,
-        blocks,
-        count,
+        *(gradient.tensor, gradient.offsets, scale.contiguous()),
+        *(gradient.stride, gradient.step, gradient.size, blocks, count),
         VECTOR=gradient.vector,
         BLOCK=_SCALED_BLOCK,
         PER_ROW=scale.dim() > 0,

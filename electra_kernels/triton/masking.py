@@ -64,13 +64,13 @@ def mask_rows(
     mask_fraction: tl.float64,
     random_from: tl.float64,  # 1 - random_fraction
     random_fraction: tl.float64,
-    id_row,
-    id_step,
+    id_row,  # Elements from row to row of input_ids; the next four alike, of each input.
+    id_step,  # Elements from token to token.
     maskable_row,
     maskable_step,
     uniform_row,
-    uniform_step,  # from slot to slot
-    uniform_pair,  # from the first number of a slot to the second
+    uniform_step,  # Elements from slot to slot.
+    uniform_pair,  # Elements from the first number of a slot to its second.
     HAS_RANDOM: tl.constexpr,  # Whether random_fraction is not 0.
     TOKENS: tl.constexpr,  # Tokens of an iteration.
     SLOTS: tl.constexpr,  # Slots of an iteration.

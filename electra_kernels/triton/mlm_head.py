@@ -13,7 +13,7 @@ from torch import Tensor
 
 from electra_kernels.reference import mlm_head as reference
 from electra_kernels.reference.chunks import RowKernels
-from electra_kernels.triton import launch, rows
+from electra_kernels.triton import draw, launch, rows
 from electra_kernels.triton.gradients import scale_rows, write_softmax
 from electra_kernels.triton.reduce import reduce_rows
 
@@ -38,7 +38,7 @@ _REGISTERS = 128
     ],
 )
 def cross_entropy_rows(
-    logits,  # [N, size], any float dtype; become their gradient if WRITES
+    logits,  # [N, size], float32, bfloat16 or float16; become their gradient if WRITES
     offsets,  # [N] int64, elements to each row, or None
     bias,  # [size] float32, or None
     targets,  # [N] int64
@@ -49,16 +49,16 @@ def cross_entropy_rows(
     tokens,  # [N] int64
     is_top1,  # [N] bool
     logsumexp_parts,  # [N, 2] float32
-    stride,
-    step,
-    size,
-    tiles,  # of a row
+    stride,  # Elements from row to row of logits.
+    step,  # Elements from column to column of logits.
+    size,  # Columns of a row.
+    tiles,  # Tiles of a row.
     parts,  # Programs that share the scan of a row.
-    ignore_index,
+    ignore_index,  # Target of the rows that have loss 0, token -1 and gradient 0.
     inverse_temperature,
     VECTOR: tl.constexpr,  # Elements of a load of logits, as in launch.Rows.
     BIAS_VECTOR: tl.constexpr,  # Elements of a load of bias.
-    TILES: tl.constexpr,  # tiles, padded to a power of two.
+    TILES: tl.constexpr,  # Tiles of a row, padded to a power of two.
     WARPS: tl.constexpr,  # Warps of a program.
     TEMPERED: tl.constexpr,  # Whether the temperature is not 1.
     BANS: tl.constexpr,  # Whether a row never draws its target.
@@ -97,7 +97,7 @@ def cross_entropy_rows(
     if DRAWS:
         maxima, sums, drawable = rows.load_statistics(statistics, tiles, TILES, TEMPERED)
         maximum, log_total, is_good = rows.row_total(maxima, sums)
-        token = rows.draw_token(
+        token = draw.draw_token(
             start, bias, maxima, drawable, tl.load(uniforms + row), target, size, step, inverse_temperature,
             VECTOR, BIAS_VECTOR, BANS,
         )  # fmt: skip
@@ -174,21 +174,8 @@ def _loss_and_sample(
         launch.run(
             cross_entropy_rows,
             parts * view.count,
-            view.tensor,
-            view.offsets,
-            bias,
-            targets,
-            uniforms,
-            scale,
-            statistics,
-            *results,
-            view.stride,
-            view.step,
-            view.size,
-            tiles,
-            parts,
-            ignore_index,
-            1 / temperature,
+            *(view.tensor, view.offsets, bias, targets, uniforms, scale, statistics, *results),
+            *(view.stride, view.step, view.size, tiles, parts, ignore_index, 1 / temperature),
             VECTOR=view.vector,
             BIAS_VECTOR=launch.bias_vector(bias),
             TILES=padded_tiles,
@@ -268,11 +255,7 @@ def cross_entropy_sample_(
     losses, tokens, is_top1, _ = _loss_and_sample(
         launch.rows_of(logits),
         None,
-        targets,
-        uniforms,
-        ignore_index,
-        temperature,
-        ban_original,
+        *(targets, uniforms, ignore_index, temperature, ban_original),
         overwrites=True,
         scale=None if is_scaled_later else scale,
     )
@@ -281,7 +264,7 @@ def cross_entropy_sample_(
 
 
 def scale_gradient_(gradient: Tensor, scale: Tensor) -> None:
-    """Multiply gradient [..., V], any float dtype, by scale, float32 [] or [...], in place."""
+    """Multiply gradient [..., V], float32, bfloat16 or float16, by scale, float32 [] or [...], in place."""
     scale_rows(launch.rows_of(gradient), scale)
 
 

@@ -35,18 +35,18 @@ def store_partial(partial_gradients, group, gradient, slopes, size, pitch, WIDTH
 
 @triton.jit(do_not_specialize=["programs", "partial_count"])
 def head_join(
-    grad_weight,  # [size], any float dtype
-    grad_bias,  # [], any float dtype
+    grad_weight,  # [size], float32, bfloat16 or float16
+    grad_bias,  # [], float32, bfloat16 or float16
     partial_gradients,  # [partial_count, pitch] float32, or None: the gradients are then zero
     partial_sums,  # [SUMS, programs] float64, or None, and the next four with it: there are no sums to join
     normalizer,  # [] float64, or None
     loss,  # [] float32, or None for reduction "none"
     counts,  # [4] int64
     denominator,  # [] float64
-    programs,  # that wrote partial_sums
+    programs,  # Programs that wrote partial_sums.
     partial_count,
-    size,
-    pitch,
+    size,  # Elements of the weight.
+    pitch,  # Elements from one partial gradient to the next.
     IS_MEAN: tl.constexpr,  # Whether the reduction is "mean".
     PROGRAMS: tl.constexpr,  # The most programs that there may be, a power of two.
     COLUMNS: tl.constexpr,  # Columns of a program.

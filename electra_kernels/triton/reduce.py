@@ -28,7 +28,7 @@ def reduce_losses(
     denominator,  # [] float64
     reciprocal,  # [] float32: 1 / denominator
     count,  # N
-    ignore_index,
+    ignore_index,  # Target of the rows that are not counted.
     MEAN: tl.constexpr,  # Whether the denominator is the number of counted rows if there is no normalizer.
     BLOCK: tl.constexpr,  # Rows of an iteration.
 ):
@@ -79,14 +79,8 @@ def reduce_rows(
     launch.run(
         reduce_losses,
         1,
-        losses,
-        targets.contiguous(),
-        normalizer,
-        loss,
-        denominator,
-        reciprocal,
-        targets.numel(),
-        ignore_index,
+        *(losses, targets.contiguous(), normalizer, loss, denominator, reciprocal),
+        *(targets.numel(), ignore_index),
         MEAN=reduction == "mean",
         BLOCK=_BLOCK,
         num_warps=_WARPS,

@@ -22,10 +22,10 @@ def replace_rows(
     tokens,  # [B, slots] int64, -1 for none
     replaced,  # [B, length] int64
     is_replaced,  # [B, length] bool
-    stride,  # of input_ids from row to row
-    step,  # of input_ids from column to column
-    length,
-    slots,
+    stride,  # Elements from row to row of input_ids.
+    step,  # Elements from column to column of input_ids.
+    length,  # Ids of a row.
+    slots,  # Slots of a row.
     BLOCK: tl.constexpr,  # Ids, or slots, of an iteration.
 ):
     """Copy the ids, scatter the tokens and label them, in one launch with a program per row.
@@ -72,14 +72,8 @@ def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tupl
         launch.run(
             replace_rows,
             batch,
-            input_ids,
-            positions.contiguous(),
-            tokens.contiguous(),
-            replaced,
-            is_replaced,
-            *input_ids.stride(),
-            length,
-            positions.shape[1],
+            *(input_ids, positions.contiguous(), tokens.contiguous(), replaced, is_replaced),
+            *(*input_ids.stride(), length, positions.shape[1]),
             BLOCK=_BLOCK,
             num_warps=_WARPS,
         )
@@ -98,7 +92,7 @@ def sample_replacements(
     """Draw a token for every slot whose target is not negative, then `replace_tokens`.
 
     Args:
-        logits: [B, K, V], any float dtype and strides.
+        logits: [B, K, V], float32, bfloat16 or float16 and strides.
         input_ids: [B, T] int64, any strides.
         positions: [B, K] int64.
         targets: [B, K] int64; negative for an empty slot.

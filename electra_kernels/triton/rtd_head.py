@@ -50,9 +50,9 @@ _REGISTERS = 65_536 // 32
 
 @triton.jit(do_not_specialize=["count", "tiles"])
 def head_forward(
-    hidden,  # [count, size], any float dtype; rows by hidden_strides, columns by hidden_step
-    weight,  # [size], any float dtype
-    bias,  # [], any float dtype, or None
+    hidden,  # [count, size], float32, bfloat16 or float16; rows by hidden_strides, columns by hidden_step
+    weight,  # [size], float32, bfloat16 or float16
+    bias,  # [], float32, bfloat16 or float16, or None
     labels,  # [count] bool, int or float
     mask,  # [count] bool, int or float, or None
     pos_weight,  # [count], any float dtype, or None
@@ -60,18 +60,18 @@ def head_forward(
     losses,  # [count] float32 for reduction "none", else None
     partial_sums,  # [SUMS, programs] float64
     partial_gradients,  # [partial_count, pitch] float32, or None if no gradient of the parameters is needed
-    count,  # of rows
-    size,  # of a row
+    count,  # Number of rows.
+    size,  # Columns of a row.
     pitch,  # Elements from one partial gradient to the next.
-    tiles,  # of a program
+    tiles,  # Tiles of a program.
     label_smoothing,
     hidden_step,
     weight_step,
-    sizes,  # of the dimensions that `collapse` leaves of the rows; the strides too
+    sizes,  # Sizes of the dimensions that `collapse` leaves of the rows. The strides belong to the same dimensions.
     hidden_strides,
     label_strides,
     mask_strides,
-    weight_strides,  # of pos_weight
+    pos_weight_strides,
     IS_WIDE: tl.constexpr,  # Whether the number of a row needs 64 bits.
     ROWS: tl.constexpr,  # Rows of a tile.
     PIECES: tl.constexpr,  # Pieces of a row.
@@ -86,7 +86,7 @@ def head_forward(
     tile is dropped. That is legal because "mean" and "sum" only scale this gradient, by a number that the backward
     knows: it stays unnormalised until then.
     """
-    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, weight_strides)
+    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, pos_weight_strides)
     first = first_row(tiles, IS_WIDE, ROWS)
     w = load_weight(weight, weight_step, size, PIECES, WIDTH)
     offset = 0.0
@@ -129,8 +129,8 @@ def head_forward(
 
 @triton.jit(do_not_specialize=["count", "tiles"])
 def head_backward(
-    hidden,  # [count, size], any float dtype; read only if there are partial_gradients
-    weight,  # [size], any float dtype
+    hidden,  # [count, size], float32, bfloat16 or float16; read only if there are partial_gradients
+    weight,  # [size], float32, bfloat16 or float16
     labels,  # [count] bool, int or float
     mask,  # [count] bool, int or float, or None
     pos_weight,  # [count], any float dtype, or None
@@ -143,19 +143,19 @@ def head_backward(
     grad_weight,  # [size], dtype of weight; like grad_bias, not written if there are partial_gradients
     grad_bias,  # [], dtype of weight
     partial_gradients,  # [partial_count, pitch] float32 for reduction "none", else None
-    count,  # of rows
-    size,  # of a row
+    count,  # Number of rows.
+    size,  # Columns of a row.
     pitch,  # Elements from one partial gradient to the next.
-    tiles,  # of a program
+    tiles,  # Tiles of a program.
     label_smoothing,
     hidden_step,
     weight_step,
     sums_step,
-    sizes,  # of the dimensions that `collapse` leaves of the rows; the strides too
+    sizes,  # Sizes of the dimensions that `collapse` leaves of the rows. The strides belong to the same dimensions.
     hidden_strides,
     label_strides,
     mask_strides,
-    weight_strides,  # of pos_weight
+    pos_weight_strides,
     logit_strides,
     loss_strides,
     IS_WIDE: tl.constexpr,  # Whether the number of a row needs 64 bits.
@@ -171,7 +171,7 @@ def head_backward(
     slopes and with them the gradients of the parameters had to wait for the upstream gradient: hidden is read a second
     time, and partial gradients are written.
     """
-    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, weight_strides)
+    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, pos_weight_strides)
     first = first_row(tiles, IS_WIDE, ROWS)
     w = load_weight(weight, weight_step, size, PIECES, WIDTH)
     reciprocal = reciprocal_or_zero(tl.load(denominator))
@@ -224,9 +224,9 @@ def linear_masked_bce(
     """Launch `head_forward` and `head_join`.
 
     Args:
-        hidden: [..., H], any float dtype and strides.
-        weight: [H], any float dtype.
-        bias: [], any float dtype, or None.
+        hidden: [..., H], float32, bfloat16 or float16 and strides.
+        weight: [H], float32, bfloat16 or float16.
+        bias: [], float32, bfloat16 or float16, or None.
         labels: [...] bool, int (-100: not counted) or float in [0, 1].
         mask: [...] bool, int or float (a weight), or None.
         pos_weight: [...], any float dtype, or None.

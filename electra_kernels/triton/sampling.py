@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from electra_kernels.triton import launch, rows
+from electra_kernels.triton import draw, launch, rows
 from electra_kernels.triton.gradients import write_softmax
 
 _WARPS = 4
@@ -26,7 +26,7 @@ _REGISTERS = 96
     ],
 )
 def sample_rows(
-    logits,  # [N, size], any float dtype
+    logits,  # [N, size], float32, bfloat16 or float16
     offsets,  # [N] int64, elements to each row, or None
     banned,  # [N] int64, or None
     uniforms,  # [N] float64
@@ -34,14 +34,14 @@ def sample_rows(
     logsumexp,  # [N] float32, or None
     logsumexp_parts,  # [N, 2] float32; None if logsumexp is
     tokens,  # [N] int64
-    stride,
-    step,
-    size,
-    tiles,  # of a row
+    stride,  # Elements from row to row of logits.
+    step,  # Elements from column to column of logits.
+    size,  # Columns of a row.
+    tiles,  # Tiles of a row.
     parts,  # Programs that share the scan of a row.
     inverse_temperature,
     VECTOR: tl.constexpr,  # Elements of a load of logits, as in launch.Rows.
-    TILES: tl.constexpr,  # tiles, padded to a power of two.
+    TILES: tl.constexpr,  # Tiles of a row, padded to a power of two.
     WARPS: tl.constexpr,  # Warps of a program.
     TEMPERED: tl.constexpr,  # Whether the temperature is not 1.
     BANS: tl.constexpr,  # Whether a row never draws its banned token.
@@ -68,27 +68,16 @@ def sample_rows(
         if SKIPS:
             last = tl.where(ban < 0, first, last)
         rows.scan_tiles(
-            start,
-            None,
-            size,
-            step,
-            inverse_temperature,
-            statistics,
-            first,
-            last,
-            tiles,
-            VECTOR,
-            1,
-            WARPS,
-            TEMPERED,
-        )
+            start, None, size, step, inverse_temperature, statistics, first, last, tiles,
+            VECTOR, 1, WARPS, TEMPERED,
+        )  # fmt: skip
     if SCANS and DRAWS:
         tl.debug_barrier()  # The draw reads statistics that other warps have written.
     if DRAWS:
         maxima, sums, drawable = rows.load_statistics(statistics, tiles, TILES, TEMPERED)
         maximum, log_total, is_good = rows.row_total(maxima, sums)
         u = tl.load(uniforms + row)
-        token = rows.draw_token(
+        token = draw.draw_token(
             start, None, maxima, drawable, u, ban, size, step, inverse_temperature, VECTOR, 1, BANS
         )
         if SKIPS:
@@ -114,7 +103,7 @@ def draw_tokens(
     """Launch `sample_rows`.
 
     Args:
-        logits: [..., V], any float dtype and strides.
+        logits: [..., V], float32, bfloat16 or float16 and strides.
         banned: [...] int64, or None; a negative one bans nothing.
         uniforms: [...] float64 in [0, 1).
         temperature: the draw is from softmax(logits / temperature).
@@ -140,20 +129,8 @@ def draw_tokens(
         launch.run(
             sample_rows,
             parts * view.count,
-            view.tensor,
-            view.offsets,
-            banned,
-            uniforms,
-            statistics,
-            logsumexp,
-            logsumexp_parts,
-            tokens,
-            view.stride,
-            view.step,
-            view.size,
-            tiles,
-            parts,
-            1 / temperature,
+            *(view.tensor, view.offsets, banned, uniforms, statistics, logsumexp, logsumexp_parts, tokens),
+            *(view.stride, view.step, view.size, tiles, parts, 1 / temperature),
             VECTOR=view.vector,
             TILES=padded_tiles,
             WARPS=warps,

@@ -195,21 +195,21 @@ def add_tokens(sums, losses, weight, label, x):
 
 
 @triton.jit
-def store_sums(sums, partials):
-    """Store this program's sums in its column of ``partials`` [SUMS, programs] float64, where counts are exact too."""
+def store_sums(sums, partial_sums):
+    """Store this program's sums in its column of ``partial_sums`` [SUMS, programs]; float64 holds counts exactly."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     for index in tl.static_range(len(sums)):
-        tl.store(partials + index * programs + program, tl.sum(sums[index]).to(tl.float64))
+        tl.store(partial_sums + index * programs + program, tl.sum(sums[index]).to(tl.float64))
 
 
 @triton.jit
 def join_sums(
-    partials,  # [SUMS, programs] float64
+    partial_sums,  # [SUMS, programs] float64
     normalizer,  # [] float64, or None
     loss,  # [] float32, or None for reduction "none", whose losses are already written
     counts,  # [4] int64
     denominator,  # [] float64
-    programs,
+    programs,  # Programs that wrote partial_sums.
     IS_MEAN: tl.constexpr,  # Whether the denominator is the sum of mask weights if there is no normalizer.
     PROGRAMS: tl.constexpr,  # A power of two, at least ``programs``.
 ):
@@ -217,14 +217,14 @@ def join_sums(
     program = tl.arange(0, PROGRAMS)
     inside = program < programs
     for cell in tl.static_range(4):
-        column = tl.load(partials + (cell + 2) * programs + program, mask=inside, other=0)
+        column = tl.load(partial_sums + (cell + 2) * programs + program, mask=inside, other=0)
         tl.store(counts + cell, tl.sum(column).to(tl.int64))
     divisor = tl.full((), 1.0, tl.float64)
     if normalizer is not None:
         divisor = tl.load(normalizer)
     elif IS_MEAN:
-        divisor = tl.sum(tl.load(partials + programs + program, mask=inside, other=0))
+        divisor = tl.sum(tl.load(partial_sums + programs + program, mask=inside, other=0))
     tl.store(denominator, divisor)
     if loss is not None:
-        total = tl.sum(tl.load(partials + program, mask=inside, other=0))
+        total = tl.sum(tl.load(partial_sums + program, mask=inside, other=0))
         tl.store(loss, (total * reciprocal_or_zero(divisor)).to(tl.float32))
