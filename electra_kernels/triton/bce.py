@@ -214,7 +214,7 @@ def masked_bce_with_logits(
     """Launch `bce_forward` and `bce_join`.
 
     Args:
-        logits: [...], float32, bfloat16 or float16 and strides.
+        logits: [...], float32, bfloat16 or float16, any strides.
         labels: [...] bool, int (-100: not counted) or float in [0, 1].
         mask: [...] bool, int or float (a weight), or None.
         pos_weight: [...], any float dtype, or None.

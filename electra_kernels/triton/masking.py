@@ -78,9 +78,9 @@ def mask_rows(
     """Count, pick, copy and write a row: one program per row makes all three outputs.
 
     Fuses what would otherwise be a chain of kernels over tensors [B, T] and [B, K]. Each id and flag is read once and
-    each output written once; only the masked tokens' ids and table entries are read again. Fusing is legal because rows
-    do not depend on each other. The table and the masked ids are touched again by other threads of the same program,
-    behind a barrier.
+    each output written once; only at masked positions, ids and table entries are read again and masked ids are
+    overwritten. Fusing is legal because rows do not depend on each other. Other threads of the same program read the
+    table and overwrite masked ids, behind a barrier.
     """
     row = tl.program_id(0).to(tl.int64)
     input_ids += row * id_row

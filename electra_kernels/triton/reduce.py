@@ -1,4 +1,4 @@
-"""From the losses of N rows to one loss and its denominator: see electra_kernels/ops/mlm_head.py."""
+"""Reduce the losses of N rows to one loss and its denominator: see electra_kernels/ops/mlm_head.py."""
 
 import torch
 import triton

@@ -92,7 +92,7 @@ def sample_replacements(
     """Draw a token for every slot whose target is not negative, then `replace_tokens`.
 
     Args:
-        logits: [B, K, V], float32, bfloat16 or float16 and strides.
+        logits: [B, K, V], float32, bfloat16 or float16, any strides.
         input_ids: [B, T] int64, any strides.
         positions: [B, K] int64.
         targets: [B, K] int64; negative for an empty slot.

@@ -1,8 +1,8 @@
 """`linear_masked_bce`, the discriminator's last linear layer with its loss: see electra_kernels/ops/rtd_head.py.
 
-Hidden states are read once in all (twice with reduction "none"), and their gradient is written once. Eager torch reads
-them for the logits, reads them again for the gradient of the weight, and between the two makes the chain of small
-tensors of the loss.
+Forward and backward together read the hidden states once (twice with reduction "none") and write their gradient once.
+Eager torch reads them for the logits and again for the gradient of the weight, and between the two it writes a chain
+of small tensors for the loss.
 
 A program adds up the gradient of weight and bias in registers over many tiles of rows and writes it once, as a partial
 gradient. A second kernel adds up the partial gradients in a fixed order (partial_gradients.py).
@@ -224,7 +224,7 @@ def linear_masked_bce(
     """Launch `head_forward` and `head_join`.
 
     Args:
-        hidden: [..., H], float32, bfloat16 or float16 and strides.
+        hidden: [..., H], float32, bfloat16 or float16, any strides.
         weight: [H], float32, bfloat16 or float16.
         bias: [], float32, bfloat16 or float16, or None.
         labels: [...] bool, int (-100: not counted) or float in [0, 1].

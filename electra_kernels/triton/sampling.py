@@ -103,7 +103,7 @@ def draw_tokens(
     """Launch `sample_rows`.
 
     Args:
-        logits: [..., V], float32, bfloat16 or float16 and strides.
+        logits: [..., V], float32, bfloat16 or float16, any strides.
         banned: [...] int64, or None; a negative one bans nothing.
         uniforms: [...] float64 in [0, 1).
         temperature: the draw is from softmax(logits / temperature).

@@ -37,22 +37,22 @@ def collapse(
         None. The first size is replaced by 1: no offset depends on it, so no kernel should be compiled for it.
     """
     sizes: list[int] = []
-    columns: list[list[int]] = []
+    merged_strides: list[list[int]] = []  # For each merged dimension, the strides of all tensors.
     strides = [0] * len(tensors)
     for dimension, size in enumerate(shape):
         strides = [0 if tensor is None else tensor.stride(dimension) for tensor in tensors]
         if size == 1:
             continue
-        if columns and columns[-1] == [stride * size for stride in strides]:
+        if merged_strides and merged_strides[-1] == [stride * size for stride in strides]:
             sizes[-1] *= size
-            columns[-1] = strides
+            merged_strides[-1] = strides
         else:
             sizes.append(size)
-            columns.append(strides)
+            merged_strides.append(strides)
     if not sizes or 0 in shape:
         # One token or none: any stride is right. The last dimension's stride avoids one more compiled variant.
         return (1,), [(stride,) for stride in strides]
-    return (1, *sizes[1:]), list(zip(*columns))
+    return (1, *sizes[1:]), list(zip(*merged_strides))
 
 
 @triton.jit

@@ -35,7 +35,7 @@ THEIRS = tuple(reference.IMPLEMENTATIONS[function.__name__] for function in OURS
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("count", [15, 16, 17, 64, 65, 200])
 def test_programs_that_take_several_blocks_match_the_reference(monkeypatch, count, reduction):
-    """From a million tokens on, a program takes several blocks, and the last program takes fewer than the others."""
+    """With more than a million tokens, a program takes several blocks, and the last program takes fewer."""
     monkeypatch.setattr(bce, "_BLOCK", 16)
     monkeypatch.setattr(bce, "PROGRAMS", 4)
     inputs = _inputs((count,))

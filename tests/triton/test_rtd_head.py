@@ -39,7 +39,7 @@ def _results(functions, inputs, reduction, hidden_in_backward=None):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 100])
 def test_programs_that_take_several_tiles_match_the_reference(monkeypatch, rows, reduction):
-    """From thousands of rows on, a program has several tiles, and more rows than its loop over losses has lanes."""
+    """With thousands of rows, a program has several tiles, and more rows than its loop over losses has lanes."""
     monkeypatch.setattr(hidden_tiles, "_TILE", 64)
     monkeypatch.setattr(rtd_head, "_LANES", 8)
     monkeypatch.setattr(hidden_tiles, "PROGRAMS", 4)
