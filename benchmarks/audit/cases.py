@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from electra_kernels.triton.hidden_tiles import partition_rows
+from electra_kernels.triton import rtd_head
 from electra_kernels.triton.rows import TILE
 from electra_kernels.triton.tokens import SUMS
 
@@ -276,7 +276,7 @@ def _rtd_head(inputs: _Inputs, batch: int, length: int, width: int, dtype: torch
     bias, sums = inputs.number(dtype), (inputs.floats(width), inputs.number())
     sizes, count = {"B": batch, "T": length, "H": width}, batch * length
     per_row = 1 + 8 + 4  # label, mask, logit
-    terms, split = (labels, mask, None), partition_rows(hidden)
+    terms, split = (labels, mask, None), rtd_head._split(hidden)
     yield Case(
         "linear_masked_bce",
         sizes,
