@@ -1,5 +1,4 @@
-"""Triton's interpreter, where it is on: at several times its speed, and with the rounding and the exponentials of
-the hardware."""
+"""Patches for Triton's interpreter, if it is on: they make it faster, and round and exponentiate as GPUs do."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,15 +10,15 @@ from electra_kernels.triton.launch import is_interpreted
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # numpy warns of NaN and infinities, with which the kernels reckon.
+    # numpy warns about NaN and infinities, which the kernels handle.
     config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning:triton")
 
 
 def _patch_once() -> None:
-    """Most of the time goes into patching triton.language anew at every call of a device function.
+    """Stop the interpreter from patching triton.language at every call of a device function, where most time goes.
 
-    The launch has patched it already, and restores it; what lies below it (the library of reductions) is patched by
-    the first call and stays so.
+    The launch has already patched it, and restores it afterwards. Modules that do not import triton.language themselves
+    (the library of reductions) are patched at their first call and stay patched.
     """
     import triton.language as tl
     from triton.runtime import interpreter
@@ -34,13 +33,13 @@ def _patch_once() -> None:
         return self.rewrite()(*args, **kwargs)
 
     interpreter.InterpretedFunction.__call__ = call_device_function
-    # It computes every integer a second time in 64 bits, for an assertion that is off.
+    # The interpreter computes every integer a second time in 64 bits, for an assertion that is off.
     builder = interpreter.interpreter_builder
     builder.options = replace(builder.options, sanitize_overflow=False)
 
 
 def _round_bfloat16() -> None:
-    """The interpreter truncates float32 to bfloat16, and subnormal numbers to something else."""
+    """Round float32 to the nearest bfloat16. The interpreter truncates, and is wrong for subnormal numbers."""
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -58,8 +57,11 @@ def _round_bfloat16() -> None:
     interpreter._convert_float = convert
 
 
-def _exponentials_of_ptx() -> None:
-    """tl.exp2 is ex2.approx.ftz, which makes zeros of denormal results; tl.exp is ex2.approx of x log2(e), rounded."""
+def _use_ptx_exponentials() -> None:
+    """Compute exponentials as compiled kernels do.
+
+    tl.exp2 is ex2.approx.ftz, which flushes denormal results to zero. tl.exp is ex2.approx of x * log2(e), rounded.
+    """
     from triton.runtime import interpreter
 
     def exp2(x: Any) -> Any:
@@ -77,4 +79,4 @@ def _exponentials_of_ptx() -> None:
 if is_interpreted():
     _patch_once()
     _round_bfloat16()
-    _exponentials_of_ptx()
+    _use_ptx_exponentials()

@@ -1,34 +1,22 @@
-"""`cross_entropy_sample`, in place too, its gradient, and the row kernel of the linear head: see
-electra_kernels/ops/mlm_head.py.
+"""`cross_entropy_sample` with its gradient and in-place form, and the row kernels of the linear head.
 
-`cross_entropy_rows` makes loss, sample and, where it may overwrite the logits, the gradient of a row in one program:
-memory is read once and written once instead of the eight passes of eager soft-max, loss, sample and gradient. The row
-is read again for its gradient, but from the cache, as long as that holds the rows under way: on an H100 three or four a
-multiprocessor, at V = 30,522 in bfloat16 30 MB of its 50. (Kept in registers instead, a row of 30,522 spills, whether
-16 or 32 warps hold it.) Overwriting is legal as the draw and the target's logit, the only reads of other columns, come
-before the first write, with a barrier between. Rows too few to fill the GPU one program each are visited in parts, and
-their gradient is softmax.py's.
+See electra_kernels/ops/mlm_head.py.
 """
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from electra_kernels.reference import mlm_head as reference
-from electra_kernels.reference.chunks import RowKernels
-from electra_kernels.triton import launch, rows
-from electra_kernels.triton.softmax import write_softmax
-from electra_kernels.triton.tokens import reciprocal_or_zero
+from electra_kernels.triton import draw, launch, rows
+from electra_kernels.triton.gradients import scale_rows, write_softmax
+from electra_kernels.triton.reduce import reduce_rows
 
-# Of a row: enough that the rows under way fit into the cache, few enough that several hide each other's latency.
+# Warps of a row: enough that the rows in flight fit into the cache, few enough that several rows hide each other's
+# latency.
 _WARPS = 8
-# Of a thread, more than it needs: left to itself, ptxas spills to have more programs on a multiprocessor.
+# Register cap per thread, above the kernel's need. Without it ptxas spills in order to raise occupancy.
 _REGISTERS = 128
-_BLOCK = 1024
 
 
 @triton.jit(
@@ -45,59 +33,71 @@ _BLOCK = 1024
     ],
 )
 def cross_entropy_rows(
-    logits,  # N rows of size elements; their gradient, if it is written
-    offsets,  # [N] or None
-    bias,  # [size] float32 or None
-    targets,  # [N]
+    logits,  # [N, size], float32, bfloat16 or float16; become their gradient if WRITES
+    offsets,  # [N] int64, elements to each row, or None
+    bias,  # [size] float32, or None
+    targets,  # [N] int64
     uniforms,  # [N] float64
-    scale,  # one float32 that multiplies the gradient, or None
-    statistics,  # [N, 3, tiles] float32
+    scale,  # [] float32 that multiplies the gradient, or None for 1
+    statistics,  # [N, 3, tiles] float32: maximum, sum and drawable sum of each tile
     losses,  # [N] float32
     tokens,  # [N] int64
     is_top1,  # [N] bool
     logsumexp_parts,  # [N, 2] float32
-    stride,
-    step,
-    size,
-    tiles,
-    parts,
-    ignore_index,
+    stride,  # Elements from row to row of logits.
+    step,  # Elements from column to column of logits.
+    size,  # Columns of a row.
+    tiles,  # Tiles of a row.
+    parts,  # Programs that share the scan of a row.
+    ignore_index,  # Target of the rows that have loss 0, token -1 and gradient 0.
     inverse_temperature,
-    VECTOR: tl.constexpr,
-    BIAS_VECTOR: tl.constexpr,
-    TILES: tl.constexpr,
-    WARPS: tl.constexpr,
-    TEMPERED: tl.constexpr,
-    BANS: tl.constexpr,
-    PADS: tl.constexpr,
-    VISITS: tl.constexpr,
-    DRAWS: tl.constexpr,
-    WRITES: tl.constexpr,
+    VECTOR: tl.constexpr,  # Elements of a load of logits, as in launch.Rows.
+    BIAS_VECTOR: tl.constexpr,  # Elements of a load of bias.
+    TILES: tl.constexpr,  # Tiles of a row, padded to a power of two.
+    WARPS: tl.constexpr,  # Warps of a program.
+    TEMPERED: tl.constexpr,  # Whether the temperature is not 1.
+    BANS: tl.constexpr,  # Whether a row never draws its target.
+    PADS: tl.constexpr,  # Whether the last vector of a row reaches into its padding, which must stay -inf.
+    SCANS: tl.constexpr,  # Whether this launch scans the rows.
+    DRAWS: tl.constexpr,  # Whether this launch writes losses and draws from the rows.
+    WRITES: tl.constexpr,  # Whether it also overwrites the rows with their gradient.
 ):
-    """A program per row that visits, draws and writes the gradient; or parts x N that visit, then N that draw."""
+    """Loss, sampled token, top-1 flag and (in place) gradient of a row, in one program.
+
+    Fuses bias, soft-max, loss, draw and gradient: memory is read once and written once, instead of the eight passes of
+    eager soft-max, loss, sample and gradient. The gradient reads the row again, but from the cache, as long as that
+    holds the rows in flight: on an H100 three or four per multiprocessor, which at V = 30,522 in bfloat16 are 30 of its
+    50 MB. (A row of 30,522 kept in registers spills, with 16 warps and with 32.)
+
+    Overwriting is legal because the draw and the logit at the target are the only reads of other threads' columns, and
+    both come before the first write, with a barrier between.
+
+    Either a program per row does everything (parts = 1), or, with too few rows to fill the GPU, parts x N programs
+    scan, a second launch of N programs draws, and `gradients.softmax_rows` writes the gradient.
+    """
     row = tl.program_id(0) // parts
     start = logits + rows.row_start(offsets, stride, row, VECTOR)
     statistics += row.to(tl.int64) * 3 * tiles
     target = tl.load(targets + row)
     is_ignored = target == ignore_index
-    if VISITS:
+    if SCANS:
         first, last = rows.part_of_row(tl.program_id(0) % parts, parts, tiles, WARPS)
         last = tl.where(is_ignored, first, last)
-        rows.visit_tiles(
+        rows.scan_tiles(
             start, bias, size, step, inverse_temperature, statistics, first, last, tiles,
             VECTOR, BIAS_VECTOR, WARPS, TEMPERED,
         )  # fmt: skip
-    if VISITS and DRAWS:
-        tl.debug_barrier()  # what other warps have written is about to be read
+    if SCANS and DRAWS:
+        tl.debug_barrier()  # The draw reads statistics that other warps have written.
     if DRAWS:
         maxima, sums, drawable = rows.load_statistics(statistics, tiles, TILES, TEMPERED)
         maximum, log_total, is_good = rows.row_total(maxima, sums)
-        token = rows.draw_token(
+        token = draw.draw_token(
             start, bias, maxima, drawable, tl.load(uniforms + row), target, size, step, inverse_temperature,
             VECTOR, BIAS_VECTOR, BANS,
         )  # fmt: skip
         target_logit = rows.load_logit(start, bias, target, size, step, VECTOR)
-        # The maximum passes over a NaN, the sum does not.
+        # The maximum may skip a NaN, the sum does not.
         is_highest = (target_logit == maximum) & (log_total == log_total)
         log_total = tl.where(is_good, log_total, float("nan"))
         tl.store(losses + row, tl.where(is_ignored, 0.0, (maximum - target_logit) + log_total))
@@ -108,100 +108,22 @@ def cross_entropy_rows(
         rows.store_logsumexp(logsumexp_parts, row, shift, log_total)
     if DRAWS and WRITES:
         factor = 1.0 if scale is None else tl.load(scale)
-        tl.debug_barrier()  # every warp has read its share of the row for the draw: now it may be overwritten
+        tl.debug_barrier()  # Every warp has read what it needs for the draw. Now the row may be overwritten.
         for tile in range(0, tiles, WARPS):
             columns = rows.block_columns(tile, VECTOR, WARPS)
             gradient = rows.softmax_columns(
-                start,
-                bias,
-                columns,
-                shift,
-                log_total,
-                factor,
-                is_ignored,
-                size,
-                step,
-                VECTOR,
-                BIAS_VECTOR,
-                PADS,
-            )
+                start, bias, columns, shift, log_total, factor, is_ignored, size, step,
+                VECTOR, BIAS_VECTOR, PADS,
+            )  # fmt: skip
             inside = rows.is_inside(columns, size, VECTOR)
-            tl.store(start + rows.places(columns, step, VECTOR), gradient, inside)
-        tl.debug_barrier()  # the soft-max is written; now, less one without cancellation, its target
+            tl.store(start + rows.column_offsets(columns, step, VECTOR), gradient, inside)
+        tl.debug_barrier()  # The soft-max is written. Next, it is overwritten at the target, without cancellation.
         is_column = (target >= 0) & (target < size) & (is_ignored == 0)
         at_target = rows.expm1((target_logit - shift) - log_total) * factor
-        tl.store(start + rows.places(target, step, VECTOR), at_target, is_column)
+        tl.store(start + rows.column_offsets(target, step, VECTOR), at_target, is_column)
 
 
-@triton.jit(
-    do_not_specialize=["count", "ignore_index"],
-    do_not_specialize_on_alignment=["losses", "targets"],
-)
-def reduce_losses(
-    losses,  # [N] float32, or None to have the denominator alone
-    targets,  # [N]
-    normalizer,  # one float64, or None
-    loss,  # one float32
-    denominator,  # one float64
-    reciprocal,  # one float32
-    count,
-    ignore_index,
-    MEAN: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """One program, so that the order of the sum is fixed; N numbers are few beside N rows."""
-    total = tl.zeros([BLOCK], tl.float64)
-    counted = tl.zeros([BLOCK], tl.int64)
-    for start in range(0, count, BLOCK):
-        index = start + tl.arange(0, BLOCK)
-        inside = index < count
-        if losses is not None:
-            total += tl.load(losses + index, inside, 0.0).to(tl.float64)
-        if MEAN and normalizer is None:
-            target = tl.load(targets + index, inside, 0)
-            counted += (inside & (target != ignore_index)).to(tl.int64)
-    divisor = tl.sum(counted, 0).to(tl.float64)
-    if normalizer is not None:
-        divisor = tl.load(normalizer)
-    elif not MEAN:
-        divisor = divisor + 1
-    factor = reciprocal_or_zero(divisor)
-    tl.store(denominator, divisor)
-    tl.store(reciprocal, factor.to(tl.float32))
-    if losses is not None:
-        tl.store(loss, (tl.sum(total, 0) * factor).to(tl.float32))
-
-
-@triton.jit(
-    do_not_specialize=["stride", "step", "size", "blocks", "count"],
-    do_not_specialize_on_alignment=["offsets", "scale"],
-)
-def scale_rows_(
-    gradient,  # N rows of size elements
-    offsets,  # [N] or None
-    scale,  # [N], or one number; float32
-    stride,
-    step,
-    size,
-    blocks,
-    count,
-    VECTOR: tl.constexpr,
-    BLOCK: tl.constexpr,
-    PER_ROW: tl.constexpr,
-):
-    """As many programs as run at once take turns at blocks x N = count blocks, and leave if there is nothing to do."""
-    if not PER_ROW and tl.load(scale) == 1:
-        return
-    for block in range(tl.program_id(0), count, tl.num_programs(0)):
-        row = block // blocks
-        columns = block % blocks * BLOCK + tl.arange(0, BLOCK)
-        place = gradient + rows.row_start(offsets, stride, row, VECTOR) + rows.places(columns, step, VECTOR)
-        inside = rows.is_inside(columns, size, VECTOR)
-        factor = tl.load(scale + (row if PER_ROW else 0))
-        tl.store(place, tl.load(place, inside).to(tl.float32) * factor, inside)
-
-
-def _visit(
+def _loss_and_sample(
     view: launch.Rows,
     bias: Tensor | None,
     targets: Tensor,
@@ -213,81 +135,58 @@ def _visit(
     overwrites: bool,
     scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses, tokens, is_top1, each [...], and logsumexp_parts [..., 2]; with ``overwrites`` the rows become their
-    gradient."""
+    """Launch `cross_entropy_rows`, and `softmax_rows` if the rows are scanned in parts and overwritten.
+
+    Args:
+        view: N rows of V logits; with ``overwrites`` they become softmax - one_hot, times ``scale``.
+        bias: [V] float32, or None.
+        targets: [...] int64 with N elements.
+        uniforms: [...] float64.
+        ignore_index: target of the rows that have loss 0, token -1 and gradient 0.
+        temperature: the draw is from softmax(logits / temperature).
+        ban_original: whether the target is never drawn.
+        overwrites: whether the gradient is written.
+        scale: [] float32, or None for 1.
+
+    Returns:
+        Losses [...] float32, tokens [...] int64, is_top1 [...] bool and logsumexp_parts [..., 2] float32.
+    """
     device = view.tensor.device
     losses = torch.empty(targets.shape, dtype=torch.float32, device=device)
     logsumexp_parts = torch.empty(*targets.shape, 2, dtype=torch.float32, device=device)
     tokens = torch.empty(targets.shape, dtype=torch.int64, device=device)
     is_top1 = torch.empty(targets.shape, dtype=torch.bool, device=device)
     results = losses, tokens, is_top1, logsumexp_parts
-    if view.number == 0:
+    if view.count == 0:
         return results
     targets, uniforms = targets.contiguous(), uniforms.contiguous()
     tiles = triton.cdiv(view.size, rows.TILE.value)
     padded_tiles = triton.next_power_of_2(tiles)
     warps = min(_WARPS, padded_tiles)
-    statistics = losses.new_empty(view.number, 3, tiles)
-    halves = launch.halves(view.number, triton.cdiv(tiles, warps), device)
-    for parts, visits, draws in halves:
+    statistics = losses.new_empty(view.count, 3, tiles)
+    passes = launch.row_passes(view.count, triton.cdiv(tiles, warps), device)
+    for parts, scans, draws in passes:
         launch.run(
             cross_entropy_rows,
-            parts * view.number,
-            view.tensor,
-            view.offsets,
-            bias,
-            targets,
-            uniforms,
-            scale,
-            statistics,
-            *results,
-            view.stride,
-            view.step,
-            view.size,
-            tiles,
-            parts,
-            ignore_index,
-            1 / temperature,
+            parts * view.count,
+            *(view.tensor, view.offsets, bias, targets, uniforms, scale, statistics, *results),
+            *(view.stride, view.step, view.size, tiles, parts, ignore_index, 1 / temperature),
             VECTOR=view.vector,
             BIAS_VECTOR=launch.bias_vector(bias),
             TILES=padded_tiles,
             WARPS=warps,
             TEMPERED=temperature != 1,
             BANS=ban_original,
-            PADS=view.pads,
-            VISITS=visits,
+            PADS=view.ends_in_padding,
+            SCANS=scans,
             DRAWS=draws,
-            WRITES=overwrites and visits,
+            WRITES=overwrites and scans,
             num_warps=warps,
-            **launch.most_registers(_REGISTERS),
+            **launch.register_cap(_REGISTERS),
         )
-    if overwrites and len(halves) == 2:
+    if overwrites and len(passes) == 2:
         write_softmax(view, bias, logsumexp_parts, targets, scale, None, view, ignore_index)
     return results
-
-
-def _reduce(
-    losses: Tensor | None, targets: Tensor, normalizer: Tensor | None, ignore_index: int, reduction: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss [] (unwritten without ``losses``), the denominator [] in float64 and its reciprocal [] in float32."""
-    loss, reciprocal = (torch.empty((), dtype=torch.float32, device=targets.device) for _ in range(2))
-    denominator = torch.empty((), dtype=torch.float64, device=targets.device)
-    launch.run(
-        reduce_losses,
-        1,
-        losses,
-        targets.contiguous(),
-        normalizer,
-        loss,
-        denominator,
-        reciprocal,
-        targets.numel(),
-        ignore_index,
-        MEAN=reduction == "mean",
-        BLOCK=_BLOCK,
-        num_warps=_WARPS,
-    )
-    return loss, denominator, reciprocal
 
 
 def cross_entropy_sample(
@@ -300,11 +199,17 @@ def cross_entropy_sample(
     temperature: float,
     ban_original: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Arguments as in `_loss_and_sample`, with logits [..., V], normalizer [] float64 or None, and reduction.
+
+    Returns:
+        Loss [] (or [...] for reduction "none") float32, tokens [...], is_top1 [...], logsumexp_parts [..., 2] and the
+        denominator [] float64.
+    """
     options = (ignore_index, temperature, ban_original)
-    losses, tokens, is_top1, logsumexp_parts = _visit(
+    losses, tokens, is_top1, logsumexp_parts = _loss_and_sample(
         launch.rows_of(logits), None, targets, uniforms, *options, overwrites=False
     )
-    loss, denominator, _ = _reduce(losses, targets, normalizer, ignore_index, reduction)
+    loss, denominator, _ = reduce_rows(losses, targets, normalizer, ignore_index, reduction)
     return (losses if reduction == "none" else loss), tokens, is_top1, logsumexp_parts, denominator
 
 
@@ -316,9 +221,10 @@ def cross_entropy_sample_backward(
     denominator: Tensor,
     ignore_index: int,
 ) -> Tensor:
+    """Gradient of the logits [..., V] in their dtype; ``grad_loss`` is float32 [], or [...] for reduction "none"."""
     gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-    views = launch.rows_of(logits), launch.rows_of(gradient)
-    write_softmax(views[0], None, logsumexp_parts, targets, grad_loss, denominator, views[1], ignore_index)
+    source, out = launch.rows_of(logits), launch.rows_of(gradient)
+    write_softmax(source, None, logsumexp_parts, targets, grad_loss, denominator, out, ignore_index)
     return gradient
 
 
@@ -332,49 +238,32 @@ def cross_entropy_sample_(
     temperature: float,
     ban_original: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _, _, scale = _reduce(None, targets, normalizer, ignore_index, reduction)
-    is_later = logits.dtype == torch.float16
-    losses, tokens, is_top1, _ = _visit(
+    """Like `cross_entropy_sample`, but the logits become their gradient.
+
+    In float16 the gradient stays unnormalised, since 1 / denominator would flush most of it to zero.
+
+    Returns:
+        Loss [] float32, tokens [...], is_top1 [...], and the factor [] float32 that the gradient still lacks.
+    """
+    _, _, scale = reduce_rows(None, targets, normalizer, ignore_index, reduction)
+    is_scaled_later = logits.dtype == torch.float16
+    losses, tokens, is_top1, _ = _loss_and_sample(
         launch.rows_of(logits),
         None,
-        targets,
-        uniforms,
-        ignore_index,
-        temperature,
-        ban_original,
+        *(targets, uniforms, ignore_index, temperature, ban_original),
         overwrites=True,
-        scale=None if is_later else scale,
+        scale=None if is_scaled_later else scale,
     )
-    loss, _, _ = _reduce(losses, targets, normalizer, ignore_index, reduction)
-    return loss, tokens, is_top1, scale if is_later else torch.ones_like(scale)
+    loss, _, _ = reduce_rows(losses, targets, normalizer, ignore_index, reduction)
+    return loss, tokens, is_top1, scale if is_scaled_later else torch.ones_like(scale)
 
 
 def scale_gradient_(gradient: Tensor, scale: Tensor) -> None:
-    view = launch.rows_of(gradient)
-    if view.number == 0:
-        return
-    block = 4096
-    blocks = triton.cdiv(view.size, block)
-    count = blocks * view.number
-    launch.run(
-        scale_rows_,
-        min(count, 8 * launch.multiprocessors(gradient.device)),
-        view.tensor,
-        view.offsets,
-        scale.contiguous(),
-        view.stride,
-        view.step,
-        view.size,
-        blocks,
-        count,
-        VECTOR=view.vector,
-        BLOCK=block,
-        PER_ROW=scale.dim() > 0,
-        num_warps=_WARPS,
-    )
+    """Multiply gradient [..., V], float32, bfloat16 or float16, by scale, float32 [] or [...], in place."""
+    scale_rows(launch.rows_of(gradient), scale)
 
 
-def _visit_chunk(
+def cross_entropy_rows_(
     logits: Tensor,
     bias: Tensor | None,
     targets: Tensor,
@@ -384,27 +273,18 @@ def _visit_chunk(
     ban_original: bool,
     writes_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The linear head's row kernel of the forward: logits [N, V] in a padded buffer, bias [V] float32 or None.
+
+    With ``writes_gradient`` the logits become softmax - one_hot. Results as in `_loss_and_sample`.
+    """
     view = launch.rows_of(logits, owns_padding=True)
     options = (ignore_index, temperature, ban_original)
-    return _visit(view, bias, targets, uniforms, *options, overwrites=writes_gradient)
+    return _loss_and_sample(view, bias, targets, uniforms, *options, overwrites=writes_gradient)
 
 
-def _write_gradient(
+def cross_entropy_rows_backward_(
     logits: Tensor, bias: Tensor | None, targets: Tensor, logsumexp_parts: Tensor, ignore_index: int
 ) -> None:
+    """The linear head's row kernel of the backward: the logits in the padded buffer become softmax - one_hot."""
     view = launch.rows_of(logits, owns_padding=True)
     write_softmax(view, bias, logsumexp_parts, targets, None, None, view, ignore_index)
-
-
-_ROW_KERNELS = RowKernels(_visit_chunk, _write_gradient)
-# The loop over chunks is the specification's; between its GEMMs run the kernels of this file.
-_loop: Callable[..., tuple[Tensor, ...]] = reference.linear_cross_entropy_sample
-_backward_loop: Callable[..., tuple[Tensor, ...]] = reference.linear_cross_entropy_sample_backward
-
-
-def linear_cross_entropy_sample(*arguments: Any) -> tuple[Tensor, ...]:
-    return _loop(*arguments, _ROW_KERNELS)
-
-
-def linear_cross_entropy_sample_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    return _backward_loop(*arguments, _ROW_KERNELS)

@@ -1,15 +1,12 @@
-"""The discriminator's last linear layer with its loss: hidden is read once in all, its gradient written once.
+"""`linear_masked_bce`, the discriminator's last linear layer with its loss: see electra_kernels/ops/rtd_head.py.
 
-Eager torch reads hidden for the logits, reads it again for the gradient of the weight, and between them makes the chain
-of small tensors of the loss. Here a tile of rows in registers gives its logits, these give loss and slope, and the rows
-times their slopes are added to the gradient of the weight before the tile is dropped. That is legal because mean and
-sum only scale this gradient, by a number that the backward knows: it stays unnormalised until then. A program keeps its
-share of the gradient in registers over all its tiles and writes it once; a second kernel adds the shares in their
-order. The backward writes slope x weight from the saved logits and does not read hidden at all, unless reduction is
-"none": then the slopes, and with them the gradients of weight and bias, had to wait for the upstream gradient.
+Forward and backward together read the hidden states once (twice with reduction "none") and write their gradient once.
+Eager torch reads them for the logits and again for the gradient of the weight, and between the two it writes a chain
+of small tensors for the loss.
+
+A program adds up the gradient of weight and bias in registers over many tiles of rows and writes it once, as a partial
+gradient. A second kernel adds up the partial gradients in a fixed order (partial_gradients.py).
 """
-
-from typing import NamedTuple
 
 import torch
 import triton
@@ -17,326 +14,192 @@ import triton.language as tl
 from torch import Tensor
 
 from electra_kernels.triton import launch
+from electra_kernels.triton.hidden_tiles import (
+    GROUP,
+    WARPS,
+    add_rows,
+    dot,
+    first_row,
+    load_rows,
+    load_weight,
+    partition_rows,
+    store_rows,
+    zero_gradient,
+)
+from electra_kernels.triton.partial_gradients import empty_partials, join_partials, store_partial
+from electra_kernels.triton.reduce import reciprocal_or_zero
 from electra_kernels.triton.tokens import (
-    PROGRAMS,
     SUMS,
     add_tokens,
     collapse,
-    decay_of,
-    join_sums,
+    exp_neg_abs,
     load_terms,
-    no_sums,
     offsets_of,
-    reciprocal_or_zero,
     store_sums,
     token_losses,
     token_slopes,
     upstream_scale,
+    zero_sums,
 )
 
-_TILE = (
-    4096  # elements of hidden in registers at a time: 32 to a thread of _WARPS warps, in loads of 16 bytes
-)
-_ROWS = 128  # at most, in a tile of narrow rows
-_TILES = 4  # at least, for each program, or the shares of the gradient are much traffic beside few rows
-_CHAIN = 64  # tiles at most, whose gradient is one share: in float32, each further one loses digits
-_COLUMNS = 32  # of the gradient, for each program of the kernel that joins the shares
-_WARPS = 4
-_LANES = 32 * _WARPS
-_REGISTERS = 65_536 // 32  # of a lane of all warps that a multiprocessor holds
-
-
-class _Split(NamedTuple):
-    """Which program has which rows: from number, width and type of the rows alone, and so are the bits of the sums.
-
-    A row is a few pieces of ``width`` columns, of which one warp reads 16 bytes a thread: then a warp has whole
-    rows, sums a logit without a barrier, and no two warps repeat the arithmetic of a token.
-    """
-
-    programs: int
-    tiles: int  # of each program
-    rows: int  # of a tile
-    pieces: int  # of a row
-    width: int  # of a piece
-    warps: int
-    shares: int  # of the gradient of all programs, a few of each
-    pitch: int  # of the shares: H columns, one for the bias, and some to align the next row
-    is_wide: bool  # whether the number of a row takes 64 bits
-
-
-def _split(hidden: Tensor) -> _Split:
-    size, count = hidden.shape[-1], hidden.shape[:-1].numel()
-    vector = 16 // hidden.element_size()
-    width = max(32 * vector, triton.next_power_of_2(triton.cdiv(size, 32 // vector)))
-    width = min(width, triton.next_power_of_2(max(1, size)))
-    pieces = max(1, triton.cdiv(size, width))
-    rows = 1 << min(_ROWS, max(1, _TILE // (pieces * width))).bit_length() - 1
-    blocks = max(1, triton.cdiv(count, rows))
-    tiles = triton.cdiv(blocks, min(PROGRAMS, triton.cdiv(blocks, _TILES)))
-    programs = triton.cdiv(blocks, tiles)
-    return _Split(
-        programs=programs,
-        tiles=tiles,
-        rows=rows,
-        pieces=pieces,
-        width=width,
-        warps=min(32, max(_WARPS, triton.next_power_of_2(pieces * width // 1024))),
-        shares=programs * triton.cdiv(tiles, _CHAIN),
-        pitch=triton.cdiv(size + 1, _COLUMNS) * _COLUMNS,
-        is_wide=(blocks + tiles) * rows >= 2**31,
-    )
-
-
-@triton.jit
-def _first_row(tiles, IS_WIDE, ROWS):
-    program = tl.program_id(0)
-    if IS_WIDE:
-        program = program.to(tl.int64)
-    return program * tiles * ROWS
-
-
-@triton.jit
-def _load_weight(weight, step, size, PIECES, WIDTH):
-    pieces = ()
-    for piece in tl.static_range(PIECES):
-        column = piece * WIDTH + tl.arange(0, WIDTH)
-        loaded = tl.load(weight + column.to(tl.int64) * step, mask=column < size, other=0)
-        pieces += (loaded.to(tl.float32)[None, :],)
-    return pieces
-
-
-@triton.jit
-def _load_rows(hidden, offsets, step, inside, size, PIECES, WIDTH):
-    pieces = ()
-    for piece in tl.static_range(PIECES):
-        column = piece * WIDTH + tl.arange(0, WIDTH)
-        places = hidden + offsets[:, None] + column.to(tl.int64)[None, :] * step
-        loaded = tl.load(places, mask=inside[:, None] & (column < size)[None, :], other=0)
-        pieces += (loaded.to(tl.float32),)
-    return pieces
-
-
-@triton.jit
-def _no_gradient(PIECES, ROWS, WIDTH):
-    pieces = ()
-    for _ in tl.static_range(PIECES):
-        pieces += (tl.zeros([ROWS, WIDTH], tl.float32),)
-    return pieces
-
-
-@triton.jit
-def _dot(rows, weight):
-    products = rows[0] * weight[0]
-    for piece in tl.static_range(1, len(rows)):
-        products = tl.fma(rows[piece], weight[piece].broadcast_to(products.shape), products)
-    return tl.sum(products, 1)
-
-
-@triton.jit
-def _add_rows(gradient, rows, slopes):
-    """A row without a slope is left out: it may hold numbers that are not finite."""
-    is_added = slopes[:, None] != 0
-    pieces = ()
-    for piece in tl.static_range(len(rows)):
-        added = tl.where(is_added, rows[piece], 0.0)
-        pieces += (tl.fma(added, slopes[:, None].broadcast_to(added.shape), gradient[piece]),)
-    return pieces
-
-
-@triton.jit
-def _store_rows(grad_hidden, row, inside, slopes, weight, size, WIDTH):
-    for piece in tl.static_range(len(weight)):
-        column = piece * WIDTH + tl.arange(0, WIDTH)
-        places = grad_hidden + row.to(tl.int64)[:, None] * size + column[None, :]
-        result = (slopes[:, None] * weight[piece]).to(grad_hidden.dtype.element_ty)
-        tl.store(places, result, mask=inside[:, None] & (column < size)[None, :])
-
-
-@triton.jit
-def _store_share(shares, number, gradient, slopes, size, pitch, WIDTH):
-    """A program's share of this number in shares [shares, pitch]: the gradient of the weight, then that of the bias."""
-    share = shares + (tl.program_id(0).to(tl.int64) + number * tl.num_programs(0)) * pitch
-    for piece in tl.static_range(len(gradient)):
-        column = piece * WIDTH + tl.arange(0, WIDTH)
-        tl.store(share + column, tl.sum(gradient[piece], 0), mask=column < size)
-    tl.store(share + size, tl.sum(slopes))
+# Rows that the loop over losses takes at a time, one per thread.
+_LANES = 32 * WARPS
+# Registers per lane of all warps that a multiprocessor holds.
+_REGISTERS = 65_536 // 32
 
 
 @triton.jit(do_not_specialize=["count", "tiles"])
 def head_forward(
-    hidden,  # [count, size], by the strides of its rows and the step between columns
-    weight,  # [size]
-    bias,  # [] or None
-    labels,  # [count], as all that follows, by strides
-    mask,  # or None
-    pos_weight,  # or None
+    hidden,  # [count, size], float32, bfloat16 or float16; rows by hidden_strides, columns by hidden_step
+    weight,  # [size], float32, bfloat16 or float16
+    bias,  # [], float32, bfloat16 or float16, or None
+    labels,  # [count] bool, int or float
+    mask,  # [count] bool, int or float, or None
+    pos_weight,  # [count], any float dtype, or None
     logits,  # [count] float32
     losses,  # [count] float32 for reduction "none", else None
-    partials,  # [SUMS, programs] float64
-    shares,  # [shares, pitch] float32, or None if no gradient of the parameters is needed
-    count,
-    size,
-    pitch,
-    tiles,
+    partial_sums,  # [SUMS, programs] float64
+    partial_gradients,  # [partial_count, pitch] float32, or None if no gradient of the parameters is needed
+    count,  # Number of rows.
+    size,  # Columns of a row.
+    pitch,  # Elements from one partial gradient to the next.
+    tiles,  # Tiles of a program.
     label_smoothing,
     hidden_step,
     weight_step,
-    sizes,
+    sizes,  # Sizes of the dimensions that `collapse` leaves of the rows. The strides belong to the same dimensions.
     hidden_strides,
     label_strides,
     mask_strides,
-    weight_strides,
-    IS_WIDE: tl.constexpr,
-    ROWS: tl.constexpr,
-    PIECES: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LANES: tl.constexpr,
-    CHAIN: tl.constexpr,
+    pos_weight_strides,
+    IS_WIDE: tl.constexpr,  # Whether the number of a row needs 64 bits.
+    ROWS: tl.constexpr,  # Rows of a tile.
+    PIECES: tl.constexpr,  # Pieces of a row.
+    WIDTH: tl.constexpr,  # Columns of a piece.
+    LANES: tl.constexpr,  # Rows that the loop over losses takes at a time, one per thread.
+    GROUP: tl.constexpr,  # Tiles whose gradients are added up before a partial gradient is written.
 ):
-    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, weight_strides)
-    first = _first_row(tiles, IS_WIDE, ROWS)
-    w = _load_weight(weight, weight_step, size, PIECES, WIDTH)
+    """Logits, losses with their sums, and partial gradients of weight and bias, from one read of hidden.
+
+    Fuses the product with the weight, the loss and the gradient of the parameters. A tile of rows in registers gives
+    its logits, these give slopes (dloss/dlogit), and the rows times their slopes are added to the gradient before the
+    tile is dropped. That is legal because "mean" and "sum" only scale this gradient, by a number that the backward
+    knows: it stays unnormalised until then.
+    """
+    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, pos_weight_strides)
+    first = first_row(tiles, IS_WIDE, ROWS)
+    w = load_weight(weight, weight_step, size, PIECES, WIDTH)
     offset = 0.0
     if bias is not None:
         offset = tl.load(bias).to(tl.float32)
-    for link in range(tl.cdiv(tiles, CHAIN)):
-        gradient = _no_gradient(PIECES, ROWS, WIDTH)
+    for group in range(tl.cdiv(tiles, GROUP)):
+        gradient = zero_gradient(PIECES, ROWS, WIDTH)
         bias_gradient = tl.zeros([ROWS], tl.float32)
-        for tile in range(link * CHAIN, tl.minimum(link * CHAIN + CHAIN, tiles)):
+        for tile in range(group * GROUP, tl.minimum(group * GROUP + GROUP, tiles)):
             row = first + tile * ROWS + tl.arange(0, ROWS)
             inside = row < count
             offsets = offsets_of(row, sizes, hidden_strides)
-            h = _load_rows(hidden, offsets, hidden_step, inside, size, PIECES, WIDTH)
-            x = _dot(h, w) + offset
+            h = load_rows(hidden, offsets, hidden_step, inside, size, PIECES, WIDTH)
+            x = dot(h, w) + offset
             tl.store(logits + row, x, mask=inside)
-            if shares is not None:
+            if partial_gradients is not None:
                 _, m, positive, negative = load_terms(
                     terms, label_smoothing, row, inside, sizes, term_strides
                 )
-                slopes = token_slopes(x, decay_of(x), m, positive, negative)
+                slopes = token_slopes(x, exp_neg_abs(x), m, positive, negative)
                 bias_gradient += slopes
-                gradient = _add_rows(gradient, h, slopes)
-        if shares is not None:
-            _store_share(shares, link, gradient, bias_gradient, size, pitch, WIDTH)
-    # The sums have a thread for each row, where above all threads of a warp repeat the arithmetic of theirs.
-    tl.debug_barrier()
-    sums = no_sums(LANES)
+                gradient = add_rows(gradient, h, slopes)
+        if partial_gradients is not None:
+            store_partial(partial_gradients, group, gradient, bias_gradient, size, pitch, WIDTH)
+    # In the loop above, all threads of a warp repeat the arithmetic of their row's token. Here a row has one thread.
+    tl.debug_barrier()  # Other warps have written the logits that it reads.
+    sums = zero_sums(LANES)
     for start in range(0, tiles * ROWS, LANES):
         lane = start + tl.arange(0, LANES)
         row = first + lane
         inside = (lane < tiles * ROWS) & (row < count)
         x = tl.load(logits + row, mask=inside, other=0)
         label, m, positive, negative = load_terms(terms, label_smoothing, row, inside, sizes, term_strides)
-        loss = token_losses(x, decay_of(x), m, positive, negative)
+        loss = token_losses(x, exp_neg_abs(x), m, positive, negative)
         sums = add_tokens(sums, loss, m, label, x)
         if losses is not None:
             tl.store(losses + row, loss, mask=inside)
-    store_sums(sums, partials)
-
-
-@triton.jit(do_not_specialize=["programs", "share_count"])
-def head_join(
-    grad_weight,  # [size]
-    grad_bias,  # []
-    shares,  # [share_count, pitch], or None: the gradients are then zero
-    partials,  # [SUMS, programs] float64, or None, and all below with it: there are no sums to join
-    normalizer,  # [] float64, or None
-    loss,  # [], or None if it is not one number
-    counts,  # [4]
-    denominator,  # []
-    programs,
-    share_count,
-    size,
-    pitch,
-    IS_MEAN: tl.constexpr,
-    PROGRAMS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    if partials is not None:  # noqa: SIM102 - the outer one is decided when compiled
-        if tl.program_id(0) == 0:
-            join_sums(partials, normalizer, loss, counts, denominator, programs, IS_MEAN, PROGRAMS)
-    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    gradient = tl.zeros([COLUMNS], tl.float64)
-    if shares is not None:
-        total = tl.zeros([COLUMNS, COLUMNS], tl.float64)
-        for start in range(0, share_count, COLUMNS):
-            share = start + tl.arange(0, COLUMNS)
-            places = shares + share.to(tl.int64)[:, None] * pitch + columns[None, :]
-            inside = (share < share_count)[:, None] & (columns <= size)[None, :]
-            total += tl.load(places, mask=inside, other=0).to(tl.float64)
-        gradient = tl.sum(total, 0)
-    gradient = gradient.to(tl.float32)
-    tl.store(grad_weight + columns, gradient.to(grad_weight.dtype.element_ty), mask=columns < size)
-    ends = tl.zeros([COLUMNS], tl.int64)
-    tl.store(grad_bias + ends, gradient.to(grad_bias.dtype.element_ty), mask=columns == size)
+    store_sums(sums, partial_sums)
 
 
 @triton.jit(do_not_specialize=["count", "tiles"])
 def head_backward(
-    hidden,  # [count, size]; read only for the shares
-    weight,  # [size]
-    labels,  # [count], as all that follows, by strides
-    mask,  # or None
-    pos_weight,  # or None
-    logits,
-    grad_loss,  # [count] for reduction "none", else []
+    hidden,  # [count, size], float32, bfloat16 or float16; read only if there are partial_gradients
+    weight,  # [size], float32, bfloat16 or float16
+    labels,  # [count] bool, int or float
+    mask,  # [count] bool, int or float, or None
+    pos_weight,  # [count], any float dtype, or None
+    logits,  # [count] float32
+    grad_loss,  # float32, [count] for reduction "none", else []
     denominator,  # [] float64
-    weight_sums,  # [size] float32, the gradients before their scale; not read if there are shares
-    bias_sum,  # []
-    grad_hidden,  # [count, size] without gaps
-    grad_weight,  # [size]
-    grad_bias,  # []
-    shares,  # [shares, pitch] float32 for reduction "none", else None
-    count,
-    size,
-    pitch,
-    tiles,
+    weight_sums,  # [size] float32, the unnormalised gradient of the weight; not read if there are partial_gradients
+    bias_sum,  # [] float32, that of the bias
+    grad_hidden,  # [count, size] without gaps, dtype of hidden
+    grad_weight,  # [size], dtype of weight; like grad_bias, not written if there are partial_gradients
+    grad_bias,  # [], dtype of weight
+    partial_gradients,  # [partial_count, pitch] float32 for reduction "none", else None
+    count,  # Number of rows.
+    size,  # Columns of a row.
+    pitch,  # Elements from one partial gradient to the next.
+    tiles,  # Tiles of a program.
     label_smoothing,
     hidden_step,
     weight_step,
     sums_step,
-    sizes,
+    sizes,  # Sizes of the dimensions that `collapse` leaves of the rows. The strides belong to the same dimensions.
     hidden_strides,
     label_strides,
     mask_strides,
-    weight_strides,
+    pos_weight_strides,
     logit_strides,
     loss_strides,
-    IS_WIDE: tl.constexpr,
-    ROWS: tl.constexpr,
-    PIECES: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHAIN: tl.constexpr,
+    IS_WIDE: tl.constexpr,  # Whether the number of a row needs 64 bits.
+    ROWS: tl.constexpr,  # Rows of a tile.
+    PIECES: tl.constexpr,  # Pieces of a row.
+    WIDTH: tl.constexpr,  # Columns of a piece.
+    GROUP: tl.constexpr,  # Tiles whose gradients are added up before a partial gradient is written.
 ):
-    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, weight_strides)
-    first = _first_row(tiles, IS_WIDE, ROWS)
-    w = _load_weight(weight, weight_step, size, PIECES, WIDTH)
+    """Gradient of hidden, and the gradients of weight and bias.
+
+    Fuses the slopes, their scale and the product with the weight, so no tensor of slopes is written. For "mean" and
+    "sum", slopes come from the saved logits, hidden is not read, and the forward's sums are only scaled. For "none",
+    slopes and with them the gradients of the parameters had to wait for the upstream gradient: hidden is read a second
+    time, and partial gradients are written.
+    """
+    terms, term_strides = (labels, mask, pos_weight), (label_strides, mask_strides, pos_weight_strides)
+    first = first_row(tiles, IS_WIDE, ROWS)
+    w = load_weight(weight, weight_step, size, PIECES, WIDTH)
     reciprocal = reciprocal_or_zero(tl.load(denominator))
-    if shares is None:
+    if partial_gradients is None:
         scale = upstream_scale(tl.load(grad_loss), reciprocal)
-    for link in range(tl.cdiv(tiles, CHAIN)):
-        gradient = _no_gradient(PIECES, ROWS, WIDTH)
+    for group in range(tl.cdiv(tiles, GROUP)):
+        gradient = zero_gradient(PIECES, ROWS, WIDTH)
         bias_gradient = tl.zeros([ROWS], tl.float32)
-        for tile in range(link * CHAIN, tl.minimum(link * CHAIN + CHAIN, tiles)):
+        for tile in range(group * GROUP, tl.minimum(group * GROUP + GROUP, tiles)):
             row = first + tile * ROWS + tl.arange(0, ROWS)
             inside = row < count
             x = tl.load(logits + offsets_of(row, sizes, logit_strides), mask=inside, other=0)
             _, m, positive, negative = load_terms(terms, label_smoothing, row, inside, sizes, term_strides)
-            if shares is not None:
+            if partial_gradients is not None:
                 upstream = tl.load(grad_loss + offsets_of(row, sizes, loss_strides), mask=inside, other=0)
                 scale = upstream_scale(upstream, reciprocal)
-            slopes = token_slopes(x, decay_of(x), m, positive, negative) * scale
-            # An upstream gradient that is not finite must not reach a token that is not counted.
+            slopes = token_slopes(x, exp_neg_abs(x), m, positive, negative) * scale
+            # A non-finite upstream gradient must not reach a token that is not counted.
             slopes = tl.where(m != 0, slopes, 0.0)
-            _store_rows(grad_hidden, row, inside, slopes, w, size, WIDTH)
-            if shares is not None:
+            store_rows(grad_hidden, row, inside, slopes, w, size, WIDTH)
+            if partial_gradients is not None:
                 offsets = offsets_of(row, sizes, hidden_strides)
-                h = _load_rows(hidden, offsets, hidden_step, inside, size, PIECES, WIDTH)
+                h = load_rows(hidden, offsets, hidden_step, inside, size, PIECES, WIDTH)
                 bias_gradient += slopes
-                gradient = _add_rows(gradient, h, slopes)
-        if shares is not None:
-            _store_share(shares, link, gradient, bias_gradient, size, pitch, WIDTH)
-    if shares is None and tl.program_id(0) == 0:
+                gradient = add_rows(gradient, h, slopes)
+        if partial_gradients is not None:
+            store_partial(partial_gradients, group, gradient, bias_gradient, size, pitch, WIDTH)
+    if partial_gradients is None and tl.program_id(0) == 0:
         for piece in tl.static_range(PIECES):
             column = piece * WIDTH + tl.arange(0, WIDTH)
             total = tl.load(weight_sums + column.to(tl.int64) * sums_step, mask=column < size, other=0)
@@ -344,31 +207,6 @@ def head_backward(
                 grad_weight + column, (total * scale).to(grad_weight.dtype.element_ty), mask=column < size
             )
         tl.store(grad_bias, (tl.load(bias_sum) * scale).to(grad_bias.dtype.element_ty))
-
-
-def _shares(split: _Split, hidden: Tensor) -> Tensor:
-    return hidden.new_empty((split.shares, split.pitch), dtype=torch.float32)
-
-
-def _join(
-    split: _Split,
-    sums: tuple[Tensor | None, ...],
-    shares: Tensor | None,
-    grad_weight: Tensor,
-    grad_bias: Tensor,
-    is_mean: bool = False,
-) -> None:
-    """``sums``: partials, normalizer, loss, counts and denominator."""
-    launch.run(
-        head_join,
-        split.pitch // _COLUMNS,
-        *(grad_weight, grad_bias, shares, *sums),
-        *(split.programs, split.shares, grad_weight.numel(), split.pitch),
-        num_warps=_WARPS,
-        IS_MEAN=is_mean,
-        PROGRAMS=PROGRAMS,
-        COLUMNS=_COLUMNS,
-    )
 
 
 def linear_masked_bce(
@@ -383,9 +221,26 @@ def linear_masked_bce(
     reduction: str,
     needs_parameter_gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """hidden [..., H], weight [H], bias [] → loss, logits [...], counts [4], denominator [], and the gradients
-    of weight [H] and bias [] before they are divided by the denominator (zeros unless they are needed)."""
-    size, split = hidden.shape[-1], _split(hidden)
+    """Launch `head_forward` and `head_join`.
+
+    Args:
+        hidden: [..., H], float32, bfloat16 or float16, any strides.
+        weight: [H], float32, bfloat16 or float16.
+        bias: [], float32, bfloat16 or float16, or None.
+        labels: [...] bool, int (-100: not counted) or float in [0, 1].
+        mask: [...] bool, int or float (a weight), or None.
+        pos_weight: [...], any float dtype, or None.
+        normalizer: [] float64 that replaces the denominator, or None.
+        label_smoothing: in [0, 1].
+        reduction: "mean", "sum" or "none".
+        needs_parameter_gradients: whether the last two results are computed.
+
+    Returns:
+        Loss [] or [...] float32, logits [...] float32, confusion counts [4] int64, denominator [] float64, and the
+        gradients of weight [H] and bias [] in float32 before they are divided by the denominator (zeros for
+        reduction "none", or if they are not needed).
+    """
+    size, partition = hidden.shape[-1], partition_rows(hidden)
     sizes, strides = collapse(labels.shape, hidden, labels, mask, pos_weight)
     is_per_token = reduction == "none"
     logits = hidden.new_empty(labels.shape, dtype=torch.float32)
@@ -394,25 +249,26 @@ def linear_masked_bce(
     denominator = hidden.new_empty((), dtype=torch.float64)
     grad_weight = hidden.new_empty(size, dtype=torch.float32)
     grad_bias = hidden.new_empty((), dtype=torch.float32)
-    partials = hidden.new_empty((SUMS, split.programs), dtype=torch.float64)
-    shares = _shares(split, hidden) if needs_parameter_gradients and not is_per_token else None
+    partial_sums = hidden.new_empty((SUMS, partition.programs), dtype=torch.float64)
+    has_gradients = needs_parameter_gradients and not is_per_token
+    partial_gradients = empty_partials(partition, hidden) if has_gradients else None
     losses, total = (loss, None) if is_per_token else (None, loss)
     launch.run(
         head_forward,
-        split.programs,
-        *(hidden, weight, bias, labels, mask, pos_weight, logits, losses, partials, shares),
-        *(labels.numel(), size, split.pitch, split.tiles, label_smoothing),
+        partition.programs,
+        *(hidden, weight, bias, labels, mask, pos_weight, logits, losses, partial_sums, partial_gradients),
+        *(labels.numel(), size, partition.pitch, partition.tiles, label_smoothing),
         *(hidden.stride(-1), weight.stride(0), sizes, *strides),
-        num_warps=split.warps,
-        IS_WIDE=split.is_wide,
-        ROWS=split.rows,
-        PIECES=split.pieces,
-        WIDTH=split.width,
+        num_warps=partition.warps,
+        IS_WIDE=partition.is_wide,
+        ROWS=partition.rows,
+        PIECES=partition.pieces,
+        WIDTH=partition.width,
         LANES=_LANES,
-        CHAIN=_CHAIN,
+        GROUP=GROUP,
     )
-    sums = (partials, normalizer, total, counts, denominator)
-    _join(split, sums, shares, grad_weight, grad_bias, reduction == "mean")
+    sums = (partial_sums, normalizer, total, counts, denominator)
+    join_partials(partition, sums, partial_gradients, grad_weight, grad_bias, reduction == "mean")
     return loss, logits, counts, denominator, grad_weight, grad_bias
 
 
@@ -430,29 +286,33 @@ def linear_masked_bce_backward(
     label_smoothing: float,
     reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of hidden, weight and bias; the forward summed the last two unless reduction is "none"."""
-    size, split = hidden.shape[-1], _split(hidden)
+    """Launch `head_backward`, and for reduction "none" `head_join`.
+
+    ``grad_loss`` is float32 [], or [...] for reduction "none". The other arguments are those of the forward and its
+    results. Returns the gradients of hidden [..., H] in its dtype, and of weight [H] and bias [] in that of weight.
+    """
+    size, partition = hidden.shape[-1], partition_rows(hidden)
     is_per_token = reduction == "none"
     upstream = grad_loss if is_per_token else None
     sizes, strides = collapse(labels.shape, hidden, labels, mask, pos_weight, logits, upstream)
-    shares = _shares(split, hidden) if is_per_token else None
+    partial_gradients = empty_partials(partition, hidden) if is_per_token else None
     gradients = hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), weight.new_empty(())
     launch.run(
         head_backward,
-        split.programs,
+        partition.programs,
         *(hidden, weight, labels, mask, pos_weight, logits, grad_loss, denominator),
-        *(grad_weight, grad_bias, *gradients, shares),
-        *(labels.numel(), size, split.pitch, split.tiles, label_smoothing),
+        *(grad_weight, grad_bias, *gradients, partial_gradients),
+        *(labels.numel(), size, partition.pitch, partition.tiles, label_smoothing),
         *(hidden.stride(-1), weight.stride(0), grad_weight.stride(0), sizes, *strides),
-        num_warps=split.warps,
-        IS_WIDE=split.is_wide,
-        ROWS=split.rows,
-        PIECES=split.pieces,
-        WIDTH=split.width,
-        CHAIN=_CHAIN,
-        # All that a thread may have: left to itself, ptxas spills to have more programs on a multiprocessor.
-        **launch.most_registers(min(255, _REGISTERS // split.warps)),
+        num_warps=partition.warps,
+        IS_WIDE=partition.is_wide,
+        ROWS=partition.rows,
+        PIECES=partition.pieces,
+        WIDTH=partition.width,
+        GROUP=GROUP,
+        # The largest register cap per thread. Without it ptxas spills in order to raise occupancy.
+        **launch.register_cap(min(255, _REGISTERS // partition.warps)),
     )
-    if shares is not None:
-        _join(split, (None,) * 5, shares, *gradients[1:])
+    if partial_gradients is not None:
+        join_partials(partition, (None,) * 5, partial_gradients, *gradients[1:])
     return gradients

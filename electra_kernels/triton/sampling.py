@@ -1,22 +1,16 @@
-"""`sample_tokens`, its gradient, `replace_tokens` and `sample_replacements`: see electra_kernels/ops/sampling.py.
-
-`sample_rows` reads each logit once and one tile a second time. It keeps nothing but three numbers per tile, so many
-programs share a multiprocessor and hide each other's latency. `replace_rows` copies the ids, scatters the tokens and
-labels them in one launch.
-"""
+"""`sample_tokens` and its gradient: see electra_kernels/ops/sampling.py."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from electra_kernels.triton import launch, rows
-from electra_kernels.triton.softmax import write_softmax
+from electra_kernels.triton import draw, launch, rows
+from electra_kernels.triton.gradients import write_softmax
 
 _WARPS = 4
-# Of a thread, more than it needs: left to itself, ptxas spills to have more programs on a multiprocessor.
+# Register cap per thread, above the kernel's need. Without it ptxas spills in order to raise occupancy.
 _REGISTERS = 96
-_BLOCK = 1024
 
 
 @triton.jit(
@@ -32,60 +26,58 @@ _BLOCK = 1024
     ],
 )
 def sample_rows(
-    logits,  # N rows of size elements
-    offsets,  # [N] or None
-    banned,  # [N] or None
+    logits,  # [N, size], float32, bfloat16 or float16
+    offsets,  # [N] int64, elements to each row, or None
+    banned,  # [N] int64, or None
     uniforms,  # [N] float64
-    statistics,  # [N, 3, tiles] float32
+    statistics,  # [N, 3, tiles] float32: maximum, sum and drawable sum of each tile
     logsumexp,  # [N] float32, or None
-    logsumexp_parts,  # [N, 2] float32, or None with it
+    logsumexp_parts,  # [N, 2] float32; None if logsumexp is
     tokens,  # [N] int64
-    stride,
-    step,
-    size,
-    tiles,
-    parts,
+    stride,  # Elements from row to row of logits.
+    step,  # Elements from column to column of logits.
+    size,  # Columns of a row.
+    tiles,  # Tiles of a row.
+    parts,  # Programs that share the scan of a row.
     inverse_temperature,
-    VECTOR: tl.constexpr,
-    TILES: tl.constexpr,
-    WARPS: tl.constexpr,
-    TEMPERED: tl.constexpr,
-    BANS: tl.constexpr,
-    SKIPS: tl.constexpr,  # rows whose banned token is negative draw nothing
-    VISITS: tl.constexpr,
-    DRAWS: tl.constexpr,
+    VECTOR: tl.constexpr,  # Elements of a load of logits, as in launch.Rows.
+    TILES: tl.constexpr,  # Tiles of a row, padded to a power of two.
+    WARPS: tl.constexpr,  # Warps of a program.
+    TEMPERED: tl.constexpr,  # Whether the temperature is not 1.
+    BANS: tl.constexpr,  # Whether a row never draws its banned token.
+    SKIPS: tl.constexpr,  # Whether a row whose banned token is negative draws nothing.
+    SCANS: tl.constexpr,  # Whether this launch scans the rows.
+    DRAWS: tl.constexpr,  # Whether this launch draws from the rows.
 ):
-    """A program per row that visits and draws; or parts x N that visit, then N that draw."""
+    """Log-sum-exp of every row, and a token drawn from its soft-max by one uniform number.
+
+    Fuses soft-max, log-sum-exp and draw: each logit is read once and one tile a second time (two if a token is banned),
+    and no tensor of probabilities is written. Fusing is legal because both results follow from three numbers per tile,
+    and the draw inside a tile needs only that tile. A program keeps nothing else, so many programs share a
+    multiprocessor and hide each other's latency.
+
+    Either a program per row scans and draws (parts = 1), or parts x N programs scan and a second launch of N programs
+    draws.
+    """
     row = tl.program_id(0) // parts
     start = logits + rows.row_start(offsets, stride, row, VECTOR)
     statistics += row.to(tl.int64) * 3 * tiles
     ban = tl.load(banned + row) if BANS or SKIPS else -1
-    if VISITS:
+    if SCANS:
         first, last = rows.part_of_row(tl.program_id(0) % parts, parts, tiles, WARPS)
         if SKIPS:
             last = tl.where(ban < 0, first, last)
-        rows.visit_tiles(
-            start,
-            None,
-            size,
-            step,
-            inverse_temperature,
-            statistics,
-            first,
-            last,
-            tiles,
-            VECTOR,
-            1,
-            WARPS,
-            TEMPERED,
-        )
-    if VISITS and DRAWS:
-        tl.debug_barrier()  # what other warps have written is about to be read
+        rows.scan_tiles(
+            start, None, size, step, inverse_temperature, statistics, first, last, tiles,
+            VECTOR, 1, WARPS, TEMPERED,
+        )  # fmt: skip
+    if SCANS and DRAWS:
+        tl.debug_barrier()  # The draw reads statistics that other warps have written.
     if DRAWS:
         maxima, sums, drawable = rows.load_statistics(statistics, tiles, TILES, TEMPERED)
         maximum, log_total, is_good = rows.row_total(maxima, sums)
         u = tl.load(uniforms + row)
-        token = rows.draw_token(
+        token = draw.draw_token(
             start, None, maxima, drawable, u, ban, size, step, inverse_temperature, VECTOR, 1, BANS
         )
         if SKIPS:
@@ -97,44 +89,7 @@ def sample_rows(
             rows.store_logsumexp(logsumexp_parts, row, shift, log_total)
 
 
-@triton.jit(
-    do_not_specialize=["slots"],
-    do_not_specialize_on_alignment=["positions", "tokens"],
-)
-def replace_rows(
-    input_ids,  # B rows of length elements
-    positions,  # [B, slots]
-    tokens,  # [B, slots]
-    replaced,  # [B, length]
-    is_replaced,  # [B, length] bool
-    stride,
-    step,
-    length,
-    slots,
-    BLOCK: tl.constexpr,
-):
-    """A program per row: copy it, then write over the copy; what was there is read from the original."""
-    row = tl.program_id(0).to(tl.int64)
-    source = input_ids + row * stride
-    replaced += row * length
-    is_replaced += row * length
-    for start in range(0, length, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        ids = tl.load(source + column.to(tl.int64) * step, column < length)
-        tl.store(replaced + column, ids, column < length)
-        tl.store(is_replaced + column, tl.zeros([BLOCK], tl.int1), column < length)
-    tl.debug_barrier()  # every warp has written its part of the copy
-    for start in range(0, slots, BLOCK):
-        slot = start + tl.arange(0, BLOCK)
-        token = tl.load(tokens + row * slots + slot, slot < slots, -1)
-        position = tl.load(positions + row * slots + slot, slot < slots, -1)
-        is_used = (token >= 0) & (position >= 0) & (position < length)
-        original = tl.load(source + position * step, is_used, -1)
-        tl.store(replaced + position, token, is_used)
-        tl.store(is_replaced + position, token != original, is_used)
-
-
-def _sample(
+def draw_tokens(
     logits: Tensor,
     banned: Tensor | None,
     uniforms: Tensor,
@@ -145,45 +100,47 @@ def _sample(
     logsumexp: Tensor | None = None,
     logsumexp_parts: Tensor | None = None,
 ) -> Tensor:
-    """Tokens [...]; both tensors of log-sum-exps [...] are written if they are given."""
+    """Launch `sample_rows`.
+
+    Args:
+        logits: [..., V], float32, bfloat16 or float16, any strides.
+        banned: [...] int64, or None; a negative one bans nothing.
+        uniforms: [...] float64 in [0, 1).
+        temperature: the draw is from softmax(logits / temperature).
+        bans: whether a banned token is never drawn.
+        skips: whether a row whose banned token is negative draws nothing.
+        logsumexp: [...] float32 without gaps, to be written at temperature 1, or None.
+        logsumexp_parts: [..., 2] float32 without gaps, to be written; None if ``logsumexp`` is.
+
+    Returns:
+        Tokens [...] int64; -1 where nothing was drawn.
+    """
     view = launch.rows_of(logits)
     tokens = torch.empty(uniforms.shape, dtype=torch.int64, device=logits.device)
-    if view.number == 0:
+    if view.count == 0:
         return tokens
     tiles = triton.cdiv(view.size, rows.TILE.value)
     padded_tiles = triton.next_power_of_2(tiles)
     warps = min(_WARPS, padded_tiles)
-    statistics = torch.empty(view.number, 3, tiles, dtype=torch.float32, device=logits.device)
+    statistics = torch.empty(view.count, 3, tiles, dtype=torch.float32, device=logits.device)
     banned = None if banned is None else banned.contiguous()
     uniforms = uniforms.contiguous()
-    for parts, visits, draws in launch.halves(view.number, triton.cdiv(tiles, warps), logits.device):
+    for parts, scans, draws in launch.row_passes(view.count, triton.cdiv(tiles, warps), logits.device):
         launch.run(
             sample_rows,
-            parts * view.number,
-            view.tensor,
-            view.offsets,
-            banned,
-            uniforms,
-            statistics,
-            logsumexp,
-            logsumexp_parts,
-            tokens,
-            view.stride,
-            view.step,
-            view.size,
-            tiles,
-            parts,
-            1 / temperature,
+            parts * view.count,
+            *(view.tensor, view.offsets, banned, uniforms, statistics, logsumexp, logsumexp_parts, tokens),
+            *(view.stride, view.step, view.size, tiles, parts, 1 / temperature),
             VECTOR=view.vector,
             TILES=padded_tiles,
             WARPS=warps,
             TEMPERED=temperature != 1,
             BANS=bans,
             SKIPS=skips,
-            VISITS=visits,
+            SCANS=scans,
             DRAWS=draws,
             num_warps=warps,
-            **launch.most_registers(_REGISTERS),
+            **launch.register_cap(_REGISTERS),
         )
     return tokens
 
@@ -191,10 +148,15 @@ def _sample(
 def sample_tokens(
     logits: Tensor, banned: Tensor | None, uniforms: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exp [...], tokens [...], and the log-sum-exp in float64."""
+    """Arguments as in `draw_tokens`.
+
+    Returns:
+        Log-sum-exp [...] float32, tokens [...] int64, and the log-sum-exp in two parts [..., 2] float32: maximum and
+        logarithm of the sum of exp(x - maximum).
+    """
     logsumexp = torch.empty(uniforms.shape, dtype=torch.float32, device=logits.device)
     parts = torch.empty(*uniforms.shape, 2, dtype=torch.float32, device=logits.device)
-    tokens = _sample(
+    tokens = draw_tokens(
         logits,
         banned,
         uniforms,
@@ -207,42 +169,8 @@ def sample_tokens(
 
 
 def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp_parts: Tensor) -> Tensor:
+    """Gradient of the logits [..., V] in their dtype; grad_logsumexp [...] and logsumexp_parts [..., 2] are float32."""
     gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-    views = launch.rows_of(logits), launch.rows_of(gradient)
-    write_softmax(views[0], None, logsumexp_parts, None, grad_logsumexp, None, views[1])
+    source, out = launch.rows_of(logits), launch.rows_of(gradient)
+    write_softmax(source, None, logsumexp_parts, None, grad_logsumexp, None, out)
     return gradient
-
-
-def replace_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    replaced = torch.empty(input_ids.shape, dtype=torch.int64, device=input_ids.device)
-    is_replaced = torch.empty(input_ids.shape, dtype=torch.bool, device=input_ids.device)
-    batch, length = input_ids.shape
-    if replaced.numel() > 0:
-        launch.run(
-            replace_rows,
-            batch,
-            input_ids,
-            positions.contiguous(),
-            tokens.contiguous(),
-            replaced,
-            is_replaced,
-            *input_ids.stride(),
-            length,
-            positions.shape[1],
-            BLOCK=_BLOCK,
-            num_warps=_WARPS,
-        )
-    return replaced, is_replaced
-
-
-def sample_replacements(
-    logits: Tensor,
-    input_ids: Tensor,
-    positions: Tensor,
-    targets: Tensor,
-    uniforms: Tensor,
-    temperature: float,
-    ban_original: bool,
-) -> tuple[Tensor, Tensor]:
-    tokens = _sample(logits, targets, uniforms, temperature, bans=ban_original, skips=True)
-    return replace_tokens(input_ids, positions, tokens)

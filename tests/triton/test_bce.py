@@ -1,11 +1,11 @@
-"""Masked binary cross-entropy in Triton: what the conformance suite, at its few tokens, does not reach."""
+"""Masked binary cross-entropy in Triton, in cases that need more tokens than the conformance suite has."""
 
 import pytest
 import torch
 import triton
 import triton.language as tl
 
-from electra_kernels import reference
+from electra_kernels.reference import bce as reference
 from electra_kernels.triton import bce, launch, tokens
 
 DEVICE = "cpu" if launch.is_interpreted() else "cuda"
@@ -29,13 +29,13 @@ def _results(functions, inputs, reduction):
 
 
 OURS = bce.masked_bce_with_logits, bce.masked_bce_with_logits_backward
-THEIRS = tuple(reference.IMPLEMENTATIONS[function.__name__] for function in OURS)
+THEIRS = tuple(getattr(reference, function.__name__) for function in OURS)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("count", [15, 16, 17, 64, 65, 200])
-def test_more_blocks_than_programs(monkeypatch, count, reduction):
-    """As from a million tokens on: a program has several blocks, and the last one fewer than the others."""
+def test_programs_that_take_several_blocks_match_the_reference(monkeypatch, count, reduction):
+    """With more than a million tokens, a program takes several blocks, and the last program takes fewer."""
     monkeypatch.setattr(bce, "_BLOCK", 16)
     monkeypatch.setattr(bce, "PROGRAMS", 4)
     inputs = _inputs((count,))
@@ -45,7 +45,7 @@ def test_more_blocks_than_programs(monkeypatch, count, reduction):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_sums_over_many_blocks_lose_no_digits(monkeypatch, reduction):
-    """As of 2^31 tokens: each lane has a large number, and then 127 that float32 would not add to it."""
+    """As with 2^31 tokens, each lane adds 127 small numbers to a large one. Float32 would drop them."""
     monkeypatch.setattr(bce, "_BLOCK", 16)
     monkeypatch.setattr(bce, "PROGRAMS", 1)
     logits, mask = torch.full((2048,), 0.378, device=DEVICE), torch.full((2048,), 0.9, device=DEVICE)
@@ -60,24 +60,24 @@ def test_sums_over_many_blocks_lose_no_digits(monkeypatch, reduction):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_numbers_of_tokens_in_64_bits(monkeypatch, reduction):
+def test_token_numbers_in_64_bits_give_the_same_bits(monkeypatch, reduction):
     inputs = _inputs((3, 41))
     narrow = _results(OURS, inputs, reduction)
-    monkeypatch.setattr(bce, "_split", lambda count: bce._Split(1, 1, is_wide=True))
+    monkeypatch.setattr(bce, "_partition", lambda count: bce._Partition(1, 1, is_wide=True))
     for wide, expected in zip(_results(OURS, inputs, reduction), narrow):
         assert torch.equal(wide, expected)
 
 
 def test_every_token_belongs_to_one_program():
     for count in (0, 1, 1023, 1024, 1025, 2**20, 2**20 + 1, 3 * 2**20 + 7, 2**31 - 2**20, 2**31 - 1, 2**33):
-        split = bce._split(count)
-        reach = split.programs * split.tiles * bce._BLOCK
-        assert 1 <= split.programs <= tokens.PROGRAMS
-        assert reach - split.tiles * bce._BLOCK < max(count, 1) <= reach
-        assert split.is_wide or reach < 2**31
+        partition = bce._partition(count)
+        reach = partition.programs * partition.tiles * bce._BLOCK
+        assert 1 <= partition.programs <= tokens.PROGRAMS
+        assert reach - partition.tiles * bce._BLOCK < max(count, 1) <= reach
+        assert partition.is_wide or reach < 2**31
 
 
-def test_two_launches_forward_and_one_backward(monkeypatch):
+def test_forward_launches_two_kernels_and_backward_one(monkeypatch):
     launches = []
     run = launch.run
 
@@ -92,7 +92,7 @@ def test_two_launches_forward_and_one_backward(monkeypatch):
         launches.clear()
 
 
-def test_dimensions_that_continue_each_other_in_all_tensors_are_one():
+def test_collapse_merges_dimensions_that_are_contiguous_in_all_tensors():
     logits, token_mask = torch.zeros(6, 7, 5), torch.zeros(6, 7, 1).expand(6, 7, 5)
     assert tokens.collapse(logits.shape, logits, None) == ((1,), [(1,), (0,)])
     assert tokens.collapse(logits.shape, logits, token_mask) == ((1, 5), [(5, 1), (1, 0)])
@@ -105,17 +105,17 @@ def test_dimensions_that_continue_each_other_in_all_tensors_are_one():
 
 
 @triton.jit
-def _decay(x, out, block: tl.constexpr):
-    place = tl.arange(0, block)
-    tl.store(out + place, tokens.decay_of(tl.load(x + place)))
+def _exp_neg_abs(x, out, block: tl.constexpr):
+    offsets = tl.arange(0, block)
+    tl.store(out + offsets, tokens.exp_neg_abs(tl.load(x + offsets)))
 
 
-def test_exp_of_minus_the_magnitude():
-    """To the last place over the whole range, numbers below the smallest normal one too."""
+def test_exp_neg_abs_is_accurate_over_its_whole_range():
+    """The error is at most 3 ulp for normal results, and one step of the smallest denormal number is added to that."""
     x = torch.linspace(-112, 112, 4096, device=DEVICE)
     x[:4] = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0])
     out = torch.empty_like(x)
-    launch.run(_decay, 1, x, out, num_warps=4, block=4096)
+    launch.run(_exp_neg_abs, 1, x, out, num_warps=4, block=4096)
     truth = torch.exp(-x.double().abs())
     error = (out.double() - truth).abs()[~x.isnan()]
     assert bool((error <= 3 * 2.0**-24 * truth[~x.isnan()] + 2.0**-149).all())

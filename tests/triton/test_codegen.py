@@ -1,5 +1,4 @@
-"""What Triton's compiler makes of the kernels, for a GPU that is not here: how often it is asked, and with which
-exponentials."""
+"""The kernels compiled for a GPU that need not be here: their variants, their spills, their exponentials."""
 
 from functools import cache
 
@@ -10,7 +9,7 @@ pytest.importorskip("triton")
 
 from benchmarks.audit import assembly, compilation
 from benchmarks.audit.launches import launches_of
-from electra_kernels import triton
+from electra_kernels.backends.implementations import from_package
 
 try:
     TARGET = compilation.target_of(90)
@@ -27,7 +26,7 @@ def _empty(*shape, dtype=torch.float32):
 
 
 def calls(rows, dtype=torch.bfloat16):
-    """(op, arguments) of every op, with so many rows: of logits, of hidden states, of ids, or so many tokens."""
+    """Yield (op, arguments) of every op. ``rows`` counts rows of logits, hidden states or ids, or tokens."""
     logits, row, number = _empty(rows, VOCABULARY, dtype=dtype), _empty(rows), _empty()
     ids, uniforms = _empty(rows, dtype=torch.int64), _empty(rows, dtype=torch.float64)
     total, parts = _empty(dtype=torch.float64), _empty(rows, 2)
@@ -61,12 +60,12 @@ def calls(rows, dtype=torch.bfloat16):
 
 
 def launches(op, arguments, multiprocessors=132):
-    functions = triton.implementations()
+    functions = from_package("triton")
     return launches_of(lambda: functions[op](*arguments), multiprocessors, 50 << 20)
 
 
 def variants(rows, multiprocessors):
-    """What Triton compiles for all ops with so many rows, as text."""
+    """The keys of all variants that Triton compiles for calls of all ops with this number of rows."""
     return {
         compilation.bind(launch, TARGET)[2]
         for op, arguments in calls(rows)
@@ -74,19 +73,19 @@ def variants(rows, multiprocessors):
     }
 
 
-# On a GPU that few rows do not fill they are visited in parts; where it is full, a program has a row.
+# On a large GPU, few rows are scanned in parts. On a small one, each program has a row.
 @pytest.mark.parametrize(
     "multiprocessors, numbers",
     [(1000, range(1, 41)), (1, (2, 3, 16, 17, 32, 1000, 1024, 2**17, 2**17 + 5))],
 )
-def test_no_number_of_rows_is_compiled_anew(multiprocessors, numbers):
+def test_the_number_of_rows_causes_no_recompilation(multiprocessors, numbers):
     usual = variants(7, multiprocessors)
     for rows in numbers:
         assert variants(rows, multiprocessors) == usual, f"{rows} rows"
 
 
 @pytest.mark.parametrize("ignore_index", [-1, 0, 1, 16, 32_000])
-def test_no_value_of_an_option_is_compiled_anew(ignore_index):
+def test_values_of_options_cause_no_recompilation(ignore_index):
     logits, ids, uniforms = _empty(9, 1000), _empty(9, dtype=torch.int64), _empty(9, dtype=torch.float64)
     found = [
         {
@@ -99,8 +98,8 @@ def test_no_value_of_an_option_is_compiled_anew(ignore_index):
     assert found[0] == found[1]
 
 
-def test_no_place_in_a_batch_is_compiled_anew():
-    """Targets and uniforms of a chunk of rows begin anywhere."""
+def test_alignment_of_targets_and_uniforms_causes_no_recompilation():
+    """A chunk of rows may begin anywhere in the batch."""
     logits, ids, uniforms = _empty(9, 1000), torch.zeros(10).long(), torch.zeros(10).double()
     found = [
         {
@@ -114,7 +113,7 @@ def test_no_place_in_a_batch_is_compiled_anew():
     assert found[0] == found[1]
 
 
-# Of logits, labels and mask: those that need the most registers.
+# The types of logits, labels and mask that need the most registers.
 @pytest.mark.parametrize(
     "types",
     [
@@ -124,7 +123,7 @@ def test_no_place_in_a_batch_is_compiled_anew():
         (torch.float16, torch.bool, torch.bool),
     ],
 )
-def test_losses_of_tokens_spill_nothing_whatever_their_types(types):
+def test_token_losses_of_any_types_spill_no_registers(types):
     logits, labels, mask = (_empty(1000, dtype=dtype) for dtype in types)
     (losses, _) = launches("masked_bce_with_logits", (logits, labels, mask, None, None, 0.0, "mean"))
     sass, _ = assembly.disassemble(compilation.compile_launch(losses, TARGET).asm["cubin"])
@@ -143,7 +142,7 @@ def ptx_of(launch):
 
 @cache
 def gradients(dtype):
-    """Name of a kernel → its launches, of those that compute a gradient of probabilities."""
+    """Launches that compute a gradient of probabilities, by the name of their kernel."""
     found = {}
     for op, arguments in calls(1024, dtype):
         for launch in launches(op, arguments):
@@ -154,7 +153,7 @@ def gradients(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def test_gradients_keep_denormal_numbers(dtype):
-    """An upstream gradient may lift them above the smallest normal number, which `.ftz` has made zeros."""
+    """An upstream gradient may lift them above the smallest normal number, so `.ftz` must not flush them to zero."""
     for kernel in ("softmax_rows", "bce_backward", "head_forward", "head_backward"):
         for launch in gradients(dtype)[kernel]:
             ptx = ptx_of(launch)
@@ -163,15 +162,16 @@ def test_gradients_keep_denormal_numbers(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-def test_a_row_is_overwritten_by_no_flushed_gradient(dtype):
-    """Its sums may flush, beside a term that is 1; what it does beyond them, for the gradient, may not."""
+def test_gradients_in_place_keep_denormal_numbers(dtype):
+    """The sums may flush denormal terms, since one term is about 1. The code that the gradient adds may not."""
     for launch in gradients(dtype)["cross_entropy_rows"]:
-        sums = type(launch)(
+        without_gradient = type(launch)(
             launch.kernel,
             launch.programs,
             launch.arguments,
             launch.num_warps,
             {**launch.constants, "WRITES": False},
         )
-        assert ptx_of(launch).count(".ftz") == ptx_of(sums).count(".ftz") > 0
-        assert ptx_of(launch).count("ex2.approx.f32") > ptx_of(sums).count("ex2.approx.f32") == 0
+        assert ptx_of(launch).count(".ftz") == ptx_of(without_gradient).count(".ftz") > 0
+        assert "ex2.approx.f32" in ptx_of(launch)
+        assert "ex2.approx.f32" not in ptx_of(without_gradient)

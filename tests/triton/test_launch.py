@@ -1,4 +1,4 @@
-"""Rows of any strides without a copy, and when there is a Triton back end at all."""
+"""Rows of any strides are viewed without a copy, and the Triton back end exists only where it can run."""
 
 import subprocess
 import sys
@@ -10,8 +10,8 @@ from electra_kernels.triton import launch
 
 
 def _elements(view):
-    """Offsets from the pointer of every element, as a kernel finds them."""
-    rows = torch.arange(view.number) * view.stride if view.offsets is None else view.offsets
+    """Offsets of all elements from the pointer, as a kernel computes them."""
+    rows = torch.arange(view.count) * view.stride if view.offsets is None else view.offsets
     return rows[:, None] + torch.arange(view.size) * view.step
 
 
@@ -36,7 +36,7 @@ def test_every_element_is_found(shape, strides, has_table):
     tensor = torch.arange(1000.0).as_strided(shape, strides)
     view = launch.rows_of(tensor)
     assert (view.offsets is not None) == has_table
-    assert view.number == tensor[..., 0].numel()
+    assert view.count == tensor[..., 0].numel()
     assert torch.equal(_elements(view).flatten(), tensor.flatten().long())
 
 
@@ -60,20 +60,20 @@ def test_offsets_do_not_wrap_at_2_to_the_31():
         (30, 30, 0, True, 2),
     ],
 )
-def test_a_vector_is_as_wide_as_every_row_allows(size, pitch, offset, owns_padding, vector):
+def test_a_vector_is_as_wide_as_all_rows_allow(size, pitch, offset, owns_padding, vector):
     memory = torch.empty(4 * pitch + offset, dtype=torch.bfloat16)
     tensor = memory[offset:].view(4, pitch)[:, :size]
     view = launch.rows_of(tensor, owns_padding=owns_padding)
     assert view.vector == vector
-    assert view.pads == (size % vector != 0)
+    assert view.ends_in_padding == (size % vector != 0)
 
 
-def test_columns_that_are_no_neighbours_have_no_vector():
+def test_columns_that_are_not_adjacent_have_no_vector():
     assert launch.rows_of(torch.empty(8, 16)[:, ::2]).vector == 0
 
 
 @pytest.mark.parametrize(
-    ("rows", "most", "expected"),
+    ("rows", "most_parts", "expected"),
     [
         (8, 9, [(1, True, True)]),
         (1, 1, [(1, True, True)]),
@@ -81,9 +81,9 @@ def test_columns_that_are_no_neighbours_have_no_vector():
         (3, 9, [(6, True, False), (1, False, True)]),
     ],
 )
-def test_few_rows_are_split(monkeypatch, rows, most, expected):
+def test_few_rows_are_scanned_in_parts(monkeypatch, rows, most_parts, expected):
     monkeypatch.setattr(launch, "multiprocessors", lambda device: 4)
-    assert launch.halves(rows, most, torch.device("cpu")) == expected
+    assert launch.row_passes(rows, most_parts, torch.device("cpu")) == expected
 
 
 def _python(program, **variables):
@@ -101,7 +101,7 @@ print("triton" in sys.modules, electra_kernels.backends().unavailable["triton"])
     assert _python(program) == "False there is no GPU, and TRITON_INTERPRET is not 1"
 
 
-def test_the_interpreter_serves_the_cpu_when_it_is_asked_to():
+def test_the_interpreter_serves_the_cpu_on_request():
     program = """
 import electra_kernels
 report = electra_kernels.backends()

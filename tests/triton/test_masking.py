@@ -1,9 +1,10 @@
-"""Masking in Triton: what the conformance suite, at its short rows, does not reach."""
+"""Masking in Triton, in cases that need longer rows than the conformance suite has."""
 
 import pytest
 import torch
 
-from electra_kernels import draw_uniforms, reference
+from electra_kernels import draw_uniforms
+from electra_kernels.reference import masking as reference
 from electra_kernels.triton import launch, masking
 
 DEVICE = "cpu" if launch.is_interpreted() else "cuda"
@@ -26,19 +27,18 @@ def _inputs(rows, length, slots):
 
 @pytest.mark.parametrize(("length", "slots"), [(15, 3), (16, 16), (17, 17), (50, 40), (50, 60)])
 @pytest.mark.parametrize("probability", [0.3, 1.0])
-def test_more_tokens_and_slots_than_a_block(monkeypatch, length, slots, probability):
-    """As rows of more than a thousand tokens: the counts of one block go on into the next."""
+def test_rows_of_several_blocks_match_the_reference(monkeypatch, length, slots, probability):
+    """As in rows of more than a thousand tokens, the counts of one block continue in the next."""
     monkeypatch.setattr(masking, "_BLOCK", 16)
     inputs = _inputs(4, length, slots)
-    theirs = reference.IMPLEMENTATIONS["mask_tokens"](*inputs, *_options(probability))
-    ours = masking.mask_tokens(*inputs, *_options(probability))
-    for one, other in zip(ours, theirs):
-        assert torch.equal(one, other)
+    expected = reference.mask_tokens(*inputs, *_options(probability))
+    for ours, theirs in zip(masking.mask_tokens(*inputs, *_options(probability)), expected):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, -3.0, 1.0, 1e30])
-def test_no_uniform_leads_out_of_the_row(bad):
-    """On a GPU nobody reads them before the kernel does."""
+def test_invalid_uniforms_pick_distinct_maskable_tokens(bad):
+    """On a GPU, values are not checked before the kernel runs."""
     ids, maskable, uniforms = _inputs(3, 30, 12)
     uniforms[..., 0] = bad
     masked, positions, targets = masking.mask_tokens(ids, maskable, uniforms, *_options(0.5))
@@ -50,7 +50,7 @@ def test_no_uniform_leads_out_of_the_row(bad):
     assert bool(((masked >= 0) & (masked < 1000)).all())
 
 
-def test_one_launch(monkeypatch):
+def test_masking_launches_one_kernel(monkeypatch):
     launches = []
     run = launch.run
 

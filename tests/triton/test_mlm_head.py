@@ -1,12 +1,12 @@
-"""Cross-entropy in Triton: what the conformance suite, at its few short rows, does not reach."""
+"""Cross-entropy in Triton, in cases that need more and longer rows than the conformance suite has."""
 
 import pytest
 import torch
 
-from electra_kernels import draw_uniforms, reference
-from electra_kernels.reference.mlm_head import ROW_KERNELS
+from electra_kernels import draw_uniforms
+from electra_kernels.reference import mlm_head as reference
 from electra_kernels.reference.sampling import log_sum_exp
-from electra_kernels.triton import launch, mlm_head, softmax
+from electra_kernels.triton import gradients, launch, mlm_head, reduce
 
 DEVICE = "cpu" if launch.is_interpreted() else "cuda"
 IGNORED = -100
@@ -26,8 +26,8 @@ def _inputs(rows, vocabulary, dtype=torch.float32):
 @pytest.mark.parametrize("multiprocessors", [1, 5, 100])
 @pytest.mark.parametrize("vocabulary", [1500, 9000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_rows_in_parts_give_the_same_bits_and_gradient(monkeypatch, dtype, vocabulary, multiprocessors):
-    """Their gradient is another kernel's."""
+def test_rows_scanned_in_parts_give_the_same_bits(monkeypatch, dtype, vocabulary, multiprocessors):
+    """Another kernel writes the gradient of rows that are scanned in parts."""
     logits, *rest = _inputs(3, vocabulary, dtype)
     results = []
     for number, warps in ((0, 8), (multiprocessors, 1)):
@@ -41,7 +41,7 @@ def test_rows_in_parts_give_the_same_bits_and_gradient(monkeypatch, dtype, vocab
 
 
 def _chunk(rows, vocabulary, dtype):
-    """Logits in a buffer as `chunks_of_logits` has it."""
+    """Logits in a padded buffer like that of `chunks_of_logits`, targets and uniforms."""
     logits, targets, uniforms = _inputs(rows, vocabulary, dtype)
     padded = torch.full((rows, vocabulary + -vocabulary % 64), -torch.inf, device=DEVICE, dtype=dtype)
     padded[:, :vocabulary] = logits
@@ -52,24 +52,24 @@ def _chunk(rows, vocabulary, dtype):
 @pytest.mark.parametrize("vocabulary", [37, 1021, 1024])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_padding_of_a_chunk_stays_minus_infinity(dtype, vocabulary, has_bias):
-    """Vectors end in it: the next chunk's rows would else have a token more."""
+    """The last vector of a row reads it. Any other value would give the next chunk's rows one more token."""
     padded, targets, uniforms = _chunk(3, vocabulary, dtype)
     bias = torch.randn(vocabulary, device=DEVICE) if has_bias else None
     expected, ours = padded.clone()[:, :vocabulary], padded[:, :vocabulary]
-    theirs = ROW_KERNELS.visit(expected, bias, targets, uniforms, IGNORED, 1.0, False, True)
+    theirs = reference.cross_entropy_rows_(expected, bias, targets, uniforms, IGNORED, 1.0, False, True)
     recomputed = padded.clone()
-    statistics = mlm_head._ROW_KERNELS.visit(ours, bias, targets, uniforms, IGNORED, 1.0, False, True)
+    statistics = mlm_head.cross_entropy_rows_(ours, bias, targets, uniforms, IGNORED, 1.0, False, True)
     for index in (0, 1, 2):
         torch.testing.assert_close(statistics[index], theirs[index])
     torch.testing.assert_close(ours, expected)
-    mlm_head._ROW_KERNELS.gradient(recomputed[:, :vocabulary], bias, targets, statistics[3], IGNORED)
+    mlm_head.cross_entropy_rows_backward_(recomputed[:, :vocabulary], bias, targets, statistics[3], IGNORED)
     assert torch.equal(recomputed, padded)
     assert bool((padded[:, vocabulary:] == -torch.inf).all())
 
 
 @pytest.mark.parametrize("target", [-1, 1500, 2**40])
-def test_a_target_out_of_range_is_seen_and_writes_nowhere(target):
-    """On a GPU nobody reads it before the kernel does."""
+def test_a_target_out_of_range_makes_the_loss_nan_and_is_never_written(target):
+    """On a GPU, values are not checked before the kernel runs."""
     logits, targets, uniforms = _inputs(3, 1500)
     targets[0] = target
     gradient = logits.clone()
@@ -84,10 +84,10 @@ def test_a_target_out_of_range_is_seen_and_writes_nowhere(target):
 
 @pytest.mark.parametrize("count", [0, 1, 1023, 1024, 1025, 5000])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_the_sum_of_many_losses(count, reduction):
+def test_losses_are_reduced_over_many_blocks(count, reduction):
     losses = torch.rand(count, device=DEVICE)
     targets = torch.randint(-1, 3, (count,), device=DEVICE)
-    loss, denominator, reciprocal = mlm_head._reduce(losses, targets, None, -1, reduction)
+    loss, denominator, reciprocal = reduce.reduce_rows(losses, targets, None, -1, reduction)
     counted = int((targets != -1).sum()) if reduction == "mean" else 1
     assert denominator.item() == counted
     expected = 1 / counted if counted else 0
@@ -96,7 +96,7 @@ def test_the_sum_of_many_losses(count, reduction):
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
-def test_programs_take_turns_at_scaling(monkeypatch, scale):
+def test_scaling_covers_more_blocks_than_programs(monkeypatch, scale):
     monkeypatch.setattr(launch, "multiprocessors", lambda device: 1)
     values = torch.randn(7, 9000, device=DEVICE)
     gradient = values.clone()
@@ -108,9 +108,9 @@ def test_programs_take_turns_at_scaling(monkeypatch, scale):
     assert torch.equal(gradient, values * per_row[:, None])
 
 
-def test_a_gradient_of_many_blocks_at_any_upstream():
-    logits, targets, _ = _inputs(3, 2 * softmax._BLOCK + 5)
+def test_a_gradient_of_several_blocks_with_any_upstream_matches_the_reference():
+    logits, targets, _ = _inputs(3, 2 * gradients._BLOCK + 5)
     upstream, denominator = torch.tensor([1.0, torch.nan, -2.0], device=DEVICE), torch.tensor(3.0).double()
     arguments = (upstream, logits, targets, log_sum_exp(logits.float()), denominator.to(DEVICE), IGNORED)
-    expected = reference.IMPLEMENTATIONS["cross_entropy_sample_backward"](*arguments)
+    expected = reference.cross_entropy_sample_backward(*arguments)
     torch.testing.assert_close(mlm_head.cross_entropy_sample_backward(*arguments), expected)

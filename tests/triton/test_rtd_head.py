@@ -1,10 +1,10 @@
-"""The linear head of the discriminator in Triton: what the conformance suite, at its few rows, does not reach."""
+"""The discriminator's linear head in Triton, in cases that need more rows than the conformance suite has."""
 
 import pytest
 import torch
 
-from electra_kernels import reference
-from electra_kernels.triton import launch, rtd_head, tokens
+from electra_kernels.reference import rtd_head as reference
+from electra_kernels.triton import hidden_tiles, launch, rtd_head, tokens
 
 DEVICE = "cpu" if launch.is_interpreted() else "cuda"
 pytestmark = pytest.mark.skipif(
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(
     reason="kernels run on a GPU, or in Triton's interpreter: TRITON_INTERPRET=1",
 )
 OURS = rtd_head.linear_masked_bce, rtd_head.linear_masked_bce_backward
-THEIRS = tuple(reference.IMPLEMENTATIONS[function.__name__] for function in OURS)
+THEIRS = tuple(getattr(reference, function.__name__) for function in OURS)
 
 
 def _inputs(rows, width, dtype=torch.float32):
@@ -22,14 +22,14 @@ def _inputs(rows, width, dtype=torch.float32):
     return hidden, weight, torch.randn((), device=DEVICE).to(dtype), labels, torch.rand(rows, device=DEVICE)
 
 
-def _results(functions, inputs, reduction, hidden_again=None):
-    """``hidden_again``: what the backward finds in place of hidden."""
+def _results(functions, inputs, reduction, hidden_in_backward=None):
+    """``hidden_in_backward`` replaces hidden in the call of the backward."""
     hidden, weight, bias, labels, mask = inputs
     forward, backward = functions
     outputs = forward(hidden, weight, bias, labels, mask, None, None, 0.1, reduction, True)
     loss, logits, _, denominator, *sums = outputs
     upstream = torch.linspace(0.5, 2, loss.numel(), device=DEVICE).reshape(loss.shape)
-    hidden = hidden if hidden_again is None else hidden_again
+    hidden = hidden if hidden_in_backward is None else hidden_in_backward
     gradients = backward(
         upstream, hidden, weight, logits, labels, mask, None, denominator, *sums, 0.1, reduction
     )
@@ -38,11 +38,11 @@ def _results(functions, inputs, reduction, hidden_again=None):
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 100])
-def test_more_tiles_than_programs(monkeypatch, rows, reduction):
-    """As from thousands of rows on: a program has several tiles, and more rows than its last loop has lanes."""
-    monkeypatch.setattr(rtd_head, "_TILE", 64)
+def test_programs_that_take_several_tiles_match_the_reference(monkeypatch, rows, reduction):
+    """With thousands of rows, a program has several tiles, and more rows than its loop over losses has lanes."""
+    monkeypatch.setattr(hidden_tiles, "_TILE", 64)
     monkeypatch.setattr(rtd_head, "_LANES", 8)
-    monkeypatch.setattr(rtd_head, "PROGRAMS", 4)
+    monkeypatch.setattr(hidden_tiles, "PROGRAMS", 4)
     inputs = _inputs(rows, 9)
     for ours, theirs in zip(_results(OURS, inputs, reduction), _results(THEIRS, inputs, reduction)):
         torch.testing.assert_close(ours, theirs)
@@ -50,11 +50,11 @@ def test_more_tiles_than_programs(monkeypatch, rows, reduction):
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_sums_over_many_tiles_lose_no_digits(monkeypatch, reduction):
-    """As of 2^31 rows: a program has a large slope, and then 599 that float32 would not add to it."""
-    monkeypatch.setattr(rtd_head, "_TILE", 16)
-    monkeypatch.setattr(rtd_head, "PROGRAMS", 1)
+    """As with 2^31 rows, a program adds 599 small slopes to a large one. Float32 would drop them."""
+    monkeypatch.setattr(hidden_tiles, "_TILE", 16)
+    monkeypatch.setattr(hidden_tiles, "PROGRAMS", 1)
     hidden, weight = torch.ones(600, 9, device=DEVICE), torch.zeros(9, device=DEVICE)
-    assert rtd_head._split(hidden).tiles == 600
+    assert hidden_tiles.partition_rows(hidden).tiles == 600
     labels, mask = torch.zeros(600, device=DEVICE), torch.full((600,), 1.8, device=DEVICE)
     mask[0] = 2.0**25
     forward, backward = OURS
@@ -63,7 +63,7 @@ def test_sums_over_many_tiles_lose_no_digits(monkeypatch, reduction):
     upstream, saved = torch.ones_like(loss), (hidden, weight, logits, labels, mask, None, denominator, *sums)
     _, grad_weight, grad_bias = backward(upstream, *saved, 0.0, reduction)
     slope = mask.double().sum() / 2
-    # The gradient of 64 tiles is in float32.
+    # The gradients of a group of 64 tiles are added up in float32.
     torch.testing.assert_close(grad_weight.double(), slope.expand(9), rtol=5e-6, atol=0)
     torch.testing.assert_close(grad_bias.double(), slope, rtol=5e-6, atol=0)
     truth = mask.double().sum() * torch.tensor(2.0).double().log()
@@ -72,7 +72,7 @@ def test_sums_over_many_tiles_lose_no_digits(monkeypatch, reduction):
 
 @pytest.mark.parametrize("width", [256, 257, 768, 1000, 1024, 3000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_of_several_pieces(width, dtype):
+def test_rows_of_several_pieces_match_the_reference(width, dtype):
     inputs = _inputs(21, width, dtype)
     for reduction in ("mean", "none"):
         for ours, theirs in zip(_results(OURS, inputs, reduction), _results(THEIRS, inputs, reduction)):
@@ -83,21 +83,23 @@ def test_every_row_belongs_to_one_program_and_every_column_to_one_piece():
     for width in (1, 2, 9, 255, 256, 257, 768, 1000, 1024, 4096, 5000, 16384):
         for count in (0, 1, 128, 129, 10**4, 10**6 + 1, 2**31 - 1, 2**32):
             for dtype in (torch.float32, torch.bfloat16):
-                split = rtd_head._split(torch.empty(count, width, dtype=dtype, device="meta"))
-                reach = split.programs * split.tiles * split.rows
-                assert 1 <= split.programs <= tokens.PROGRAMS
-                assert reach - split.tiles * split.rows < max(count, 1) <= reach
-                assert split.is_wide or reach < 2**31
-                assert split.pieces * split.width >= width > (split.pieces - 1) * split.width
-                assert split.rows * split.pieces * split.width <= 32 * 32 * split.warps
-                assert split.pitch > width
-                assert split.shares * rtd_head._CHAIN >= split.programs * split.tiles
+                partition = hidden_tiles.partition_rows(torch.empty(count, width, dtype=dtype, device="meta"))
+                reach = partition.programs * partition.tiles * partition.rows
+                assert 1 <= partition.programs <= tokens.PROGRAMS
+                assert reach - partition.tiles * partition.rows < max(count, 1) <= reach
+                assert partition.is_wide or reach < 2**31
+                assert partition.pieces * partition.width >= width > (partition.pieces - 1) * partition.width
+                assert partition.rows * partition.pieces * partition.width <= 32 * 32 * partition.warps
+                assert partition.pitch > width
+                assert partition.partials * hidden_tiles.GROUP >= partition.programs * partition.tiles
 
 
-def test_numbers_of_rows_in_64_bits(monkeypatch):
+def test_row_numbers_in_64_bits_give_the_same_bits(monkeypatch):
     inputs = _inputs(30, 9)
-    narrow, split = _results(OURS, inputs, "none"), rtd_head._split
-    monkeypatch.setattr(rtd_head, "_split", lambda hidden: split(hidden)._replace(is_wide=True))
+    narrow, partition_rows = _results(OURS, inputs, "none"), hidden_tiles.partition_rows
+    monkeypatch.setattr(
+        rtd_head, "partition_rows", lambda hidden: partition_rows(hidden)._replace(is_wide=True)
+    )
     for wide, expected in zip(_results(OURS, inputs, "none"), narrow):
         assert torch.equal(wide, expected)
 
@@ -111,8 +113,8 @@ def test_the_backward_does_not_read_hidden(reduction):
         assert torch.equal(ours, theirs)
 
 
-def test_launches(monkeypatch):
-    """Two forward; one backward, and with reduction "none" a second that joins the parameters' gradients."""
+def test_forward_launches_two_kernels_and_backward_one_or_two(monkeypatch):
+    """With reduction "none" the backward has a second kernel, which joins the parameters' gradients."""
     launches = []
     run = launch.run
 
