@@ -184,6 +184,7 @@ DIFFERENTIABLE = tuple(
 # gather_rows is plain PyTorch; the others are custom ops.
 CUSTOM_OPS = tuple(name for name in CASES if name != "gather_rows")
 DIFFERENTIABLE_CUSTOM_OPS = tuple(name for name in DIFFERENTIABLE if name != "gather_rows")
+SAMPLERS = ("sample_tokens", "sample_replacements", "cross_entropy_sample", "linear_cross_entropy_sample")
 LOSSES = (
     "cross_entropy_sample",
     "linear_cross_entropy_sample",

@@ -55,6 +55,7 @@ def test_rows_that_start_0_to_40_elements_further(device, dtype, name):
         assert views.untouched(memory, view), f"offset {offset}"
 
 
+# An odd number of tokens in one tile, and one token more than a tile.
 @pytest.mark.parametrize("vocabulary", [7, 513])
 def test_the_gradient_in_place_writes_nothing_outside_its_rows(device, dtype, vocabulary):
     op = torch.ops.electra_kernels.cross_entropy_sample_

@@ -79,7 +79,7 @@ def test_the_gradient_in_place_of_elements_more_than_2_31_apart(device, dimensio
     torch.testing.assert_close(far, values)
 
 
-# ---- more than 2^31 elements ------------------------------------------------------------------------------
+# The tests below have tensors of more than 2^31 elements.
 
 V, TAIL = 30_522, 3
 ROWS = LIMIT // V + TAIL + 1

@@ -12,6 +12,7 @@ from .oracle import IGNORED
 
 # A few tiles, and more tiles than a block has warps. Both are odd, so that rows begin at every alignment.
 VOCABULARIES = (2501, 9001)
+# A single row; more rows, among them ignored ones and ones whose target has the highest logit.
 ROWS = (1, 3, 9)
 OPTIONS = ((1.0, False), (0.7, True))  # (temperature, ban_original)
 

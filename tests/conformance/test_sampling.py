@@ -12,7 +12,7 @@ from .cases import workload
 
 # One and two tokens; sizes around powers of two and the tile size 512; primes; several tiles, the last one ragged.
 VOCABULARIES = (1, 2, 31, 128, 511, 512, 513, 1021, 2049)
-# The smallest and largest uniforms, small and large ones, and the middle.
+# The smallest and the largest uniform, others close to 0 and to 1, and the middle.
 EDGE_UNIFORMS = torch.tensor([0.0, 2.0**-60, 2.0**-30, 0.5, 1 - 2.0**-30, 1 - 2.0**-53], dtype=torch.float64)
 
 
@@ -109,6 +109,7 @@ def test_a_boundary_of_the_cdf_belongs_to_the_token_above_it(device):
     assert torch.equal(below, at - 1)
 
 
+# One tile and two.
 @pytest.mark.parametrize("vocabulary", [5, 700])
 def test_a_draw_resolves_a_probability_of_1e_9(device, vocabulary):
     """The first token has probability 1e-9, the others share the rest. The boundary is exact to a thousandth of it."""

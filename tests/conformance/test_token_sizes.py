@@ -9,8 +9,8 @@ from electra_kernels import linear_masked_bce, masked_bce_with_logits
 from . import oracle
 from .test_rtd_head import assert_loss_and_gradients, make_inputs
 
-# All widths are multiples of a 16-byte vector of halves. They fill part of a warp, one warp, a little more than one,
-# and several, until a row no longer fits into registers; 1000 leaves lanes of the last warp idle.
+# Whole 16-byte vectors of 16-bit numbers: one vector, then one to four passes of a warp, and 1536, which does not fit
+# into a warp's registers. In 264 and 1000 the last pass is partial.
 WIDTHS = (8, 256, 264, 512, 768, 1000, 1024, 1536)
 
 
@@ -45,6 +45,7 @@ def test_hidden_may_be_columns_of_a_wider_tensor(device, dtype, start, pitch):
     torch.testing.assert_close(ours.loss, expected.loss)
 
 
+# Rows of one vector and rows that are narrower than one.
 @pytest.mark.parametrize(("width", "reduction"), [(8, "mean"), (1, "mean"), (1, "none")])
 def test_loss_and_gradients_of_more_rows_than_all_blocks_take_at_once(device, width, reduction):
     shape = (2, 8_300)
