@@ -50,7 +50,7 @@ class Sanitizer:
 
 # Not those of torch.compile and of PyTorch's samples: they run no other kernel than the rest, and most of their time
 # is another's. Nor those that take gigabytes.
-WITHOUT_KERNELS = ("test_citizens", "test_uniforms", "test_opinfo", "test_offsets")
+WITHOUT_KERNELS = ("test_torch_integration", "test_uniforms", "test_opinfo", "test_offsets")
 # For races it is enough that each kernel runs on several threads. No thread of a fork may start another there.
 IN_THREADS = ("test_threads", "test_bce", "test_inplace", "test_rtd_head")
 MEMORY = Sanitizer(

@@ -1,6 +1,6 @@
-"""``python tests/fuzz.py MINUTES``: the property tests with new cases, round after round, until the time is over.
+"""``python tests/fuzz.py MINUTES``: runs the property tests with new examples, round after round, until time is up.
 
-It ends at the first round with a failure, whose report says how to repeat the case.
+It stops after the first round with a failure and prints pytest's report, which says how to reproduce the example.
 """
 
 import argparse
@@ -24,27 +24,30 @@ PYTEST = [
     "worksteal",
     "--hypothesis-show-statistics",
 ]
-EXAMPLES = 50  # of each property in a round, the shortest time that can be asked for
-CASES = re.compile(r"(\d+) passing, (\d+) failing")
-VARIABLES = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# Examples of each property per round. A round is never cut short, so this sets the shortest run.
+EXAMPLES = 50
+COUNTS = re.compile(r"(\d+) passing, (\d+) failing")
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("minutes", type=float)
-    parser.add_argument("--only", default="", help="what pytest's -k selects")
+    parser.add_argument(
+        "--only", default="", help="run only the tests that this -k expression of pytest selects"
+    )
     arguments = parser.parse_args()
-    start, cases, status = time.monotonic(), 0, 0
+    start, examples, status = time.monotonic(), 0, 0
     while status == 0 and time.monotonic() - start < 60 * arguments.minutes:
         command = [*PYTEST, f"--examples={EXAMPLES}", "-k", arguments.only, *FILES]
         process = subprocess.run(
-            command, cwd=ROOT, env=os.environ | VARIABLES, stdout=subprocess.PIPE, text=True
+            command, cwd=ROOT, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, text=True
         )
         status = process.returncode
-        cases += sum(int(number) for found in CASES.findall(process.stdout) for number in found)
-        print(f"{cases} cases, {time.monotonic() - start:.0f} s", flush=True)
+        examples += sum(int(number) for found in COUNTS.findall(process.stdout) for number in found)
+        print(f"{examples} examples, {time.monotonic() - start:.0f} s", flush=True)
     print(process.stdout if status else "", end="")
-    print("a case failed" if status else "no case failed")
+    print("an example failed" if status else "no example failed")
     return status
 
 

@@ -91,10 +91,10 @@ __global__ void __launch_bounds__(kThreads) replace_row(const ReplacementBatch b
     ids[i] = originals[i * batch.stride];
     is_replaced[i] = false;
   }
-  EK_BARRIER(replacement_copied);
+  EK_BARRIER(replacing_copied);
   for (int64_t slot = threadIdx.x; slot < batch.slots; slot += kThreads) {
     const int64_t token = tokens[slot], position = positions[slot];
-    if (!EK_BOUND(replacement_no_draw, token >= 0)) continue;
+    if (!EK_BOUND(replacing_no_draw, token >= 0)) continue;
     const bool is_inside = static_cast<uint64_t>(position) < static_cast<uint64_t>(batch.length);
     if (!is_inside) continue;
     is_replaced[position] = token != originals[position * batch.stride];

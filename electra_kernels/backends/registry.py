@@ -206,8 +206,10 @@ def _register_all() -> None:
         _unavailable["cuda"] = str(reason)
     try:
         register_backend("triton", triton.devices(), from_package("triton"))
-    except (triton.NotAvailableError, ImportError) as reason:
+    except triton.NotAvailableError as reason:
         _unavailable["triton"] = str(reason)
+    except ImportError as error:
+        _unavailable["triton"] = f"triton cannot be imported: {error}"
 
 
 _register_all()

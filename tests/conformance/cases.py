@@ -1,9 +1,10 @@
-"""One small call of every op, by name: what the tests of memory, arguments, empty inputs and compilation share."""
+"""A small call of every op, by name, for the tests that treat all ops alike (memory, arguments, compilation, ...)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -13,16 +14,33 @@ from electra_kernels.triton.launch import is_interpreted
 VOCABULARY = 37
 LENGTH = 20
 WIDTH = 6
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def quantity(usual: int, interpreted: int) -> int:
-    """How much of it a test takes: less in Triton's interpreter, which takes 10 ms for a row."""
+def workload(usual: int, interpreted: int) -> int:
+    """A size for a test: a smaller one in Triton's interpreter, which takes 10 ms for a row."""
     return interpreted if is_interpreted() else usual
+
+
+def skip_unless_values_are_checked(device: torch.device) -> None:
+    """Skip a test of invalid values on a device where the ops do not look at them."""
+    if device.type != "cpu":
+        pytest.skip("values are checked on the CPU only: reading them from a GPU would synchronise")
+
+
+def as_list(result: Any) -> list[Tensor]:
+    """The outputs of an op, which returns one tensor or a tuple of tensors."""
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def differentiable_output(outputs: Sequence[Tensor]) -> Tensor:
+    """The output with a gradient; no op has more than one."""
+    return next(output for output in outputs if output.requires_grad)
 
 
 @dataclass(frozen=True)
 class Case:
-    """``function(**tensors, **options)``; gradients exist for the tensors named in ``differentiable``."""
+    """The call ``function(**tensors, **options)``, with gradients for the tensors named in ``differentiable``."""
 
     function: Callable[..., Any]
     tensors: dict[str, Tensor]
@@ -33,12 +51,21 @@ class Case:
         return self.function(**{**self.tensors, **self.options, **changes})
 
     def outputs(self, **changes: Any) -> list[Tensor]:
-        result = self(**changes)
-        return [result] if isinstance(result, Tensor) else list(result)
+        return as_list(self(**changes))
 
     def leaves(self) -> dict[str, Tensor]:
         """Fresh copies of the differentiable tensors that require grad."""
         return {name: self.tensors[name].detach().clone().requires_grad_() for name in self.differentiable}
+
+    def outputs_and_gradients(self, **changes: Any) -> list[Tensor]:
+        """All outputs, then the gradients of the differentiable tensors for an upstream gradient of 1."""
+        tensors = {**self.tensors, **changes}
+        leaves = {name: tensors[name].detach().requires_grad_() for name in self.differentiable}
+        outputs = self.outputs(**{**changes, **leaves})
+        results = [output.detach() for output in outputs]
+        if not leaves:
+            return results
+        return [*results, *torch.autograd.grad(differentiable_output(outputs).sum(), list(leaves.values()))]
 
 
 def _targets(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -154,20 +181,31 @@ CASES = {
 DIFFERENTIABLE = tuple(
     name for name in CASES if name not in {"mask_tokens", "replace_tokens", "sample_replacements"}
 )
+# gather_rows is plain PyTorch; the others are custom ops.
+CUSTOM_OPS = tuple(name for name in CASES if name != "gather_rows")
+DIFFERENTIABLE_CUSTOM_OPS = tuple(name for name in DIFFERENTIABLE if name != "gather_rows")
+SAMPLERS = ("sample_tokens", "sample_replacements", "cross_entropy_sample", "linear_cross_entropy_sample")
+LOSSES = (
+    "cross_entropy_sample",
+    "linear_cross_entropy_sample",
+    "masked_bce_with_logits",
+    "linear_masked_bce",
+)
 
 
 def build(
     name: str,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    batch: int = quantity(3, interpreted=2),
+    batch: int = workload(3, interpreted=2),
     slots: int = 4,
 ) -> Case:
+    """The case of the op ``name`` with ``batch`` rows of ``slots`` predictions."""
     return CASES[name](torch.device(device), dtype, batch, slots)
 
 
 def tensor_arguments() -> Iterator[tuple[str, str]]:
-    """(op, argument) for every tensor argument of every op."""
+    """Yields (op, argument) for every tensor argument of every op."""
     for name in CASES:
         for argument in build(name).tensors:
             yield name, argument

@@ -1,4 +1,4 @@
-"""Every test that takes ``device`` runs once for each back end, instruction set and device that can run here."""
+"""Runs every test that takes ``device`` once for each back end, instruction set and device that this machine has."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -8,26 +8,25 @@ import torch
 
 from electra_kernels import backends, use_backend
 
-from .cases import quantity
+from .cases import DTYPES, workload
 
-TARGETS = [
+CONFIGURATIONS = [
     (backend, level, device)
     for backend, devices in backends().available.items()
     for level in backends().levels.get(backend, (None,))
     for device in devices
     if device == "cpu" or torch.cuda.is_available()
 ]
-HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--examples", type=int, help="new cases for each property, instead of a few that stay the same"
+        "--examples", type=int, help="number of new examples per property; by default a few, always the same"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The budget of the properties; a machine with a GPU may be without hypothesis."""
+    """Sets the number of examples per property. Machines with a GPU may lack hypothesis."""
     if importlib.util.find_spec("hypothesis") is None:
         return
     from hypothesis import HealthCheck, settings
@@ -35,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     examples = config.getoption("--examples", None)
     settings.register_profile(
         "properties",
-        max_examples=examples or quantity(25, interpreted=8),
+        max_examples=examples or workload(25, interpreted=8),
         derandomize=examples is None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
@@ -43,15 +42,15 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-@pytest.fixture(params=TARGETS, ids=["-".join(filter(None, target)) for target in TARGETS])
+@pytest.fixture(params=CONFIGURATIONS, ids=lambda parts: "-".join(filter(None, parts)))
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """The device to put tensors on; the ops are served by one back end for the length of the test."""
+    """The device for the test's tensors. One back end serves every op until the test ends."""
     backend, level, name = request.param
     with use_backend(backend, isa=level):
         yield torch.device(name)
 
 
-@pytest.fixture(params=HALF_AND_SINGLE, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 

@@ -1,11 +1,15 @@
-"""The truth in float64, and how far from it an op may be."""
+"""The true results in float64, and the tolerances around them."""
+
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FACTOR = 2.0  # an element may have twice the error of eager torch in the same dtype ...
-FLOOR_ULPS = 8.0  # ... plus this many units in the last place of the magnitudes that were added up to it
+# An element may have FACTOR times the error of eager torch in the same dtype, plus FLOOR_ULPS units in the last place
+# of the magnitudes whose sum it is.
+FACTOR = 2.0
+FLOOR_ULPS = 8.0
 CDF_TOLERANCE = 1e-6
 IGNORED = -100
 
@@ -19,18 +23,18 @@ def assert_accurate(
     scale: Tensor | None = None,
     precision: torch.dtype | None = None,
 ) -> None:
-    """Element by element, |ours - truth| ≤ FACTOR |eager - truth| + FLOOR_ULPS ulp(scale).
+    """Asserts |ours - truth| ≤ FACTOR |eager - truth| + FLOOR_ULPS ulp(scale) for every element.
 
     Args:
-        eager: what eager torch gives in the same dtype; None allows the floor alone.
-        scale: magnitude of the terms whose sum an element is, by default the element itself.
-        precision: the dtype that the computation may round to, by default the one of ``ours``.
+        eager: the result of eager torch in the same dtype; None allows the floor only.
+        scale: magnitude of the terms whose sum an element is; by default the magnitude of the element itself.
+        precision: the dtype that the computation may round to; float32 by default.
     """
     assert ours.shape == truth.shape, f"{name} has shape {list(ours.shape)}, should be {list(truth.shape)}"
     ours, truth = ours.detach().double().cpu(), truth.detach().double().cpu()
     limits = torch.finfo(precision or torch.float32)
     scale = truth.abs() if scale is None else scale.detach().double().cpu().expand_as(truth)
-    # The instruction of AVX-512 that rounds to bfloat16 makes zeros of numbers below the smallest normal one.
+    # The AVX-512 instruction that rounds to bfloat16 flushes subnormal numbers to zero.
     flushed = limits.smallest_normal * (1 if precision == torch.bfloat16 else 2 * limits.eps)
     bound = FLOOR_ULPS * limits.eps * scale + flushed
     if eager is not None:
@@ -46,9 +50,38 @@ def assert_accurate(
     )
 
 
-def exponent_ulps(dtype: torch.dtype) -> float:
-    """Units in the last place of ``dtype`` by which an exponent of 1, rounded in float32, moves its exponential."""
+def assert_logsumexp(logsumexp: Tensor, logits: Tensor) -> None:
+    """Asserts that ``logsumexp [...]`` is accurate for finite or -inf ``logits [..., V]``."""
+    truth = logits.detach().double().logsumexp(-1)
+    assert_accurate("logsumexp", logsumexp, truth, scale=1 + truth.abs())
+
+
+def assert_equal(ours: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
+    """Asserts that two sequences of tensors are equal, bit for bit except for the sign of zero."""
+    for index, (one, other) in enumerate(zip(ours, expected, strict=True)):
+        assert torch.equal(one, other), f"tensor {index} differs"
+
+
+def float32_ulps(dtype: torch.dtype) -> float:
+    """One float32 unit in the last place in units of ``dtype``.
+
+    An exponent x that was rounded in float32 moves exp(x) by up to |x| times as many units.
+    """
     return torch.finfo(torch.float32).eps / torch.finfo(dtype).eps
+
+
+def upstream_gradient(upstream: float, losses: Tensor, reduction: str) -> Tensor:
+    """The upstream gradient of a loss: a scalar, or for reduction "none" another value of either sign per element."""
+    factor = torch.tensor(upstream, device=losses.device)
+    if reduction != "none":
+        return factor
+    return factor * torch.linspace(-1, 2, losses.numel(), device=losses.device).reshape(losses.shape)
+
+
+def confusion_counts(predicted: Tensor, actual: Tensor, counted: Tensor | bool = True) -> list[int]:
+    """The true positives, false positives, false negatives and true negatives among the counted elements."""
+    cells = (predicted & actual, predicted & ~actual, ~predicted & actual, ~predicted & ~actual)
+    return [int((cell & counted).sum()) for cell in cells]
 
 
 def assert_drawn(
@@ -60,7 +93,7 @@ def assert_drawn(
     banned: Tensor | None = None,
     tolerance: float = CDF_TOLERANCE,
 ) -> None:
-    """CDF(k - 1) - tolerance ≤ u < CDF(k) + tolerance in float64 for each row's token k, never one of probability 0."""
+    """Asserts CDF(k - 1) - tolerance ≤ u < CDF(k) + tolerance in float64 and P(k) > 0 for each row's token k."""
     x = logits.detach().double().cpu().reshape(-1, logits.shape[-1]) / temperature
     tokens, u = tokens.cpu().reshape(-1, 1), uniforms.cpu().reshape(-1, 1)
     if banned is not None:
@@ -84,7 +117,7 @@ def assert_drawn(
 
 
 def chi_square(observed: Tensor, expected: Tensor | None = None) -> float:
-    """p-value of Pearson's test of counts, by default for equal shares; scipy is not on every machine with a GPU."""
+    """p-value of Pearson's chi-square test, by default against equal counts. Machines with a GPU may lack scipy."""
     observed = observed.double()
     expected = observed.mean().expand_as(observed) if expected is None else expected
     statistic = ((observed - expected) ** 2 / expected).sum()
@@ -93,7 +126,7 @@ def chi_square(observed: Tensor, expected: Tensor | None = None) -> float:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "none") -> Tensor:
-    """F.cross_entropy of [..., V], in the dtype of the logits."""
+    """F.cross_entropy for logits [..., V] and targets [...], in the dtype of the logits."""
     flat = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), reduction="none")
     losses = flat.reshape(targets.shape)
     return reduce(losses, (targets != IGNORED).to(losses.dtype), reduction)
@@ -119,6 +152,7 @@ def binary_cross_entropy(
 
 
 def reduce(losses: Tensor, weight: Tensor, reduction: str) -> Tensor:
+    """The losses themselves, their sum, or their sum over the sum of the weights."""
     if reduction == "none":
         return losses
     return losses.sum() if reduction == "sum" else losses.sum() / weight.sum()

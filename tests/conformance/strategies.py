@@ -1,13 +1,15 @@
-"""What the properties draw from: sizes, memory layouts, dtypes, and numbers that no model should have."""
+"""Hypothesis strategies for the properties: sizes, memory layouts, dtypes, and numbers that no model should produce."""
 
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-few = settings.get_profile("properties")  # many under `make fuzz`
+from .cases import DTYPES
+
+property_settings = settings.get_profile("properties")  # `make fuzz` sets a larger number of examples
 seeds = st.integers(0, 2**31)
-dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
+dtypes = st.sampled_from(DTYPES)
 shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 reductions = st.sampled_from(["mean", "sum", "none"])
 temperatures = st.floats(0.1, 10)
@@ -17,7 +19,7 @@ _HOSTILE = ("nan", "inf", "-inf", "max", "-max", "tiny", "-tiny", "subnormal", "
 
 @st.composite
 def layouts(draw, shape):
-    """A permutation of the dimensions in memory, a step and an offset: view(values) has the values and that layout."""
+    """Draws ``view(values)``, which copies values into memory with drawn dimension order, stride and offset."""
     order = draw(st.permutations(range(len(shape))))
     step, offset = draw(st.integers(1, 3)), draw(st.integers(0, 5))
 
@@ -33,18 +35,18 @@ def layouts(draw, shape):
 
 
 @st.composite
-def hostile(draw, *, without=()):
-    """spoil(values, generator): some of the values become NaN, infinite, the largest or the smallest there are."""
+def hostile_values(draw, *, without=()):
+    """Draws ``insert(values, generator)``, which overwrites some values with NaN, infinities or extreme numbers."""
     names = draw(st.sets(st.sampled_from([name for name in _HOSTILE if name not in without]), max_size=4))
     share = draw(st.sampled_from([0.002, 0.05, 0.5]))
 
-    def spoil(values: Tensor, generator: torch.Generator) -> Tensor:
+    def insert(values: Tensor, generator: torch.Generator) -> Tensor:
         for name in sorted(names):
-            hit = torch.rand(values.shape, generator=generator) < share
-            values = values.masked_fill(hit.to(values.device), _number(name, values.dtype))
+            overwritten = torch.rand(values.shape, generator=generator) < share
+            values = values.masked_fill(overwritten.to(values.device), _number(name, values.dtype))
         return values
 
-    return spoil
+    return insert
 
 
 def _number(name: str, dtype: torch.dtype) -> float:

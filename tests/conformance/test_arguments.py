@@ -1,4 +1,4 @@
-"""Bad arguments: a TypeError or ValueError that names the argument, what it is and what it should be."""
+"""Bad arguments raise a TypeError or ValueError with the argument's name, its value and the expected value."""
 
 import re
 from fractions import Fraction
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from .cases import CASES, LENGTH, VOCABULARY, WIDTH, build, tensor_arguments
+from .cases import CASES, LOSSES, SAMPLERS, WIDTH, build, tensor_arguments
 
 OPTIONAL = {"uniforms", "banned", "mask", "pos_weight", "bias"}
 NUMBER_OR_TENSOR = {"pos_weight"}
-# What each op's arguments are checked against: the first tensor has no device to agree with.
+# The first tensor of each op. The shapes and devices of the other arguments are checked against it.
 FIRST = {name: next(iter(build(name).tensors)) for name in CASES}
 WRONG_DTYPE = {
     "input_ids": torch.int32, "maskable": torch.float32, "uniforms": torch.float32, "hidden": torch.int64,
@@ -20,7 +20,7 @@ WRONG_DTYPE = {
     "mask": torch.complex64, "pos_weight": torch.int64,
 }  # fmt: skip
 
-
+# Shapes that test_another_shape_is_a_value_error tries but that are legal: (argument, change) for each op.
 LEGAL_SHAPES = {
     "mask_tokens": (),
     "gather_rows": (("hidden", "one more"), ("positions", "one more")),
@@ -34,14 +34,14 @@ LEGAL_SHAPES = {
 }
 
 
-def refused(error, message, case, **changes):
+def assert_refused(error, message, case, **changes):
     with pytest.raises(error, match=message):
         case(**changes)
 
 
 @pytest.mark.parametrize(("name", "argument"), list(tensor_arguments()))
 @pytest.mark.parametrize("value", [None, [1, 2], "text", 3])
-def test_what_is_no_tensor_is_a_type_error(name, argument, value):
+def test_an_argument_that_is_not_a_tensor_is_a_type_error(name, argument, value):
     if value is None and argument in OPTIONAL:
         build(name)(**{argument: None})
         return
@@ -50,31 +50,31 @@ def test_what_is_no_tensor_is_a_type_error(name, argument, value):
         return
     kind = "a number" if argument in NUMBER_OR_TENSOR else "a torch.Tensor"
     message = f"^{argument} is {type(value).__name__}, should be {kind}$"
-    refused(TypeError, message, build(name), **{argument: value})
+    assert_refused(TypeError, message, build(name), **{argument: value})
 
 
 @pytest.mark.parametrize(("name", "argument"), list(tensor_arguments()))
 def test_another_dtype_is_a_type_error(name, argument):
     case, dtype = build(name), WRONG_DTYPE[argument]
     message = rf"^{argument}\.dtype is {re.escape(str(dtype))}, should be torch\."
-    refused(TypeError, message, case, **{argument: case.tensors[argument].to(dtype)})
+    assert_refused(TypeError, message, case, **{argument: case.tensors[argument].to(dtype)})
 
 
 @pytest.mark.parametrize(("name", "argument"), list(tensor_arguments()))
 def test_another_device_is_a_value_error(name, argument):
     if argument == FIRST[name]:
         first = build(name).tensors[argument].to("meta")
-        refused(ValueError, r"^\w+ is on cpu, should be on meta", build(name), **{argument: first})
+        assert_refused(ValueError, r"^\w+ is on cpu, should be on meta", build(name), **{argument: first})
         return
     case = build(name)
     message = f"^{argument} is on meta, should be on cpu"
-    refused(ValueError, message, case, **{argument: case.tensors[argument].to("meta")})
+    assert_refused(ValueError, message, case, **{argument: case.tensors[argument].to("meta")})
 
 
 @pytest.mark.parametrize(("name", "argument"), list(tensor_arguments()))
 @pytest.mark.parametrize("change", ["one more", "one dimension more", "none"])
 def test_another_shape_is_a_value_error(name, argument, change):
-    """A first argument of another shape makes another argument the wrong one: some argument is named."""
+    """The message names an argument of the op: not always the changed one, as others are compared with the first."""
     case = build(name)
     tensor = case.tensors[argument]
     if change == "none":
@@ -97,13 +97,7 @@ def test_another_shape_is_a_value_error(name, argument, change):
         assert str(list(bad.shape)) in str(caught.value)
 
 
-SAMPLERS = ("sample_tokens", "sample_replacements", "cross_entropy_sample", "linear_cross_entropy_sample")
-LOSSES = (
-    "cross_entropy_sample",
-    "linear_cross_entropy_sample",
-    "masked_bce_with_logits",
-    "linear_masked_bce",
-)
+# (op, changed options, error, beginning of the message).
 OPTIONS = [
     ("mask_tokens", {"vocab_size": 0}, ValueError, "vocab_size is 0, should be at least 1"),
     ("mask_tokens", {"vocab_size": 3.5}, TypeError, "vocab_size is float, should be an int"),
@@ -195,83 +189,14 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("name", "changes", "error", "message"), OPTIONS)
-def test_an_option_out_of_range(name, changes, error, message):
-    refused(error, f"^{message}", build(name), **changes)
-
-
-VALUES = [
-    ("mask_tokens", "input_ids", VOCABULARY, r"in \[0, 37\)"),
-    ("mask_tokens", "input_ids", -1, r"in \[0, 37\)"),
-    *[
-        (name, "uniforms", value, r"in \[0, 1\)")
-        for name in ("mask_tokens", *SAMPLERS)
-        for value in (1.0, -0.25, float("nan"))
-    ],
-    ("sample_tokens", "banned", VOCABULARY, r"below 37"),
-    ("sample_replacements", "targets", VOCABULARY, r"below 37"),
-    ("sample_replacements", "positions", LENGTH, r"in \[0, 20\)"),
-    ("replace_tokens", "positions", -1, r"in \[0, 20\)"),
-    *[
-        (name, "targets", value, r"in \[0, 37\) or ignore_index \(-100\)")
-        for name in ("cross_entropy_sample", "linear_cross_entropy_sample")
-        for value in (VOCABULARY, -1)
-    ],
-    *[(name, "labels", 2, r"0, 1 or -100") for name in ("masked_bce_with_logits", "linear_masked_bce")],
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "argument", "value", "expected"), VALUES)
-def test_values_out_of_range_are_seen_on_the_cpu(device, name, argument, value, expected):
-    if device.type != "cpu":
-        pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
-    case = build(name, device)
-    if argument == "labels":
-        changes = {"labels": torch.zeros_like(case.tensors["labels"], dtype=torch.int64), "mask": None}
-    elif argument == "positions":
-        slots = case.tensors[argument].shape
-        changes = {argument: case.tensors[argument].clone(), "tokens": torch.ones(slots, dtype=torch.int64)}
-        if name == "sample_replacements":
-            changes["targets"] = changes.pop("tokens")
-    else:
-        changes = {argument: case.tensors[argument].clone()}
-    changes[argument].view(-1)[5] = value
-    index = r"\[" + ", ".join(r"\d" for _ in changes[argument].shape) + r"\]"
-    refused(ValueError, rf"^{argument}{index} is {value}, should be {expected}", case, **changes)
-
-
-def test_a_float_label_out_of_range(device):
-    if device.type != "cpu":
-        pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
-    for name in ("masked_bce_with_logits", "linear_masked_bce"):
-        for value in (1.5, -0.5, float("nan")):
-            case = build(name, device)
-            labels = torch.full_like(case.tensors["labels"], value, dtype=torch.float32)
-            message = rf"^labels\[0, 0\] is {value}, should be in \[0, 1\]"
-            refused(ValueError, message, case, labels=labels, mask=None)
-
-
-@pytest.mark.parametrize("name", ["masked_bce_with_logits", "linear_masked_bce"])
-@pytest.mark.parametrize("mask", ["none", "all", "some"])
-def test_a_label_of_minus_100_in_an_unsigned_type(device, name, mask):
-    """It is 156 there, which is neither ignored nor a label."""
-    if device.type != "cpu":
-        pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
-    case = build(name, device)
-    labels = torch.zeros_like(case.tensors["labels"], dtype=torch.int64)
-    labels[1, 2] = -100
-    flags = torch.ones_like(labels, dtype=torch.bool)
-    flags[0, 0] = mask == "all"
-    changes = {"labels": labels.to(torch.uint8), "mask": None if mask == "none" else flags}
-    message = r"^labels\[1, 2\] is 156, should be 0 or 1: torch.uint8 has no -100$"
-    refused(ValueError, message, case, **changes)
-    flags[1, 2] = False  # where nobody looks, any number may stand
-    case(labels=labels.to(torch.uint8), mask=flags)
+def test_an_option_out_of_range_is_refused(name, changes, error, message):
+    assert_refused(error, f"^{message}", build(name), **changes)
 
 
 @pytest.mark.parametrize("number", [3, 2**64, Fraction(7, 2), np.float32(3), np.float16(3), np.int32(3)])
 @pytest.mark.parametrize("name", LOSSES)
-def test_any_real_number_is_a_number(name, number):
-    """Also those that torch takes for none, or beyond 64 bits."""
+def test_a_number_of_any_type_is_accepted(name, number):
+    """Includes types that torch does not accept as numbers, and integers beyond 64 bits."""
     case = build(name)
     options = ["normalizer"] + (["pos_weight"] if "bce" in name else [])
     for option in options:
@@ -280,37 +205,37 @@ def test_any_real_number_is_a_number(name, number):
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
-def test_infinities_and_zeros_of_numpy_are_refused(kind):
-    """A comparison in numpy's narrow types would round the bound to infinity."""
+def test_infinities_and_zeros_of_numpy_types_are_refused(kind):
+    """A comparison in a narrow numpy dtype would round the bound to infinity."""
     for name in LOSSES:
-        refused(ValueError, "^normalizer is inf, should be", build(name), normalizer=kind("inf"))
-    refused(ValueError, "^pos_weight is inf", build("linear_masked_bce"), pos_weight=kind("inf"))
+        assert_refused(ValueError, "^normalizer is inf, should be", build(name), normalizer=kind("inf"))
+    assert_refused(ValueError, "^pos_weight is inf", build("linear_masked_bce"), pos_weight=kind("inf"))
     for name in SAMPLERS:
         for value in (0.0, "inf"):
-            refused(ValueError, "^temperature is", build(name), temperature=kind(value))
+            assert_refused(ValueError, "^temperature is", build(name), temperature=kind(value))
 
 
-def test_no_vocabulary_and_no_dimension():
-    refused(
+def test_an_empty_vocabulary_and_a_missing_dimension_are_refused():
+    assert_refused(
         ValueError,
         r"^logits has shape \[3, 0\], should be \[..., V\]",
         build("sample_tokens"),
         logits=torch.ones(3, 0),
     )
-    refused(
+    assert_refused(
         ValueError,
         r"^hidden has shape \[\], should be \[..., E\]",
         build("linear_cross_entropy_sample"),
         hidden=torch.ones(()),
     )
-    refused(
+    assert_refused(
         ValueError,
         r"^hidden has shape \[\], should be \[..., H\] with H at least 1",
         build("linear_masked_bce"),
         hidden=torch.ones(()),
     )
     weight = torch.ones(0, WIDTH)
-    refused(
+    assert_refused(
         ValueError,
         r"^weight has shape \[0, 6\], should be \[V, E\]",
         build("linear_cross_entropy_sample"),

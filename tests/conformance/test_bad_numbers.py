@@ -1,4 +1,4 @@
-"""NaN, infinities and rows with nothing to draw: the fault is seen, and no invalid id comes out."""
+"""NaN, infinities and rows with nothing to draw give a NaN loss and token -1, never an invalid token."""
 
 import pytest
 import torch
@@ -8,14 +8,12 @@ from electra_kernels import cross_entropy_sample, linear_cross_entropy_sample, s
 from . import oracle
 from .oracle import IGNORED
 
-VOCABULARIES = (
-    5,
-    600,
-    1200,
-)  # less than a tile, and rows whose bad number is in the first or the last of several
+# Less than one tile; and several tiles, so that the bad number is in the first, a middle or the last one.
+VOCABULARIES = (5, 600, 1200)
 
 
-def _with(value, columns, vocabulary, dtype, device):
+def _rows_with(value, columns, vocabulary, dtype, device):
+    """One row for each column, with ``value`` in that column, and a last row that is finite."""
     logits = torch.randn(len(columns) + 1, vocabulary).to(device, dtype)
     for row, column in enumerate(columns):
         logits[row, column] = value
@@ -26,7 +24,7 @@ def _with(value, columns, vocabulary, dtype, device):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_row_with_nan_or_infinity_draws_nothing_and_has_a_nan_loss(device, dtype, value, vocabulary):
     columns = (0, 1, vocabulary // 2, vocabulary - 1)
-    logits = _with(value, columns, vocabulary, dtype, device)
+    logits = _rows_with(value, columns, vocabulary, dtype, device)
     targets = torch.ones(len(logits), dtype=torch.int64, device=device)
     tokens, logsumexp = sample_tokens(logits)
     assert tokens[:-1].tolist() == [-1] * len(columns)
@@ -38,9 +36,9 @@ def test_a_row_with_nan_or_infinity_draws_nothing_and_has_a_nan_loss(device, dty
     assert bool(cross_entropy_sample(logits, targets).loss.isnan())
 
 
-def test_a_bad_number_at_the_banned_token_is_still_seen(device, dtype):
+def test_a_bad_number_in_the_banned_column_still_spoils_its_row(device, dtype):
     for value in (torch.nan, torch.inf):
-        logits = _with(value, (3,), 600, dtype, device)
+        logits = _rows_with(value, (3,), 600, dtype, device)
         banned = torch.tensor([3, 3], device=device)
         tokens, _ = sample_tokens(logits, banned=banned)
         assert int(tokens[0]) == -1
@@ -51,7 +49,7 @@ def test_a_bad_number_at_the_banned_token_is_still_seen(device, dtype):
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_a_row_without_a_finite_logit(device, dtype, vocabulary):
+def test_a_row_without_a_finite_logit_draws_nothing_and_has_a_nan_loss(device, dtype, vocabulary):
     logits = torch.full((2, vocabulary), -torch.inf, device=device, dtype=dtype)
     logits[1, -1] = 0
     tokens, logsumexp = sample_tokens(logits)
@@ -64,16 +62,16 @@ def test_a_row_without_a_finite_logit(device, dtype, vocabulary):
     assert ours.loss.isnan().tolist() == [True, False]
 
 
-TOP = 5.0
+TOP_LOGIT = 5.0
 
 
-def _rows_with_a_top(vocabulary, dtype, device):
-    """Rows of which the target, column 2, has the highest number, and what is_top1 should say of them.
+def _rows_with_target_on_top(vocabulary, dtype, device):
+    """Logits, targets and the expected is_top1. Each target, column 2, has the highest logit before the bad numbers.
 
-    A NaN is neither higher nor lower; all of a row without a finite logit are equal.
+    A row with NaN has no highest logit. In a row without a finite logit all are equal, so the target is the highest.
     """
-    logits = torch.randn(8, vocabulary).clamp(max=TOP - 1)
-    logits[:, 2] = TOP
+    logits = torch.randn(8, vocabulary).clamp(max=TOP_LOGIT - 1)
+    logits[:, 2] = TOP_LOGIT
     expected = [True] * 8
     for row, column in enumerate((0, 3, vocabulary - 1, 2)):
         logits[row, column], expected[row] = torch.nan, False
@@ -84,8 +82,8 @@ def _rows_with_a_top(vocabulary, dtype, device):
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_top1_of_rows_with_bad_numbers(device, dtype, vocabulary):
-    logits, targets, expected = _rows_with_a_top(vocabulary, dtype, device)
+def test_is_top1_in_rows_with_bad_numbers(device, dtype, vocabulary):
+    logits, targets, expected = _rows_with_target_on_top(vocabulary, dtype, device)
     for options in ({}, {"reduction": "none"}, {"ban_original": True}, {"temperature": 0.5}):
         assert cross_entropy_sample(logits, targets, **options).is_top1.tolist() == expected
     leaf = logits.clone().requires_grad_()
@@ -99,10 +97,10 @@ def test_top1_of_rows_with_bad_numbers(device, dtype, vocabulary):
     ("column", "value", "expected"),
     [(0, torch.nan, False), (599, torch.inf, False), (2, -torch.inf, False), (599, -torch.inf, True)],
 )
-def test_top1_of_a_linear_head_with_bad_numbers(device, dtype, column, value, expected, reduction):
-    """The hidden state is 1, so the logits are the numbers of the weight."""
-    weight = torch.randn(600, 1).clamp(max=TOP - 1)
-    weight[2] = TOP
+def test_is_top1_of_the_linear_head_with_bad_numbers(device, dtype, column, value, expected, reduction):
+    """The hidden state is 1, so the logits equal the weight."""
+    weight = torch.randn(600, 1).clamp(max=TOP_LOGIT - 1)
+    weight[2] = TOP_LOGIT
     weight[column] = value
     hidden, targets = torch.ones(1, 1, device=device, dtype=dtype), torch.tensor([2], device=device)
     ours = linear_cross_entropy_sample(hidden, weight.to(device, dtype), None, targets, reduction=reduction)
@@ -111,7 +109,7 @@ def test_top1_of_a_linear_head_with_bad_numbers(device, dtype, column, value, ex
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_a_bad_row_spoils_no_other_row(device, dtype, reduction):
-    logits = _with(torch.nan, (3,), 600, dtype, device).requires_grad_()
+    logits = _rows_with(torch.nan, (3,), 600, dtype, device).requires_grad_()
     targets = torch.tensor([1, 2], device=device)
     ours = cross_entropy_sample(logits, targets, reduction=reduction)
     ours.loss.sum().backward()
@@ -119,8 +117,8 @@ def test_a_bad_row_spoils_no_other_row(device, dtype, reduction):
     assert bool(logits.grad[1].isfinite().all())
 
 
-def test_whole_tiles_of_minus_infinity(device, dtype):
-    """Before, between and after the finite ones: an online soft-max that subtracts -inf from -inf makes NaN."""
+def test_tiles_of_minus_infinity_do_not_make_nan(device, dtype):
+    """The finite tile comes first, in the middle or last. An online soft-max that computes -inf - -inf gives NaN."""
     for start, stop in ((0, 3), (700, 720), (1999, 2000)):
         logits = torch.full((4, 2000), -torch.inf, device=device, dtype=dtype)
         logits[:, start:stop] = torch.randn(4, stop - start).to(device, dtype)
@@ -166,8 +164,8 @@ def test_huge_logits_neither_overflow_nor_vanish(device):
     assert 0 <= int(ours.tokens[1]) < 3
 
 
-def test_a_bad_hidden_state(device, dtype):
-    """Through the linear head: the row is marked, the others keep their loss and their token."""
+def test_a_bad_hidden_state_marks_its_own_row_only(device, dtype):
+    """In the linear head, the other rows keep a loss and a token."""
     hidden, weight = torch.randn(3, 6).to(device, dtype), torch.randn(37, 6).to(device, dtype)
     hidden[1, 2] = torch.nan
     targets = torch.tensor([1, 2, 3], device=device)

@@ -1,4 +1,4 @@
-"""Per-token binary cross-entropy: against torch and transformers, with every option."""
+"""Masked binary cross-entropy per token, with every option, against PyTorch and Transformers."""
 
 import pytest
 import torch
@@ -6,10 +6,10 @@ import torch.nn.functional as F
 
 from electra_kernels import masked_bce_with_logits
 
-from . import oracle
+from . import oracle, views
 from .oracle import IGNORED
 
-SHAPE = (3, 41)
+SHAPE = (3, 41)  # 41 is prime, so rows end within a vector
 
 
 def _logits(dtype, device, shape=SHAPE):
@@ -22,7 +22,7 @@ def _labels(kind, device, shape=SHAPE):
 
 
 def _gradient_terms(logits, mask, upstream, reduction, pos_weight):
-    """m (sigmoid(x) + p sigmoid(-x)): what is rounded in float32 before it cancels."""
+    """m (sigmoid(x) + p sigmoid(-x)): the magnitude of the terms that are rounded in float32 before they cancel."""
     x = logits.detach().double()
     weight = torch.ones_like(x) if mask is None else mask.double().expand_as(x)
     terms = weight * (x.sigmoid() + (1.0 if pos_weight is None else pos_weight) * (-x).sigmoid())
@@ -30,11 +30,10 @@ def _gradient_terms(logits, mask, upstream, reduction, pos_weight):
 
 
 def assert_loss_and_gradient(logits, labels, mask=None, *, reduction="mean", upstream=1.0, **options):
+    """Compares loss and gradient with float64, for an upstream gradient of ``upstream`` (see upstream_gradient)."""
     logits = logits.detach().clone().requires_grad_()
     loss = masked_bce_with_logits(logits, labels, mask, reduction=reduction, **options)
-    weights = torch.tensor(upstream, device=logits.device)
-    if reduction == "none":
-        weights = weights * torch.linspace(-1, 2, logits.numel(), device=logits.device).reshape(logits.shape)
+    weights = oracle.upstream_gradient(upstream, loss, reduction)
     (loss * weights).sum().backward()
     results = []
     for dtype in (torch.float64, logits.dtype):
@@ -50,8 +49,7 @@ def assert_loss_and_gradient(logits, labels, mask=None, *, reduction="mean", ups
     oracle.assert_accurate("loss", loss, truth, eager, scale=scale)
     assert loss.dtype == torch.float32
     terms = _gradient_terms(logits, mask, weights, reduction, options.get("pos_weight"))
-    ratio = torch.finfo(torch.float32).eps / torch.finfo(logits.dtype).eps
-    scale = gradient.abs() + ratio * terms
+    scale = gradient.abs() + oracle.float32_ulps(logits.dtype) * terms
     oracle.assert_accurate(
         "gradient", logits.grad, gradient, eager_gradient, scale=scale, precision=logits.dtype
     )
@@ -67,18 +65,18 @@ def test_loss_and_gradient(device, dtype, reduction, upstream):
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.int32, torch.uint8, torch.float32])
-def test_every_kind_of_label(device, dtype, kind):
+def test_labels_of_every_dtype(device, dtype, kind):
     assert_loss_and_gradient(_logits(dtype, device), _labels(kind, device))
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.int32, torch.uint8, torch.float32])
-def test_every_kind_of_mask(device, kind):
+def test_masks_of_every_dtype(device, kind):
     logits, labels = _logits(torch.float32, device), _labels(torch.int64, device)
     mask = (torch.rand(SHAPE, device=device) < 0.7).to(kind)
     assert_loss_and_gradient(logits, labels, mask)
 
 
-def test_an_integer_mask_is_set_where_it_is_not_zero_and_a_float_one_is_a_weight(device):
+def test_a_nonzero_integer_mask_is_a_flag_and_a_float_mask_is_a_weight(device):
     logits, labels = _logits(torch.float32, device), _labels(torch.int64, device)
     mask = torch.randint(0, 4, SHAPE, device=device)
     as_flag = masked_bce_with_logits(logits, labels, mask)
@@ -103,23 +101,25 @@ def test_positive_weight_and_label_smoothing(device, dtype, pos_weight, label_sm
     )
 
 
+# For logits [3, 41]: a scalar, one weight per column, per row, per column with a leading 1, and per element.
 @pytest.mark.parametrize("shape", [(), (41,), (3, 1), (1, 41), (3, 41)])
-def test_a_positive_weight_that_broadcasts(device, shape):
+def test_a_positive_weight_broadcasts(device, shape):
     pos_weight = torch.rand(shape, device=device) * 3
     assert_loss_and_gradient(
         _logits(torch.float32, device), _labels(torch.bool, device), pos_weight=pos_weight
     )
 
 
-def test_multi_label_with_a_mask_per_token(device, dtype):
+def test_multi_label_classification_with_a_mask_per_token(device, dtype):
     shape = (3, 7, 5)
     logits, labels = _logits(dtype, device, shape), _labels(torch.int64, device, shape)
     mask = torch.rand(3, 7, 1, device=device) < 0.6
     assert_loss_and_gradient(logits, labels, mask, pos_weight=torch.rand(5, device=device))
 
 
+# A scalar, one dimension, several, and one of size 1 among them.
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4), (2, 1, 3, 2)])
-def test_any_shape(device, shape):
+def test_logits_of_any_shape(device, shape):
     logits, labels = _logits(torch.float32, device, shape), _labels(torch.bool, device, shape)
     assert assert_loss_and_gradient(logits, labels, reduction="none").shape == shape
 
@@ -144,7 +144,7 @@ def test_ignored_labels_and_masked_tokens_add_nothing(device, dtype):
 
 
 def test_large_logits_are_exact(device):
-    """No cut to x above 20, no overflow, no infinity times zero."""
+    """Neither a threshold above which softplus(x) is x, nor overflow, nor infinity times zero."""
     logits = torch.tensor([-1e4, -120.0, -25.0, 25.0, 120.0, 1e4, torch.inf, -torch.inf], device=device)
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 0], device=device)
     losses = masked_bce_with_logits(logits.requires_grad_(), labels, reduction="none")
@@ -159,7 +159,7 @@ def test_large_logits_are_exact(device):
     assert torch.equal(wrong, logits.detach().abs().where(logits.abs() > 30, wrong))
 
 
-def test_a_nan_logit_is_seen(device):
+def test_a_nan_logit_gives_a_nan_loss_and_gradient(device):
     logits = torch.zeros(4, device=device)
     logits[2] = torch.nan
     losses = masked_bce_with_logits(logits.requires_grad_(), torch.ones(4, device=device), reduction="none")
@@ -167,21 +167,19 @@ def test_a_nan_logit_is_seen(device):
     assert losses.isnan().tolist() == logits.grad.isnan().tolist() == [False, False, True, False]
 
 
-def test_the_confusion_counts_of_the_raw_op(device, dtype):
+def test_the_raw_op_returns_confusion_counts(device, dtype):
     logits, labels = _logits(dtype, device), _labels(torch.int64, device)
     mask = torch.rand(SHAPE, device=device) < 0.7
     labels[0, :5] = IGNORED
     op = torch.ops.electra_kernels.masked_bce_with_logits
     _, counts, denominator = op(logits, labels, mask, None, None, 0.0, "mean")
-    counted, predicted = mask & (labels != IGNORED), logits > 0
-    actual = labels == 1
-    cells = (predicted & actual, predicted & ~actual, ~predicted & actual, ~predicted & ~actual)
-    assert counts.tolist() == [int((cell & counted).sum()) for cell in cells]
+    counted = mask & (labels != IGNORED)
+    assert counts.tolist() == oracle.confusion_counts(logits > 0, labels == 1, counted)
     assert denominator.item() == int(counted.sum())
 
 
 @pytest.mark.parametrize("padding", [0, 3])
-def test_the_loss_of_transformers_electra(device, padding):
+def test_the_loss_equals_that_of_electra_in_transformers(device, padding):
     from transformers import ElectraConfig, ElectraForPreTraining
 
     config = ElectraConfig(
@@ -207,15 +205,11 @@ def test_the_loss_of_transformers_electra(device, padding):
 
 
 @pytest.mark.parametrize("argument", ["labels", "mask"])
-def test_a_bool_is_true_whatever_its_byte(device, argument):
-    """Torch makes such tensors from memory of other types."""
+def test_any_nonzero_byte_of_a_bool_tensor_is_true(device, argument):
     logits = torch.randn(3, 700, device=device)
     flags = torch.rand(3, 700, device=device) < 0.5
-    odd = (flags.to(torch.uint8) * torch.randint(1, 256, flags.shape, dtype=torch.uint8, device=device)).view(
-        torch.bool
-    )
     results = []
-    for value in (flags, odd):
+    for value in (flags, views.as_odd_bytes(flags)):
         leaf = logits.clone().requires_grad_()
         tensors = {"labels": torch.ones_like(flags), "mask": None, argument: value}
         loss, counts, _ = torch.ops.electra_kernels.masked_bce_with_logits(
@@ -223,5 +217,4 @@ def test_a_bool_is_true_whatever_its_byte(device, argument):
         )
         loss.backward()
         results.append((loss.detach(), counts, leaf.grad))
-    for ours, expected in zip(*results):
-        assert torch.equal(ours, expected)
+    oracle.assert_equal(*results)

@@ -1,4 +1,4 @@
-"""Float options in a compiled graph: a new value is neither stale nor another graph."""
+"""Float options in a compiled graph: a new value takes effect without another compilation."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ import electra_kernels as ek
 from .cases import build
 
 VALUES = (0.05, 0.125, 0.35, 0.4, 0.55)
-# One for the first value, one for any other. The default would be a third, as it is a constant.
+# One graph for the first value, one for all others. The default value would need a third, as it is a constant.
 GRAPHS = 2
 OPTIONS = [
     *[
@@ -28,13 +28,13 @@ OPTIONS = [
 ]
 
 
-def _function(name, option, leaves):
+def _outputs_for(name, option, leaves):
     case = build(name)
     base = {"mask_fraction": 0.01, "random_fraction": 0.01} if name == "mask_tokens" else {}
 
     def outputs(value):
         changes = {**base, **leaves, option: value}
-        # The value has a second use: that is what makes a stale one of torch's own silent.
+        # The second use of the value is what makes a stale value of PyTorch's own silent.
         return [*case.outputs(**changes), torch.ones(2).square().sum() / value]
 
     return outputs
@@ -49,10 +49,10 @@ def _with_gradients(outputs, leaves):
 
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS)
-def test_a_value_is_neither_stale_nor_a_graph_of_its_own(name, option):
+def test_a_new_value_takes_effect_without_a_new_graph(name, option):
     torch._dynamo.reset()
     leaves = build(name).leaves()
-    function = _function(name, option, leaves)
+    function = _outputs_for(name, option, leaves)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(function, backend=counter, fullgraph=True)
     for value in VALUES:
@@ -62,7 +62,7 @@ def test_a_value_is_neither_stale_nor_a_graph_of_its_own(name, option):
 
 
 @pytest.mark.parametrize("option", ["normalizer", "label_smoothing"])
-def test_inductor_sees_every_value(option):
+def test_inductor_uses_every_value(option):
     torch._dynamo.reset()
     logits, labels = torch.randn(4, 8), torch.randint(0, 2, (4, 8))
 
@@ -77,7 +77,7 @@ def test_inductor_sees_every_value(option):
     assert counter.frame_count <= GRAPHS
 
 
-def test_whole_numbers_are_values_too():
+def test_an_integer_for_a_float_option_is_not_baked_in():
     torch._dynamo.reset()
     logits, labels = torch.randn(4, 8), torch.randint(0, 2, (4, 8))
 

@@ -1,24 +1,14 @@
-"""What "mean" divides by: its own count, nothing, or a count that batches share."""
+"""The denominator of "mean": the op's own count, which may be zero, or a normalizer that batches share."""
 
 import pytest
 import torch
 
-from electra_kernels import (
-    cross_entropy_sample,
-    linear_cross_entropy_sample,
-    linear_masked_bce,
-    masked_bce_with_logits,
-)
+from electra_kernels import linear_masked_bce
 
-from .cases import build
-from .oracle import IGNORED
+from .cases import LOSSES, build, skip_unless_values_are_checked
+from .oracle import IGNORED, assert_equal
 
-LOSSES = {
-    "cross_entropy_sample": cross_entropy_sample,
-    "linear_cross_entropy_sample": linear_cross_entropy_sample,
-    "masked_bce_with_logits": masked_bce_with_logits,
-    "linear_masked_bce": linear_masked_bce,
-}
+# Tensors with one entry per row of the batch. The weight of linear_masked_bce has none.
 PER_ROW = ("logits", "hidden", "targets", "labels", "mask", "pos_weight", "uniforms")
 
 
@@ -45,6 +35,7 @@ def _count(case):
 
 
 def _gradients(case, slices, **options):
+    """The loss and the gradients, summed over one call for each slice of the batch."""
     leaves = case.leaves()
     total = 0.0
     for part in slices:
@@ -75,8 +66,8 @@ def test_micro_batches_with_one_normalizer_add_up_to_the_big_batch(device, name,
         torch.testing.assert_close(ours, theirs * factor, rtol=1e-4, atol=1e-6)
 
 
-def test_ranks_whose_gradients_are_averaged_multiply_their_loss_by_their_number(device, name):
-    """As DistributedDataParallel averages: with unequal counts the mean of means would be another gradient."""
+def test_ranks_that_average_gradients_divide_the_shared_normalizer_by_their_number(device, name):
+    """DistributedDataParallel averages. With unequal counts, the mean of means would be another gradient."""
     case, world = build(name, device, batch=6), 3
     ranks = [slice(0, 1), slice(1, 4), slice(4, 6)]
     shares = [_gradients(case, [rank], normalizer=_count(case) / world)[1] for rank in ranks]
@@ -96,7 +87,7 @@ def test_the_mean_is_the_sum_over_the_count(device, name):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_nothing_unmasked_gives_zero_never_nan(device, dtype, name, reduction):
+def test_a_batch_with_nothing_unmasked_has_loss_and_gradient_zero(device, dtype, name, reduction):
     case = build(name, device, dtype)
     leaves = case.leaves()
     loss = _loss(case, **leaves, **_without_targets(case), reduction=reduction)
@@ -117,9 +108,9 @@ def test_nothing_unmasked_gives_zero_never_nan(device, dtype, name, reduction):
     ],
 )
 def test_a_normalizer_that_is_not_positive_and_finite_is_refused(device, name, value, dtype):
-    """Infinity in place of a large count would make loss and gradient 0."""
-    if dtype is not None and device.type != "cpu":
-        pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
+    """An infinite normalizer would make loss and gradient 0."""
+    if dtype is not None:
+        skip_unless_values_are_checked(device)
     case = build(name, device)
     logits = case.tensors.get("logits")
     before = None if logits is None else logits.clone()
@@ -130,8 +121,7 @@ def test_a_normalizer_that_is_not_positive_and_finite_is_refused(device, name, v
 
 
 def test_a_normalizer_is_refused_before_the_logits_are_overwritten(device):
-    if device.type != "cpu":
-        pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
+    skip_unless_values_are_checked(device)
     case = build("cross_entropy_sample", device)
     logits = case.tensors["logits"].requires_grad_() * 1
     before = logits.detach().clone()
@@ -141,7 +131,7 @@ def test_a_normalizer_is_refused_before_the_logits_are_overwritten(device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.bool, torch.complex64])
-def test_a_normalizer_of_a_type_that_holds_no_count_is_refused(device, name, dtype):
+def test_a_normalizer_of_a_dtype_that_cannot_hold_counts_is_refused(device, name, dtype):
     """A count of 70,000 is infinite in float16, and 69,632 in bfloat16."""
     normalizer = torch.tensor(1.0, device=device).to(dtype)
     with pytest.raises(TypeError, match=rf"^normalizer\.dtype is {dtype}, should be torch\.float32 or"):
@@ -149,20 +139,19 @@ def test_a_normalizer_of_a_type_that_holds_no_count_is_refused(device, name, dty
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.int32])
-def test_a_running_count_may_move_on_before_the_backward(device, name, dtype):
-    """What the op keeps of it is its own copy."""
+def test_a_count_may_change_between_forward_and_backward(device, name, dtype):
+    """The op keeps its own copy of the normalizer."""
     case = build(name, device)
     normalizer = torch.tensor(7, device=device, dtype=dtype)
     results = []
-    for moves_on in (False, True):
+    for changes in (False, True):
         leaves = case.leaves()
         loss = _loss(case, **leaves, normalizer=normalizer)
-        if moves_on:
+        if changes:
             normalizer += 5
         loss.backward()
         results.append([leaf.grad for leaf in leaves.values()])
-    for ours, expected in zip(*results):
-        assert torch.equal(ours, expected)
+    assert_equal(*results)
 
 
 @pytest.mark.parametrize("empty", [{"batch": 0}, {"slots": 0}])
@@ -180,7 +169,7 @@ def test_an_empty_batch_has_loss_and_gradient_zero(device, dtype, name, empty, r
 
 
 def test_autocast_does_not_round_the_normalizer(device, name):
-    """19,713 is 19,712 in bfloat16."""
+    """In bfloat16, 19,713 would become 19,712."""
     case = build(name, device, torch.bfloat16)
     exact = _loss(case, reduction="sum").double() / 19_713
     with torch.autocast(device.type, torch.bfloat16):

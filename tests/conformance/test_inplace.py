@@ -1,11 +1,11 @@
-"""The gradient that overwrites the logits: right, or refused, never silently wrong."""
+"""`inplace_backward`: the gradient that overwrites the logits is right or refused, never silently wrong."""
 
 import pytest
 import torch
 
 from electra_kernels import cross_entropy_sample
 
-from .oracle import IGNORED
+from .oracle import IGNORED, assert_equal
 
 
 def _inputs(device, dtype=torch.float32, rows=6, vocabulary=53):
@@ -17,7 +17,7 @@ def _inputs(device, dtype=torch.float32, rows=6, vocabulary=53):
 
 @pytest.mark.parametrize("upstream", [1.0, 3.7])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_it_gives_what_the_other_gives_and_overwrites_the_logits(device, dtype, reduction, upstream):
+def test_the_gradient_in_place_equals_the_other_and_overwrites_the_logits(device, dtype, reduction, upstream):
     leaf, targets = _inputs(device, dtype)
     uniforms = torch.rand(6, dtype=torch.float64).to(device)
     options = {"reduction": reduction, "uniforms": uniforms, "temperature": 0.7, "ban_original": True}
@@ -25,26 +25,25 @@ def test_it_gives_what_the_other_gives_and_overwrites_the_logits(device, dtype, 
     (gradient,) = torch.autograd.grad(expected.loss * upstream, leaf)
     logits = leaf * 1
     ours = cross_entropy_sample(logits, targets, inplace_backward=True, **options)
-    for one, other in zip(ours, expected):
-        assert torch.equal(one, other)
+    assert_equal(ours, expected)
     memory = logits.data_ptr()
     (overwritten,) = torch.autograd.grad(ours.loss * upstream, logits)
-    assert overwritten.data_ptr() == memory, "no second tensor of this size"
-    # One may take exp(x - logsumexp), the other exp(x - maximum) exp(maximum - logsumexp): in either an exponent of
-    # up to 8 is rounded in float32, and the exponential of a GPU is up to 2 units in the last place off.
+    assert overwritten.data_ptr() == memory, "the gradient should reuse the memory of the logits"
+    # One may compute exp(x - logsumexp), the other exp(x - maximum) exp(maximum - logsumexp). Both round an exponent
+    # of up to 8 to float32, and a GPU's exponential has an error of up to 2 units in the last place.
     rtol = 3 * torch.finfo(dtype).eps + 8 * torch.finfo(torch.float32).eps
     torch.testing.assert_close(overwritten, gradient, atol=0, rtol=rtol)
 
 
-def test_nobody_who_needs_the_old_values_gets_the_new_ones(device):
-    """tanh saves its output for its backward; without a bumped version the result would be silently wrong."""
+def test_the_backward_of_an_op_that_saved_the_old_logits_raises(device):
+    """tanh saves its output for its backward. Without a version bump the result would be silently wrong."""
     leaf, targets = _inputs(device)
     loss = cross_entropy_sample(leaf.tanh(), targets, inplace_backward=True).loss
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
 
-def test_the_forward_alone_is_seen_by_others_who_need_the_old_values(device):
+def test_the_forward_alone_invalidates_what_others_saved_of_the_logits(device):
     leaf, targets = _inputs(device)
     logits = leaf.tanh()
     other = logits.square().sum()
@@ -53,7 +52,7 @@ def test_the_forward_alone_is_seen_by_others_who_need_the_old_values(device):
         other.backward()
 
 
-def test_nobody_who_needs_the_old_values_gets_the_new_ones_compiled(device):
+def test_an_op_that_saved_the_old_logits_has_the_right_gradient_when_compiled(device):
     leaf, targets = _inputs(device)
     uniforms = torch.rand(6, dtype=torch.float64).to(device)
 
@@ -66,15 +65,14 @@ def test_nobody_who_needs_the_old_values_gets_the_new_ones_compiled(device):
     torch.testing.assert_close(ours, expected)
 
 
-def test_through_a_linear_layer(device):
+def test_the_gradient_through_a_linear_layer(device):
     leaf, targets = _inputs(device, vocabulary=7)
     weight = torch.randn(53, 7, device=device, requires_grad=True)
     results = []
     for inplace in (False, True):
         loss = cross_entropy_sample(leaf @ weight.T, targets, inplace_backward=inplace).loss
         results.append(torch.autograd.grad(loss, (leaf, weight)))
-    for one, other in zip(*results):
-        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("upstream", [1.0, 2.0])
@@ -93,7 +91,7 @@ def test_a_double_backward_is_refused(device):
         torch.autograd.grad(loss, leaf, create_graph=True)
 
 
-def test_a_strided_result_of_an_op(device):
+def test_logits_may_be_a_strided_result_of_an_op(device):
     leaf, targets = _inputs(device)
     (expected,) = torch.autograd.grad(cross_entropy_sample(leaf, targets).loss, leaf)
     memory = torch.full((6, 2 * 53 + 5), torch.nan, device=device)
@@ -142,7 +140,7 @@ class _Identity(torch.autograd.Function):
     ],
 )
 def test_a_view_of_a_leaf_is_refused(device, view):
-    """Its memory is the leaf's: the parameter would become its own gradient."""
+    """A view shares the leaf's memory, so the parameter would become its own gradient."""
     leaf, _ = _inputs(device)
     before = leaf.detach().clone()
     logits = view(leaf)
@@ -166,7 +164,7 @@ def test_a_view_of_a_leaf_that_is_itself_a_view_is_refused(device, make_leaf):
 
 
 @pytest.mark.parametrize("view", [lambda x: x.view(6, 53), lambda x: x[:2]])
-def test_a_compiled_call_whose_logits_are_a_view_that_is_passed_in(device, view):
+def test_a_compiled_call_accepts_a_view_as_logits(device, view):
     leaf, _ = _inputs(device)
     logits = view(leaf * 1)
     targets = torch.zeros(len(logits), dtype=torch.int64, device=device)
@@ -179,7 +177,7 @@ def test_a_compiled_call_whose_logits_are_a_view_that_is_passed_in(device, view)
     torch.testing.assert_close(compiled(logits, inplace=True), loss(logits, inplace=False))
 
 
-def test_a_view_of_the_result_of_an_op(device):
+def test_logits_may_be_a_view_of_the_result_of_an_op(device):
     leaf, targets = _inputs(device)
     (expected,) = torch.autograd.grad(cross_entropy_sample(leaf, targets).loss, leaf)
     logits = (leaf * 1).view(2, 3, 53)
@@ -187,19 +185,20 @@ def test_a_view_of_the_result_of_an_op(device):
     torch.testing.assert_close(torch.autograd.grad(loss, leaf)[0], expected)
 
 
+# Pairs of pack and unpack.
 HOOKS = {
-    "same": (lambda x: x, lambda x: x),
+    "identity": (lambda x: x, lambda x: x),
     "alias": (lambda x: x.detach(), lambda x: x.view(x.shape)),
     "data": (lambda x: x.data, lambda x: x),
-    "one copy": (lambda x: x.clone(), lambda x: x),
-    "a copy a call": (lambda x: x.clone(), lambda x: x.clone()),
+    "copy in pack": (lambda x: x.clone(), lambda x: x),
+    "copy in both": (lambda x: x.clone(), lambda x: x.clone()),
 }
 
 
 @pytest.mark.parametrize("hooks", [*HOOKS, "save_on_cpu"])
 @pytest.mark.parametrize("upstream", [1.0, 3.0])
 def test_a_second_backward_under_saved_tensor_hooks_raises(device, upstream, hooks):
-    """Autograd checks no versions there."""
+    """Autograd does not check versions under these hooks."""
     leaf, targets = _inputs(device)
     (expected,) = torch.autograd.grad(upstream * cross_entropy_sample(leaf, targets).loss, leaf)
     graph = torch.autograd.graph
@@ -211,8 +210,8 @@ def test_a_second_backward_under_saved_tensor_hooks_raises(device, upstream, hoo
         torch.autograd.grad(loss, leaf)
 
 
-@pytest.mark.parametrize("hooks", ["same", "alias"])
-def test_under_saved_tensor_hooks_nobody_else_may_write_to_the_logits(device, hooks):
+@pytest.mark.parametrize("hooks", ["identity", "alias"])
+def test_another_write_to_the_logits_under_saved_tensor_hooks_raises(device, hooks):
     leaf, targets = _inputs(device)
     logits = leaf * 1
     with torch.autograd.graph.saved_tensors_hooks(*HOOKS[hooks]):
@@ -222,7 +221,7 @@ def test_under_saved_tensor_hooks_nobody_else_may_write_to_the_logits(device, ho
         torch.autograd.grad(first, leaf)
 
 
-def test_a_checkpoint_that_computes_the_logits(device):
+def test_the_gradient_in_a_checkpoint_that_computes_the_logits(device):
     leaf, targets = _inputs(device)
     uniforms = torch.rand(6, dtype=torch.float64).to(device)
 

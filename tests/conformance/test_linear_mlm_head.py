@@ -1,4 +1,4 @@
-"""The linear head: the loss, the sample and the gradients of hidden, weight and bias, without the logits."""
+"""`linear_cross_entropy_sample`: loss, sample and the gradients of hidden, weight and bias, without the logits."""
 
 import pytest
 import torch
@@ -8,8 +8,10 @@ from electra_kernels import cross_entropy_sample, linear_cross_entropy_sample
 from electra_kernels.backends import linear_head
 
 from . import oracle
-from .cases import quantity
+from .cases import workload
 from .oracle import IGNORED
+
+NAMES = ("hidden", "weight", "bias")
 
 
 def _inputs(rows, vocabulary, width, dtype, device, *, bias=True):
@@ -30,14 +32,14 @@ def _eager(parameters, targets, reduction, upstream, dtype):
 
 
 def _scales(parameters, targets, reduction, upstream):
-    """What was added up to the loss and to each gradient, in absolute values."""
+    """Sums of the absolute terms of the loss and of each gradient."""
     hidden, weight, bias = (None if v is None else v.detach().double() for v in parameters)
     x = F.linear(hidden, weight, bias).requires_grad_()
     (oracle.cross_entropy(x, targets, reduction) * upstream.double()).sum().backward()
     x = x.detach()
     size = 1 + x.logsumexp(-1).abs() + F.linear(hidden.abs(), weight.abs()).amax(-1) + x.abs().amax(-1)
     gradient = x.softmax(-1) + F.one_hot(targets.clamp(min=0), x.shape[-1])
-    # A chunk of it is held in the dtype of hidden, in which smaller numbers have the distance of the smallest normal.
+    # Chunks of it are held in the dtype of hidden. Its subnormal numbers are as far apart as its smallest normal ones.
     gradient = gradient.clamp(min=torch.finfo(parameters[0].dtype).smallest_normal)
     rows = {
         "none": upstream.abs(),
@@ -50,28 +52,27 @@ def _scales(parameters, targets, reduction, upstream):
 
 
 def assert_parameter_gradients(parameters, targets, reduction, upstream):
-    """The loss, and the gradients of hidden, weight and bias, which may be None."""
-    dtype, device = parameters[0].dtype, parameters[0].device
+    """Compares the loss and the gradients of hidden, weight and bias with float64. The bias may be None."""
+    dtype = parameters[0].dtype
     leaves = [value if value is None else value.requires_grad_() for value in parameters]
     ours = linear_cross_entropy_sample(*leaves, targets, reduction=reduction)
-    weights = torch.tensor(upstream, device=device)
-    if reduction == "none":
-        weights = weights * torch.linspace(-1, 2, len(targets), device=device)
+    weights = oracle.upstream_gradient(upstream, ours.loss, reduction)
     (ours.loss * weights).sum().backward()
     loss, gradients = _eager(parameters, targets, reduction, weights, torch.float64)
     eager_loss, eager_gradients = _eager(parameters, targets, reduction, weights, dtype)
     loss_scale, scales = _scales(parameters, targets, reduction, weights)
     oracle.assert_accurate("loss", ours.loss, loss, eager_loss, scale=loss_scale, precision=dtype)
-    for name, leaf, *rest, scale in zip("hwb", leaves, gradients, eager_gradients, scales):
+    for name, leaf, *rest, scale in zip(NAMES, leaves, gradients, eager_gradients, scales):
         if leaf is not None:
             oracle.assert_accurate(name, leaf.grad, *rest, scale=scale, precision=dtype)
             assert leaf.grad.dtype == leaf.dtype
 
 
+# Less than one tile of the vocabulary; more rows, and one token more than a tile of 512.
 @pytest.mark.parametrize("upstream", [1.0, 3.7])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize(
-    ("rows", "vocabulary", "width"), [(9, 37, 6), (quantity(70, interpreted=12), 513, 8)]
+    ("rows", "vocabulary", "width"), [(9, 37, 6), (workload(70, interpreted=12), 513, 8)]
 )
 def test_loss_and_gradients(device, dtype, rows, vocabulary, width, reduction, upstream):
     parameters, targets = _inputs(rows, vocabulary, width, dtype, device)
@@ -79,13 +80,13 @@ def test_loss_and_gradients(device, dtype, rows, vocabulary, width, reduction, u
 
 
 @pytest.mark.parametrize("upstream", [9e-40, 1e-30, 0.0])
-def test_a_tiny_upstream_gradient_per_row(device, upstream):
+def test_a_tiny_upstream_gradient_of_each_row(device, upstream):
     """The reciprocal of 9e-40 is infinite in float32."""
     parameters, targets = _inputs(5, 37, 6, torch.float32, device)
     assert_parameter_gradients(parameters, targets, "none", upstream)
 
 
-def test_loss_and_gradients_at_30522(device, dtype):
+def test_gradients_at_a_vocabulary_of_30522(device, dtype):
     parameters, targets = _inputs(4, 30_522, 6, dtype, device)
     leaves = [value.requires_grad_() for value in parameters]
     linear_cross_entropy_sample(*leaves, targets).loss.backward()
@@ -93,13 +94,13 @@ def test_loss_and_gradients_at_30522(device, dtype):
     _, truth = _eager(parameters, targets, "mean", one, torch.float64)
     _, eager = _eager(parameters, targets, "mean", one, dtype)
     _, scales = _scales(parameters, targets, "mean", one)
-    for name, leaf, *rest, scale in zip("hwb", leaves, truth, eager, scales):
+    for name, leaf, *rest, scale in zip(NAMES, leaves, truth, eager, scales):
         oracle.assert_accurate(name, leaf.grad, *rest, scale=scale, precision=dtype)
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.6}, {"ban_original": True}])
-def test_the_sample(device, dtype, options):
-    (hidden, weight, bias), targets = _inputs(quantity(40, interpreted=16), 600, 6, dtype, device)
+def test_the_sample_inverts_the_cdf_of_the_logits(device, dtype, options):
+    (hidden, weight, bias), targets = _inputs(workload(40, interpreted=16), 600, 6, dtype, device)
     uniforms = torch.rand(targets.shape, dtype=torch.float64).to(device)
     ours = linear_cross_entropy_sample(hidden, weight, bias, targets, uniforms=uniforms, **options)
     counted = targets != IGNORED
@@ -117,7 +118,7 @@ def test_the_sample(device, dtype, options):
     assert bool((ours.tokens[~counted] == -1).all())
 
 
-def test_in_float32_it_agrees_with_the_op_on_logits(device):
+def test_it_agrees_with_cross_entropy_sample_in_float32(device):
     (hidden, weight, bias), targets = _inputs(40, 600, 6, torch.float32, device)
     uniforms = torch.rand(40, dtype=torch.float64).to(device)
     ours = linear_cross_entropy_sample(hidden, weight, bias, targets, uniforms=uniforms, reduction="none")
@@ -130,7 +131,7 @@ def test_in_float32_it_agrees_with_the_op_on_logits(device):
 
 @pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_only_what_requires_grad_gets_one(device, reduction, frozen):
+def test_only_tensors_that_require_grad_get_a_gradient(device, reduction, frozen):
     parameters, targets = _inputs(9, 37, 6, torch.float32, device)
     leaves = [value.requires_grad_(index not in frozen) for index, value in enumerate(parameters)]
     loss = linear_cross_entropy_sample(*leaves, targets, reduction=reduction).loss.sum()
@@ -146,7 +147,7 @@ def test_only_what_requires_grad_gets_one(device, reduction, frozen):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_the_bias_alone_gets_its_gradient_from_every_row(device, dtype, reduction):
+def test_the_gradient_of_the_bias_alone_includes_every_row(device, dtype, reduction):
     parameters, targets = _inputs(70, 37, 6, dtype, device)
     parameters[2].requires_grad_()
     upstream = torch.ones((), device=device)
@@ -158,7 +159,7 @@ def test_the_bias_alone_gets_its_gradient_from_every_row(device, dtype, reductio
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_without_a_bias(device, dtype, reduction):
+def test_no_bias_equals_a_bias_of_zero(device, dtype, reduction):
     (hidden, weight, _), targets = _inputs(9, 37, 6, dtype, device, bias=False)
     zeros = torch.zeros(37, device=device, dtype=dtype)
     results = []
@@ -167,35 +168,36 @@ def test_without_a_bias(device, dtype, reduction):
         loss = linear_cross_entropy_sample(*leaves, bias, targets, reduction=reduction).loss
         loss.sum().backward()
         results.append((loss.detach(), *(leaf.grad for leaf in leaves)))
-    for ours, theirs in zip(*results):
-        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_float32_weights_get_float32_gradients(device, monkeypatch, half, reduction):
-    """Master weights: their gradient is accumulated in float32 and not rounded to the activations' dtype.
+    """The gradient of master weights is accumulated in float32 and not rounded to the dtype of the activations.
 
-    The product of a chunk of rows may be rounded: these are more rows than a chunk has.
+    The product of one chunk of rows may be rounded, so this test has more rows than a chunk.
     """
-    monkeypatch.setattr(linear_head, "MOST_ROWS", quantity(linear_head.MOST_ROWS, interpreted=64))
-    (hidden, weight, bias), targets = _inputs(quantity(600, interpreted=80), 37, 6, torch.float32, device)
+    monkeypatch.setattr(linear_head, "MOST_ROWS", workload(linear_head.MOST_ROWS, interpreted=64))
+    (hidden, weight, bias), targets = _inputs(workload(600, interpreted=80), 37, 6, torch.float32, device)
     leaves = hidden.to(half).requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
     linear_cross_entropy_sample(*leaves, targets, reduction=reduction).loss.sum().backward()
     parameters = (leaves[0], weight.to(half), bias)
     one = torch.ones((), device=device)
     _, truth = _eager(parameters, targets, reduction, one, torch.float64)
     _, scales = _scales(parameters, targets, reduction, one)
-    for name, leaf, expected, scale in zip("hwb", leaves, truth, scales):
+    for name, leaf, expected, scale in zip(NAMES, leaves, truth, scales):
         assert leaf.grad.dtype == leaf.dtype
         oracle.assert_accurate(name, leaf.grad, expected, scale=scale, precision=half)
-    assert not torch.equal(weight.grad, weight.grad.to(half).float()), "the gradient was rounded on the way"
+    assert not torch.equal(weight.grad, weight.grad.to(half).float()), (
+        "the gradient was rounded to the half dtype"
+    )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_float16_gradients_at_2560_rows(device, reduction):
-    """Words that are no target have gradients of soft-max alone: with 1 / N folded in first, float16 holds none."""
-    rows, vocabulary = quantity(2560, interpreted=64), 257
+    """Words that are no target get the soft-max only. Multiplying by 1 / N too early would flush it to 0 in float16."""
+    rows, vocabulary = workload(2560, interpreted=64), 257
     hidden = (1 + torch.rand(rows, 4)).to(device, torch.float16).requires_grad_()
     weight = (torch.randn(vocabulary, 4) / 10).to(device, torch.float16)
     weight[:10] += 1.2
@@ -206,7 +208,7 @@ def test_float16_gradients_at_2560_rows(device, reduction):
         hidden, weight, None, targets, reduction=reduction, normalizer=normalizer
     ).loss
     loss = ours if reduction == "mean" else ours.sum() / 2560
-    scale = 1024.0  # as a gradient scaler does: the gradients themselves are below what float16 resolves
+    scale = 1024.0  # like a gradient scaler: the unscaled gradients are below the resolution of float16
     (loss * scale).backward()
     one = torch.tensor(scale * rows / 2560, device=device)
     _, (_, truth, _) = _eager((hidden, weight, None), targets, "mean", one, torch.float64)

@@ -1,4 +1,4 @@
-"""Masking: which positions, how many, and what is written there."""
+"""`mask_tokens`: how many positions it picks, which ones, and what it writes there."""
 
 import math
 from fractions import Fraction
@@ -6,17 +6,17 @@ from fractions import Fraction
 import pytest
 import torch
 
-from electra_kernels import draw_uniforms, gather_rows, mask_tokens
+from electra_kernels import draw_uniforms, mask_tokens
 
-from . import oracle
-from .cases import quantity
-from .oracle import IGNORED
+from . import oracle, views
+from .cases import workload
+from .oracle import IGNORED, assert_equal
 
 MASK, VOCABULARY = 3, 1000
 
 
-def expected_row(ids, maskable, uniforms, *, probability=0.15, mask_fraction=0.85, random_fraction=0.0):
-    """The same in plain Python: (ids, positions, targets) of one row."""
+def _expected_row(ids, maskable, uniforms, *, probability=0.15, mask_fraction=0.85, random_fraction=0.0):
+    """The specification of one row in plain Python: (input_ids, positions, targets)."""
     left = [position for position, flag in enumerate(maskable) if flag]
     slots = len(uniforms)
     used = min(slots, max(1, math.floor(probability * len(left) + 0.5)), len(left))
@@ -36,7 +36,8 @@ def _batch(rows, length, device, share=0.8):
     return ids, torch.rand(rows, length, device=device) < share
 
 
-def _assert_as_expected(ids, maskable, uniforms, **options):
+def assert_masked_as_specified(ids, maskable, uniforms, **options):
+    """Compares mask_tokens with the specification, row by row, and returns its result."""
     masked = mask_tokens(
         ids,
         maskable,
@@ -47,31 +48,33 @@ def _assert_as_expected(ids, maskable, uniforms, **options):
         **options,
     )
     rows = zip(ids.tolist(), maskable.tolist(), uniforms.tolist())
-    expected = [expected_row(*row, **options) for row in rows]
+    expected = [_expected_row(*row, **options) for row in rows]
     for ours, theirs in zip(masked, zip(*expected)):
         assert ours.dtype == torch.int64
         assert ours.tolist() == list(theirs)
+    return masked
 
 
+# One token, fewer tokens than a word has bits, and whole words.
 @pytest.mark.parametrize("length", [1, 7, 64, 128])
 @pytest.mark.parametrize("random_fraction", [0.0, 0.1])
 def test_positions_ids_and_targets_follow_from_the_uniforms(device, length, random_fraction):
     ids, maskable = _batch(6, length, device)
     uniforms = draw_uniforms((6, max(1, length // 5), 2), device=device)
-    _assert_as_expected(ids, maskable, uniforms, mask_fraction=0.8, random_fraction=random_fraction)
+    assert_masked_as_specified(ids, maskable, uniforms, mask_fraction=0.8, random_fraction=random_fraction)
 
 
-def test_the_edges_of_the_uniforms(device):
-    """0 is the first maskable token and a mask; the largest below 1 is the last one and the last random id."""
+def test_the_smallest_and_largest_uniforms(device):
+    """0 picks the first maskable token and writes a mask. The largest number below 1 picks the last and a random id."""
     ids, maskable = _batch(3, 30, device)
     uniforms = torch.tensor([[0.0, 0.0], [1 - 2.0**-53, 1 - 2.0**-53], [0.5, 0.9], [0.25, 0.8]])
     uniforms = torch.tensor(uniforms.tolist(), dtype=torch.float64, device=device)
     uniforms = uniforms.where(uniforms < 1, 1 - 2.0**-53).expand(3, -1, -1)
-    _assert_as_expected(ids, maskable, uniforms, mask_fraction=0.8, random_fraction=0.1)
+    assert_masked_as_specified(ids, maskable, uniforms, mask_fraction=0.8, random_fraction=0.1)
 
 
 @pytest.mark.parametrize("probability", [0.15, 0.25, 0.5, 1.0])
-def test_exactly_k_of_the_maskable_ones_without_replacement(device, probability):
+def test_exactly_k_maskable_tokens_are_picked_without_replacement(device, probability):
     length = 40
     ids = torch.randint(5, VOCABULARY, (length + 1, length), device=device)
     maskable = torch.arange(length, device=device) < torch.arange(length + 1, device=device)[:, None]
@@ -89,8 +92,8 @@ def test_exactly_k_of_the_maskable_ones_without_replacement(device, probability)
         assert masked.positions[count][~used].tolist() == [0] * (width - k)
 
 
-def test_half_is_rounded_up_in_float64(device):
-    """0.15 x 10 + 0.5 = 2.0 exactly; Python's round(2.5) is 2, here it is 3."""
+def test_a_half_is_rounded_up_in_float64(device):
+    """0.5 x 5 = 2.5 becomes 3, unlike in Python's round; 0.15 x 10 + 0.5 is exactly 2 in float64."""
     assert Fraction(0.5) * 5 == Fraction(5, 2)
     ids, maskable = torch.full((1, 5), 9, device=device), torch.ones(1, 5, dtype=torch.bool, device=device)
     options = {"mask_token_id": MASK, "vocab_size": VOCABULARY, "max_predictions": 5}
@@ -100,10 +103,11 @@ def test_half_is_rounded_up_in_float64(device):
     assert int((masked.targets != IGNORED).sum()) == 2
 
 
+# Two usual lengths, a row so short that the width is at least 1, and every token masked.
 @pytest.mark.parametrize(
     ("length", "probability", "width"), [(128, 0.15, 19), (512, 0.15, 79), (3, 0.15, 1), (512, 1.0, 512)]
 )
-def test_the_width_depends_on_shapes_alone(device, length, probability, width):
+def test_the_number_of_slots_depends_on_shapes_alone(device, length, probability, width):
     ids, maskable = _batch(2, length, device, share=0.0)
     masked = mask_tokens(ids, maskable, mask_token_id=MASK, vocab_size=VOCABULARY, probability=probability)
     assert masked.positions.shape == (2, width)
@@ -128,27 +132,25 @@ def test_a_row_without_maskable_tokens_is_left_alone(device):
     assert masked.targets[1].tolist() == [IGNORED] * 6
 
 
-def test_more_slots_than_tokens(device):
+def test_a_row_may_have_more_slots_than_tokens(device):
     ids, maskable = _batch(4, 3, device)
-    _assert_as_expected(ids, maskable, draw_uniforms((4, 8, 2), device=device), probability=1.0)
+    assert_masked_as_specified(ids, maskable, draw_uniforms((4, 8, 2), device=device), probability=1.0)
 
 
 @pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.uint8])
-def test_an_integer_attention_mask_works_as_it_is(device, kind):
+def test_an_integer_attention_mask_is_accepted(device, kind):
     ids, maskable = _batch(3, 40, device)
     options = {
         "mask_token_id": MASK,
         "vocab_size": VOCABULARY,
         "uniforms": draw_uniforms((3, 6, 2), device=device),
     }
-    for ours, theirs in zip(
-        mask_tokens(ids, maskable.to(kind) * 2, **options), mask_tokens(ids, maskable, **options)
-    ):
-        assert torch.equal(ours, theirs)
+    as_integers = mask_tokens(ids, maskable.to(kind) * 2, **options)
+    assert_equal(as_integers, mask_tokens(ids, maskable, **options))
 
 
 def test_every_position_is_equally_likely(device):
-    rows, length = quantity(2000, interpreted=300), 12
+    rows, length = workload(2000, interpreted=300), 12
     ids, maskable = torch.full((rows, length), 9, device=device), torch.ones(rows, length, device=device) > 0
     maskable[:, 5] = False
     masked = mask_tokens(ids, maskable, mask_token_id=MASK, vocab_size=VOCABULARY, probability=0.34)
@@ -162,8 +164,8 @@ def test_every_position_is_equally_likely(device):
 @pytest.mark.parametrize(
     ("mask_fraction", "random_fraction"), [(0.85, 0.0), (0.8, 0.1), (0.0, 1.0), (0.9, 0.1)]
 )
-def test_the_shares_of_mask_keep_and_random(device, mask_fraction, random_fraction):
-    rows, length = quantity(200, interpreted=60), 40
+def test_the_shares_of_masked_kept_and_random_tokens(device, mask_fraction, random_fraction):
+    rows, length = workload(200, interpreted=60), 40
     ids, maskable = torch.full((rows, length), 9, device=device), torch.ones(rows, length, device=device) > 0
     masked = mask_tokens(
         ids,
@@ -180,29 +182,17 @@ def test_the_shares_of_mask_keep_and_random(device, mask_fraction, random_fracti
     shares = (mask_fraction, 1 - mask_fraction - random_fraction, random_fraction)
     for count, share in zip(observed, shares):
         five_sigma = 5 * math.sqrt(total * max(share * (1 - share), 0))
-        # Twice in a thousand times a random id is [MASK] or the original itself.
+        # A random id is the mask or the original itself with probability 2 / 1000.
         assert abs(count - share * total) <= five_sigma + 0.006 * total * random_fraction
     if random_fraction:
         ids = written[is_random].cpu()
         assert oracle.chi_square((ids * 20 // VOCABULARY).bincount(minlength=20)) > 1e-4
 
 
-def test_gather_rows_takes_the_rows_and_scatters_the_gradient(device, dtype):
-    hidden = torch.randn(2, 5, 3, device=device).to(dtype).requires_grad_()
-    positions = torch.tensor([[4, 0], [2, 2]], device=device)
-    rows = gather_rows(hidden, positions)
-    assert torch.equal(rows, torch.stack([hidden[0, [4, 0]], hidden[1, [2, 2]]]))
-    rows.sum().backward()
-    assert hidden.grad.sum(-1).tolist() == [[3, 0, 0, 0, 3], [0, 0, 6, 0, 0]]
-
-
-def test_a_maskable_token_is_one_whatever_its_byte(device):
+def test_any_nonzero_byte_of_a_bool_tensor_is_maskable(device):
     ids = torch.randint(5, VOCABULARY, (4, 70), device=device)
     flags = torch.rand(ids.shape, device=device) < 0.6
-    odd = (flags.to(torch.uint8) * torch.randint(1, 256, ids.shape, dtype=torch.uint8, device=device)).view(
-        torch.bool
-    )
+    odd = views.as_odd_bytes(flags)
     uniforms = torch.rand(4, 9, 2, dtype=torch.float64, device=device)
     options = {"mask_token_id": MASK, "vocab_size": VOCABULARY, "max_predictions": 9, "uniforms": uniforms}
-    for ours, expected in zip(mask_tokens(ids, odd, **options), mask_tokens(ids, flags, **options)):
-        assert torch.equal(ours, expected)
+    assert_equal(mask_tokens(ids, odd, **options), mask_tokens(ids, flags, **options))

@@ -1,63 +1,63 @@
-"""Any strides, any alignment, nothing read or written outside, nothing of the input written to."""
+"""Any strides and alignment are served; nothing outside a tensor is read or written, and no input is changed."""
 
 import pytest
 import torch
 
 from . import views
-from .cases import CASES, DIFFERENTIABLE, build, quantity, tensor_arguments
+from .cases import CASES, DIFFERENTIABLE, build, differentiable_output, tensor_arguments, workload
+from .oracle import assert_equal
 
-OFFSETS = range(0, 41, quantity(1, interpreted=7))
-SCALARS = {("linear_masked_bce", "bias")}  # one element: it has no layout
+# Elements by which the start of a row is shifted; every seventh in the interpreter.
+OFFSETS = range(0, 41, workload(1, interpreted=7))
 
 
-def _assert_same(ours, expected):
-    """The same but for what a GEMM or a sum rounds otherwise in another layout."""
+def _assert_close(ours, expected):
+    """A GEMM or a sum may round differently in another layout."""
     for one, other in zip(ours, expected):
         torch.testing.assert_close(one, other, equal_nan=True)
 
 
 @pytest.mark.parametrize("layout", views.LAYOUTS)
 @pytest.mark.parametrize(("name", "argument"), list(tensor_arguments()))
-def test_any_layout_of_any_argument_between_sentinels(device, name, argument, layout):
+def test_any_layout_of_any_argument(device, name, argument, layout):
     case = build(name, device)
     expected = case.outputs()
     view, memory = views.LAYOUTS[layout](case.tensors[argument])
     before = memory.clone()
     ours = case.outputs(**{argument: view})
-    _assert_same(ours, expected)
+    _assert_close(ours, expected)
     assert torch.equal(memory.nan_to_num(nan=7.0), before.nan_to_num(nan=7.0)), "an input was written to"
 
 
 @pytest.mark.parametrize("layout", views.LAYOUTS)
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_gradients_in_any_layout(device, dtype, name, layout):
+def test_gradients_of_arguments_in_any_layout(device, dtype, name, layout):
     case = build(name, device, dtype)
     gradients = []
     for change in (lambda tensor: (tensor.clone(), None), views.LAYOUTS[layout]):
         leaves = {key: change(case.tensors[key])[0].requires_grad_() for key in case.differentiable}
-        result = case.outputs(**leaves)
-        loss = next(output for output in result if output.requires_grad)
+        loss = differentiable_output(case.outputs(**leaves))
         weights = torch.linspace(0.5, 2, loss.numel(), device=device).reshape(loss.shape)
         (loss * weights).sum().backward()
         gradients.append([leaf.grad for leaf in leaves.values()])
-    for one, other in zip(*gradients):
-        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_rows_that_slide_by_0_to_40_elements(device, dtype, name):
-    """Every alignment of a vector load, for the widest argument of each op."""
-    case = build(name, device, dtype, batch=quantity(3, interpreted=1))
+def test_rows_that_start_0_to_40_elements_further(device, dtype, name):
+    """Covers every alignment of a vector load in the largest argument of each op."""
+    case = build(name, device, dtype, batch=workload(3, interpreted=1))
     argument = max(case.tensors, key=lambda key: case.tensors[key].numel())
     expected = case.outputs()
     for offset in OFFSETS:
-        view, memory = views.slid(case.tensors[argument], offset)
-        _assert_same(case.outputs(**{argument: view}), expected)
+        view, memory = views.shifted(case.tensors[argument], offset)
+        _assert_close(case.outputs(**{argument: view}), expected)
         assert views.untouched(memory, view), f"offset {offset}"
 
 
+# An odd number of tokens in one tile, and one token more than a tile.
 @pytest.mark.parametrize("vocabulary", [7, 513])
-def test_in_place_writes_nothing_beside_its_rows(device, dtype, vocabulary):
+def test_the_gradient_in_place_writes_nothing_outside_its_rows(device, dtype, vocabulary):
     op = torch.ops.electra_kernels.cross_entropy_sample_
     values = torch.randn(3, vocabulary).to(device, dtype)
     targets = torch.tensor([1, -100, 2], device=device)
@@ -67,10 +67,10 @@ def test_in_place_writes_nothing_beside_its_rows(device, dtype, vocabulary):
     placements = [
         views.strided(values),
         views.transposed(values),
-        *(views.slid(values, offset) for offset in OFFSETS),
+        *(views.shifted(values, offset) for offset in OFFSETS),
     ]
     for view, memory in placements:
-        _assert_same(op(view, targets, uniforms, None, -100, "mean", 1.0, False), results)
+        _assert_close(op(view, targets, uniforms, None, -100, "mean", 1.0, False), results)
         torch.testing.assert_close(view, expected)
         assert views.untouched(memory, view)
         torch.ops.electra_kernels.scale_gradient_(view, torch.tensor(3.0, device=device))
@@ -78,8 +78,8 @@ def test_in_place_writes_nothing_beside_its_rows(device, dtype, vocabulary):
         assert views.untouched(memory, view)
 
 
-def test_expanded_rows(device, dtype):
-    """One row of memory for all of them, as a user gets from broadcasting."""
+def test_expanded_rows_are_served(device, dtype):
+    """All rows share the memory of one, as after broadcasting."""
     for name, argument in (
         ("sample_tokens", "logits"),
         ("cross_entropy_sample", "logits"),
@@ -92,27 +92,18 @@ def test_expanded_rows(device, dtype):
     ):
         case = build(name, device, dtype)
         rows = case.tensors[argument][:1].expand_as(case.tensors[argument])
-        _assert_same(case.outputs(**{argument: rows}), case.outputs(**{argument: rows.contiguous()}))
+        _assert_close(case.outputs(**{argument: rows}), case.outputs(**{argument: rows.contiguous()}))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_inputs_give_the_same_bits(device, dtype, name):
     case = build(name, device, dtype)
-    results = []
-    for _ in range(2):
-        leaves = case.leaves()
-        outputs = case.outputs(**leaves)
-        differentiable = [output for output in outputs if output.requires_grad]
-        if differentiable:
-            differentiable[0].sum().backward()
-        results.append([*outputs, *(leaf.grad for leaf in leaves.values())])
-    for one, other in zip(*results):
-        assert torch.equal(one, other)
+    assert_equal(case.outputs_and_gradients(), case.outputs_and_gradients())
 
 
 @pytest.mark.parametrize("empty", [{"batch": 0}, {"slots": 0}, {"batch": 0, "slots": 0}])
 @pytest.mark.parametrize("name", [name for name in CASES if name != "mask_tokens"])
-def test_no_rows(device, dtype, name, empty):
+def test_an_empty_batch_keeps_dtypes_and_dimensions(device, dtype, name, empty):
     case = build(name, device, dtype, **empty)
     full = build(name, device, dtype)
     for ours, theirs in zip(case.outputs(), full.outputs()):
@@ -120,7 +111,7 @@ def test_no_rows(device, dtype, name, empty):
         assert ours.dim() == theirs.dim()
 
 
-def test_no_sequences_and_no_tokens_to_mask(device):
+def test_masking_no_sequences_or_empty_ones(device):
     for batch, length in ((0, 20), (2, 0), (0, 0)):
         case = build("mask_tokens", device, batch=batch)
         ids = torch.ones(batch, length, dtype=torch.int64, device=device)

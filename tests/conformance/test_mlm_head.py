@@ -1,4 +1,4 @@
-"""Cross-entropy with its sample from materialised logits: loss, tokens, top-1 and gradient."""
+"""`cross_entropy_sample` on materialised logits: loss, tokens, is_top1 and gradient."""
 
 import pytest
 import torch
@@ -7,10 +7,8 @@ import torch.nn.functional as F
 from electra_kernels import cross_entropy_sample, sample_tokens
 
 from . import oracle
-from .cases import quantity
+from .cases import workload
 from .oracle import IGNORED
-
-UPSTREAM = (1.0, 3.7)
 
 
 def _rows(rows, vocabulary, dtype, device, *, ignored=True):
@@ -22,37 +20,35 @@ def _rows(rows, vocabulary, dtype, device, *, ignored=True):
 
 
 def _truth(logits, targets, upstream, reduction):
-    """Loss and gradient in float64, and in eager torch of the logits' own dtype."""
+    """Loss and gradient in float64, then in eager torch in the dtype of the logits."""
     results = []
     for dtype in (torch.float64, logits.dtype):
         x = logits.detach().to(dtype, copy=True).requires_grad_()
         loss = oracle.cross_entropy(x, targets, reduction)
         (loss * upstream.to(dtype)).sum().backward()
         results += [loss.detach(), x.grad]
-    # Also in float64 the soft-max of a certain target less one is 0. But the gradients of a row add up to 0.
+    # Even in float64, soft-max - 1 of a nearly certain target rounds to 0. The gradients of a row sum to 0, so take
+    # the target's from the others.
     truth, column = results[1], targets.where(targets != IGNORED, 0)[..., None]
     truth.scatter_(-1, column, -truth.scatter(-1, column, 0.0).sum(-1, keepdim=True))
     return results
 
 
 def _size(logits):
-    """Of the numbers in a row, and of its log-sum-exp."""
+    """The magnitude of the largest logit in each row plus that of its log-sum-exp."""
     x = logits.detach().double()
     return 1 + x.logsumexp(-1).abs() + x.abs().amax(-1)
 
 
 def _exponent_error(size, dtype):
-    """The exponent is rounded in float32, its exponential in ``dtype``: in units of the latter."""
-    return 1 + size * oracle.exponent_ulps(dtype)
+    """Rounding an exponent to float32 and its exponential to ``dtype``, in units in the last place of ``dtype``."""
+    return 1 + size * oracle.float32_ulps(dtype)
 
 
 def assert_loss_and_gradient(logits, targets, reduction, upstream, **options):
+    """Compares loss and gradient with float64 and returns the result of the op."""
     ours = cross_entropy_sample(logits.requires_grad_(), targets, reduction=reduction, **options)
-    weights = torch.tensor(upstream, device=logits.device)
-    if reduction == "none":
-        weights = weights * torch.linspace(-1, 2, targets.numel(), device=logits.device).reshape(
-            targets.shape
-        )
+    weights = oracle.upstream_gradient(upstream, ours.loss, reduction)
     (ours.loss * weights).sum().backward()
     loss, gradient, eager_loss, eager_gradient = _truth(logits, targets, weights, reduction)
     size = _size(logits)
@@ -67,23 +63,24 @@ def assert_loss_and_gradient(logits, targets, reduction, upstream, **options):
     return ours
 
 
-@pytest.mark.parametrize("upstream", UPSTREAM)
+# One token, less than a tile of 512, one token more than a tile, and a prime.
+@pytest.mark.parametrize("upstream", [1.0, 3.7])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("vocabulary", [1, 37, 513, 1021])
 def test_loss_and_gradient(device, dtype, vocabulary, reduction, upstream):
     assert_loss_and_gradient(
-        *_rows(quantity(9, interpreted=5), vocabulary, dtype, device), reduction, upstream
+        *_rows(workload(9, interpreted=5), vocabulary, dtype, device), reduction, upstream
     )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_loss_and_gradient_at_30522(device, dtype, reduction):
+def test_loss_and_gradient_at_a_vocabulary_of_30522(device, dtype, reduction):
     assert_loss_and_gradient(*_rows(6, 30_522, dtype, device), reduction, 1.0)
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"ban_original": True}])
-def test_the_sample_is_that_of_sample_tokens(device, dtype, options):
-    """Loss and gradient are those of temperature 1 with nothing banned, whatever the draw does."""
+def test_the_sample_equals_that_of_sample_tokens(device, dtype, options):
+    """The loss and its gradient ignore temperature and banned tokens."""
     logits, targets = _rows(9, 600, dtype, device)
     uniforms = torch.rand(9, dtype=torch.float64).to(device)
     ours = assert_loss_and_gradient(logits, targets, "mean", 1.0, uniforms=uniforms, **options)
@@ -103,7 +100,7 @@ def test_the_sample_is_that_of_sample_tokens(device, dtype, options):
 
 
 @pytest.mark.parametrize("lead", [30.0, 90.0])
-def test_a_banned_original_that_dominates(device, dtype, lead):
+def test_a_banned_original_may_have_nearly_all_probability(device, dtype, lead):
     logits, targets = _rows(9, 600, dtype, device, ignored=False)
     logits.scatter_(1, targets[:, None], lead)
     uniforms = torch.rand(9, dtype=torch.float64).to(device)
@@ -111,7 +108,7 @@ def test_a_banned_original_that_dominates(device, dtype, lead):
     oracle.assert_drawn(ours.tokens, logits, uniforms, banned=targets)
 
 
-def test_nothing_left_to_draw_keeps_the_loss_finite(device, dtype):
+def test_the_loss_stays_finite_if_nothing_is_left_to_draw(device, dtype):
     logits = torch.full((2, 600), -torch.inf, device=device, dtype=dtype)
     logits[:, 7] = 1.0
     targets = torch.tensor([7, 7], device=device)
@@ -122,7 +119,7 @@ def test_nothing_left_to_draw_keeps_the_loss_finite(device, dtype):
     assert not logits.grad.any()
 
 
-def test_top1_says_whether_the_target_had_the_highest_logit(device, dtype):
+def test_is_top1_says_whether_the_target_has_the_highest_logit(device, dtype):
     logits, targets = _rows(12, 600, dtype, device)
     targets[::3] = logits[::3].argmax(-1)
     targets[1::4] = IGNORED
@@ -135,7 +132,7 @@ def test_top1_says_whether_the_target_had_the_highest_logit(device, dtype):
     assert bool(ours.is_top1.any())
 
 
-def test_ignored_rows_add_nothing_and_are_written(device, dtype):
+def test_ignored_rows_add_nothing_and_their_outputs_are_written(device, dtype):
     logits, targets = _rows(8, 50, dtype, device, ignored=False)
     targets[[0, 3]] = IGNORED
     logits[0], logits[3, 2] = torch.nan, torch.inf
@@ -162,15 +159,16 @@ def test_any_ignore_index(device, ignore_index):
     assert bool((ours.tokens[::2] == -1).all())
 
 
+# A single row, one dimension, several, and one of size 1 among them.
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3), (2, 1, 3)])
-def test_any_leading_shape(device, shape):
+def test_logits_of_any_leading_shape(device, shape):
     logits = torch.randn(*shape, 50, device=device)
     targets = torch.randint(0, 50, shape, device=device)
     ours = assert_loss_and_gradient(logits, targets, "none", 1.0)
     assert ours.loss.shape == ours.tokens.shape == ours.is_top1.shape == shape
 
 
-def test_without_grad_nothing_requires_grad(device):
+def test_the_loss_requires_no_grad_if_nothing_else_does(device):
     logits, targets = _rows(4, 50, torch.float32, device)
     with torch.no_grad():
         assert not cross_entropy_sample(logits.requires_grad_(), targets).loss.requires_grad
@@ -179,11 +177,11 @@ def test_without_grad_nothing_requires_grad(device):
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_float16_gradients_at_2560_rows(device, inplace):
-    """Folding 1 / N in before rounding to float16 flushes most entries to zero."""
-    rows, vocabulary = quantity(2560, interpreted=64), 37
+    """Multiplying by 1 / N before rounding to float16 would flush most entries to zero."""
+    rows, vocabulary = workload(2560, interpreted=64), 37
     logits, targets = _rows(rows, vocabulary, torch.float16, device, ignored=False)
     logits.requires_grad_()
-    upstream = torch.tensor(1024.0, device=device)  # as a gradient scaler's
+    upstream = torch.tensor(1024.0, device=device)  # like a gradient scaler's
     loss = cross_entropy_sample(logits * 1, targets, inplace_backward=inplace, normalizer=2560).loss
     (loss * upstream).backward()
     _, truth, _, eager = _truth(logits, targets, upstream * rows / 2560, "mean")

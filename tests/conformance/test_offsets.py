@@ -1,4 +1,4 @@
-"""Offsets and counts beyond 32 bits."""
+"""Element offsets and counts beyond 32 bits."""
 
 import math
 import mmap
@@ -25,7 +25,7 @@ LIMIT = 2**31
 
 
 def zeros(shape, dtype, device):
-    """On a CPU, memory that the system provides page by page where it is touched, and not for reading zeros."""
+    """Zeros. On a CPU, the system provides a page of memory only when it is first written to."""
     if torch.device(device).type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
@@ -36,7 +36,7 @@ def zeros(shape, dtype, device):
 
 
 def far_apart(values, dimension):
-    """The same values, the last of the dimension more than 2^31 elements behind the first."""
+    """The same values; along ``dimension`` the last lies more than 2^31 elements behind the first."""
     strides = list(torch.empty(values.shape, device="meta").stride())
     strides[dimension] = LIMIT // (values.shape[dimension] - 1) + 1
     elements = 1 + sum((size - 1) * stride for size, stride in zip(values.shape, strides))
@@ -44,102 +44,91 @@ def far_apart(values, dimension):
     return view.copy_(values)
 
 
-FAR = [
+# All but the one tensor that has a single element.
+SPREAD = [
     (name, argument)
     for name, argument in tensor_arguments()
     if (name, argument) != ("linear_masked_bce", "bias")
 ]
 
 
-def outputs_and_gradients(case, argument, value):
-    leaves = case.leaves()
-    changed = {argument: value.requires_grad_(argument in leaves)}
-    outputs = case.outputs(**{**leaves, **changed})
-    gradients = []
-    if leaves:
-        loss = next(output for output in outputs if output.requires_grad)
-        gradients = torch.autograd.grad(loss.sum(), [*{**leaves, **changed}.values()][: len(leaves)])
-    return [*(output.detach() for output in outputs), *gradients]
-
-
-@pytest.mark.parametrize(("name", "argument"), FAR)
-def test_elements_more_than_2_31_apart(device, name, argument):
+@pytest.mark.parametrize(("name", "argument"), SPREAD)
+def test_elements_more_than_2_31_apart_in_memory(device, name, argument):
     case = build(name, device)
     values = case.tensors[argument]
-    # A CPU provides the few pages that are touched.
-    skip_without({"cuda": 1.1 * LIMIT * values.element_size()}, device)
-    near = outputs_and_gradients(case, argument, values.clone())
+    # A CPU needs memory for the few touched pages only.
+    skip_without_memory({"cuda": 1.1 * LIMIT * values.element_size()}, device)
+    near = case.outputs_and_gradients()
     for dimension in {0, values.dim() - 1}:
-        # Nothing keeps the memory of one dimension while the next one is tried.
-        far = outputs_and_gradients(case, argument, far_apart(values, dimension))
-        for one, other in zip(near, far):
-            torch.testing.assert_close(one, other)
+        # No variable keeps the spread tensor alive while the next dimension is tried.
+        torch.testing.assert_close(
+            near, case.outputs_and_gradients(**{argument: far_apart(values, dimension)})
+        )
 
 
 @pytest.mark.parametrize("dimension", [0, 1])
-def test_in_place_more_than_2_31_apart(device, dimension):
+def test_the_gradient_in_place_of_elements_more_than_2_31_apart(device, dimension):
     op = torch.ops.electra_kernels.cross_entropy_sample_
     values = torch.randn(3, 37, device=device).bfloat16()
     arguments = (torch.tensor([1, -100, 2], device=device), torch.rand(3, dtype=torch.float64).to(device))
     far = far_apart(values, dimension)
     results = [op(logits, *arguments, None, -100, "mean", 1.0, False) for logits in (values, far)]
-    for one, other in zip(*results):
-        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(*results)
     for logits in (values, far):
         torch.ops.electra_kernels.scale_gradient_(logits, torch.tensor(3.0, device=device))
     torch.testing.assert_close(far, values)
 
 
-# ---- more than 2^31 elements ------------------------------------------------------------------------------
+# The tests below have tensors of more than 2^31 elements.
 
 V, TAIL = 30_522, 3
 ROWS = LIMIT // V + TAIL + 1
-# Bytes that a test takes. On a CPU they are those that are written; zeros that are only read take no memory there.
-# On a GPU the zeros count too: logits and gradient in bfloat16 with labels, or ids, masked ids, the mask and Triton's
-# int32 table of the maskable positions.
+# Bytes that a test needs. On a CPU only written memory counts, as zeros that are only read take none. On a GPU all
+# counts: logits and gradient in bfloat16 with labels; or ids, masked ids, the mask and Triton's int32 table of
+# maskable positions.
 GRADIENT = {"cpu": 3 * 2 * LIMIT, "cuda": (2 + 2 + 1.1) * LIMIT}
 IDS = {"cpu": 12 * LIMIT, "cuda": (8 + 8 + 1 + 4 + 0.5) * LIMIT}
-BEST = {f"{name}:{levels[0]}" for name, levels in backends().levels.items()}
+BEST_LEVELS = {f"{name}:{levels[0]}" for name, levels in backends().levels.items()}
 
 
 @pytest.fixture(params=[GRADIENT], ids=["gradient"])
 def big(request, device):
-    """The device, if it can hold this and does it in seconds."""
-    if device.type == "cpu" and current_choice() not in BEST:
-        pytest.skip("on a CPU for the best compiled kernels alone: the others take minutes, or 20 GB")
-    skip_without(request.param, device)
+    """The device, if it has enough memory and takes seconds rather than minutes."""
+    if device.type == "cpu" and current_choice() not in BEST_LEVELS:
+        pytest.skip("on a CPU only the best compiled kernels run this: the others take minutes or 20 GB")
+    skip_without_memory(request.param, device)
     return device
 
 
-def skip_without(need, device):
-    """need: bytes for each type of device."""
+def skip_without_memory(need, device):
+    """Skips the test if less than ``need[device.type]`` bytes are free."""
     if device.type not in need:
         return
-    free = _available_on_gpu() if device.type == "cuda" else _available()
+    free = _free_on_gpu() if device.type == "cuda" else _free_on_cpu()
     if free < need[device.type]:
-        pytest.skip(f"it takes {need[device.type] / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free")
+        pytest.skip(f"needs {need[device.type] / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free")
 
 
-def _available_on_gpu():
-    torch.cuda.empty_cache()  # what an earlier test has freed counts as free
+def _free_on_gpu():
+    torch.cuda.empty_cache()  # memory that earlier tests freed counts as free
     return torch.cuda.mem_get_info()[0]
 
 
-def _available():
+def _free_on_cpu():
     with open("/proc/meminfo") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
 
 
 def _big_logits(device):
-    """Zeros, and behind 2^31 elements rows that differ."""
+    """Logits, targets and uniforms: rows of zeros, then TAIL random rows behind 2^31 elements."""
     logits = zeros((ROWS, V), torch.bfloat16, device)
     logits[-TAIL:] = torch.randn(TAIL, V, device=device).bfloat16()
     targets = torch.arange(ROWS, device=device) % V
     return logits, targets, torch.rand(ROWS, dtype=torch.float64, device=device)
 
 
-def test_more_than_2_31_logits_sampled(big):
-    """Rows of zeros draw the token that their uniform names, the last ones what they draw alone."""
+def test_sampling_from_more_than_2_31_logits(big):
+    """A row of zeros draws the token that its uniform names. The last rows draw what they draw by themselves."""
     logits, targets, uniforms = _big_logits(big)
     tokens, logsumexp = sample_tokens(logits, uniforms=uniforms)
     assert int((tokens - (uniforms * V).long())[:-TAIL].abs().max()) <= 1
@@ -153,7 +142,7 @@ def test_more_than_2_31_logits_sampled(big):
 
 
 class _Result(torch.autograd.Function):
-    """Memory as the result of an op, which may be overwritten, without a copy of it."""
+    """Presents memory as the result of an op, which may be overwritten, without copying it."""
 
     @staticmethod
     def forward(ctx, memory, requires_grad):
@@ -183,8 +172,8 @@ def test_the_gradient_of_more_than_2_31_logits(big, inplace):
     torch.testing.assert_close(whole[7], expected)
 
 
-def test_a_linear_head_with_more_than_2_31_logits(big):
-    """Nothing of that size exists; the rows and tokens are counted over all chunks."""
+def test_the_linear_head_with_more_than_2_31_logits(big):
+    """No tensor of that size exists; rows and tokens are counted over all chunks."""
     hidden = torch.zeros(ROWS, 1, device=big)
     hidden[-TAIL:] = torch.randn(TAIL, 1, device=big)
     weight = torch.randn(V, 1, device=big)
@@ -205,7 +194,7 @@ def test_a_linear_head_with_more_than_2_31_logits(big):
     torch.testing.assert_close(whole.loss.double(), rest, rtol=1e-6, atol=0)
 
 
-def test_more_than_2_31_tokens(big):
+def test_the_loss_of_more_than_2_31_tokens(big):
     logits = zeros((LIMIT + TAIL,), torch.bfloat16, big)
     labels = zeros((LIMIT + TAIL,), torch.bool, big)
     logits[-TAIL:], labels[-1] = torch.tensor([1.0, -2.0, 3.0], device=big), True
@@ -220,7 +209,7 @@ def test_more_than_2_31_tokens(big):
     torch.testing.assert_close(loss.double(), LIMIT * math.log(2) + rest.double(), rtol=1e-6, atol=0)
 
 
-def test_a_head_on_more_than_2_31_hidden_numbers(big):
+def test_the_discriminator_head_with_more_than_2_31_hidden_numbers(big):
     width = 256
     rows = LIMIT // width + TAIL
     hidden, labels = zeros((rows, width), torch.bfloat16, big), zeros((rows,), torch.bool, big)
@@ -241,8 +230,8 @@ def test_a_head_on_more_than_2_31_hidden_numbers(big):
 
 
 @pytest.mark.parametrize("big", [IDS], ids=["ids"], indirect=True)
-def test_more_than_2_31_ids(big):
-    """The ids that come out take 17 GB, and on a GPU those that go in as well: few machines have them."""
+def test_masking_and_replacing_more_than_2_31_ids(big):
+    """The output takes 17 GB, and on a GPU the input as well, so few machines run this."""
     length = 2**20 + 1
     ids = zeros((LIMIT // length + 1, length), torch.int64, big)
     positions = torch.arange(2, device=big).expand(len(ids), 2)
@@ -255,5 +244,5 @@ def test_more_than_2_31_ids(big):
     masked = mask_tokens(
         ids, ids == 0, mask_token_id=3, vocab_size=9, max_predictions=2, uniforms=uniforms, mask_fraction=1.0
     )
-    last = [masked.input_ids[-1], masked.positions[-1]]
-    assert last[0].nonzero().squeeze(-1).tolist() == sorted(last[1].tolist())
+    changed = masked.input_ids[-1].nonzero().squeeze(-1)
+    assert changed.tolist() == sorted(masked.positions[-1].tolist())

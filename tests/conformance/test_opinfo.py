@@ -1,4 +1,4 @@
-"""The samples by which PyTorch tests its own losses, as far as ours have their arguments."""
+"""PyTorch's own test samples (OpInfo) of the two losses, where the ops here have the same arguments."""
 
 import importlib.util
 import sys
@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from electra_kernels import cross_entropy_sample, masked_bce_with_logits
 
 from . import oracle
-from .conftest import HALF_AND_SINGLE
+from .cases import DTYPES
 
 
 def _op_db():
-    """PyTorch's list of ops. Its module wants a package of which this needs no more than the name of one class."""
+    """PyTorch's op database by name. Its module imports the package expecttest; the name of one class suffices here."""
     if "expecttest" not in sys.modules and importlib.util.find_spec("expecttest") is None:
         sys.modules["expecttest"] = types.ModuleType("expecttest")
         sys.modules["expecttest"].TestCase = unittest.TestCase
@@ -24,8 +24,8 @@ def _op_db():
     return {op.name: op for op in op_db}
 
 
-def _assert_same(ours, function, logits, scale):
-    """Against ``function`` in float64, which is the truth, and in the dtype of the logits, whose error is allowed."""
+def _assert_agrees(ours, function, logits, scale):
+    """Compares loss and gradient with ``function`` in float64; its error in the dtype of the logits is allowed."""
     upstream = torch.linspace(0.5, 2, ours.numel(), device=ours.device).reshape(ours.shape)
     (gradient,) = torch.autograd.grad(ours, logits, upstream)
     results = []
@@ -38,7 +38,7 @@ def _assert_same(ours, function, logits, scale):
 
 
 def _binary_cross_entropy(logits, labels, options):
-    """Their ``weight`` is our float mask, by whose sum our "mean" divides: torch divides by the number of elements."""
+    """PyTorch's ``weight`` is a float mask here. Its mean divides by the number of elements, ours by the mask's sum."""
     mask, rest = options.get("weight"), {key: value for key, value in options.items() if key != "weight"}
     elements = logits.numel() if options.get("reduction", "mean") == "mean" else None
     ours = masked_bce_with_logits(logits, labels, mask, normalizer=elements, **rest)
@@ -48,26 +48,28 @@ def _binary_cross_entropy(logits, labels, options):
         return F.binary_cross_entropy_with_logits(value, labels.to(value.dtype), **{**options, **tensors})
 
     weights = [value.abs().max() for value in options.values() if isinstance(value, torch.Tensor)]
-    _assert_same(
-        ours, function, logits, scale=_terms(logits, options) * torch.tensor([10.0, *weights]).prod()
+    _assert_agrees(
+        ours, function, logits, scale=_summed_terms(logits, options) * torch.tensor([10.0, *weights]).prod()
     )
 
 
 def _cross_entropy(logits, targets, options):
     ours = cross_entropy_sample(logits.movedim(1, -1), targets, **options).loss
-    scale = torch.tensor(20.0 * _terms(targets, options))
-    _assert_same(ours, lambda value: F.cross_entropy(value, targets, **options), logits, scale)
+    scale = torch.tensor(20.0 * _summed_terms(targets, options))
+    _assert_agrees(ours, lambda value: F.cross_entropy(value, targets, **options), logits, scale)
 
 
-def _terms(values, options):
+def _summed_terms(values, options):
     return values.numel() if options.get("reduction") == "sum" else 1
 
 
-def test_all_samples_of_binary_cross_entropy_and_those_of_cross_entropy_with_plain_targets(device):
-    """26 of 26 and 8 of 21: the others have a weight per class, or probabilities for targets. One test, since the
-    module of the samples takes seconds to load."""
+def test_samples_of_binary_cross_entropy_and_of_cross_entropy_with_class_targets(device):
+    """All 26 samples of the binary loss, and 8 of 21 of the other: the rest has class weights or soft targets.
+
+    This is one test because PyTorch's module takes seconds to load.
+    """
     op_db = _op_db()
-    for dtype in HALF_AND_SINGLE:
+    for dtype in DTYPES:
         counts = {"binary_cross_entropy_with_logits": 0, "cross_entropy": 0}
         for name in counts:
             for sample in op_db[f"nn.functional.{name}"].sample_inputs(device, dtype):

@@ -1,4 +1,4 @@
-"""The discriminator's last linear layer with its loss."""
+"""`linear_masked_bce`: the discriminator's last linear layer fused with its loss."""
 
 import pytest
 import torch
@@ -9,10 +9,11 @@ from electra_kernels import linear_masked_bce, masked_bce_with_logits
 from . import oracle
 from .oracle import IGNORED
 
-SHAPE = (3, 41)
+SHAPE = (3, 41)  # 41 is prime, so rows end within a vector
+NAMES = ("hidden", "weight", "bias")
 
 
-def _inputs(dtype, device, width=9, shape=SHAPE):
+def make_inputs(dtype, device, width=9, shape=SHAPE):
     hidden = torch.randn(*shape, width).to(device, dtype)
     weight, bias = torch.randn(width).to(device, dtype), torch.randn(1).to(device, dtype)
     labels = (torch.rand(shape, device=device) < 0.3).long()
@@ -29,7 +30,7 @@ def _eager(parameters, labels, mask, dtype, reduction, upstream, **options):
 
 
 def _scales(parameters, mask, reduction, upstream):
-    """What was added up to a logit, and to each gradient if sigmoid and label were 1."""
+    """Sums of the absolute terms of a logit, of the loss, and of each gradient as if sigmoid and label were 1."""
     hidden, weight, bias = (value.detach().double().abs() for value in parameters)
     logit = hidden @ weight.reshape(-1) + bias.reshape(())
     denominator = mask.sum() if reduction == "mean" else 1.0
@@ -41,11 +42,10 @@ def _scales(parameters, mask, reduction, upstream):
 
 
 def assert_loss_and_gradients(parameters, labels, mask, *, reduction="mean", upstream=1.0, **options):
+    """Compares logits, loss and gradients with float64 and returns the result of the op."""
     leaves = [value.requires_grad_() for value in parameters]
     ours = linear_masked_bce(*leaves, labels, mask, reduction=reduction, **options)
-    weights = torch.tensor(upstream, device=labels.device)
-    if reduction == "none":
-        weights = weights * torch.linspace(-1, 2, labels.numel(), device=labels.device).reshape(labels.shape)
+    weights = oracle.upstream_gradient(upstream, ours.loss, reduction)
     (ours.loss * weights).sum().backward()
     dtype = parameters[0].dtype
     loss, logits, gradients = _eager(leaves, labels, mask, torch.float64, reduction, weights, **options)
@@ -55,32 +55,32 @@ def assert_loss_and_gradients(parameters, labels, mask, *, reduction="mean", ups
     oracle.assert_accurate("logits", ours.logits, logits, scale=logit_scale)
     oracle.assert_accurate("loss", ours.loss, loss, scale=loss_scale)
     assert ours.loss.dtype == ours.logits.dtype == torch.float32
-    for name, leaf, truth, theirs, scale in zip("hwb", leaves, gradients, eager[2], scales):
-        scale = torch.maximum(
-            scale.reshape(truth.shape) * torch.finfo(torch.float32).eps / torch.finfo(dtype).eps, truth.abs()
-        )
+    for name, leaf, truth, theirs, scale in zip(NAMES, leaves, gradients, eager[2], scales):
+        scale = torch.maximum(scale.reshape(truth.shape) * oracle.float32_ulps(dtype), truth.abs())
         oracle.assert_accurate(name, leaf.grad, truth, theirs, scale=scale, precision=dtype)
         assert leaf.grad.dtype == leaf.dtype
     return ours
 
 
+# A width of 1, and widths that are no multiple of a vector: less than a warp and more than one. For whole vectors see
+# test_token_sizes.py.
 @pytest.mark.parametrize("upstream", [1.0, 3.7])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("width", [1, 9, 130])
 def test_loss_logits_and_gradients(device, dtype, width, reduction, upstream):
-    assert_loss_and_gradients(*_inputs(dtype, device, width), reduction=reduction, upstream=upstream)
+    assert_loss_and_gradients(*make_inputs(dtype, device, width), reduction=reduction, upstream=upstream)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_positive_weight_and_label_smoothing(device, dtype, reduction):
     options = {"pos_weight": torch.rand(41, device=device) * 3, "label_smoothing": 0.2}
-    assert_loss_and_gradients(*_inputs(dtype, device), reduction=reduction, **options)
+    assert_loss_and_gradients(*make_inputs(dtype, device), reduction=reduction, **options)
 
 
 @pytest.mark.parametrize("weight_shape", [(9,), (1, 9)])
 @pytest.mark.parametrize("bias_shape", [(), (1,), None])
-def test_the_shapes_of_weight_and_bias(device, weight_shape, bias_shape):
-    (hidden, weight, bias), labels, mask = _inputs(torch.float32, device)
+def test_weight_and_bias_of_every_legal_shape(device, weight_shape, bias_shape):
+    (hidden, weight, bias), labels, mask = make_inputs(torch.float32, device)
     weight = weight.reshape(weight_shape).requires_grad_()
     bias = None if bias_shape is None else bias.reshape(bias_shape).requires_grad_()
     ours = linear_masked_bce(hidden, weight, bias, labels, mask)
@@ -91,8 +91,8 @@ def test_the_shapes_of_weight_and_bias(device, weight_shape, bias_shape):
     assert bias is None or bias.grad.shape == bias_shape
 
 
-def test_it_is_the_linear_layer_and_the_loss(device):
-    (hidden, weight, bias), labels, mask = _inputs(torch.float32, device)
+def test_it_equals_a_linear_layer_followed_by_the_loss(device):
+    (hidden, weight, bias), labels, mask = make_inputs(torch.float32, device)
     ours = linear_masked_bce(hidden, weight, bias, labels, mask)
     logits = F.linear(hidden, weight[None], bias).squeeze(-1)
     torch.testing.assert_close(ours.loss, masked_bce_with_logits(logits, labels, mask))
@@ -100,34 +100,33 @@ def test_it_is_the_linear_layer_and_the_loss(device):
     assert not ours.counts.requires_grad
 
 
-def test_the_confusion_counts(device, dtype):
-    parameters, labels, mask = _inputs(dtype, device)
+def test_it_returns_confusion_counts(device, dtype):
+    parameters, labels, mask = make_inputs(dtype, device)
     labels[0, :7] = IGNORED
     ours = linear_masked_bce(*parameters, labels, mask)
-    predicted, actual, counted = ours.logits > 0, labels == 1, (mask != 0) & (labels != IGNORED)
-    cells = (predicted & actual, predicted & ~actual, ~predicted & actual, ~predicted & ~actual)
-    assert ours.counts.tolist() == [int((cell & counted).sum()) for cell in cells]
+    counted = (mask != 0) & (labels != IGNORED)
+    assert ours.counts.tolist() == oracle.confusion_counts(ours.logits > 0, labels == 1, counted)
     assert ours.counts.dtype == torch.int64
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_float32_weights_get_float32_gradients(device, half):
-    (hidden, weight, bias), labels, mask = _inputs(torch.float32, device)
+    (hidden, weight, bias), labels, mask = make_inputs(torch.float32, device)
     parameters = hidden.to(half), weight, bias
     leaves = [value.requires_grad_() for value in parameters]
     linear_masked_bce(*leaves, labels, mask).loss.backward()
     one = torch.ones((), device=device)
     _, _, truth = _eager(parameters, labels, mask, torch.float64, "mean", one)
     _, _, scales = _scales(parameters, mask, "mean", one)
-    for name, leaf, expected, scale in zip("wb", leaves[1:], truth[1:], scales[1:]):
+    for name, leaf, expected, scale in zip(NAMES[1:], leaves[1:], truth[1:], scales[1:]):
         assert leaf.grad.dtype == torch.float32
         oracle.assert_accurate(name, leaf.grad, expected, scale=scale.reshape(expected.shape))
 
 
 @pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (1, 2), (0, 1), (0, 1, 2)])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_only_what_requires_grad_gets_one(device, reduction, frozen):
-    parameters, labels, mask = _inputs(torch.float32, device)
+def test_only_tensors_that_require_grad_get_a_gradient(device, reduction, frozen):
+    parameters, labels, mask = make_inputs(torch.float32, device)
     leaves = [value.requires_grad_(index not in frozen) for index, value in enumerate(parameters)]
     loss = linear_masked_bce(*leaves, labels, mask, reduction=reduction).loss.sum()
     assert loss.requires_grad == (len(frozen) < 3)
@@ -143,7 +142,7 @@ def test_only_what_requires_grad_gets_one(device, reduction, frozen):
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_masked_tokens_add_nothing_even_if_they_are_not_finite(device, dtype, reduction):
-    (hidden, weight, bias), labels, mask = _inputs(dtype, device)
+    (hidden, weight, bias), labels, mask = make_inputs(dtype, device)
     mask[0, :4], labels[1, :4] = 0, IGNORED
     hidden[:2, 0], hidden[:2, 1, 3] = torch.nan, torch.inf
     leaves = [value.requires_grad_() for value in (hidden, weight, bias)]

@@ -1,4 +1,4 @@
-"""Properties of the ops on tokens over drawn shapes, strides, dtypes, masks and hostile numbers."""
+"""Properties of the ops on tokens, for drawn shapes, strides, dtypes, masks and hostile numbers."""
 
 import torch
 from hypothesis import given
@@ -7,39 +7,40 @@ from hypothesis import strategies as st
 from electra_kernels import (
     gather_rows,
     linear_masked_bce,
-    mask_tokens,
     masked_bce_with_logits,
     replace_tokens,
 )
 
 from . import oracle
-from .strategies import dtypes, few, hostile, layouts, reductions, seeds, shapes
+from .strategies import dtypes, hostile_values, layouts, property_settings, reductions, seeds, shapes
 from .test_bce import assert_loss_and_gradient
-from .test_masking import MASK, VOCABULARY, expected_row
+from .test_masking import VOCABULARY, assert_masked_as_specified
 from .test_rtd_head import assert_loss_and_gradients
 
-kinds = st.sampled_from([torch.bool, torch.int64, torch.int32, torch.uint8, torch.float32, torch.bfloat16])
+flag_dtypes = st.sampled_from(
+    [torch.bool, torch.int64, torch.int32, torch.uint8, torch.float32, torch.bfloat16]
+)
 
 
 def _flags(shape, share, generator, device):
     return (torch.rand(shape, generator=generator) < share).to(device)
 
 
-def _narrow(data, shape):
-    """A shape that broadcasts to this one."""
+def _broadcastable(data, shape):
+    """A shape that broadcasts to ``shape``."""
     return tuple(size if data.draw(st.booleans()) else 1 for size in shape)
 
 
-@few
+@property_settings
 @given(
     data=st.data(), seed=seeds, dtype=dtypes, shape=shapes, smoothing=st.floats(0, 1), weight=st.floats(0, 5)
 )
-def test_binary_cross_entropy(device, data, seed, dtype, shape, smoothing, weight):
+def test_the_loss_with_and_without_a_head(device, data, seed, dtype, shape, smoothing, weight):
     generator = torch.Generator().manual_seed(seed)
     values = (3 * torch.randn(shape, generator=generator)).to(device, dtype)
     logits = data.draw(layouts(shape))(values)
     labels = _flags(shape, 0.5, generator, device)
-    mask = _flags(_narrow(data, shape), 0.7, generator, device)
+    mask = _flags(_broadcastable(data, shape), 0.7, generator, device)
     options = {"pos_weight": weight, "label_smoothing": smoothing}
     ours = masked_bce_with_logits(logits, labels, mask, **options)
     losses = oracle.binary_cross_entropy(values.double(), labels, mask, reduction="none", **options)
@@ -49,31 +50,31 @@ def test_binary_cross_entropy(device, data, seed, dtype, shape, smoothing, weigh
     oracle.assert_accurate("loss of the head", head.loss, truth, scale=10 + truth)
 
 
-@few
+@property_settings
 @given(
     data=st.data(),
     seed=seeds,
     dtype=dtypes,
     shape=shapes,
-    labels_as=kinds,
-    mask_as=kinds,
+    label_dtype=flag_dtypes,
+    mask_dtype=flag_dtypes,
     reduction=reductions,
 )
-def test_gradients_of_any_kind_of_label_and_mask(
-    device, data, seed, dtype, shape, labels_as, mask_as, reduction
+def test_the_loss_and_its_gradient_for_labels_and_masks_of_any_dtype(
+    device, data, seed, dtype, shape, label_dtype, mask_dtype, reduction
 ):
     generator = torch.Generator().manual_seed(seed)
     logits = (3 * torch.randn(shape, generator=generator)).to(device, dtype)
-    labels = data.draw(layouts(shape))(_flags(shape, 0.4, generator, device).to(labels_as))
-    mask = _flags(_narrow(data, shape), 0.7, generator, device).to(mask_as)
+    labels = data.draw(layouts(shape))(_flags(shape, 0.4, generator, device).to(label_dtype))
+    mask = _flags(_broadcastable(data, shape), 0.7, generator, device).to(mask_dtype)
     if mask.numel():
-        mask.view(-1)[0] = 1  # the truth divides by what is counted
+        mask.view(-1)[0] = 1  # the oracle cannot divide by a count of 0
     options = {"reduction": reduction, "upstream": data.draw(st.floats(-3, 3))}
     if logits.numel():
         assert_loss_and_gradient(logits, labels, mask, **options)
 
 
-@few
+@property_settings
 @given(
     data=st.data(),
     seed=seeds,
@@ -82,7 +83,7 @@ def test_gradients_of_any_kind_of_label_and_mask(
     rows=st.integers(1, 9),
     reduction=reductions,
 )
-def test_gradients_of_the_head(device, data, seed, dtype, width, rows, reduction):
+def test_the_loss_and_gradients_of_the_head(device, data, seed, dtype, width, rows, reduction):
     generator = torch.Generator().manual_seed(seed)
     sizes = (2, rows, width), (width,), (1,)
     values = [torch.randn(size, generator=generator).to(device, dtype) for size in sizes]
@@ -94,12 +95,12 @@ def test_gradients_of_the_head(device, data, seed, dtype, width, rows, reduction
     )
 
 
-@few
+@property_settings
 @given(data=st.data(), seed=seeds, dtype=dtypes, count=st.integers(1, 80), reduction=reductions)
-def test_hostile_logits_of_tokens(device, data, seed, dtype, count, reduction):
-    """Anything may stand under a mask of 0. Elsewhere NaN is seen, and an infinite logit on the right side costs 0."""
+def test_the_loss_of_hostile_logits(device, data, seed, dtype, count, reduction):
+    """Any number is legal under a mask of 0. Elsewhere NaN spoils the token, and a correct infinite logit costs 0."""
     generator = torch.Generator().manual_seed(seed)
-    values = data.draw(hostile())(torch.randn(count, generator=generator).to(device, dtype), generator)
+    values = data.draw(hostile_values())(torch.randn(count, generator=generator).to(device, dtype), generator)
     labels, mask = _flags(count, 0.5, generator, device), _flags(count, 0.6, generator, device)
     weight = torch.ones(1, device=device, dtype=torch.float32)
     logits, hidden = (data.draw(layouts((count,)))(values).requires_grad_() for _ in range(2))
@@ -119,7 +120,7 @@ def test_hostile_logits_of_tokens(device, data, seed, dtype, count, reduction):
         assert bool((gradient[mask & ~values.isnan()].abs() <= 1).all())
 
 
-@few
+@property_settings
 @given(
     seed=seeds,
     rows=st.integers(0, 4),
@@ -128,35 +129,22 @@ def test_hostile_logits_of_tokens(device, data, seed, dtype, count, reduction):
     share=st.floats(0, 1),
     probability=st.floats(0.01, 1),
 )
-def test_masking_and_replacing(device, seed, rows, length, slots, share, probability):
+def test_replacing_by_the_targets_undoes_masking(device, seed, rows, length, slots, share, probability):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, VOCABULARY, (rows, length), generator=generator).to(device)
     maskable = _flags((rows, length), share, generator, device)
     uniforms = torch.rand(rows, slots, 2, generator=generator, dtype=torch.float64).to(device)
     options = {"probability": probability, "mask_fraction": 0.7, "random_fraction": 0.2}
-    masked = mask_tokens(
-        ids,
-        maskable,
-        mask_token_id=MASK,
-        vocab_size=VOCABULARY,
-        max_predictions=slots,
-        uniforms=uniforms,
-        **options,
-    )
-    expected = [
-        expected_row(*row, **options) for row in zip(ids.tolist(), maskable.tolist(), uniforms.tolist())
-    ]
-    for ours, theirs in zip(masked, zip(*expected)):
-        assert ours.tolist() == list(theirs)
+    masked = assert_masked_as_specified(ids, maskable, uniforms, **options)
     restored = replace_tokens(masked.input_ids, masked.positions, masked.targets)
-    assert torch.equal(restored.input_ids, ids), "the targets are what masking has removed"
+    assert torch.equal(restored.input_ids, ids)
     assert torch.equal(restored.is_replaced, masked.input_ids != ids)
 
 
-@few
+@property_settings
 @given(data=st.data(), seed=seeds, rows=st.integers(0, 4), length=st.integers(0, 40))
-def test_replacing_at_any_positions(device, data, seed, rows, length):
-    """Unused slots may name any position, one of theirs or of others or none of the row at all."""
+def test_replacing_ignores_the_positions_of_unused_slots(device, data, seed, rows, length):
+    """An unused slot may have any position, even one that another slot uses or one outside the row."""
     generator = torch.Generator().manual_seed(seed)
     slots = data.draw(st.integers(0, length))
     ids = torch.randint(0, 9, (rows, length), generator=generator).to(device)
@@ -166,18 +154,18 @@ def test_replacing_at_any_positions(device, data, seed, rows, length):
     view = data.draw(layouts(ids.shape))
     ours = replace_tokens(view(ids), positions, tokens)
     expected = ids.tolist()
-    for row, places, written in zip(expected, positions.tolist(), tokens.tolist()):
-        for place, token in zip(places, written):
+    for row, row_positions, row_tokens in zip(expected, positions.tolist(), tokens.tolist()):
+        for position, token in zip(row_positions, row_tokens):
             if token >= 0:
-                row[place] = token
+                row[position] = token
     assert ours.input_ids.tolist() == expected
     assert torch.equal(ours.is_replaced, ours.input_ids != ids)
 
 
-@few
+@property_settings
 @given(data=st.data(), seed=seeds, dtype=dtypes, rows=st.integers(0, 3), length=st.integers(1, 9))
-def test_gathering(device, data, seed, dtype, rows, length):
-    """The gradient adds up where a position is named twice."""
+def test_gathering_rows_and_their_gradient(device, data, seed, dtype, rows, length):
+    """The gradient sums over all slots with the same position."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(rows, length, 3, generator=generator).to(device, dtype)
     hidden = data.draw(layouts(values.shape))(values).requires_grad_()

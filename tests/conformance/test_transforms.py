@@ -1,4 +1,4 @@
-"""What torch does to an op from outside: checkpointing, deterministic mode; transforms without a rule are refused."""
+"""PyTorch's transforms of an op: checkpointing and deterministic mode work; vmap and torch.func are refused."""
 
 import pytest
 import torch
@@ -7,11 +7,10 @@ from torch.utils.checkpoint import checkpoint
 
 import electra_kernels as ek
 
-from .cases import CASES, DIFFERENTIABLE, build
+from .cases import CASES, CUSTOM_OPS, DIFFERENTIABLE, DIFFERENTIABLE_CUSTOM_OPS, build
+from .oracle import assert_equal
 
-OWN = tuple(name for name in CASES if name != "gather_rows")  # which is plain torch, with all of its rules
-OWN_DIFFERENTIABLE = tuple(name for name in DIFFERENTIABLE if name != "gather_rows")
-# What torch says of an autograd.Function that has no rule for torch.func, and of one that has none for dual numbers.
+# The messages of torch for an autograd.Function without a rule for torch.func, and without one for dual numbers.
 NO_TRANSFORM = "must override the setup_context staticmethod"
 NO_FORWARD_MODE = "You must implement the jvp function for custom autograd.Function"
 
@@ -20,19 +19,18 @@ def _loss(case, **leaves):
     return next(output for output in case.outputs(**leaves) if output.dtype.is_floating_point).sum()
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", CUSTOM_OPS)
 def test_vmap_is_refused(device, name):
     case = build(name, device)
 
     def function(*tensors):
         return case.function(**dict(zip(case.tensors, tensors)), **case.options)
 
-    own = f"{name} has no rule for vmap: give it the rows as leading dim"
-    with pytest.raises(RuntimeError, match=NO_TRANSFORM if name in OWN_DIFFERENTIABLE else own):
+    with pytest.raises(RuntimeError, match=f"{name} has no rule for vmap: give it the rows as leading dim"):
         torch.vmap(function)(*(torch.stack([tensor] * 2) for tensor in case.tensors.values()))
 
 
-@pytest.mark.parametrize("name", OWN_DIFFERENTIABLE)
+@pytest.mark.parametrize("name", DIFFERENTIABLE_CUSTOM_OPS)
 def test_a_batch_of_upstream_gradients_is_refused(device, name):
     case = build(name, device)
     leaves = case.leaves()
@@ -42,7 +40,7 @@ def test_a_batch_of_upstream_gradients_is_refused(device, name):
 
 
 @pytest.mark.parametrize("transform", ["grad", "jacrev", "hessian"])
-@pytest.mark.parametrize("name", OWN_DIFFERENTIABLE)
+@pytest.mark.parametrize("name", DIFFERENTIABLE_CUSTOM_OPS)
 def test_gradients_by_torch_func_are_refused(device, name, transform):
     case = build(name, device)
     argument = case.differentiable[0]
@@ -51,7 +49,7 @@ def test_gradients_by_torch_func_are_refused(device, name, transform):
         function(case.tensors[argument])
 
 
-@pytest.mark.parametrize("name", OWN_DIFFERENTIABLE)
+@pytest.mark.parametrize("name", DIFFERENTIABLE_CUSTOM_OPS)
 def test_forward_mode_is_refused_instead_of_giving_no_derivative(device, name):
     case = build(name, device)
     argument = case.differentiable[0]
@@ -74,8 +72,8 @@ def test_the_gradient_in_place_is_refused_under_transforms(device):
 
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_checkpointing_draws_the_same_again(device, dtype, name, reentrant):
-    """The uniforms are an argument, so what is recomputed is what was computed."""
+def test_checkpointing_repeats_the_same_draw(device, dtype, name, reentrant):
+    """The uniforms are an argument, so the recomputation gives the same tokens."""
     case = build(name, device, dtype)
     calls, results = [], []
 
@@ -88,24 +86,25 @@ def test_checkpointing_draws_the_same_again(device, dtype, name, reentrant):
         loss = run(*leaves.values())
         loss.backward()
         results.append([loss.detach(), *(leaf.grad for leaf in leaves.values())])
-    assert len(calls) == 3, "the forward, the forward under checkpoint, and its repetition"
-    for outputs in (*zip(*calls), *zip(*results)):
-        assert all(torch.equal(outputs[0], other) for other in outputs[1:])
+    assert len(calls) == 3, "expected the forward, the forward under checkpoint and its recomputation"
+    for repetition in calls[1:]:
+        assert_equal(repetition, calls[0])
+    assert_equal(*results)
 
 
 def test_checkpointing_restores_the_draw_of_its_own_uniforms(device):
-    """torch.utils.checkpoint keeps the state of the generators, which `draw_uniforms` draws from."""
+    """torch.utils.checkpoint restores the state of the generator that `draw_uniforms` uses."""
     case = build("cross_entropy_sample", device, slots=32)
     leaves, tokens = case.leaves(), []
 
     def function(logits):
         result = ek.cross_entropy_sample(logits, case.tensors["targets"])
         tokens.append(result.tokens)
-        return result.loss.square()  # it saves the loss; the repetition ends with what is saved last
+        return result.loss.square()  # saves the loss, so that the recomputation runs up to here
 
     checkpoint(function, leaves["logits"], use_reentrant=False).backward()
-    first, again = tokens
-    assert torch.equal(first, again)
+    first, recomputed = tokens
+    assert torch.equal(first, recomputed)
 
 
 @pytest.fixture
@@ -118,15 +117,10 @@ def _deterministic():
 @pytest.mark.usefixtures("_deterministic")
 @pytest.mark.parametrize("name", CASES)
 def test_deterministic_mode_changes_nothing(device, dtype, name):
-    """It fills new memory with NaN besides: every output is written, and nothing is read before it is."""
+    """This mode fills new memory with NaN, so an output that is not written, or is read too early, shows."""
     case = build(name, device, dtype)
     results = []
     for deterministic in (True, False):
         torch.use_deterministic_algorithms(deterministic)
-        leaves = case.leaves()
-        outputs = case.outputs(**leaves)
-        if leaves:
-            next(output for output in outputs if output.requires_grad).sum().backward()
-        results.append([*outputs, *(leaf.grad for leaf in leaves.values())])
-    for one, other in zip(*results):
-        assert torch.equal(one, other)
+        results.append(case.outputs_and_gradients())
+    assert_equal(*results)

@@ -1,4 +1,4 @@
-"""The one source of randomness resolves 2**-48, eager and compiled."""
+"""`draw_uniforms`, the only source of randomness, has 48 random bits, eager and compiled."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from electra_kernels import draw_uniforms
 
 
 def _assert_all_bits_vary(uniforms):
-    """float64 in [0, 1), of which bits 25 to 48 are as even as the first 24."""
+    """Asserts float64 in [0, 1) with 48 even bits, whose low and high halves are uncorrelated."""
     assert uniforms.dtype == torch.float64
     assert bool(((uniforms >= 0) & (uniforms < 1)).all())
     integers = (uniforms * 2.0**48).long()
@@ -19,20 +19,20 @@ def _assert_all_bits_vary(uniforms):
 
 
 @pytest.mark.parametrize("backend", [None, "aot_eager", "inductor"])
-def test_the_low_bits(device, backend):
+def test_all_bits_vary(device, backend):
     draw = draw_uniforms if backend is None else torch.compile(draw_uniforms, fullgraph=True, backend=backend)
     _assert_all_bits_vary(draw((20_000,), device=device))
 
 
 def test_one_is_never_reached(monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # where two draws are joined
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # this path joins two draws
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.full((3,), 1 - 2.0**-24))
     uniforms = draw_uniforms((3,))
     assert uniforms.max() < 1
     assert uniforms.max() == 1 - 2.0**-48
 
 
-def test_generator_and_device(device):
+def test_a_generator_reproduces_the_draw_and_its_device_is_used(device):
     first, second = (
         draw_uniforms((5, 2), generator=torch.Generator(device).manual_seed(7)) for _ in range(2)
     )
@@ -42,6 +42,6 @@ def test_generator_and_device(device):
     assert not torch.equal(draw_uniforms((5, 2), device=device), draw_uniforms((5, 2), device=device))
 
 
-def test_empty_and_scalar_shapes(device):
+def test_empty_and_scalar_shapes_are_legal(device):
     assert draw_uniforms((0, 3), device=device).shape == (0, 3)
     assert draw_uniforms((), device=device).shape == ()

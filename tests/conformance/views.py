@@ -1,4 +1,4 @@
-"""The same values in memory that is laid out otherwise, between sentinels that nobody may read or write."""
+"""Copies of a tensor in other memory layouts, between sentinels that no kernel may read or write."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def _embed(values: Tensor, strides: tuple[int, ...], size: int, offset: int) -> 
 
 
 def _row_major(shape: torch.Size, unit: int, padding: int) -> tuple[tuple[int, ...], int]:
-    """Strides of a layout whose last dimension has elements ``unit`` apart and rows ``padding`` longer."""
+    """Strides and size of a row-major layout with elements ``unit`` apart and ``padding`` elements behind each row."""
     strides, step = [], unit
     for index, size in enumerate(reversed(shape)):
         strides.append(step)
@@ -31,8 +31,8 @@ def _row_major(shape: torch.Size, unit: int, padding: int) -> tuple[tuple[int, .
     return tuple(reversed(strides)), step
 
 
-def slid(values: Tensor, offset: int = 1) -> tuple[Tensor, Tensor]:
-    """Contiguous, but starting ``offset`` elements further in memory: no vector is aligned."""
+def shifted(values: Tensor, offset: int = 1) -> tuple[Tensor, Tensor]:
+    """Contiguous, but starting ``offset`` elements further in memory, so that vectors are not aligned."""
     return _embed(values, *_row_major(values.shape, 1, 0), offset)
 
 
@@ -48,7 +48,7 @@ def transposed(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 LAYOUTS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
-    "slid": slid,
+    "shifted": shifted,
     "strided": strided,
     "transposed": transposed,
 }
@@ -60,3 +60,9 @@ def untouched(memory: Tensor, view: Tensor) -> bool:
     outside.as_strided(view.shape, view.stride(), view.storage_offset()).fill_(False)
     sentinel = torch.full_like(memory, _sentinel(memory.dtype))
     return torch.equal(memory[outside].nan_to_num(nan=7.0), sentinel[outside].nan_to_num(nan=7.0))
+
+
+def as_odd_bytes(flags: Tensor) -> Tensor:
+    """The same booleans, with any non-zero byte for True. Torch views other dtypes as bool without normalising them."""
+    nonzero = torch.randint(1, 256, flags.shape, dtype=torch.uint8, device=flags.device)
+    return (flags.to(torch.uint8) * nonzero).view(torch.bool)

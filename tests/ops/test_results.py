@@ -1,4 +1,4 @@
-"""The named tuples that the ops return, saved and loaded."""
+"""Saving and loading the named tuples that the ops return."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ print([value.tolist() for value in result])
 
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: type(result).__name__)
-def test_a_saved_result_is_loaded_by_a_process_that_imports_the_package_only(result, tmp_path):
+def test_a_process_that_imports_only_the_package_loads_a_saved_result(result, tmp_path):
     path = tmp_path / "result.pt"
     torch.save({"result": result}, path)
     arguments = [sys.executable, "-c", PROGRAM, str(path), type(result).__name__]
@@ -35,11 +35,9 @@ def test_a_saved_result_is_loaded_by_a_process_that_imports_the_package_only(res
     assert done.stdout.splitlines() == ["True", str([value.tolist() for value in result])]
 
 
-def test_what_an_op_returns_survives_a_round_trip(tmp_path):
-    head = torch.randn(20, 8)
-    result = electra_kernels.linear_cross_entropy_sample(
-        torch.randn(3, 8), head, None, torch.tensor([1, 2, 3])
-    )
+def test_the_result_of_an_op_survives_saving_and_loading(tmp_path):
+    hidden, weight, targets = torch.randn(3, 8), torch.randn(20, 8), torch.tensor([1, 2, 3])
+    result = electra_kernels.linear_cross_entropy_sample(hidden, weight, None, targets)
     torch.save(result, tmp_path / "result.pt")
     loaded = torch.load(tmp_path / "result.pt", weights_only=True)
     assert type(loaded) is electra_kernels.SampledLoss

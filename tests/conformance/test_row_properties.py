@@ -1,4 +1,4 @@
-"""Properties of the ops on rows of logits over drawn shapes, strides, dtypes and hostile numbers."""
+"""Properties of the ops on rows of logits, for drawn shapes, strides, dtypes and hostile numbers."""
 
 import torch
 from hypothesis import given
@@ -13,13 +13,22 @@ from electra_kernels import (
 )
 
 from . import oracle
-from .cases import quantity
-from .oracle import IGNORED
-from .strategies import dtypes, few, hostile, layouts, reductions, seeds, shapes, temperatures
+from .cases import workload
+from .oracle import IGNORED, assert_equal
+from .strategies import (
+    dtypes,
+    hostile_values,
+    layouts,
+    property_settings,
+    reductions,
+    seeds,
+    shapes,
+    temperatures,
+)
 from .test_linear_mlm_head import assert_parameter_gradients
 
-widths = st.integers(1, quantity(1100, interpreted=600))
-ORDINARY = 1e3  # beyond it, float32 cannot tell a logit from one that is 1e-4 larger
+widths = st.integers(1, workload(1100, interpreted=600))
+ORDINARY = 1e3  # largest logit to which float32 can add 1e-4
 
 
 def _targets(shape, vocabulary, generator, device):
@@ -32,13 +41,13 @@ def _uniforms(shape, generator, device):
 
 
 def _is_bad(logits):
-    """Rows [...] with NaN or +inf, or without a finite number."""
+    """Whether each row of logits [..., V] has NaN or +inf, or no finite number."""
     return logits.isnan().any(-1) | logits.isposinf().any(-1) | ~logits.isfinite().any(-1)
 
 
-@few
+@property_settings
 @given(data=st.data(), seed=seeds, dtype=dtypes, leading=shapes, vocabulary=widths, temperature=temperatures)
-def test_draws(device, data, seed, dtype, leading, vocabulary, temperature):
+def test_draws_invert_the_cdf(device, data, seed, dtype, leading, vocabulary, temperature):
     generator = torch.Generator().manual_seed(seed)
     logits = (4 * torch.randn(*leading, vocabulary, generator=generator)).to(device, dtype)
     logits = data.draw(layouts(logits.shape))(logits)
@@ -52,7 +61,7 @@ def test_draws(device, data, seed, dtype, leading, vocabulary, temperature):
     oracle.assert_accurate("logsumexp", logsumexp, truth, scale=scale)
 
 
-@few
+@property_settings
 @given(
     data=st.data(),
     seed=seeds,
@@ -61,27 +70,26 @@ def test_draws(device, data, seed, dtype, leading, vocabulary, temperature):
     vocabulary=widths,
     temperature=temperatures,
 )
-def test_draws_from_hostile_rows(device, data, seed, dtype, rows, vocabulary, temperature):
+def test_draws_from_rows_of_hostile_numbers(device, data, seed, dtype, rows, vocabulary, temperature):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(rows, vocabulary, generator=generator).to(device, dtype)
-    values = data.draw(hostile())(values, generator)
+    values = data.draw(hostile_values())(values, generator)
     logits, uniforms = data.draw(layouts(values.shape))(values), _uniforms((rows,), generator, device)
     banned = torch.randint(-1, vocabulary, (rows,), generator=generator).to(device)
     tokens, logsumexp = sample_tokens(logits, banned=banned, temperature=temperature, uniforms=uniforms)
-    left = values.masked_fill(torch.arange(vocabulary, device=device) == banned[:, None], -torch.inf)
+    allowed = values.masked_fill(torch.arange(vocabulary, device=device) == banned[:, None], -torch.inf)
     bad = _is_bad(values)
-    draws = ~bad & left.isfinite().any(-1)
-    assert torch.equal(tokens >= 0, draws)
+    has_draw = ~bad & allowed.isfinite().any(-1)
+    assert torch.equal(tokens >= 0, has_draw)
     assert not logsumexp[bad].isfinite().any()
-    if bool(draws.any()):
-        oracle.assert_drawn(tokens[draws], left[draws], uniforms[draws], temperature=temperature)
-    truth = values[~bad].double().logsumexp(-1)
-    oracle.assert_accurate("logsumexp", logsumexp[~bad], truth, scale=1 + truth.abs())
+    if bool(has_draw.any()):
+        oracle.assert_drawn(tokens[has_draw], allowed[has_draw], uniforms[has_draw], temperature=temperature)
+    oracle.assert_logsumexp(logsumexp[~bad], values[~bad])
 
 
-@few
+@property_settings
 @given(data=st.data(), seed=seeds, dtype=dtypes, leading=shapes, vocabulary=st.integers(2, 700))
-def test_cross_entropy(device, data, seed, dtype, leading, vocabulary):
+def test_the_loss_and_its_gradient(device, data, seed, dtype, leading, vocabulary):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(*leading, vocabulary, generator=generator).to(device, dtype)
     logits = data.draw(layouts(values.shape))(values).requires_grad_()
@@ -98,12 +106,14 @@ def test_cross_entropy(device, data, seed, dtype, leading, vocabulary):
     oracle.assert_accurate("gradient", logits.grad, x.grad, scale=scale + 1e-7, precision=dtype)
 
 
-@few
+@property_settings
 @given(data=st.data(), seed=seeds, dtype=dtypes, rows=st.integers(1, 4), vocabulary=widths, ban=st.booleans())
-def test_cross_entropy_of_hostile_rows(device, data, seed, dtype, rows, vocabulary, ban):
+def test_the_loss_and_its_gradient_of_rows_of_hostile_numbers(
+    device, data, seed, dtype, rows, vocabulary, ban
+):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(rows, vocabulary, generator=generator).to(device, dtype)
-    values = data.draw(hostile())(values, generator)
+    values = data.draw(hostile_values())(values, generator)
     logits = data.draw(layouts(values.shape))(values).requires_grad_()
     targets = _targets((rows,), vocabulary, generator, device)
     ours = cross_entropy_sample(logits, targets, reduction="none", ban_original=ban)
@@ -115,7 +125,7 @@ def test_cross_entropy_of_hostile_rows(device, data, seed, dtype, rows, vocabula
     good = counted & ~bad
     assert bool(gradient[good].isfinite().all())
     x = values.double()
-    truth = oracle.cross_entropy(x[good], targets[good]).float()  # the largest of float32 twice is +inf
+    truth = oracle.cross_entropy(x[good], targets[good]).float()  # twice the largest float32 is +inf
     magnitude = x[good].where(x[good].isfinite(), 0).abs().amax(-1) if bool(good.any()) else truth
     oracle.assert_accurate("loss", ours.loss[good], truth, scale=10 + 2 * magnitude)
     assert bool((ours.tokens[~counted | bad] == -1).all())
@@ -133,18 +143,18 @@ def _assert_gradient_of_ordinary_rows(gradient, x, targets, dtype):
     softmax = x.softmax(-1)
     truth = softmax.scatter_add(-1, targets[:, None], -torch.ones_like(softmax[:, :1]))
     distance = 1 + x.logsumexp(-1, keepdim=True).abs() + x.nan_to_num(neginf=0).abs()
-    scale = truth.abs() + distance * softmax * torch.finfo(torch.float32).eps / torch.finfo(dtype).eps
+    scale = truth.abs() + distance * softmax * oracle.float32_ulps(dtype)
     oracle.assert_accurate("gradient", gradient[ordinary], truth, scale=scale, precision=dtype)
 
 
-@few
+@property_settings
 @given(
     data=st.data(), seed=seeds, dtype=dtypes, vocabulary=widths, ban=st.booleans(), temperature=temperatures
 )
-def test_the_gradient_in_place_is_the_other(device, data, seed, dtype, vocabulary, ban, temperature):
+def test_the_gradient_in_place_equals_the_other(device, data, seed, dtype, vocabulary, ban, temperature):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(3, vocabulary, generator=generator).to(device, dtype)
-    values = data.draw(hostile(without=("max", "-max")))(values, generator)
+    values = data.draw(hostile_values(without=("max", "-max")))(values, generator)
     leaf, view = values.clone().requires_grad_(), data.draw(layouts(values.shape))
     targets = _targets((3,), vocabulary, generator, device)
     options = {
@@ -161,14 +171,13 @@ def test_the_gradient_in_place_is_the_other(device, data, seed, dtype, vocabular
     assert torch.equal(ours.tokens, expected.tokens)
     assert torch.equal(ours.is_top1, expected.is_top1)
     (overwritten,) = torch.autograd.grad(ours.loss, logits)
-    rtol = (
-        3 * torch.finfo(dtype).eps + 200 * torch.finfo(torch.float32).eps
-    )  # an exponent of up to 104 is rounded
+    # An exponent of up to 104 is rounded to float32.
+    rtol = 3 * torch.finfo(dtype).eps + 200 * torch.finfo(torch.float32).eps
     atol = 2 * torch.finfo(dtype).smallest_normal
     torch.testing.assert_close(overwritten, gradient, atol=atol, rtol=rtol, equal_nan=True)
 
 
-@few
+@property_settings
 @given(
     data=st.data(),
     seed=seeds,
@@ -178,7 +187,9 @@ def test_the_gradient_in_place_is_the_other(device, data, seed, dtype, vocabular
     vocabulary=st.integers(2, 600),
     reduction=reductions,
 )
-def test_the_linear_head(device, data, seed, dtype, rows, width, vocabulary, reduction):
+def test_the_loss_and_gradients_of_the_linear_head(
+    device, data, seed, dtype, rows, width, vocabulary, reduction
+):
     generator = torch.Generator().manual_seed(seed)
     sizes = (rows, width), (vocabulary, width), (vocabulary,)
     values = [torch.randn(size, generator=generator).to(device, dtype) for size in sizes]
@@ -190,12 +201,12 @@ def test_the_linear_head(device, data, seed, dtype, rows, width, vocabulary, red
     assert_parameter_gradients(parameters, targets, reduction, data.draw(st.floats(-3, 3)))
 
 
-@few
+@property_settings
 @given(data=st.data(), seed=seeds, dtype=dtypes, vocabulary=widths)
 def test_a_bad_hidden_state_spoils_no_other_row(device, data, seed, dtype, vocabulary):
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(4, 5, generator=generator).to(device, dtype)
-    hidden[1:] = data.draw(hostile())(hidden[1:], generator)
+    hidden[1:] = data.draw(hostile_values())(hidden[1:], generator)
     weight = torch.randn(vocabulary, 5, generator=generator).to(device, dtype)
     targets = _targets((4,), vocabulary, generator, device)
     targets[0] = 0
@@ -212,7 +223,7 @@ def test_a_bad_hidden_state_spoils_no_other_row(device, data, seed, dtype, vocab
     assert bool((ours.tokens[targets == IGNORED] == -1).all())
 
 
-@few
+@property_settings
 @given(
     data=st.data(),
     seed=seeds,
@@ -221,11 +232,11 @@ def test_a_bad_hidden_state_spoils_no_other_row(device, data, seed, dtype, vocab
     slots=st.integers(0, 5),
     ban=st.booleans(),
 )
-def test_sampling_and_replacing_at_once(device, data, seed, dtype, rows, slots, ban):
+def test_sample_replacements_equals_sampling_then_replacing(device, data, seed, dtype, rows, slots, ban):
     generator = torch.Generator().manual_seed(seed)
     length, vocabulary = slots + data.draw(st.integers(0, 9)), data.draw(st.integers(1, 50))
     values = torch.randn(rows, slots, vocabulary, generator=generator).to(device, dtype)
-    logits = data.draw(layouts(values.shape))(data.draw(hostile())(values, generator))
+    logits = data.draw(layouts(values.shape))(data.draw(hostile_values())(values, generator))
     ids = torch.randint(0, vocabulary, (rows, length), generator=generator).to(device)
     positions = torch.rand(rows, length, generator=generator).argsort(-1)[:, :slots].to(device)
     targets = _targets((rows, slots), vocabulary, generator, device)
@@ -233,5 +244,4 @@ def test_sampling_and_replacing_at_once(device, data, seed, dtype, rows, slots, 
     ours = sample_replacements(logits, ids, positions, targets, ban_original=ban, uniforms=uniforms)
     tokens, _ = sample_tokens(logits, banned=targets if ban else None, uniforms=uniforms)
     expected = replace_tokens(ids, positions, tokens.where(targets >= 0, -1))
-    for one, other in zip(ours, expected):
-        assert torch.equal(one, other)
+    assert_equal(ours, expected)

@@ -1,6 +1,7 @@
-"""What torch expects of an op: opcheck, gradcheck, one compilation for every N, export, autocast, meta tensors."""
+"""Integration with PyTorch: opcheck, gradcheck, one compilation for every N, export, autocast and meta tensors."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,13 +11,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import electra_kernels as ek
 
 from . import views
-from .cases import CASES, DIFFERENTIABLE, VOCABULARY, WIDTH, Case, build, quantity
+from .cases import (
+    CASES,
+    CUSTOM_OPS,
+    DIFFERENTIABLE,
+    DIFFERENTIABLE_CUSTOM_OPS,
+    LOSSES,
+    VOCABULARY,
+    WIDTH,
+    as_list,
+    build,
+    differentiable_output,
+    workload,
+)
+from .oracle import assert_equal
 
 WITHOUT_REDUCTION = ("gather_rows", "sample_tokens")
-
-
-def first_differentiable(outputs):
-    return next(output for output in outputs if output.requires_grad)
 
 
 @pytest.fixture(autouse=True)
@@ -25,12 +35,12 @@ def _forget_compilations():
 
 
 def _copy(tensor):
-    """With the same strides, but memory of its own."""
+    """A copy in new memory with the same strides."""
     return tensor.detach().clone(memory_format=torch.preserve_format)
 
 
 class _Recorder(TorchDispatchMode):
-    """Keeps each call of a registered op: the raw ops below the public functions, backward ones too."""
+    """Records each call of a registered op, including the backward ops below the public functions."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +54,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def _raw_calls(case, **options):
-    """The raw calls of a forward and backward, with inputs that require grad where an op is differentiable."""
+    """The (op, arguments) of a forward and backward. Arguments of differentiable ops require grad."""
     with _Recorder() as recorder:
         leaves = case.leaves()
         inputs = (
@@ -62,18 +72,10 @@ def _raw_calls(case, **options):
 
 
 OPCHECKED = [
-    *[(name, {}) for name in CASES if name != "gather_rows"],
+    *[(name, {}) for name in CUSTOM_OPS],
     ("cross_entropy_sample", {"inplace_backward": True}),
     ("cross_entropy_sample", {"inplace_backward": True, "normalizer": 3.0}),
-    *[
-        (name, {"normalizer": 3.0})
-        for name in CASES
-        if name.endswith(("cross_entropy_sample", "bce", "with_logits"))
-    ],
-    ("cross_entropy_sample", {"reduction": "none"}),
-    ("linear_cross_entropy_sample", {"reduction": "none"}),
-    ("masked_bce_with_logits", {"reduction": "none"}),
-    ("linear_masked_bce", {"reduction": "none"}),
+    *[(name, options) for name in LOSSES for options in ({"normalizer": 3.0}, {"reduction": "none"})],
 ]
 
 
@@ -83,7 +85,7 @@ def test_opcheck(device, name, options, layout):
     case = build(name, device)
     if layout == "transposed":
         tensors = {key: views.transposed(value)[0] for key, value in case.tensors.items()}
-        case = Case(case.function, tensors, case.options, case.differentiable)
+        case = replace(case, tensors=tensors)
     calls = _raw_calls(case, **options)
     assert calls
     for op, args in calls:
@@ -96,7 +98,7 @@ def test_opcheck(device, name, options, layout):
             torch.library.opcheck(packet.tensors, tuple(floats))
 
 
-def test_every_registered_op_is_seen_by_opcheck():
+def test_opcheck_covers_every_registered_op():
     seen = {op._opname for name, options in OPCHECKED for op, _ in _raw_calls(build(name), **options)}
     assert seen == {op for op, _ in ek.backends().serving}
 
@@ -109,22 +111,21 @@ def test_gradcheck_of_the_reference_in_float64(name, reduction):
     leaves = case.leaves()
 
     def differentiable(*values):
-        return first_differentiable(case.outputs(**dict(zip(leaves, values)), **options))
+        return differentiable_output(case.outputs(**dict(zip(leaves, values)), **options))
 
     with ek.use_backend("reference"):
         assert torch.autograd.gradcheck(differentiable, tuple(leaves.values()), fast_mode=True)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if name != "gather_rows"])
-def test_a_second_backward_is_right_and_a_double_one_refused(device, dtype, name, reduction):
+@pytest.mark.parametrize("name", DIFFERENTIABLE_CUSTOM_OPS)
+def test_a_second_backward_is_right_and_a_double_backward_is_refused(device, dtype, name, reduction):
     case = build(name, device, dtype)
     leaves, options = case.leaves(), {} if name in WITHOUT_REDUCTION else {"reduction": reduction}
-    loss = first_differentiable(case.outputs(**leaves, **options)).sum()
+    loss = differentiable_output(case.outputs(**leaves, **options)).sum()
     once = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
     twice = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
-    for one, other in zip(once, twice):
-        assert torch.equal(one, other)
+    assert_equal(once, twice)
     gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
     with pytest.raises(
         RuntimeError, match=f"{name} cannot be differentiated twice: its gradient has no gradient"
@@ -139,14 +140,12 @@ def test_one_compilation_without_a_graph_break_serves_every_n(device, name):
     compiled = torch.compile(
         lambda **tensors: op(**tensors, **options), fullgraph=True, backend=counter, dynamic=True
     )
-    compilations = 0  # dynamo may start its first one over
-    for batch in (3, 5, 8, 13)[: quantity(4, interpreted=3)]:
+    compilations = 0  # counted after the first batch, as dynamo may restart its first compilation
+    for batch in (3, 5, 8, 13)[: workload(4, interpreted=3)]:
         case = build(name, device, batch=batch)
         leaves, other = case.leaves(), case.leaves()
-        ours, theirs = compiled(**{**case.tensors, **leaves}), case.outputs(**other)
-        ours = [ours] if isinstance(ours, torch.Tensor) else ours
-        for one, expected in zip(ours, theirs):
-            assert torch.equal(one.detach(), expected.detach())
+        ours, theirs = as_list(compiled(**{**case.tensors, **leaves})), case.outputs(**other)
+        assert_equal(ours, theirs)
         for one, expected in zip(ours, theirs):
             if one.requires_grad:
                 one.sum().backward()
@@ -154,11 +153,11 @@ def test_one_compilation_without_a_graph_break_serves_every_n(device, name):
         for leaf, expected in zip(leaves.values(), other.values()):
             torch.testing.assert_close(leaf.grad, expected.grad)
         compilations = compilations or counter.frame_count
-    assert counter.frame_count == compilations, "another N was compiled anew"
+    assert counter.frame_count == compilations, "another N caused another compilation"
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_export_with_a_batch_of_any_size_saved_and_loaded(device, name):
+def test_an_exported_op_is_saved_loaded_and_takes_any_batch_size(device, name):
     case = build(name, device)
 
     class Module(torch.nn.Module):
@@ -173,10 +172,7 @@ def test_export_with_a_batch_of_any_size_saved_and_loaded(device, name):
     file.seek(0)
     loaded = torch.export.load(file).module()
     for other in (case, build(name, device, batch=7)):
-        ours = loaded(other.tensors)
-        ours = [ours] if isinstance(ours, torch.Tensor) else ours
-        for one, expected in zip(ours, other.outputs()):
-            assert torch.equal(one, expected)
+        assert_equal(as_list(loaded(other.tensors)), other.outputs())
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -188,7 +184,7 @@ def test_meta_tensors_give_shapes_and_dtypes(device, name):
         assert (one.shape, one.dtype) == (expected.shape, expected.dtype)
 
 
-def test_autocast_casts_the_activations_and_leaves_the_weights_gradient_its_dtype(device):
+def test_autocast_casts_activations_and_keeps_the_dtype_of_weight_gradients(device):
     for name in ("linear_cross_entropy_sample", "linear_masked_bce"):
         case = build(name, device)
         leaves = case.leaves()
@@ -228,7 +224,7 @@ def _joint_step(p, input_ids, maskable, mask_uniforms, uniforms):
     return mlm.loss + 50 * rtd.loss
 
 
-def _joint_inputs(device, batch):
+def _joint_step_inputs(device, batch):
     case = build("mask_tokens", device, batch=batch)
     ids, maskable = case.tensors["input_ids"], case.tensors["maskable"]
     return (
@@ -245,20 +241,19 @@ def test_the_joint_step_compiles_once(device, compiler):
     compiled = torch.compile(_joint_step, fullgraph=True, backend=counter, dynamic=True)
     parameters, compilations = _parameters(device), 0
     for batch in (5, 7, 11):
-        inputs = _joint_inputs(device, batch)
+        inputs = _joint_step_inputs(device, batch)
         results = []
         for step in (compiled, _joint_step):
             loss = step(parameters, *inputs)
             results.append((loss.detach(), *torch.autograd.grad(loss, list(parameters.values()))))
-        for ours, theirs in zip(*results):
-            torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(*results)
         compilations = compilations or counter.frame_count
     assert counter.frame_count == compilations
 
 
 def test_the_joint_step_draws_its_own_uniforms_compiled(device):
     compiled = torch.compile(_joint_step, fullgraph=True, backend="aot_eager")
-    ids, maskable, *_ = _joint_inputs(device, 4)
+    ids, maskable, *_ = _joint_step_inputs(device, 4)
     first, second = (compiled(_parameters(device), ids, maskable, None, None) for _ in range(2))
     assert first.isfinite()
     assert first.item() != second.item()
@@ -267,18 +262,8 @@ def test_the_joint_step_draws_its_own_uniforms_compiled(device):
 @pytest.mark.parametrize(
     "name", ["sample_tokens", "sample_replacements", "cross_entropy_sample", "masked_bce_with_logits"]
 )
-def test_inductor(device, name):
-    """Once per op: the joint step has the other four in one graph."""
+def test_inductor_gives_the_same_outputs_and_gradients(device, name):
+    """The other four ops are tested in the graph of the joint step."""
     case = build(name, device)
-    outputs, gradients = [], []
-    for function in (torch.compile(case.function, fullgraph=True), case.function):
-        leaves = case.leaves()
-        result = function(**{**case.tensors, **leaves}, **case.options)
-        result = [result] if isinstance(result, torch.Tensor) else list(result)
-        for output in result:
-            if output.requires_grad:
-                output.sum().backward()
-        outputs.append([output.detach() for output in result])
-        gradients.append([leaf.grad for leaf in leaves.values()])
-    for ours, theirs in (*zip(*outputs), *zip(*gradients)):
-        torch.testing.assert_close(ours, theirs)
+    compiled = replace(case, function=torch.compile(case.function, fullgraph=True))
+    torch.testing.assert_close(compiled.outputs_and_gradients(), case.outputs_and_gradients())

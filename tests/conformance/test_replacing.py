@@ -1,28 +1,29 @@
-"""Replacing tokens and labelling what changed."""
+"""`replace_tokens`, `sample_replacements` and `gather_rows`: the row operations at masked positions."""
 
 import pytest
 import torch
 
-from electra_kernels import replace_tokens, sample_replacements, sample_tokens
+from electra_kernels import gather_rows, replace_tokens, sample_replacements, sample_tokens
 
 from . import oracle
-from .cases import build
+from .cases import build, skip_unless_values_are_checked
+from .oracle import assert_equal
 
 
 def _ids(*rows, device):
     return torch.tensor(rows, dtype=torch.int64, device=device)
 
 
-def test_what_changed_is_labelled_replaced(device):
+def test_changed_tokens_are_labelled_as_replaced(device):
     ids = _ids([5, 6, 7, 8], [9, 10, 11, 12], device=device)
     replaced = replace_tokens(ids, _ids([3, 0], [1, 2], device=device), _ids([1, 2], [3, 4], device=device))
     assert replaced.input_ids.tolist() == [[2, 6, 7, 1], [9, 3, 4, 12]]
     assert replaced.is_replaced.tolist() == [[True, False, False, True], [False, True, True, False]]
     assert replaced.is_replaced.dtype == torch.bool
-    assert ids.tolist() == [[5, 6, 7, 8], [9, 10, 11, 12]], "the input is not written to"
+    assert ids.tolist() == [[5, 6, 7, 8], [9, 10, 11, 12]], "the input was written to"
 
 
-def test_a_token_that_equals_the_original_is_labelled_original(device):
+def test_a_token_that_equals_the_original_is_labelled_as_original(device):
     ids = _ids([5, 6, 7], device=device)
     replaced = replace_tokens(ids, _ids([1, 2], device=device), _ids([6, 9], device=device))
     assert replaced.input_ids.tolist() == [[5, 6, 9]]
@@ -39,8 +40,7 @@ def test_a_negative_token_keeps_the_original_whatever_its_position(device, posit
 
 @pytest.mark.parametrize("positions", [[-1], [3], [2**40]])
 def test_a_position_out_of_range_is_refused(device, positions):
-    if device.type != "cpu":
-        pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
+    skip_unless_values_are_checked(device)
     with pytest.raises(ValueError, match=r"positions\[0, 0\] is .*, should be in \[0, 3\)"):
         replace_tokens(
             _ids([5, 6, 7], device=device), _ids(positions, device=device), _ids([1], device=device)
@@ -48,15 +48,14 @@ def test_a_position_out_of_range_is_refused(device, positions):
 
 
 def test_a_position_used_twice_is_refused(device):
-    if device.type != "cpu":
-        pytest.skip("values are read on the CPU alone, as reading them elsewhere would synchronise")
+    skip_unless_values_are_checked(device)
     positions, tokens = _ids([0, 1], [2, 2], device=device), _ids([1, 1], [1, 1], device=device)
     with pytest.raises(ValueError, match=r"positions\[1, \d\] is 2, should be used once per row"):
         replace_tokens(_ids([5, 6, 7], [5, 6, 7], device=device), positions, tokens)
 
 
 @pytest.mark.parametrize("ban_original", [False, True])
-def test_sample_replacements_is_the_two_ops_in_one(device, dtype, ban_original):
+def test_sample_replacements_equals_sampling_then_replacing(device, dtype, ban_original):
     case = build("sample_replacements", device, dtype, batch=4, slots=5)
     targets, tensors = case.tensors["targets"], case.tensors
     ours = case(ban_original=ban_original, temperature=0.8)
@@ -71,8 +70,7 @@ def test_sample_replacements_is_the_two_ops_in_one(device, dtype, ban_original):
         banned=targets[used] if ban_original else None,
     )
     expected = replace_tokens(tensors["input_ids"], tensors["positions"], tokens.where(used, -1))
-    assert torch.equal(ours.input_ids, expected.input_ids)
-    assert torch.equal(ours.is_replaced, expected.is_replaced)
+    assert_equal(ours, expected)
 
 
 def test_a_banned_original_is_always_replaced(device):
@@ -99,3 +97,12 @@ def test_sample_replacements_has_no_gradient(device):
     case = build("sample_replacements", device)
     logits = case.tensors["logits"].clone().requires_grad_()
     assert not any(output.requires_grad for output in case.outputs(logits=logits))
+
+
+def test_gather_rows_takes_the_rows_and_scatters_the_gradient(device, dtype):
+    hidden = torch.randn(2, 5, 3, device=device).to(dtype).requires_grad_()
+    positions = torch.tensor([[4, 0], [2, 2]], device=device)
+    rows = gather_rows(hidden, positions)
+    assert torch.equal(rows, torch.stack([hidden[0, [4, 0]], hidden[1, [2, 2]]]))
+    rows.sum().backward()
+    assert hidden.grad.sum(-1).tolist() == [[3, 0, 0, 0, 3], [0, 0, 6, 0, 0]]
