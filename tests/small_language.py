@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from electra_kernels.data.facts import text_facts
 from electra_kernels.data.rows import encode_rows, unigram_counts
 from electra_kernels.data.text import Document, split_held_out
 from electra_kernels.data.vocabulary import special_ids, train_vocabulary
 from electra_kernels.models import Electra, ElectraConfig, EncoderConfig
-from electra_kernels.training.objectives import text_facts
 
 WORDS = "the old cat saw a small dog near our house while rain fell on every green hill of that land".split()
 LENGTH = 16

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from electra_kernels import backends
 from electra_kernels.commands.progress import Progress
 from electra_kernels.commands.results import Results
-from electra_kernels.data.prepared import Data, read_data
+from electra_kernels.data.prepared import PreparedText as Data
+from electra_kernels.data.prepared import prepare_text
 from electra_kernels.data.rows import encode_rows, spread
 from electra_kernels.data.vocabulary import train_vocabulary
 from electra_kernels.errors import UserError
@@ -92,7 +93,13 @@ def pretrain(options: Options, progress: Progress) -> Path:
 
 def _pretrain(options: Options, results: Results, progress: Progress) -> Path:
     recipe = _recipe(options)
-    data = read_data(options.text, options.vocabulary, recipe, progress.say)
+    data = prepare_text(
+        options.text,
+        options.vocabulary,
+        length=recipe.length,
+        vocab_size=recipe.vocab_size,
+        log=progress.say,
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = _objective(options, recipe, data).to(device)
     # Downloads come before the training, so that what is missing is known before it.

@@ -16,7 +16,7 @@ from electra_kernels.files import write_whole
 
 LARGEST_SIZE = 2**21  # twice the largest vocabularies in use
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_PREFIX = "##"
+CONTINUATION_PREFIX = "##"
 _MIN_FREQUENCY = 2
 # The most characters that a vocabulary has room for: at least this many, or a share of its size, which is what
 # texts in Chinese or Japanese need.
@@ -75,7 +75,7 @@ def train_vocabulary(documents: Sequence[Document], size: int) -> Tokenizer:
         special_tokens=first,
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
-        continuing_subword_prefix=_PREFIX,
+        continuing_subword_prefix=CONTINUATION_PREFIX,
     )
     tokenizer.train_from_iterator(paragraphs, trainer, length=len(paragraphs))
     # Built anew, because the continuing characters are special tokens of this one.
@@ -167,15 +167,17 @@ def _alphabet(paragraphs: Sequence[str], limit: int) -> tuple[list[str], list[st
     alphabet = sorted(sorted(known, key=lambda character: (-counts[character], character))[:limit])
     # Punctuation and ideographs are always words of their own.
     inside = [character for character in alphabet if len(splitter.pre_tokenize_str(f"a{character}")) == 1]
-    return alphabet, [_PREFIX + character for character in inside]
+    return alphabet, [CONTINUATION_PREFIX + character for character in inside]
 
 
 def _tokenizer(vocabulary: dict[str, int], *, lowercase: bool) -> Tokenizer:
     """BERT's tokenizer around a vocabulary."""
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_PREFIX))
+    tokenizer = Tokenizer(
+        models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=CONTINUATION_PREFIX)
+    )
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix=_PREFIX)
+    tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION_PREFIX)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     # A text that speaks of [PAD] or [SEP] means these characters.
     tokenizer.encode_special_tokens = True
