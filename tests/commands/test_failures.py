@@ -12,8 +12,8 @@ import time
 import pytest
 import torch
 
+from electra_kernels.commands import doctor
 from electra_kernels.commands import main as cli
-from electra_kernels.commands import options as _options
 from electra_kernels.training.checkpoint import load_checkpoint
 
 WORDS = "the old cat saw a small dog near our house while rain fell on every green hill of that land".split()
@@ -252,7 +252,7 @@ def test_bytes_that_are_not_utf8_are_one_line(run, tmp_path):
 )
 def test_an_absurd_value_is_refused_when_the_options_are_read(option, value, capsys):
     with pytest.raises(SystemExit) as exit:
-        _options.parser().parse_args(["pretrain", "--output", "x", option, value])
+        cli.command_line().parse_args(["pretrain", "--output", "x", option, value])
     assert exit.value.code == 2
     assert f"argument {option}: " in capsys.readouterr().err
 
@@ -260,7 +260,7 @@ def test_an_absurd_value_is_refused_when_the_options_are_read(option, value, cap
 @pytest.mark.parametrize("option, value", [("--seeds", "1000000000"), ("--rates", "nan"), ("--tokens", "0")])
 def test_an_absurd_value_of_a_comparison_is_refused_too(option, value, capsys):
     with pytest.raises(SystemExit):
-        _options.parser().parse_args(["compare", option, value])
+        cli.command_line().parse_args(["compare", option, value])
     assert f"argument {option}: " in capsys.readouterr().err
 
 
@@ -278,7 +278,7 @@ def test_memory_that_is_not_there_is_one_line(error, monkeypatch, capsys):
     def command(arguments):
         raise error
 
-    monkeypatch.setitem(cli._COMMANDS, "doctor", command)
+    monkeypatch.setattr(doctor, "run", command)
     assert cli.main(["doctor"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{ERROR}out of memory: ")
@@ -288,6 +288,6 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     def command(arguments):
         raise RuntimeError("a fault")
 
-    monkeypatch.setitem(cli._COMMANDS, "doctor", command)
+    monkeypatch.setattr(doctor, "run", command)
     with pytest.raises(RuntimeError, match="a fault"):
         cli.main(["doctor"])

@@ -6,7 +6,7 @@ import random
 import pytest
 from small_language import WORDS
 
-from electra_kernels.commands.pretrain import Options, pretrain
+from electra_kernels.commands.pipeline import Options, pretrain
 from electra_kernels.commands.progress import Progress
 from electra_kernels.commands.results import Results
 from electra_kernels.errors import UserError
@@ -50,7 +50,7 @@ def test_a_run_that_cannot_save_leaves_the_earlier_one_whole(used):
     with pytest.raises(OSError, match="No space left"):
         results.save_model(10, full)
     assert names(used) == before
-    assert results.saved() == "no model was saved"
+    assert results.last_saved() == "no model was saved"
     load_checkpoint(used / "model")
 
 
@@ -60,7 +60,7 @@ def test_the_report_of_this_run_stays_when_a_later_model_is_saved(used, save):
     (used / "report.html").write_text("new")
     results.save_model(20, save)
     assert names(used) == ["model", "notes.txt", "report.html"]
-    assert results.saved() == f"the model of step 20 is in {used / 'model'}"
+    assert results.last_saved() == f"the model of step 20 is in {used / 'model'}"
 
 
 def test_what_a_killed_run_leaves_does_not_stop_the_next(tmp_path, save):
