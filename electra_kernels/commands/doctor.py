@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from electra_kernels import backends
 from electra_kernels._build_info import build_info
 from electra_kernels._version import __version__
 from electra_kernels.commands.options import Commands
 from electra_kernels.errors import UserError
-from electra_kernels.routing import backends
 
 _PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "safetensors", "matplotlib", "rich")
 
