@@ -9,7 +9,7 @@ from electra_kernels.errors import UserError
 
 SENTENCE = "This sentence is from {}, as it says."
 KEPT = ["docs/topics/one.txt", "docs/two.rst", "doc/build/three.rst"]
-LEFT_OUT = [
+EXCLUDED = [
     "docs/_theme/readme.rst",
     "docs/LICENSE.txt",
     "docs/releases/1.0.txt",
@@ -29,7 +29,7 @@ def archives(tmp_path, monkeypatch):
     def archive(package):
         path = tmp_path / f"{package.name}.tar.gz"
         with tarfile.open(path, "w:gz") as file:
-            for name in [*LEFT_OUT, *KEPT]:
+            for name in [*EXCLUDED, *KEPT]:
                 content = SENTENCE.format(f"{package.name} {name.partition('.')[0]}").encode()
                 member = tarfile.TarInfo(f"{package.name}-1.0/{name}")
                 member.size = len(content)
@@ -81,5 +81,5 @@ def test_a_damaged_cache_is_named():
     documentation_text()
     (cached,) = documentation.cache_directory().glob("documentation-*")
     cached.write_bytes(cached.read_bytes()[:-20])
-    with pytest.raises(UserError, match="delete it and it is made again"):
+    with pytest.raises(UserError, match="delete it, and it will be made again"):
         documentation_text()

@@ -100,7 +100,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(registry):
 
 
 def test_a_download_with_another_hash_is_refused_and_not_kept(registry):
-    with pytest.raises(DownloadError, match=f"name 1.0: the download has sha256 {SHA256}, it should be 0000"):
+    with pytest.raises(DownloadError, match=f"name 1.0: the download has sha256 {SHA256}, should be 0000"):
         fetch_package("name", "1.0", "0000")
     assert not [path for path in cache_directory().rglob("*") if path.is_file()]
 

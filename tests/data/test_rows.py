@@ -62,7 +62,7 @@ def test_what_is_too_short_to_learn_from_can_be_asked_for():
 def test_documents_stay_in_order_when_encoded_in_parts(monkeypatch):
     documents = [document(str(i), *[8 + i] * (i % 4)) for i in range(20)]
     whole = encode_rows(documents, TOKENIZER, 22)
-    monkeypatch.setattr(rows_module, "_PARAGRAPHS_AT_ONCE", 5)
+    monkeypatch.setattr(rows_module, "_CHUNK_PARAGRAPHS", 5)
     parts = encode_rows(documents, TOKENIZER, 22)
     assert torch.equal(whole.input_ids, parts.input_ids)
     assert torch.equal(whole.document, parts.document)
