@@ -211,9 +211,9 @@ def test_an_unknown_home_folder_is_reported_before_the_training(run, text, tmp_p
     assert "set HOME, or ELECTRA_KERNELS_CACHE to a folder" in last_line(done)
     assert b"step" not in done.stderr
     assert not (tmp_path / "output" / "model").exists()
-    doctor = run("doctor", changes=changes)
-    assert doctor.returncode == 0
-    assert b"set HOME, or ELECTRA_KERNELS_CACHE" in doctor.stdout
+    report = run("doctor", changes=changes)
+    assert report.returncode == 0
+    assert b"set HOME, or ELECTRA_KERNELS_CACHE" in report.stdout
 
 
 def test_a_failed_download_is_reported_before_the_training(run, text, tmp_path):
