@@ -24,12 +24,9 @@ from electra_kernels.evaluation.real_word_errors import (
 )
 from electra_kernels.models import Electra
 from electra_kernels.training.objectives import Objective
-from electra_kernels.training.recipe import Recipe
-from electra_kernels.training.step_time import time_step
 
 FINAL_ROWS = 1_024  # held-out rows of the measurements after the training
 SAMPLES = 8  # rows in the report
-STEP_REPEATS = 20  # upper limit; a large model is timed for fewer steps
 
 
 def has_trained_generator(model: nn.Module) -> TypeGuard[Electra]:
@@ -47,16 +44,15 @@ def evaluate_held_out(objective: Objective, fixed: FixedCorruption) -> dict[str,
 
 
 def measure_electra(
-    model: Electra, text: PreparedText, recipe: Recipe, error_pairs: ErrorPairs | str, *, seed: int
+    model: Electra, text: PreparedText, length: int, error_pairs: ErrorPairs | str
 ) -> dict[str, Any]:
     """The measurements of a trained ELECTRA for its report.
 
     Args:
-        model: it has a trained generator.
-        text: the text of the run.
-        recipe: the recipe of the run.
-        error_pairs: words that are confused, or the reason why there are none.
-        seed: seed of the timed steps.
+        model: has a trained generator.
+        text: text of the run.
+        length: tokens per row, T.
+        error_pairs: words that people confuse, or the reason why they are not available.
     """
     rows = spread(text.held_out, FINAL_ROWS)
     fixed = FixedCorruption(rows, text.counts)
@@ -66,8 +62,7 @@ def measure_electra(
             "auc_frequency": fixed.token_auc(rarity(fixed.input_ids, text.counts)),
             "unigram_entropy": unigram_entropy(rows, text.counts),
         },
-        "real_word_errors": _measure_real_word_errors(model, text, recipe.length, error_pairs),
-        "step_seconds": time_step(model, text.train, recipe, repeats=STEP_REPEATS, seed=seed),
+        "real_word_errors": _measure_real_word_errors(model, text, length, error_pairs),
         "pair": None,
     }
 

@@ -40,10 +40,12 @@ from electra_kernels.training.lock import locked
 from electra_kernels.training.objectives import OBJECTIVES, Objective, Proposed, ReplacedTokenDetection
 from electra_kernels.training.recipe import RECIPES, Recipe
 from electra_kernels.training.schedule import Budget
+from electra_kernels.training.step_time import time_step
 from electra_kernels.training.trainer import State, train
 
 EVALUATIONS = 12  # during the training
 CURVE_ROWS = 192  # held-out rows of each of them
+STEP_REPEATS = 20  # upper limit; a large model is timed for fewer steps
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def _pretrain(options: Options, results: Results, progress: Progress) -> Path:
         metrics["final"] = evaluate_held_out(objective, FixedCorruption(rows, text.counts))
         return write_metrics(options.output, metrics)
     progress.log("measuring on held-out text")
-    metrics |= measure_electra(model, text, recipe, error_pairs, seed=options.seed)
+    metrics |= measure_electra(model, text, recipe.length, error_pairs)
+    metrics["step_seconds"] = time_step(model, text.train, recipe, repeats=STEP_REPEATS, seed=options.seed)
     samples = coloured_samples(model, text)
     report = write_report(options.output, metrics, samples)
     if options.pair_minutes:
