@@ -32,6 +32,10 @@ def add_command(commands: Commands) -> None:
         help="names separated by commas; an unknown name lists the known ones (default: %(default)s)",
     )
     add_text(parser)
+    _add_run_options(parser)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "--tokens",

@@ -1,4 +1,4 @@
-"""Facts about a training text that an objective may use: token frequencies, special ids, sentence ends."""
+"""Token counts and special ids of a training text, for objectives that need them."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ _SENTENCE_ENDS = (".", "?", "!")
 
 @dataclass(frozen=True)
 class TextFacts:
-    """What an objective may know about its training text.
+    """Facts about a training text that an objective may use.
 
     Attributes:
         counts: int64 [V], how often each token occurs in the training text; 0 for special tokens.

@@ -26,7 +26,7 @@ _INLINE = tuple(
         (r":(rfc|pep|cve):`(\d[\d-]*)[^`]*`", lambda match: f"{match[1].upper()} {match[2]}"),
         (r"(?::[\w+-]+)*:`([^`<]+?)\s*<[^`>]*>`", r"\1"),  # :role:`text <target>`
         (r"(?<!`)`([^`<]+?)\s*<[^`>]*>`_{0,2}", r"\1"),  # `text <address>`_
-        (r":doc:`/?(?:[^`/]*/)*([^`/]+)`", lambda match: _words(match[1])),
+        (r":doc:`/?(?:[^`/]*/)*([^`/]+)`", lambda match: _target_words(match[1])),
         (r":[\w:+-]+:`~(?:[^`]*\.)?([^`.]+)`", r"\1"),  # :role:`~a.b.c` is shown as c
         (r":[\w:+-]+:`[!.]?(?:_\w+\.)?([^`]*)`", r"\1"),
         (r"``(.+?)``", r"\1"),
@@ -63,24 +63,26 @@ def prose_paragraphs(source: str, titles: Mapping[str, str] | None = None) -> li
 
 
 def section_titles(source: str) -> dict[str, str]:
-    """Label → the title of the section that it stands before, which is what a reference to it shows."""
+    """Label → title of the section that follows it. A reference to the label is shown as this title."""
     lines = [line for line in source.splitlines() if line.strip()]
     titles: dict[str, str] = {}
-    waiting: list[str] = []
+    labels: list[str] = []  # of the next heading
     for line, following in pairwise(lines):
         label = _LABEL.match(line)
         if label:
-            waiting.append(label[1].strip("`").lower())
-        elif waiting and not _UNDERLINE.match(line):
+            labels.append(label[1].strip("`").lower())
+        elif labels and not _UNDERLINE.match(line):
             if _UNDERLINE.match(following):
-                titles.update(dict.fromkeys(waiting, render_inline(line, {})))
-            waiting = []
+                titles.update(dict.fromkeys(labels, render_inline(line, {})))
+            labels = []
     return titles
 
 
 def render_inline(text: str, titles: Mapping[str, str]) -> str:
     """Replace inline markup by the text that a reader of the page sees."""
-    text = _REFERENCE.sub(lambda match: titles.get(match[1].strip("!~ ").lower()) or _words(match[1]), text)
+    text = _REFERENCE.sub(
+        lambda match: titles.get(match[1].strip("!~ ").lower()) or _target_words(match[1]), text
+    )
     for pattern, replacement in _INLINE:
         text = pattern.sub(replacement, text)
     return text.strip()
@@ -116,7 +118,7 @@ def _blocks(source: str) -> Iterator[list[str]]:
         block += [text[marker.end() :] if marker else text] if text else []
 
 
-def _words(target: str) -> str:
+def _target_words(target: str) -> str:
     return re.sub(r"[-_:]+", " ", target.lstrip("~!"))
 
 

@@ -48,7 +48,7 @@ def test_inline_markup_becomes_what_the_reader_sees(markup, text):
 
 
 @pytest.mark.parametrize(
-    "left_out",
+    "excluded",
     [
         ".. code-block:: python\n\n    This is a sentence inside of code.\n\n    Another one is here as well.",
         "..\n    This is a comment of some length.",
@@ -64,8 +64,8 @@ def test_inline_markup_becomes_what_the_reader_sees(markup, text):
         "x = [a, b, c, d]; y = {e: f} (and so on for a while).",
     ],
 )
-def test_text_that_is_not_prose_is_excluded(left_out):
-    assert paragraphs(f"{PROSE}\n\n{left_out}\n\n{PROSE}") == [PROSE, PROSE]
+def test_text_that_is_not_prose_is_excluded(excluded):
+    assert paragraphs(f"{PROSE}\n\n{excluded}\n\n{PROSE}") == [PROSE, PROSE]
 
 
 def test_a_literal_block_is_excluded_and_its_introduction_is_kept():
