@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from electra_kernels import linear_masked_bce
-from electra_kernels.data.facts import TextFacts
 from electra_kernels.data.rows import Rows, batches, unigram_counts
 from electra_kernels.evaluation.held_out import FixedCorruption, isolated, rarity, standard_error
 from electra_kernels.models import ElectraConfig, Encoder, EncoderConfig, electra_config
-from electra_kernels.training.objectives import CorruptedRows, CorruptedTokens, take
+from electra_kernels.training.objectives import CorruptedRows, CorruptedTokens, TextFacts, take
 from electra_kernels.training.objectives.detection import CorruptedBatch
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import Budget

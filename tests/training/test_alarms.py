@@ -7,7 +7,6 @@ import pytest
 import torch
 from small_language import WORDS
 
-from electra_kernels.data.facts import text_facts
 from electra_kernels.data.rows import encode_rows, unigram_counts
 from electra_kernels.data.text import Document
 from electra_kernels.evaluation.held_out import unigram_entropy
@@ -16,6 +15,7 @@ from electra_kernels.training.objectives import (
     NextSentence,
     ReplacedTokenDetection,
     UniformGenerator,
+    text_facts,
 )
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import Budget

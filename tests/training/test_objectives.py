@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from electra_kernels.data.facts import TextFacts, text_facts
 from electra_kernels.data.rows import Rows, spread
 from electra_kernels.evaluation.held_out import evaluate_objective
 from electra_kernels.models import Encoder
@@ -17,7 +16,9 @@ from electra_kernels.training.objectives import (
     CorruptedTokens,
     Proposed,
     ReplacedTokenDetection,
+    TextFacts,
     take,
+    text_facts,
 )
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import Budget

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from electra_kernels.data.facts import TextFacts
 from electra_kernels.data.vocabulary import SpecialIds
 from electra_kernels.models import ElectraConfig, EncoderConfig
 from electra_kernels.training.objectives import (
@@ -11,6 +10,7 @@ from electra_kernels.training.objectives import (
     NextSentence,
     SentenceOrder,
     ShuffledWords,
+    TextFacts,
     TokenBatch,
     UniformGenerator,
     UnigramGenerator,

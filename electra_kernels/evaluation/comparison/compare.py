@@ -17,7 +17,6 @@ from torch import Tensor
 
 from electra_kernels.commands.progress import Progress
 from electra_kernels.data.documentation import documentation_text
-from electra_kernels.data.facts import text_facts
 from electra_kernels.data.rows import Rows, encode_rows, spread, unigram_counts
 from electra_kernels.data.text import Corpus, read_documents, split_held_out
 from electra_kernels.data.vocabulary import special_ids, train_vocabulary
@@ -43,7 +42,7 @@ from electra_kernels.models import ElectraConfig
 from electra_kernels.models.precision import has_native_bfloat16
 from electra_kernels.models.unigram import Unigram
 from electra_kernels.training.lock import locked
-from electra_kernels.training.objectives import OBJECTIVES
+from electra_kernels.training.objectives import OBJECTIVES, text_facts
 
 # The pair's encoder, text rows and vocabulary: small enough for tens of runs in minutes. A generator that has
 # learned nothing teaches nothing, so what it feeds begins with draws from the word frequencies, as in the demo.

@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_model
 
-from electra_kernels.data.facts import TextFacts
 from electra_kernels.data.rows import Rows
 from electra_kernels.evaluation.probing import Task, probe
 from electra_kernels.models import ElectraConfig, Encoder
 from electra_kernels.training.alarms import Watch
 from electra_kernels.training.checkpoint import save_weights
-from electra_kernels.training.objectives import OBJECTIVES, Objective, Proposed
+from electra_kernels.training.objectives import OBJECTIVES, Objective, Proposed, TextFacts
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import Budget
 from electra_kernels.training.trainer import State, train

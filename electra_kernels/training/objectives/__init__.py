@@ -1,7 +1,7 @@
 """What a model is asked. One small class per objective, all of one shape; adding one takes one file."""
 
 from electra_kernels.training.objectives.all_tokens_mlm import AllTokensMLM
-from electra_kernels.training.objectives.base import Objective, TokenBatch, take
+from electra_kernels.training.objectives.base import Objective, TextFacts, TokenBatch, take, text_facts
 from electra_kernels.training.objectives.corrupted_rows import CorruptedRows
 from electra_kernels.training.objectives.corrupted_tokens import CorruptedTokens
 from electra_kernels.training.objectives.masked_lm import MaskedLanguageModel
@@ -45,8 +45,10 @@ __all__ = [
     "ReplacedTokenDetectionMasked",
     "SentenceOrder",
     "ShuffledWords",
+    "TextFacts",
     "TokenBatch",
     "UniformGenerator",
     "UnigramGenerator",
     "take",
+    "text_facts",
 ]

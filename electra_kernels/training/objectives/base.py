@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from electra_kernels.data.facts import TextFacts
+from electra_kernels.data.facts import TextFacts, text_facts  # noqa: F401 -- exported by the package
 from electra_kernels.data.rows import Rows
 from electra_kernels.models import ElectraConfig, Encoder
 
