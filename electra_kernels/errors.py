@@ -1,5 +1,5 @@
-"""The one exception that the command line prints as one line."""
+"""The exception for mistakes of the user."""
 
 
 class UserError(Exception):
-    """A mistake of the user: printed as one line by the command line."""
+    """A mistake of the user. The command line prints its message as one line, without a traceback."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and steps that no signal may cut in two."""
+"""Writing a file completely or not at all, and blocks that no signal may interrupt."""
 
 import os
 import signal
@@ -12,21 +12,24 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def write_whole(target: Path, content: bytes | str) -> None:
-    """Write beside ``target`` and put it in its place only when it is whole; text is UTF-8.
+    """Write a file beside ``target`` and move it there when it is complete. Text is encoded as UTF-8.
 
-    Bytes of a file name that are not UTF-8 (surrogates in Python's text) are written as backslash escapes.
+    Lone surrogates, with which Python represents bytes of a file name that are not UTF-8, become backslash escapes.
 
     Raises:
-        OSError: the file cannot be written; ``filename`` is ``target``, and nothing is left beside it.
+        OSError: the file cannot be written. Its ``filename`` is ``target``; the unfinished file is removed.
     """
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     replace_whole(target, lambda unfinished: unfinished.write_bytes(data))
 
 
 def replace_whole(target: Path, write: Callable[[Path], object]) -> None:
-    """`write_whole` for a writer that opens the file itself, given its path.
+    """`write_whole` for a writer that opens the file itself.
 
-    The file gets the mode that the process's umask gives, whatever mode the writer chose.
+    Args:
+        target: path of the file.
+        write: called with the path of the unfinished file. The mode of the result follows from the umask of the
+            process, whatever mode ``write`` chooses.
     """
     unfinished = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
@@ -45,23 +48,23 @@ def replace_whole(target: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def stop_signals_deferred() -> Iterator[None]:
-    """Delay SIGINT and SIGTERM until the block is done.
+    """Delay SIGINT and SIGTERM until the end of the block.
 
-    Python delivers signals in the main thread; in another thread there is nothing to delay.
+    Python delivers signals in the main thread only, so in another thread there is nothing to delay.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def remember(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    # A handler that C code installed reads as None and cannot be put back: that signal is left alone.
+    # A handler that C code installed reads as None and could not be restored, so that signal is left alone.
     previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     replaced = {n: handler for n, handler in previous.items() if handler not in (None, signal.SIG_IGN)}
     for number in replaced:
-        signal.signal(number, note)
+        signal.signal(number, remember)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A tiny language for fast tests: sentences in which the next word follows from the last."""
+"""A tiny language for fast tests: each word is followed by one of two others."""
 
 import random
 import resource
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from electra_kernels.data.facts import text_facts
 from electra_kernels.data.rows import encode_rows, unigram_counts
 from electra_kernels.data.text import Document, split_held_out
 from electra_kernels.data.vocabulary import special_ids, train_vocabulary
 from electra_kernels.models import Electra, ElectraConfig, EncoderConfig
-from electra_kernels.training.objectives import text_facts
 
 WORDS = "the old cat saw a small dog near our house while rain fell on every green hill of that land".split()
 LENGTH = 16
@@ -19,7 +19,7 @@ LENGTH = 16
 
 @contextmanager
 def largest_file(size):
-    """A disk that is full after ``size`` bytes of a file."""
+    """Simulates a full disk: writing more than ``size`` bytes to a file fails within the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -30,16 +30,16 @@ def largest_file(size):
 
 @pytest.fixture(scope="session")
 def documents():
-    """Walks around a ring of words: each word is followed by one of the next two."""
+    """Random walks around a ring of words: each word is followed by one of the next two."""
     return [Document(f"document {n}", tuple(_walk(f"{n} {m}") for m in range(4))) for n in range(60)]
 
 
 def _walk(seed):
-    chance = random.Random(seed)
-    place, words = chance.randrange(len(WORDS)), []
-    for _ in range(chance.randrange(20, 40)):
-        words.append(WORDS[place])
-        place = (place + chance.choice((1, 2))) % len(WORDS)
+    rng = random.Random(seed)
+    position, words = rng.randrange(len(WORDS)), []
+    for _ in range(rng.randrange(20, 40)):
+        words.append(WORDS[position])
+        position = (position + rng.choice((1, 2))) % len(WORDS)
     return " ".join(words)
 
 

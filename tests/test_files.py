@@ -1,4 +1,4 @@
-"""Files that are whole or not there, with the mode that the umask gives."""
+"""Files are written completely or not at all, with the mode from the umask; signals can be delayed."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def umask(mask):
 
 
 @pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_the_mode_is_that_of_the_umask_whatever_the_writer_chose(mask, mode, tmp_path):
+def test_the_mode_follows_the_umask_whatever_the_writer_chose(mask, mode, tmp_path):
     def private(path):
         path.unlink()
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
@@ -52,7 +52,7 @@ def test_an_interrupted_writer_leaves_nothing_beside_the_old_file(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_the_name_of_a_file_that_is_not_utf8_can_be_written(tmp_path):
+def test_a_file_name_that_is_not_utf8_can_be_written(tmp_path):
     write_whole(tmp_path / "a", os.fsdecode(b"caf\xe9"))
     assert (tmp_path / "a").read_text() == "caf\\udce9"
 
@@ -71,7 +71,7 @@ def test_a_signal_waits_for_the_end_of_the_block():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_blocks_in_each_other_end_before_the_signal_is_delivered():
+def test_a_signal_waits_for_the_end_of_the_outer_block():
     done = []
 
     @stop_signals_deferred()

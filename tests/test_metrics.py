@@ -8,12 +8,12 @@ from scipy.stats import mannwhitneyu
 
 from electra_kernels.metrics import area_under_curve
 
-# Few different scores, so that there are ties in most examples.
+# There are few different scores, so most examples have ties.
 scored = st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=2, max_size=60)
 
 
 @given(scored.filter(lambda pairs: 0 < sum(label for _, label in pairs) < len(pairs)))
-def test_is_the_statistic_of_mann_and_whitney(pairs):
+def test_the_area_is_the_mann_whitney_statistic(pairs):
     positive = [score for score, label in pairs if label]
     negative = [score for score, label in pairs if not label]
     expected = mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative))
@@ -21,25 +21,25 @@ def test_is_the_statistic_of_mann_and_whitney(pairs):
     assert area_under_curve(scores, labels) == pytest.approx(expected, abs=1e-12)
 
 
-def test_order_alone_counts():
+def test_only_the_order_of_the_scores_matters():
     labels = torch.tensor([[0, 1], [0, 1]])
     assert area_under_curve(torch.tensor([[1.0, 3.0], [2.0, 4.0]]), labels) == 1.0
     assert area_under_curve(torch.tensor([[9.0, 3.0], [8.0, -4.0]]), labels) == 0.0
     assert area_under_curve(torch.full((2, 2), -math.inf), labels) == 0.5
 
 
-def test_is_exact_where_float32_cannot_count():
+def test_the_area_is_exact_where_float32_cannot_count():
     scores = torch.arange(20_000_001, dtype=torch.float64)[-40_000:]
     labels = torch.arange(40_000) % 2
     assert area_under_curve(scores, labels) == pytest.approx(0.5 + 0.5 / 20_000, abs=1e-12)
 
 
 @pytest.mark.parametrize("labels", [[0, 0], [1, 1]])
-def test_one_class_has_no_area(labels):
+def test_a_single_class_gives_nan(labels):
     assert math.isnan(area_under_curve(torch.tensor([0.1, 0.2]), torch.tensor(labels)))
 
 
-def test_a_score_that_is_no_number_gives_no_area():
+def test_a_nan_score_gives_nan():
     assert math.isnan(area_under_curve(torch.tensor([0.1, math.nan]), torch.tensor([0, 1])))
 
 

@@ -1,5 +1,6 @@
-"""What this installation can do on this machine, and why it cannot do more: ``electra-kernels doctor``."""
+"""``electra-kernels doctor``: what this installation can do on this machine, and why it cannot do more."""
 
+import argparse
 import dataclasses
 import importlib.metadata
 import json
@@ -9,25 +10,36 @@ from typing import Any
 
 import torch
 
+from electra_kernels import backends
 from electra_kernels._version import __version__
 from electra_kernels.backends.build_record import build_info
-from electra_kernels.backends.registry import backends
-from electra_kernels.data.fetch import cache_directory
+from electra_kernels.commands.options import Commands
 from electra_kernels.errors import UserError
-from electra_kernels.models.precision import has_native_bfloat16
 
-# Optional packages: what a missing one leaves out is said by the command that needs it.
-_PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "safetensors", "matplotlib", "rich")
+_PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "safetensors", "matplotlib", "rich", "scipy")
+
+
+def add_command(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "doctor", help="installed versions, and which back end serves which op, or why none does"
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    print(as_json() if arguments.json else report(), flush=True)
+    return 0
 
 
 def diagnose() -> dict[str, Any]:
-    """The facts by topic.
+    """Facts about the installation and the machine, by topic.
 
     Returns:
-        ``versions``: package → version, or None if it is not installed; ``cpu``; ``gpu`` (without one
-        ``devices`` is empty, ``reason`` says why); ``build``: compiler, flags, libraries, and why one is missing;
-        ``backends``: `electra_kernels.backends`; ``cache``: the folder of downloads, or why there
-        is none.
+        ``versions``: package → version, or None if it is not installed. ``cpu``: architecture, instruction set,
+        threads. ``gpu``: ``devices``, and the ``reason`` if there are none. ``build``: compiler, flags, libraries,
+        and why one is missing. ``backends``: the result of `electra_kernels.backends`. ``cache``: the folder of
+        downloads, or why there is none.
     """
     return {
         "versions": _versions(),
@@ -40,32 +52,33 @@ def diagnose() -> dict[str, Any]:
 
 
 def as_json() -> str:
-    """`diagnose` for programs: in ``backends``, ``serving`` is op → device → back end."""
+    """`diagnose` as JSON, in which ``serving`` of ``backends`` is op → device → back end."""
     facts = diagnose()
-    table: dict[str, dict[str, str]] = {}
+    serving: dict[str, dict[str, str]] = {}
     for (op, device), backend in facts["backends"].serving.items():
-        table.setdefault(op, {})[device] = backend
-    facts["backends"] = {**dataclasses.asdict(facts["backends"]), "serving": table}
+        serving.setdefault(op, {})[device] = backend
+    facts["backends"] = {**dataclasses.asdict(facts["backends"]), "serving": serving}
     return json.dumps(facts, indent=2)
 
 
 def report() -> str:
-    """`diagnose` as text, one fact a line."""
+    """`diagnose` as text, one fact per line."""
     facts = diagnose()
-    present = {name: version or "not installed" for name, version in facts["versions"].items()}
-    cache = {"folder": facts["cache"]}
+    versions = {name: version or "not installed" for name, version in facts["versions"].items()}
     sections = [
-        _section("versions", present),
+        _section("versions", versions),
         _section("CPU", facts["cpu"]),
         _section("GPU", _gpu_lines(facts["gpu"])),
         _section("build", _build_lines(facts["build"])),
-        f"back ends\n{_indented(str(facts['backends']))}",
-        _section("cache", cache),
+        f"back ends\n{_indent(str(facts['backends']))}",
+        _section("cache", {"folder": facts["cache"]}),
     ]
     return "\n\n".join(sections)
 
 
 def _cache() -> str:
+    from electra_kernels.data.fetch import cache_directory
+
     try:
         return str(cache_directory())
     except UserError as error:
@@ -73,8 +86,12 @@ def _cache() -> str:
 
 
 def _versions() -> dict[str, str | None]:
-    own = {"electra_kernels": __version__, "Python": platform.python_version(), "torch": torch.__version__}
-    return own | {name: _version(name) for name in _PACKAGES}
+    versions: dict[str, str | None] = {
+        "electra_kernels": __version__,
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    return versions | {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str | None:
@@ -85,6 +102,8 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> dict[str, Any]:
+    from electra_kernels.models.precision import has_native_bfloat16
+
     return {
         "architecture": platform.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -134,13 +153,13 @@ def _build_lines(build: Mapping[str, Any]) -> dict[str, str]:
 
 def _section(title: str, facts: Mapping[str, Any]) -> str:
     width = max(map(len, facts))
-    shown = {True: "yes", False: "no"}
+    words = {True: "yes", False: "no"}
     lines = (
-        f"{name:{width}}  {shown[value] if isinstance(value, bool) else value}"
+        f"{name:{width}}  {words[value] if isinstance(value, bool) else value}"
         for name, value in facts.items()
     )
-    return title + "\n" + _indented("\n".join(lines))
+    return title + "\n" + _indent("\n".join(lines))
 
 
-def _indented(text: str) -> str:
+def _indent(text: str) -> str:
     return "\n".join(f"  {line}".rstrip() for line in text.splitlines())

@@ -1,8 +1,8 @@
-"""How signals end the command line: with one line and no traceback, from the first import on.
+"""How a signal ends the command line: with one line, without a traceback, and from the first import on.
 
-Importing this package loads torch, which takes seconds, before any function of the command line can catch
-KeyboardInterrupt. Therefore this module comes first there and, in the command line's own processes only, installs
-handlers that end the process at once. `stop_signals_raise` replaces them for as long as a command runs.
+Importing this package loads torch, which takes seconds. In that time no function of the command line can catch
+KeyboardInterrupt. Therefore `electra_kernels` imports this module first. In processes of the command line, and only
+there, it installs handlers that end the process at once. `stop_signals_raise` replaces them while a command runs.
 """
 
 import os
@@ -16,11 +16,11 @@ from typing import NoReturn
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: a command ends as it does with Ctrl-C."""
+    """Raised by SIGTERM, so that a command ends as it does with Ctrl-C."""
 
 
-def outcome(stop: type[KeyboardInterrupt]) -> tuple[str, int]:
-    """The word for the user, and the exit status: 128 and the number of the signal."""
+def describe_stop(stop: type[KeyboardInterrupt]) -> tuple[str, int]:
+    """The word for the message, and the exit status: 128 plus the number of the signal."""
     if issubclass(stop, Terminated):
         return "terminated", 128 + signal.SIGTERM
     return "interrupted", 128 + signal.SIGINT
@@ -28,13 +28,13 @@ def outcome(stop: type[KeyboardInterrupt]) -> tuple[str, int]:
 
 @contextmanager
 def stop_signals_raise() -> Iterator[None]:
-    """In the block SIGINT raises KeyboardInterrupt, and SIGTERM `Terminated`."""
+    """Within the block SIGINT raises KeyboardInterrupt and SIGTERM raises `Terminated`."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     _install(signal.SIGINT, signal.default_int_handler)
-    _install(signal.SIGTERM, _terminate)
+    _install(signal.SIGTERM, _raise_terminated)
     try:
         yield
     finally:
@@ -44,33 +44,32 @@ def stop_signals_raise() -> Iterator[None]:
 
 
 def _install(number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> None:
-    # A shell starts background processes with SIGINT ignored; that is kept.
+    # A shell starts background processes with SIGINT ignored; they keep ignoring it.
     if signal.getsignal(number) not in (signal.SIG_IGN, None):
         signal.signal(number, handler)
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    word, status = outcome(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
-    if (
-        "--multiprocessing-fork" not in sys.orig_argv
-    ):  # the parent speaks for the processes that it has started
+def _exit_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    word, status = describe_stop(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+    # The parent process prints the line for the processes that it has started.
+    if "--multiprocessing-fork" not in sys.orig_argv:
         print(f"electra-kernels: error: {word}", file=sys.stderr, flush=True)
     os._exit(status)
 
 
 def _is_command_line() -> bool:
-    """As the console script, as ``python -m electra_kernels``, or as a process that either has started."""
+    """Whether this process is the console script, ``python -m electra_kernels``, or was started by either."""
     program = sys.argv[0] if sys.argv else ""
-    if program == "-m":  # Python sets it while it imports the package of the module to run
+    if program == "-m":  # set by Python while it imports the package of the module to run
         return "electra_kernels" in sys.orig_argv
     name = os.path.basename(program)
     return name == "electra-kernels" or program.endswith(os.path.join("electra_kernels", "__main__.py"))
 
 
 if _is_command_line() and threading.current_thread() is threading.main_thread():
-    _install(signal.SIGINT, _end)
-    _install(signal.SIGTERM, _end)
+    _install(signal.SIGINT, _exit_at_once)
+    _install(signal.SIGTERM, _exit_at_once)

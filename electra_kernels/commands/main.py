@@ -1,43 +1,62 @@
-"""The command line: ``electra-kernels pretrain | compare | evaluate | detect | doctor``."""
+"""The command line: ``electra-kernels pretrain | compare | evaluate | detect | doctor``.
+
+Each command is a module with ``add_command``, which declares its options, and ``run``. A module imports whatever takes
+long, or belongs to an optional package, inside its functions, so that ``--help`` needs none of it.
+"""
 
 import argparse
 import importlib.util
 import io
-import json
 import os
 import sys
 from collections.abc import Sequence
 
 import torch
 
-from electra_kernels.commands import options
-from electra_kernels.commands.interrupt import outcome, stop_signals_raise
+from electra_kernels._version import __version__
+from electra_kernels.commands import compare, detect, doctor, evaluate, pretrain
+from electra_kernels.commands.interrupt import describe_stop, stop_signals_raise
 from electra_kernels.errors import UserError
 
-_NEEDS = ("matplotlib", "rich", "safetensors", "tokenizers")
+_COMMANDS = (pretrain, compare, evaluate, detect, doctor)
+_REQUIRED_PACKAGES = ("matplotlib", "rich", "safetensors", "tokenizers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; a mistake of the user ends with one line and exit status 2."""
+    """Run a command and return its exit status; an error of the user is one line and status 2."""
     with stop_signals_raise():
         try:
-            if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file may be none of its encoding
+            if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack characters of a file name
                 sys.stdout.reconfigure(errors="backslashreplace")
-            return _flushed(_run(options.parser().parse_args(argv)))
+            return _flush_output(_run(command_line().parse_args(argv)))
         except KeyboardInterrupt as stop:
-            word, status = outcome(type(stop))
+            word, status = describe_stop(type(stop))
             return _fail("; ".join([word, *map(str, stop.args)]), status)
 
 
+def command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="electra-kernels",
+        description="Pre-train Transformer encoders as per-token classifiers (ELECTRA), and use them.",
+        epilog="electra-kernels COMMAND --help lists the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"electra_kernels {__version__}")
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_command(commands)
+    return parser
+
+
 def _run(arguments: argparse.Namespace) -> int:
-    """Run a command, and turn the errors that a user can mend into one line."""
+    """Run a command; an error that the user can correct becomes one line."""
     try:
         if hasattr(arguments, "output"):
             _require_one_process()
         if arguments.command != "doctor":
             _require_packages()
-        return _COMMANDS[arguments.command](arguments)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+        status: int = arguments.run(arguments)
+        return status
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
         return 0
     except UserError as error:
         return _fail(str(error))
@@ -45,14 +64,14 @@ def _run(arguments: argparse.Namespace) -> int:
         reason = error.strerror or str(error)
         return _fail(f"{error.filename}: {reason}" if error.filename else reason)
     except (MemoryError, RuntimeError) as error:
-        # torch raises a plain RuntimeError where the CPU's memory is at its end.
+        # On a CPU torch raises a plain RuntimeError if an allocation fails.
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             return _fail(f"out of memory: {(str(error) or 'the allocation failed').splitlines()[0]}")
         raise
 
 
-def _flushed(status: int) -> int:
-    """Write what standard output still holds; without that Python would do it at exit, with a traceback."""
+def _flush_output(status: int) -> int:
+    """Flush standard output here, because a failing flush at Python's exit prints a traceback."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -64,16 +83,16 @@ def _flushed(status: int) -> int:
 
 
 def _require_one_process() -> None:
-    rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "")
-    if rank is not None and world.isdecimal() and int(world) > 1:
+    rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "")
+    if rank is not None and world_size.isdecimal() and int(world_size) > 1:
         raise UserError(
-            f"started as RANK {rank} of WORLD_SIZE {world}, as torchrun does: this trainer runs one process, start it "
-            "without torchrun"
+            f"started as RANK {rank} of WORLD_SIZE {world_size}, as torchrun does: this trainer runs one process, "
+            "start it without torchrun"
         )
 
 
 def _require_packages() -> None:
-    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    missing = [name for name in _REQUIRED_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"{', '.join(missing)} not installed: pip install 'electra_kernels[pretraining]'")
 
@@ -81,81 +100,6 @@ def _require_packages() -> None:
 def _fail(message: str, status: int = 2) -> int:
     print(f"electra-kernels: error: {message}", file=sys.stderr)
     return status
-
-
-def pretrain(arguments: argparse.Namespace) -> int:
-    from electra_kernels.commands.pretrain import Options, pretrain
-    from electra_kernels.commands.progress import Progress
-
-    names = Options.__dataclass_fields__
-    options = Options(**{name: getattr(arguments, name) for name in names})
-    report = pretrain(options, Progress())
-    print(report)
-    return 0
-
-
-def compare(arguments: argparse.Namespace) -> int:
-    from electra_kernels.commands.progress import Progress
-    from electra_kernels.evaluation.comparison.compare import Options, compare, names
-
-    options = {name: getattr(arguments, name) for name in Options.__dataclass_fields__}
-    print(compare(Options(**options | {"objectives": names(arguments.objectives)}), Progress()))
-    return 0
-
-
-def evaluate(arguments: argparse.Namespace) -> int:
-    from electra_kernels.commands.evaluate import evaluate
-    from electra_kernels.evaluation.report import finite
-
-    figures = evaluate(arguments.model, arguments.text)
-    if arguments.json:
-        print(json.dumps(finite(figures), indent=2, allow_nan=False))
-        return 0
-    for name, value in figures.items():
-        print(f"{name:20}{value:12.4f}" if isinstance(value, float) else f"{name:20}{value:12,}")
-    return 0
-
-
-def detect(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from electra_kernels.commands.detect import detect, read_lines
-
-    texts = arguments.text
-    if texts == ["-"]:
-        texts = read_lines(sys.stdin)
-    lines = detect(arguments.model, texts)
-    if arguments.json:
-        print(
-            json.dumps([[{"piece": t.piece, "probability": t.probability} for t in line] for line in lines])
-        )
-        return 0
-    from electra_kernels.commands.progress import print_plainly
-    from electra_kernels.evaluation.colouring import to_terminal
-
-    console = Console()
-    for line in lines:
-        console.print(to_terminal(line))
-        ranked = sorted(line, key=lambda token: -token.probability)[:5]
-        words = ", ".join(f"{token.piece} {token.probability:.0%}" for token in ranked)
-        print_plainly(console, f"most suspicious: {words}", style="dim")
-    return 0
-
-
-def doctor(arguments: argparse.Namespace) -> int:
-    from electra_kernels.commands.doctor import as_json, report
-
-    print(as_json() if arguments.json else report(), flush=True)
-    return 0
-
-
-_COMMANDS = {
-    "pretrain": pretrain,
-    "compare": compare,
-    "evaluate": evaluate,
-    "detect": detect,
-    "doctor": doctor,
-}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the command line shows while it works: lines, and a bar with the figures of the run."""
+"""Output of a running command: lines, and a progress bar with the latest metrics."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,39 +11,40 @@ from electra_kernels.training.trainer import State
 
 
 def print_plainly(console: Console, line: str, style: str | None = None) -> None:
-    """Print a line as it is: brackets, colons and numbers in the name of a file mean nothing to the console."""
+    """Print a line literally: rich would interpret brackets, colons and numbers in a file name."""
     console.print(line, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class Bar:
-    """A bar on a terminal; elsewhere a line for each evaluation."""
+    """A progress bar on a terminal; elsewhere one line per evaluation."""
 
     def __init__(self, console: Console, progress: RichProgress, task: TaskID) -> None:
         self.console, self.progress, self.task = console, progress, task
         self.last_step = -1.0
 
     def update(self, state: State, evaluation: Mapping[str, float]) -> None:
-        """``state`` of the run, and the figures of the last evaluation."""
+        """Show the state of the run and the metrics of its last evaluation."""
         losses = {name: value for name, value in state.metrics.items() if name.endswith("_loss")}
-        words = [f"{name.removesuffix('_loss')} {value:.3f}" for name, value in losses.items()]
+        parts = [f"{name.removesuffix('_loss')} {value:.3f}" for name, value in losses.items()]
         if "auc_random" in evaluation:
-            words.append(f"AUC {evaluation['auc_random']:.3f}")
-        words.append(f"{state.tokens / max(state.seconds, 1e-9):,.0f} tokens/s")
-        line = "  ".join(words)
+            parts.append(f"AUC {evaluation['auc_random']:.3f}")
+        parts.append(f"{state.tokens / max(state.seconds, 1e-9):,.0f} tokens/s")
+        line = "  ".join(parts)
         self._show(state.fraction, line)
         if evaluation.get("step", -1.0) > self.last_step:
             self.last_step = evaluation["step"]
-            self.say(f"step {state.step:6,}  {line}")
+            self.log(f"step {state.step:6,}  {line}")
 
     def update_pair(self, step: int, fraction: float, figures: Mapping[str, float]) -> None:
+        """Show the share of the pair's steps that are done and the AUCs of both sides."""
         line = (
             f"rows: per token {figures['per_token_rows']:.3f}, per sequence {figures['per_row_rows']:.3f}; "
             f"tokens {figures['per_token_tokens']:.3f}"
         )
         self._show(fraction, line)
-        self.say(f"step {step:6,}  AUC  {line}")
+        self.log(f"step {step:6,}  AUC  {line}")
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         if not self.console.is_terminal:
             print_plainly(self.console, line)
 
@@ -52,21 +53,21 @@ class Bar:
 
 
 class Progress:
-    """The one place that prints during a run.
+    """Prints the progress of a run; nothing else prints during it.
 
     Args:
-        console: by default standard error, so that standard output stays clean.
+        console: by default standard error, which leaves standard output to the result.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = Console(stderr=True) if console is None else console
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         print_plainly(self.console, line)
 
     @contextmanager
     def bar(self, title: str) -> Iterator[Bar]:
-        """A bar from 0 to 1 that stays on the screen when it is done."""
+        """A bar from 0 to 1, which stays on the screen afterwards."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),

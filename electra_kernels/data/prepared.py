@@ -1,4 +1,4 @@
-"""Everything of a run that comes from its text."""
+"""All data of a run: text → documents → vocabulary → rows, from files or from the text of the demo."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,24 +8,32 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from electra_kernels.data.documentation import documentation_text
+from electra_kernels.data.facts import TextFacts, text_facts
 from electra_kernels.data.rows import Rows, encode_rows, unigram_counts
 from electra_kernels.data.text import Corpus, read_documents, split_held_out
 from electra_kernels.data.vocabulary import load_vocabulary, train_vocabulary
 from electra_kernels.errors import UserError
-from electra_kernels.training.objectives import TextFacts, text_facts
-from electra_kernels.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Data:
-    """Text, vocabulary and rows."""
+class PreparedText:
+    """A text with its vocabulary and its rows.
+
+    Attributes:
+        corpus: the documents, in a training and a held-out part.
+        source: the origin of the text, in words for the report.
+        tokenizer: vocabulary of V word pieces.
+        train: rows of the training documents.
+        held_out: rows of the held-out documents.
+        counts: int64 [V], how often each token occurs in the training rows.
+    """
 
     corpus: Corpus
     source: str
     tokenizer: Tokenizer
     train: Rows
     held_out: Rows
-    counts: Tensor  # [V], of the training text
+    counts: Tensor
 
     @property
     def vocab_size(self) -> int:
@@ -37,32 +45,38 @@ class Data:
         return text_facts(self.tokenizer, self.counts)
 
 
-def read_data(
-    text: Sequence[Path], vocabulary: Path | None, recipe: Recipe, say: Callable[[str], None]
-) -> Data:
-    """Read or fetch the text, train or load the vocabulary, encode.
+def prepare_text(
+    paths: Sequence[Path],
+    vocabulary: Path | None = None,
+    *,
+    length: int,
+    vocab_size: int,
+    log: Callable[[str], None] = lambda message: None,
+) -> PreparedText:
+    """Read or download the text, hold out documents, train or load the vocabulary, and encode the rows.
 
     Args:
-        text: files and folders; none: the documentations that are fetched.
-        vocabulary: file of a vocabulary, or None to train one of ``recipe.vocab_size``.
-        recipe: length of the rows.
-        say: called with a line before each step that takes time.
+        paths: text files and folders; if empty, the documentation of five Python packages is downloaded.
+        vocabulary: file or folder of a vocabulary; None trains one on the training documents.
+        length: tokens per row, T.
+        vocab_size: entries of the vocabulary that is trained; unused with a given vocabulary.
+        log: called with one line before each slow step.
 
     Raises:
         UserError: the text or the vocabulary cannot be used.
     """
-    source = ", ".join(map(str, text)) or "Documentation of Django, SQLAlchemy, Twisted, Celery and Scrapy"
-    corpus = split_held_out(read_documents(text) if text else documentation_text(say))
+    source = ", ".join(map(str, paths)) or "Documentation of Django, SQLAlchemy, Twisted, Celery and Scrapy"
+    corpus = split_held_out(read_documents(paths) if paths else documentation_text(log))
     if vocabulary is not None:
         tokenizer = load_vocabulary(vocabulary)
     else:
-        say(f"training a vocabulary of {recipe.vocab_size:,} word pieces on {len(corpus.train):,} documents")
-        tokenizer = train_vocabulary(corpus.train, recipe.vocab_size)
-    rows = encode_rows(corpus.train, tokenizer, recipe.length)
-    held_out = encode_rows(corpus.held_out, tokenizer, recipe.length)
-    for name, part in (("training", rows), ("held-out", held_out)):
-        if not part.maskable.any():
+        log(f"training a vocabulary of {vocab_size:,} word pieces on {len(corpus.train):,} documents")
+        tokenizer = train_vocabulary(corpus.train, vocab_size)
+    train = encode_rows(corpus.train, tokenizer, length)
+    held_out = encode_rows(corpus.held_out, tokenizer, length)
+    for name, rows in (("training", train), ("held-out", held_out)):
+        if not rows.maskable.any():
             raise UserError(f"too little {name} text: no document has enough known words for a row")
-    counts = unigram_counts(rows, tokenizer.get_vocab_size())
-    say(f"{int(rows.maskable.sum()):,} word pieces to train on, {int(held_out.maskable.sum()):,} held out")
-    return Data(corpus, source, tokenizer, rows, held_out, counts)
+    counts = unigram_counts(train, tokenizer.get_vocab_size())
+    log(f"{int(train.maskable.sum()):,} word pieces to train on, {int(held_out.maskable.sum()):,} held out")
+    return PreparedText(corpus, source, tokenizer, train, held_out, counts)

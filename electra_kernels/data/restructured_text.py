@@ -1,10 +1,10 @@
-"""reStructuredText → the paragraphs of prose in it, without code, tables, headings and markup."""
+"""reStructuredText → its paragraphs of prose, without code, tables, headings and markup."""
 
 import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
-# Directives whose body is prose. Of a remark the first line is prose too; of the others it is a name or a version.
+# Directives whose body is prose. The first line of a remark is prose too; that of a description is a name or a version.
 _REMARKS = r"note|warning|tip|hint|important|caution|danger|attention|error|deepalchemy|legacy"
 _DESCRIPTIONS = (
     r"admonition|topic|sidebar|container|glossary|seealso|version(?:added|changed)|deprecated|object|describe"
@@ -26,7 +26,7 @@ _INLINE = tuple(
         (r":(rfc|pep|cve):`(\d[\d-]*)[^`]*`", lambda match: f"{match[1].upper()} {match[2]}"),
         (r"(?::[\w+-]+)*:`([^`<]+?)\s*<[^`>]*>`", r"\1"),  # :role:`text <target>`
         (r"(?<!`)`([^`<]+?)\s*<[^`>]*>`_{0,2}", r"\1"),  # `text <address>`_
-        (r":doc:`/?(?:[^`/]*/)*([^`/]+)`", lambda match: _words(match[1])),
+        (r":doc:`/?(?:[^`/]*/)*([^`/]+)`", lambda match: _target_words(match[1])),
         (r":[\w:+-]+:`~(?:[^`]*\.)?([^`.]+)`", r"\1"),  # :role:`~a.b.c` is shown as c
         (r":[\w:+-]+:`[!.]?(?:_\w+\.)?([^`]*)`", r"\1"),
         (r"``(.+?)``", r"\1"),
@@ -49,74 +49,76 @@ _LEFTOVER = re.compile(r"`|::|://|\||:\w+:|\.\. |>>>|\\")
 def prose_paragraphs(source: str, titles: Mapping[str, str] | None = None) -> list[str]:
     """The paragraphs of English in a reStructuredText file, in order, each on one line.
 
-    Left out: literal and code blocks, doctests, directives that are not remarks or descriptions (of those, the
-    body stays), comments, headings, tables, names of fields, and every paragraph that does not read like a
-    sentence: fewer than five words, no full stop, an address, or markup that could not be rendered. Roles,
-    links, emphasis and inline code become their text.
+    The body of remarks and descriptions is kept; other directives are excluded. So are literal and code blocks,
+    doctests, comments, headings, tables, names of fields, and every paragraph that does not read like a sentence: fewer
+    than five words, no full stop, an address, or markup that could not be rendered. Roles, links, emphasis and inline
+    code become their text.
 
     Args:
-        source: the file.
-        titles: label → title, as `section_titles` finds them in all files that may be referred to.
+        source: content of the file.
+        titles: label → title, collected by `section_titles` from all files that a reference may point to.
     """
     paragraphs = (render_inline(" ".join(block), titles or {}) for block in _blocks(source))
     return [paragraph for paragraph in paragraphs if _reads_like_prose(paragraph)]
 
 
 def section_titles(source: str) -> dict[str, str]:
-    """Label → the title of the section that it stands before, which is what a reference to it shows."""
+    """Label → title of the section that follows it. A reference to the label is shown as this title."""
     lines = [line for line in source.splitlines() if line.strip()]
     titles: dict[str, str] = {}
-    waiting: list[str] = []
+    labels: list[str] = []  # of the next heading
     for line, following in pairwise(lines):
         label = _LABEL.match(line)
         if label:
-            waiting.append(label[1].strip("`").lower())
-        elif waiting and not _UNDERLINE.match(line):
+            labels.append(label[1].strip("`").lower())
+        elif labels and not _UNDERLINE.match(line):
             if _UNDERLINE.match(following):
-                titles.update(dict.fromkeys(waiting, render_inline(line, {})))
-            waiting = []
+                titles.update(dict.fromkeys(labels, render_inline(line, {})))
+            labels = []
     return titles
 
 
 def render_inline(text: str, titles: Mapping[str, str]) -> str:
-    """Inline markup as the text that a reader of the page sees."""
-    text = _REFERENCE.sub(lambda match: titles.get(match[1].strip("!~ ").lower()) or _words(match[1]), text)
+    """Replace inline markup by the text that a reader of the page sees."""
+    text = _REFERENCE.sub(
+        lambda match: titles.get(match[1].strip("!~ ").lower()) or _target_words(match[1]), text
+    )
     for pattern, replacement in _INLINE:
         text = pattern.sub(replacement, text)
     return text.strip()
 
 
 def _blocks(source: str) -> Iterator[list[str]]:
-    """Runs of lines that belong to one paragraph, headings and tables left out."""
+    """Runs of lines that belong to one paragraph, without headings and tables."""
     block: list[str] = []
     margin = 0  # indent of the block's first line
     continued: int | None = 0  # indent of its other lines; None until one is seen
-    skipped_under: int | None = None  # lines with a larger indent than this are no prose
+    skipped_under: int | None = None  # lines with a larger indent than this are not prose
     for line in [*source.expandtabs().splitlines(), ""]:
-        text, here = line.strip(), len(line) - len(line.lstrip())
-        if skipped_under is not None and (not text or here > skipped_under):
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        if skipped_under is not None and (not text or indent > skipped_under):
             continue
         skipped_under = None
         directive = text == ".." or text.startswith(".. ")
         marker = _MARKER.match(text)
-        if block and (not text or directive or marker or continued not in (None, here)):
+        if block and (not text or directive or marker or continued not in (None, indent)):
             if not any(_UNDERLINE.match(line) or _TABLE.match(line) for line in block):
                 yield block
             if not text and block[-1].endswith("::"):
                 skipped_under = margin
             block = []
         if not block:
-            margin, continued = here, None if directive or marker else here
+            margin, continued = indent, None if directive or marker else indent
         elif continued is None:
-            continued = here
+            continued = indent
         if directive:
             remark = _REMARK.match(text)
-            skipped_under = None if remark or _DESCRIPTION.match(text) else here
+            skipped_under = None if remark or _DESCRIPTION.match(text) else indent
             text = remark[1] if remark else ""
         block += [text[marker.end() :] if marker else text] if text else []
 
 
-def _words(target: str) -> str:
+def _target_words(target: str) -> str:
     return re.sub(r"[-_:]+", " ", target.lstrip("~!"))
 
 

@@ -1,4 +1,4 @@
-"""Documents → rows of token ids of one length → endless batches of row indices."""
+"""Documents → rows of T token ids → an endless stream of batches of row indices."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from electra_kernels.data.vocabulary import SpecialIds, special_ids
 from electra_kernels.errors import UserError
 
 SHORTEST_ROW = 8
-_PARAGRAPHS_AT_ONCE = 4096
+_CHUNK_PARAGRAPHS = 4096
 
 
 @dataclass
 class Rows:
-    """Rows of tokens, none of which crosses the boundary of a document.
+    """M rows of T tokens. A row never crosses the boundary of a document.
 
     Attributes:
-        input_ids: int64 [M, T], each row [CLS] tokens [SEP] and then padding.
-        document: int64 [M], the index of the document that a row is from.
-        special_ids: the ids of the tokens that are no text.
+        input_ids: int64 [M, T]; a row is [CLS], tokens, [SEP], padding.
+        document: int64 [M], the index of the document that a row comes from.
+        special_ids: ids of the five special tokens.
     """
 
     input_ids: Tensor
@@ -32,12 +32,12 @@ class Rows:
 
     @cached_property
     def attention_mask(self) -> Tensor:
-        """Bool [M, T]: everything but padding."""
+        """Bool [M, T], False at padding."""
         return self.input_ids != self.special_ids.pad
 
     @cached_property
     def maskable(self) -> Tensor:
-        """Bool [M, T]: the tokens of the text; no padding and no special token, [UNK] included."""
+        """Bool [M, T], True at tokens of the text, False at padding and special tokens including [UNK]."""
         ids = self.special_ids
         special = torch.tensor([ids.pad, ids.unk, ids.cls, ids.sep, ids.mask])
         return ~torch.isin(self.input_ids, special)
@@ -48,14 +48,14 @@ def encode_rows(
 ) -> Rows:
     """Encode documents and cut them into rows.
 
-    The paragraphs of a document follow one another without anything between them; a long document goes on in the
-    next row. A row with fewer than ``shortest`` tokens of text (the end of a document) is left out.
+    The paragraphs of a document follow one another without a separator, and a long document continues in the next
+    row. A row with fewer than ``shortest`` tokens of text, at the end of a document, is left out.
 
     Args:
-        documents: D of them.
+        documents: the text.
         tokenizer: a WordPiece tokenizer with the five special tokens.
         length: T, at least 10.
-        shortest: fewest tokens of text in a row.
+        shortest: smallest number of text tokens in a row.
 
     Returns:
         M rows of T tokens, in the order of the documents.
@@ -68,7 +68,7 @@ def encode_rows(
         raise ValueError(f"length: {length} should be at least {SHORTEST_ROW + 2}")
     ids, width = special_ids(tokenizer), length - 2
     rows, sources = [], []
-    for index, tokens in enumerate(_encoded(documents, tokenizer)):
+    for index, tokens in enumerate(_encode_documents(documents, tokenizer)):
         for start in range(0, len(tokens), width):
             piece = tokens[start : start + width]
             if len(piece) >= shortest:
@@ -80,17 +80,17 @@ def encode_rows(
 
 
 def spread(rows: Rows, count: int) -> Rows:
-    """At most ``count`` rows, evenly spread over all, so that every document has its share."""
+    """At most ``count`` rows at even distances, so that every document is represented by its share."""
     total = len(rows.input_ids)
     index = torch.linspace(0, total - 1, min(count, total)).round().long()
     return Rows(rows.input_ids[index], rows.document[index], rows.special_ids)
 
 
 def batches(rows: Rows, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Endless batches of row indices, each int64 [batch_size].
+    """An endless stream of batches of row indices, each int64 [batch_size].
 
-    Every epoch is a new permutation of all rows; a batch that begins at the end of one goes on in the
-    next, so that all are full. The order depends on `seed` alone; the global random state is left as it is.
+    Every epoch is a new permutation of all rows. A batch at the end of an epoch is filled from the next one. The order
+    depends on `seed` alone, and the global random state is neither read nor changed.
 
     Raises:
         UserError: there are no rows.
@@ -104,26 +104,26 @@ def batches(rows: Rows, batch_size: int, seed: int) -> Iterator[Tensor]:
 
 
 def unigram_counts(rows: Rows, vocab_size: int) -> Tensor:
-    """How often each token occurs among the maskable ones: int64 [vocab_size]."""
+    """How often each token occurs at maskable positions, int64 [vocab_size]."""
     return torch.bincount(rows.input_ids[rows.maskable], minlength=vocab_size)
 
 
 def _batches(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    waiting = torch.empty(0, dtype=torch.int64)
+    pending = torch.empty(0, dtype=torch.int64)
     while True:
-        while len(waiting) < batch_size:
-            waiting = torch.cat([waiting, torch.randperm(count, generator=generator)])
-        yield waiting[:batch_size]
-        waiting = waiting[batch_size:]
+        while len(pending) < batch_size:
+            pending = torch.cat([pending, torch.randperm(count, generator=generator)])
+        yield pending[:batch_size]
+        pending = pending[batch_size:]
 
 
-def _encoded(documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """The token ids of each document, encoded many paragraphs at a time."""
+def _encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """The token ids of each document, encoded in chunks of about _CHUNK_PARAGRAPHS."""
     start = 0
     while start < len(documents):
         stop, paragraphs = start, 0
-        while stop < len(documents) and (stop == start or paragraphs < _PARAGRAPHS_AT_ONCE):
+        while stop < len(documents) and (stop == start or paragraphs < _CHUNK_PARAGRAPHS):
             paragraphs += len(documents[stop].paragraphs)
             stop += 1
         chunk = documents[start:stop]

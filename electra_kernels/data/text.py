@@ -1,4 +1,4 @@
-"""Text → documents: a document is a name and its paragraphs."""
+"""Text → documents. A document has a name and paragraphs."""
 
 import gzip
 import hashlib
@@ -18,11 +18,11 @@ _FORMATS = ".txt, .md, .jsonl, the same with .gz, or a folder saved by the packa
 
 @dataclass(frozen=True)
 class Document:
-    """Paragraphs that belong together; no row of tokens ever crosses its boundary.
+    """Paragraphs that belong together. A row of tokens never crosses the boundary of a document.
 
     Attributes:
-        name: what identifies it, the same on every machine.
-        paragraphs: its text, each one line without surrounding blanks, none empty.
+        name: identifies the document, and is the same on every machine.
+        paragraphs: the text. A paragraph is one line, is not empty and has no blanks around it.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Corpus:
     """Documents in two parts.
 
     Attributes:
-        train: to learn from.
-        held_out: to judge by; no paragraph of these is in `train`.
-        overlap: share of the held-out paragraphs that were dropped because they are in `train` too.
+        train: documents for the training.
+        held_out: documents for the evaluation. None of their paragraphs occurs in `train`.
+        overlap: share of the held-out paragraphs that were dropped because they also occur in `train`.
     """
 
     train: list[Document]
@@ -45,21 +45,22 @@ class Corpus:
 
 
 def read_documents(paths: Sequence[Path]) -> list[Document]:
-    """Read text files, and directories of them.
+    """Read text files and directories of text files.
 
-    Plain text (.txt, .md, .gz): one paragraph a line, an empty line between documents. JSON lines (.jsonl,
-    .jsonl.gz): a document in the field "text" of each line, one paragraph a line of it. A folder
-    written by `datasets.Dataset.save_to_disk`: a document in the column "text" of each row. Directories are
-    read recursively, sorted by name; files of other kinds in them are passed over.
+    - Plain text (.txt, .md, .gz): each line is a paragraph, and an empty line separates documents.
+    - JSON lines (.jsonl, .jsonl.gz): the field "text" of each line is a document; its lines are the paragraphs.
+    - A folder written by `datasets.Dataset.save_to_disk`: the column "text" of each row is a document.
+
+    Directories are read recursively, sorted by name. Other files in them are skipped.
 
     Args:
         paths: files and directories.
 
     Returns:
-        The documents in the order of `paths`, those without any text left out.
+        The documents in the order of `paths`, without empty ones.
 
     Raises:
-        UserError: a path is missing, of an unknown kind or unreadable, or there is no text in all of them.
+        UserError: a path is missing, unreadable or of an unknown kind, or none of the paths has any text.
     """
     documents = [document for path in map(Path, paths) for document in _read(path, path.name)]
     if not documents:
@@ -68,31 +69,32 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
 
 
 def split_held_out(documents: Sequence[Document], every: int = 20) -> Corpus:
-    """Hold out whole documents: those whose name has a SHA-256 divisible by `every`, about one in `every`.
+    """Hold out about one document in `every`.
 
-    At least one is held out (the one with the smallest hash if the rule finds none) and at least one is kept.
-    A single document cannot be held out whole: its last `1 / every` of paragraphs (at least one) are.
-    Held-out paragraphs that also occur in training are dropped.
+    A document is held out if `every` divides the SHA-256 of its name, whatever other documents there are. If that
+    holds out none or all, the document with the smallest hash is held out. A single document is divided instead: the
+    last `1 / every` of its paragraphs, at least one, are held out. Held-out paragraphs that also occur in the training
+    part are dropped.
 
     Args:
-        documents: at least one; their order is kept in both parts.
-        every: one document in how many is held out, at least 2.
+        documents: at least one; both parts keep their order.
+        every: at least 2.
 
     Raises:
-        UserError: there is too little text to hold out any.
+        UserError: there is too little text for two parts.
         ValueError: every is less than 2.
     """
     if every < 2:
         raise ValueError(f"every: {every} should be at least 2")
     if len(documents) == 1:
-        train, held_out = _cut(documents[0], every)
+        train, held_out = _split_document(documents[0], every)
     else:
-        chosen = _chosen(documents, every)
-        train = [document for document in documents if document.name not in chosen]
-        held_out = [document for document in documents if document.name in chosen]
+        names = _held_out_names(documents, every)
+        train = [document for document in documents if document.name not in names]
+        held_out = [document for document in documents if document.name in names]
     seen = {paragraph for document in train for paragraph in document.paragraphs}
     total = sum(len(document.paragraphs) for document in held_out)
-    held_out = [_without(document, seen) for document in held_out]
+    held_out = [_drop_paragraphs(document, seen) for document in held_out]
     held_out = [document for document in held_out if document.paragraphs]
     if not train or not held_out:
         raise UserError(
@@ -101,32 +103,32 @@ def split_held_out(documents: Sequence[Document], every: int = 20) -> Corpus:
     return Corpus(train, held_out, 1 - sum(len(document.paragraphs) for document in held_out) / total)
 
 
-def _cut(document: Document, every: int) -> tuple[list[Document], list[Document]]:
+def _split_document(document: Document, every: int) -> tuple[list[Document], list[Document]]:
     kept = len(document.paragraphs) - max(1, len(document.paragraphs) // every)
     parts = (document.paragraphs[:kept], document.paragraphs[kept:])
     train, held_out = (replace(document, paragraphs=part) for part in parts)
     return [train] if train.paragraphs else [], [held_out]
 
 
-def _chosen(documents: Sequence[Document], every: int) -> set[str]:
+def _held_out_names(documents: Sequence[Document], every: int) -> set[str]:
     hashes = {document.name: _hash(document.name) for document in documents}
-    chosen = {name for name, value in hashes.items() if value % every == 0}
-    if not chosen or len(chosen) == len(hashes):
-        chosen = set(sorted(hashes, key=hashes.__getitem__)[:1])
-    return chosen
+    names = {name for name, value in hashes.items() if value % every == 0}
+    if not names or len(names) == len(hashes):
+        names = set(sorted(hashes, key=hashes.__getitem__)[:1])
+    return names
 
 
 def _hash(name: str) -> int:
-    data = name.encode(errors="surrogateescape")  # the name of a file may be bytes that are not UTF-8
+    data = name.encode(errors="surrogateescape")  # a file name may contain bytes that are not UTF-8
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
 
 
-def _without(document: Document, seen: set[str]) -> Document:
+def _drop_paragraphs(document: Document, seen: set[str]) -> Document:
     return replace(document, paragraphs=tuple(text for text in document.paragraphs if text not in seen))
 
 
 def _read(path: Path, name: str) -> Iterator[Document]:
-    """Documents of one path; their names begin with `name`, which says nothing of where the path lies."""
+    """Read one path. The names of its documents begin with `name`, which must not depend on the parent folders."""
     if not path.exists():
         raise UserError(f"{path}: no such file or directory")
     if path.is_dir():
@@ -136,7 +138,7 @@ def _read(path: Path, name: str) -> Iterator[Document]:
     elif path.name.endswith(_PLAIN):
         yield from _documents(name, _blocks(_lines(path)))
     else:
-        raise UserError(f"{path}: not a kind of text file that can be read; it should be {_FORMATS}")
+        raise UserError(f"{path}: not a kind of text file that can be read; should be {_FORMATS}")
 
 
 def _read_directory(path: Path, name: str) -> Iterator[Document]:
@@ -172,9 +174,8 @@ def _blocks(lines: Iterable[str]) -> Iterator[tuple[str, ...]]:
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        # utf-8-sig: a byte order mark is no part of the text.
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig") as file:
+        open_text = gzip.open if path.suffix == ".gz" else open
+        with open_text(path, "rt", encoding="utf-8-sig") as file:  # without a byte order mark
             yield from file
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error

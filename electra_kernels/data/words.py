@@ -1,16 +1,16 @@
-"""Sentences, and the words and punctuation marks in them."""
+"""Text → sentences → words and punctuation marks."""
 
 import re
 
-# Of a sentence that is asked about: shorter ones say too little, longer ones are seldom sentences.
+# Length of a sentence in an evaluation. Shorter ones give too little context; longer ones are seldom sentences.
 SENTENCE_WORDS = range(6, 41)
 
 
 def split_words(text: str) -> list[str]:
-    """Words and punctuation marks, split where BERT's tokenizer splits them."""
+    """Split a text into words and punctuation marks where BERT's tokenizer does."""
     return re.findall(r"[^\W_]+|[^\w\s]|_", text)
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """Split after ``.``, ``?`` or ``!`` where a capital letter follows."""
+    """Split a paragraph after ``.``, ``?`` or ``!`` if a capital letter follows."""
     return re.split(r"(?<=[.?!])\s+(?=[A-Z])", paragraph)

@@ -1,4 +1,4 @@
-"""One writer for each output folder: a lock file that names the process which owns it."""
+"""A lock file that allows one writer per output folder and names the process that holds it."""
 
 import errno
 import fcntl
@@ -23,10 +23,10 @@ class Owner:
     """The process that holds a lock.
 
     Attributes:
-        host: its machine.
-        pid: its number there.
-        started: boot of the machine and time since then, which tell it from a later process with the same number;
-            None where the system does not say.
+        host: name of its machine.
+        pid: process id on that machine.
+        started: boot of the machine and start time since then, which distinguish it from a later process with the same
+            pid; None if the system does not provide them.
     """
 
     host: str
@@ -36,14 +36,14 @@ class Owner:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of an output folder, which is made if it is missing.
+    """Hold the lock of an output folder within the block. A missing folder is created.
 
-    The file is created exclusively, which is atomic on network file systems too. A crash leaves it behind. It is
-    taken over if its owner ran on this machine and is gone. The owner also holds ``flock`` on it where the file
-    system has that, so that an owner in another container, whose pid means nothing here, counts as alive.
+    The lock file is created exclusively, which is atomic on network file systems too. A crash leaves it behind; the
+    next process removes it if its owner ran on this machine and is gone. Where the file system supports ``flock``, the
+    owner also holds that. So an owner in another container, whose pid means nothing here, counts as alive.
 
     Raises:
-        UserError: another process holds it, or may hold it on another machine.
+        UserError: another process holds the lock, or may hold it on another machine.
         OSError: the folder or the file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _acquire(path: Path) -> int:
-    """Create the lock; returns its open descriptor."""
+    """Create the lock file and return its open descriptor."""
     for _ in range(_ATTEMPTS):
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -74,28 +74,31 @@ def _acquire(path: Path) -> int:
             os.close(descriptor)
             raise OSError(error.errno, error.strerror, str(path)) from error
         return descriptor
-    raise UserError(_in_use(path, _read(path)))
+    raise UserError(_in_use_message(path, _read_owner(path)))
 
 
 def _remove_stale(path: Path) -> bool:
-    """Remove the lock of a process of this machine that is gone; False if it may go, or go away, in a moment.
+    """Remove the lock if its owner was a process of this machine and is gone.
+
+    Returns:
+        Whether the file is gone. If not, the caller should try again soon: another process is changing the file.
 
     Raises:
-        UserError: its owner lives, or its owner cannot be known.
+        UserError: the owner is alive or unknown.
     """
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return True
     except PermissionError:
-        raise UserError(_in_use(path, _read(path))) from None
+        raise UserError(_in_use_message(path, _read_owner(path))) from None
     try:
-        owner = _read(path)
+        owner = _read_owner(path)
         if owner is None:
-            return False  # its owner has not written it yet
+            return False  # the owner has not written its name yet
         if owner.host != socket.gethostname() or _is_alive(owner):
-            raise UserError(_in_use(path, owner))
-        # Only one process at a time may remove the file, and only the file whose owner it has read.
+            raise UserError(_in_use_message(path, owner))
+        # Only one process at a time may remove the file, and only the file from which it has read the owner.
         if not _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB) or not _is_same_file(path, descriptor):
             return False
         path.unlink()
@@ -104,7 +107,7 @@ def _remove_stale(path: Path) -> bool:
         os.close(descriptor)
 
 
-def _in_use(path: Path, owner: Owner | None) -> str:
+def _in_use_message(path: Path, owner: Owner | None) -> str:
     if owner is None:
         return f"{path.parent} is in use: delete {path} if no process writes there"
     return (
@@ -113,8 +116,8 @@ def _in_use(path: Path, owner: Owner | None) -> str:
     )
 
 
-def _read(path: Path) -> Owner | None:
-    """The owner of a lock; None if the file is gone, cannot be read or names no process."""
+def _read_owner(path: Path) -> Owner | None:
+    """The owner of a lock; None if the file is gone, is unreadable or names no process."""
     try:
         owner = Owner(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -123,26 +126,26 @@ def _read(path: Path) -> Owner | None:
 
 
 def _this_process() -> Owner:
-    return Owner(socket.gethostname(), os.getpid(), _started(os.getpid()))
+    return Owner(socket.gethostname(), os.getpid(), _start_of(os.getpid()))
 
 
 def _is_alive(owner: Owner) -> bool:
-    """Whether the process runs on this machine; another one that got its number later is not it."""
+    """Whether the owner runs on this machine. A later process with the same pid is not the owner."""
     try:
         os.kill(owner.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # of another user
-    started = _started(owner.pid)
+        return True  # it belongs to another user
+    started = _start_of(owner.pid)
     return started is None or owner.started is None or started == owner.started
 
 
-def _started(pid: int) -> str | None:
-    """Boot of the machine and clock ticks from there to the start of the process, from /proc."""
+def _start_of(pid: int) -> str | None:
+    """Boot of the machine, and clock ticks from then to the start of the process, read from /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # The second field, the name in brackets, may hold blanks and brackets.
+        # The second field is the name in brackets, which may itself contain blanks and brackets.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
@@ -151,7 +154,7 @@ def _started(pid: int) -> str | None:
 
 
 def _flock(descriptor: int, operation: int) -> bool:
-    """False if another process holds it; a file system without flock lets everyone have it."""
+    """Lock the file; False if another process holds the lock. Without flock in the file system, True."""
     try:
         fcntl.flock(descriptor, operation)
     except BlockingIOError:

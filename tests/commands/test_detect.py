@@ -12,21 +12,21 @@ def stream(data):
     return io.TextIOWrapper(io.BytesIO(data), encoding="ascii")
 
 
-def test_lines_are_utf8_whatever_the_locale_says():
+def test_lines_are_read_as_utf8_in_every_locale():
     assert read_lines(stream("\ufeffdas Haus\n\n  \nist größer\n".encode())) == ["das Haus", "ist größer"]
 
 
-def test_bytes_that_are_not_utf8_are_told_with_their_place():
+def test_bytes_that_are_not_utf8_are_reported_with_their_position():
     with pytest.raises(UserError, match=r"standard input: not UTF-8 text \(.* at byte 3\)"):
         read_lines(stream(b"abc\xff"))
 
 
-def test_a_closed_standard_input_is_told():
+def test_a_closed_standard_input_is_reported():
     with pytest.raises(UserError, match="standard input is closed"):
         read_lines(None)
 
 
-def test_a_text_that_is_no_unicode_is_refused(model, tokenizer, tmp_path):
+def test_a_text_that_is_not_unicode_is_refused(model, tokenizer, tmp_path):
     save_checkpoint(tmp_path / "model", Checkpoint(model, tokenizer, RECIPES["demo"]))
     with pytest.raises(UserError, match="text 2 is not UTF-8"):
         detect(tmp_path / "model", ["the cat", "the \udcff"])

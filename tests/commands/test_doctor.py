@@ -10,7 +10,7 @@ import electra_kernels
 from electra_kernels.commands import doctor
 
 
-def test_the_versions_are_those_that_are_installed():
+def test_doctor_reports_the_installed_versions():
     versions = doctor.diagnose()["versions"]
     assert versions["electra_kernels"] == electra_kernels.__version__
     assert versions["torch"] == torch.__version__
@@ -18,13 +18,13 @@ def test_the_versions_are_those_that_are_installed():
     assert versions["numpy"] == importlib.metadata.version("numpy")
 
 
-def test_a_package_that_is_missing_is_named(monkeypatch):
+def test_a_missing_package_is_reported(monkeypatch):
     monkeypatch.setattr(doctor, "_PACKAGES", ("no-such-package",))
     assert doctor.diagnose()["versions"]["no-such-package"] is None
     assert "no-such-package  not installed" in doctor.report()
 
 
-def test_the_threads_are_those_of_torch():
+def test_the_number_of_threads_is_that_of_torch():
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
@@ -33,7 +33,7 @@ def test_the_threads_are_those_of_torch():
         torch.set_num_threads(before)
 
 
-def test_without_a_gpu_it_says_why(monkeypatch):
+def test_without_a_gpu_the_reason_is_shown(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert "none  torch for CUDA 13.0 finds no device" in doctor.report()
@@ -41,7 +41,7 @@ def test_without_a_gpu_it_says_why(monkeypatch):
     assert "none  this torch is built without CUDA" in doctor.report()
 
 
-def test_a_gpu_is_named_with_its_capability_and_memory(monkeypatch):
+def test_a_gpu_is_shown_with_its_capability_and_memory(monkeypatch):
     properties = SimpleNamespace(name="A card", major=9, minor=0, total_memory=80 * 2**30)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -72,7 +72,7 @@ BUILDS = [
 
 
 @pytest.mark.parametrize("build, expected", BUILDS)
-def test_the_build_or_the_reason_is_shown(monkeypatch, build, expected):
+def test_the_build_or_the_reason_for_its_absence_is_shown(monkeypatch, build, expected):
     monkeypatch.setattr(doctor, "build_info", lambda: build)
     report = doctor.report()
     for text in expected:
@@ -88,7 +88,7 @@ def test_every_op_and_every_reason_is_shown():
         assert reason in report
 
 
-def test_programs_are_told_the_same():
+def test_the_json_has_the_same_facts():
     facts = json.loads(doctor.as_json())
     assert facts.keys() == doctor.diagnose().keys()
     table = electra_kernels.backends()
@@ -97,6 +97,6 @@ def test_programs_are_told_the_same():
     assert facts["backends"]["unavailable"] == table.unavailable
 
 
-def test_the_cache_folder_is_the_one_in_use(monkeypatch, tmp_path):
+def test_the_cache_folder_is_shown(monkeypatch, tmp_path):
     monkeypatch.setenv("ELECTRA_KERNELS_CACHE", str(tmp_path))
     assert str(tmp_path) in doctor.report()

@@ -1,4 +1,4 @@
-"""How the command line ends when something goes wrong: one line, no traceback, nothing half-written."""
+"""Errors and signals on the command line: one line, no traceback, no half-written file."""
 
 import json
 import os
@@ -11,27 +11,27 @@ import time
 
 import pytest
 import torch
+from small_language import WORDS
 
+from electra_kernels.commands import doctor
 from electra_kernels.commands import main as cli
-from electra_kernels.commands import options as _options
 from electra_kernels.training.checkpoint import load_checkpoint
 
-WORDS = "the old cat saw a small dog near our house while rain fell on every green hill of that land".split()
 COMMAND = [sys.executable, "-m", "electra_kernels"]
 ERROR = "electra-kernels: error: "
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    chance = random.Random(0)
+    rng = random.Random(0)
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n\n".join(" ".join(chance.choices(WORDS, k=60)) for _ in range(60)))
+    path.write_text("\n\n".join(" ".join(rng.choices(WORDS, k=60)) for _ in range(60)))
     return path
 
 
 @pytest.fixture
 def environment(tmp_path):
-    """One thread, and a registry that is not there."""
+    """One thread, no package registry, and an empty cache."""
     return os.environ | {
         "OMP_NUM_THREADS": "1",
         "PIP_NO_INDEX": "1",
@@ -68,7 +68,7 @@ def tiny(text, output, steps):
 
 
 def last_line(done):
-    """The line that says why; whatever else was printed, there is no traceback."""
+    """The last line of standard error, after a check that there is no traceback."""
     page = done.stderr.decode(errors="backslashreplace")
     assert "Traceback" not in page
     return page.splitlines()[-1]
@@ -76,7 +76,7 @@ def last_line(done):
 
 @pytest.fixture
 def start(text, environment):
-    """Begin an endless run; it goes on until the test ends, or its first model is saved and the test goes on."""
+    """Starts an endless run and returns its process once the first model is saved; kills it after the test."""
     processes = []
 
     def start(output):
@@ -97,7 +97,7 @@ def start(text, environment):
 
 
 @pytest.mark.parametrize("number, word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-def test_a_signal_keeps_the_last_model_and_says_where_it_is(number, word, start, tmp_path):
+def test_after_a_signal_the_last_model_is_kept_and_its_folder_named(number, word, start, tmp_path):
     output = tmp_path / "output"
     process = start(output)
     process.send_signal(number)
@@ -111,7 +111,7 @@ def test_a_signal_keeps_the_last_model_and_says_where_it_is(number, word, start,
     load_checkpoint(output / "model")
 
 
-def test_one_folder_has_one_writer_until_it_is_gone(start, run, text, tmp_path):
+def test_a_folder_has_one_writer_until_that_process_is_gone(start, run, text, tmp_path):
     output = tmp_path / "output"
     first = start(output)
     for command in (tiny(text, output, 10), ["compare", "--text", text, "--output", output]):
@@ -139,7 +139,7 @@ def test_several_ranks_are_refused_before_anything_is_read(command, run, tmp_pat
     assert not (tmp_path / "output").exists()
 
 
-def test_one_rank_alone_may_run(monkeypatch):
+def test_a_single_rank_may_run(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     cli._require_one_process()
@@ -147,13 +147,13 @@ def test_one_rank_alone_may_run(monkeypatch):
 
 @pytest.mark.parametrize("program", [["-m", "electra_kernels"], ["electra-kernels"]])
 @pytest.mark.parametrize("number, word", [("SIGINT", "interrupted"), ("SIGTERM", "terminated")])
-def test_a_signal_while_torch_loads_is_one_line(program, number, word, run, tmp_path):
-    """A torch that is stopped in the middle of its import stands for the real one, which takes seconds."""
+def test_a_signal_during_the_import_of_torch_gives_one_line(program, number, word, run, tmp_path):
+    """A fake torch that is stopped during its import stands for the real one, whose import takes seconds."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(
         f"import os, signal, time\nos.kill(os.getpid(), signal.{number})\ntime.sleep(30)\n"
     )
-    script = tmp_path / "electra-kernels"  # as pip writes it
+    script = tmp_path / "electra-kernels"  # like the script that pip writes
     script.write_text("import sys\nfrom electra_kernels.commands.main import main\nsys.exit(main())\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = run("doctor", command=[sys.executable, *program], cwd=tmp_path, changes={"PYTHONPATH": path})
@@ -171,13 +171,13 @@ def test_a_program_that_imports_the_library_keeps_its_handlers(run):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_command_that_is_called_as_a_function_gives_the_handlers_back(capsys):
+def test_a_command_called_as_a_function_restores_the_signal_handlers(capsys):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert cli.main(["doctor"]) == 0
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_a_full_disk_is_one_line_that_names_the_file(run, text, tmp_path):
+def test_a_full_disk_gives_one_line_that_names_the_file(run, text, tmp_path):
     def small_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
@@ -189,7 +189,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(run, text, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_standard_output_that_is_full_is_one_line(environment):
+def test_a_full_standard_output_gives_one_line(environment):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [*COMMAND, "doctor"], stdout=full, stderr=subprocess.PIPE, env=environment, check=False
@@ -199,8 +199,8 @@ def test_standard_output_that_is_full_is_one_line(environment):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_an_unknown_home_is_told_before_the_training(run, text, tmp_path):
-    """A module that is loaded at the start of Python makes this user one whom the system does not know."""
+def test_an_unknown_home_folder_is_reported_before_the_training(run, text, tmp_path):
+    """A sitecustomize module makes the system not know the user."""
     (tmp_path / "sitecustomize.py").write_text(
         "import pwd\n\ndef unknown(uid):\n    raise KeyError(uid)\n\npwd.getpwuid = unknown\n"
     )
@@ -211,12 +211,12 @@ def test_an_unknown_home_is_told_before_the_training(run, text, tmp_path):
     assert "set HOME, or ELECTRA_KERNELS_CACHE to a folder" in last_line(done)
     assert b"step" not in done.stderr
     assert not (tmp_path / "output" / "model").exists()
-    doctor = run("doctor", changes=changes)
-    assert doctor.returncode == 0
-    assert b"set HOME, or ELECTRA_KERNELS_CACHE" in doctor.stdout
+    report = run("doctor", changes=changes)
+    assert report.returncode == 0
+    assert b"set HOME, or ELECTRA_KERNELS_CACHE" in report.stdout
 
 
-def test_what_cannot_be_downloaded_is_told_before_the_training(run, text, tmp_path):
+def test_a_failed_download_is_reported_before_the_training(run, text, tmp_path):
     page = run(*tiny(text, tmp_path / "output", 1)).stderr.decode()
     assert page.index("real-word errors will not be measured: cannot download") < page.index("step ")
 
@@ -228,7 +228,7 @@ def test_brackets_and_colons_of_a_path_are_printed_as_they_are(run, text, tmp_pa
     assert f"the model is in {output / 'model'}" in done.stderr.decode()
 
 
-def test_bytes_that_are_not_utf8_are_one_line(run, tmp_path):
+def test_input_that_is_not_utf8_gives_one_line(run, tmp_path):
     done = run("detect", "-", "--model", tmp_path, input=b"the cat \xff\n")
     assert done.returncode == 2
     assert "standard input: not UTF-8 text" in last_line(done)
@@ -250,17 +250,17 @@ def test_bytes_that_are_not_utf8_are_one_line(run, tmp_path):
         ("--output", os.fsdecode(b"\xff")),
     ],
 )
-def test_an_absurd_value_is_refused_when_the_options_are_read(option, value, capsys):
+def test_an_absurd_value_is_refused_while_the_options_are_parsed(option, value, capsys):
     with pytest.raises(SystemExit) as exit:
-        _options.parser().parse_args(["pretrain", "--output", "x", option, value])
+        cli.command_line().parse_args(["pretrain", "--output", "x", option, value])
     assert exit.value.code == 2
     assert f"argument {option}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option, value", [("--seeds", "1000000000"), ("--rates", "nan"), ("--tokens", "0")])
-def test_an_absurd_value_of_a_comparison_is_refused_too(option, value, capsys):
+def test_an_absurd_value_of_compare_is_refused_while_the_options_are_parsed(option, value, capsys):
     with pytest.raises(SystemExit):
-        _options.parser().parse_args(["compare", option, value])
+        cli.command_line().parse_args(["compare", option, value])
     assert f"argument {option}: " in capsys.readouterr().err
 
 
@@ -274,20 +274,20 @@ def test_an_absurd_value_of_a_comparison_is_refused_too(option, value, capsys):
         ),
     ],
 )
-def test_memory_that_is_not_there_is_one_line(error, monkeypatch, capsys):
+def test_a_lack_of_memory_gives_one_line(error, monkeypatch, capsys):
     def command(arguments):
         raise error
 
-    monkeypatch.setitem(cli._COMMANDS, "doctor", command)
+    monkeypatch.setattr(doctor, "run", command)
     assert cli.main(["doctor"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{ERROR}out of memory: ")
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
     def command(arguments):
         raise RuntimeError("a fault")
 
-    monkeypatch.setitem(cli._COMMANDS, "doctor", command)
+    monkeypatch.setattr(doctor, "run", command)
     with pytest.raises(RuntimeError, match="a fault"):
         cli.main(["doctor"])

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: one process a call, small text, no network."""
+"""The command line as a user runs it: one process per call, a small text, no network."""
 
 import json
 import os
@@ -7,12 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from small_language import WORDS
 
 from electra_kernels.models import electra_config
 from electra_kernels.training.checkpoint import load_encoder
 from electra_kernels.training.objectives import OBJECTIVES
-
-WORDS = "the old cat saw a small dog near our house while rain fell on every green hill of that land".split()
 
 
 def run(*arguments, **options):
@@ -23,8 +22,8 @@ def run(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    chance = random.Random(0)
-    documents = ["\n".join(" ".join(chance.choices(WORDS, k=60)) for _ in range(6)) for _ in range(40)]
+    rng = random.Random(0)
+    documents = ["\n".join(" ".join(rng.choices(WORDS, k=60)) for _ in range(6)) for _ in range(40)]
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n\n".join(documents) + "\n")
     return path
@@ -32,9 +31,9 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(text, tmp_path_factory):
-    """A run of the whole pipeline: pretrain → folder with model, report and metrics; and what it printed.
+    """The output folder of a complete pretrain run, and its finished process.
 
-    pip is told to look nowhere, so that what needs a download has to say so in the report.
+    pip has no index, so the report must say which measurement lacks a download.
     """
     output = tmp_path_factory.mktemp("run")
     options = [
@@ -49,8 +48,8 @@ def trained(text, tmp_path_factory):
         "--output",
         output,
     ]
-    nowhere = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "ELECTRA_KERNELS_CACHE": str(output / "cache")}
-    done = run("pretrain", "--text", text, *options, environment=nowhere)
+    no_index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "ELECTRA_KERNELS_CACHE": str(output / "cache")}
+    done = run("pretrain", "--text", text, *options, environment=no_index)
     assert done.returncode == 0, done.stderr
     return output, done
 
@@ -79,7 +78,7 @@ def test_pretrain_writes_model_report_and_metrics(trained):
     assert "cannot download nlpaug" in metrics["real_word_errors"]["reason"]
 
 
-def test_the_report_shows_the_figures_of_the_run_and_needs_no_other_file(trained):
+def test_the_report_shows_the_metrics_of_the_run_and_needs_no_other_file(trained):
     output, _ = trained
     page = (output / "report.html").read_text()
     metrics = json.loads((output / "metrics.json").read_text())
@@ -91,7 +90,7 @@ def test_the_report_shows_the_figures_of_the_run_and_needs_no_other_file(trained
     assert page.index("only the label differs") < page.index("The run")
 
 
-def test_the_curves_are_files_too(trained):
+def test_the_curves_are_also_written_as_files(trained):
     output, _ = trained
     for name in ("auc", "mlm_loss", "rtd_loss"):
         assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -113,13 +112,13 @@ def test_detect_reads_standard_input_and_prints_json(trained):
     assert all(0 < token["probability"] < 1 for token in line)
 
 
-def test_blank_lines_of_standard_input_are_passed_over(trained):
+def test_blank_lines_of_standard_input_are_skipped(trained):
     output, _ = trained
     done = run("detect", "-", "--json", "--model", output / "model", input="the old cat\n\n  \na dog\n")
     assert [len(line) for line in json.loads(done.stdout)] == [3, 2]
 
 
-def test_figures_that_are_not_defined_are_null_in_json(trained, tmp_path):
+def test_undefined_metrics_are_null_in_json(trained, tmp_path):
     output, _ = trained
     (tmp_path / "one.txt").write_text("cat " * 40)
     done = run("evaluate", "--json", "--model", output / "model", "--text", tmp_path / "one.txt")
@@ -134,7 +133,7 @@ def test_detect_covers_a_text_longer_than_a_row(trained):
     assert len(json.loads(done.stdout)[0]) == 150
 
 
-def test_evaluate_prints_figures(trained, text):
+def test_evaluate_prints_metrics(trained, text):
     output, _ = trained
     done = run("evaluate", "--model", output / "model", "--text", text, "--json")
     assert done.returncode == 0, done.stderr
@@ -192,15 +191,15 @@ def test_an_objective_without_a_generator_writes_its_model_and_its_metrics(objec
         (["evaluate", "--text", "{tmp}/long.txt", "--model", "{tmp}"], "config.json is missing"),
     ],
 )
-def test_a_mistake_is_one_clear_line(arguments, message, trained, tmp_path, text):
+def test_an_error_of_the_user_gives_one_line(arguments, message, trained, tmp_path, text):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "short.txt").write_text("two words\n\nthree more words\n")
     (tmp_path / "long.txt").write_text(text.read_text())
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)))
     (tmp_path / "twice.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ncat\ncat\n")
     (tmp_path / "unknown.txt").write_text("Ω " * 40)
-    places = {"tmp": tmp_path, "model": trained[0] / "model"}
-    done = run(*(argument.format(**places) for argument in arguments))
+    paths = {"tmp": tmp_path, "model": trained[0] / "model"}
+    done = run(*(argument.format(**paths) for argument in arguments))
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("electra-kernels: error: ")
@@ -217,7 +216,7 @@ def test_an_impossible_length_is_refused(option, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_help_says_what_each_command_does():
+def test_help_describes_each_command():
     page = run("--help").stdout
     for command in ("pretrain", "evaluate", "detect", "doctor"):
         assert command in page
@@ -236,7 +235,7 @@ def test_doctor_prints_the_back_ends():
     assert "reference" in page
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+def test_a_closed_output_pipe_is_not_an_error():
     command = f"{sys.executable} -m electra_kernels doctor | head -1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
@@ -245,8 +244,8 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     assert done.stderr == ""
 
 
-def test_without_the_extra_the_command_line_says_what_to_install(tmp_path):
-    """A module of that name that cannot be found stands for one that is not installed."""
+def test_without_the_extra_the_error_says_what_to_install(tmp_path):
+    """A sitecustomize module hides rich from importlib, as if it were not installed."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util\n"
         "find = importlib.util.find_spec\n"

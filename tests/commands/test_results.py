@@ -1,4 +1,4 @@
-"""A new run replaces all results of the last one, and nothing else."""
+"""A new run replaces all results of the previous run, and no other file."""
 
 import json
 import random
@@ -6,7 +6,7 @@ import random
 import pytest
 from small_language import WORDS
 
-from electra_kernels.commands.pretrain import Options, pretrain
+from electra_kernels.commands.pipeline import Options, pretrain
 from electra_kernels.commands.progress import Progress
 from electra_kernels.commands.results import Results
 from electra_kernels.errors import UserError
@@ -21,7 +21,7 @@ def save(model, tokenizer):
 
 @pytest.fixture
 def used(tmp_path, save):
-    """The folder of a finished run, with a file of the user."""
+    """The output folder of a finished run, with a file of the user in it."""
     save(tmp_path / "model")
     (tmp_path / "metrics.json").write_text(json.dumps({"recipe": {}, "run": {}}))
     for name in ("report.html", "auc.png", "mlm_loss.png", "rtd_loss.png", "auc.png.123.part", "notes.txt"):
@@ -42,7 +42,7 @@ def test_the_first_model_replaces_all_results_of_an_earlier_run(used, save):
     load_checkpoint(used / "model")
 
 
-def test_a_run_that_cannot_save_leaves_the_earlier_one_whole(used):
+def test_a_run_that_cannot_save_leaves_the_earlier_results_complete(used):
     def full(folder):
         raise OSError(28, "No space left on device", str(folder))
 
@@ -50,7 +50,7 @@ def test_a_run_that_cannot_save_leaves_the_earlier_one_whole(used):
     with pytest.raises(OSError, match="No space left"):
         results.save_model(10, full)
     assert names(used) == before
-    assert results.saved() == "no model was saved"
+    assert results.last_saved() == "no model was saved"
     load_checkpoint(used / "model")
 
 
@@ -60,10 +60,10 @@ def test_the_report_of_this_run_stays_when_a_later_model_is_saved(used, save):
     (used / "report.html").write_text("new")
     results.save_model(20, save)
     assert names(used) == ["model", "notes.txt", "report.html"]
-    assert results.saved() == f"the model of step 20 is in {used / 'model'}"
+    assert results.last_saved() == f"the model of step 20 is in {used / 'model'}"
 
 
-def test_what_a_killed_run_leaves_does_not_stop_the_next(tmp_path, save):
+def test_remains_of_a_killed_run_do_not_stop_the_next_run(tmp_path, save):
     for name in ("model.partial", "model.previous"):
         save(tmp_path / name)
     (tmp_path / "model.partial" / "model.safetensors").rename(
@@ -86,7 +86,7 @@ def test_what_a_killed_run_leaves_does_not_stop_the_next(tmp_path, save):
         ("model.previous/thesis.txt", "mine"),
     ],
 )
-def test_results_of_something_else_are_left_alone(name, content, tmp_path):
+def test_files_of_another_program_are_left_alone(name, content, tmp_path):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(content)
@@ -95,18 +95,18 @@ def test_results_of_something_else_are_left_alone(name, content, tmp_path):
     assert path.read_text() == content
 
 
-def test_a_file_of_the_user_in_the_model_is_not_lost(used):
+def test_a_user_file_in_the_model_folder_is_not_lost(used):
     (used / "model" / "README.md").write_text("mine")
     with pytest.raises(UserError, match="holds model"):
         Results(used)
 
 
-def test_a_run_of_another_objective_into_a_used_folder(tmp_path, monkeypatch):
+def test_a_run_of_another_objective_replaces_the_results_in_a_used_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("ELECTRA_KERNELS_CACHE", str(tmp_path / "cache"))
-    chance = random.Random(0)
+    rng = random.Random(0)
     text = tmp_path / "text.txt"
-    text.write_text("\n\n".join(" ".join(chance.choices(WORDS, k=60)) for _ in range(60)))
+    text.write_text("\n\n".join(" ".join(rng.choices(WORDS, k=60)) for _ in range(60)))
     output = tmp_path / "output"
 
     def run(objective, steps):

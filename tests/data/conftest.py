@@ -1,4 +1,4 @@
-"""The fixtures of a small language (tests/small_language.py), for every test of this folder."""
+"""Makes the fixtures of tests/small_language.py available to the tests of this folder."""
 
 from small_language import (  # noqa: F401
     corpus,

@@ -7,9 +7,9 @@ from electra_kernels.data import documentation
 from electra_kernels.data.documentation import PACKAGES, documentation_text
 from electra_kernels.errors import UserError
 
-SENTENCE = "This sentence is from {}, as it says."
+SENTENCE = "This sentence comes from the file {}."
 KEPT = ["docs/topics/one.txt", "docs/two.rst", "doc/build/three.rst"]
-LEFT_OUT = [
+EXCLUDED = [
     "docs/_theme/readme.rst",
     "docs/LICENSE.txt",
     "docs/releases/1.0.txt",
@@ -24,12 +24,12 @@ LEFT_OUT = [
 
 @pytest.fixture
 def archives(tmp_path, monkeypatch):
-    """Source archives of the five packages, as the download would give them."""
+    """Source archives of the five packages, in place of downloaded ones."""
 
     def archive(package):
         path = tmp_path / f"{package.name}.tar.gz"
         with tarfile.open(path, "w:gz") as file:
-            for name in [*LEFT_OUT, *KEPT]:
+            for name in [*EXCLUDED, *KEPT]:
                 content = SENTENCE.format(f"{package.name} {name.partition('.')[0]}").encode()
                 member = tarfile.TarInfo(f"{package.name}-1.0/{name}")
                 member.size = len(content)
@@ -49,7 +49,7 @@ def test_every_package_is_pinned_by_version_and_hash():
 
 
 @pytest.mark.usefixtures("archives")
-def test_a_document_is_a_file_of_documentation_and_no_list_of_changes():
+def test_every_documentation_file_is_a_document_except_change_logs_and_licences():
     found = documentation_text()
     assert [document.name for document in found] == [
         f"{package.name}/{name}" for package in PACKAGES for name in sorted(KEPT)
@@ -58,7 +58,7 @@ def test_a_document_is_a_file_of_documentation_and_no_list_of_changes():
 
 
 @pytest.mark.usefixtures("archives")
-def test_a_second_call_is_offline_and_silent(monkeypatch):
+def test_a_second_call_reads_the_cache_and_logs_nothing(monkeypatch):
     messages = []
     first = documentation_text(messages.append)
     assert len(messages) == 2
@@ -68,7 +68,7 @@ def test_a_second_call_is_offline_and_silent(monkeypatch):
 
 
 @pytest.mark.usefixtures("archives")
-def test_another_way_of_cleaning_does_not_take_the_old_text(monkeypatch):
+def test_a_new_cleaning_version_does_not_reuse_the_cached_text(monkeypatch):
     documentation_text()
     monkeypatch.setattr(documentation, "CLEANING_VERSION", documentation.CLEANING_VERSION + 1)
     messages = []
@@ -77,9 +77,9 @@ def test_another_way_of_cleaning_does_not_take_the_old_text(monkeypatch):
 
 
 @pytest.mark.usefixtures("archives")
-def test_a_damaged_cache_is_named():
+def test_a_damaged_cache_file_is_reported():
     documentation_text()
     (cached,) = documentation.cache_directory().glob("documentation-*")
     cached.write_bytes(cached.read_bytes()[:-20])
-    with pytest.raises(UserError, match="delete it and it is made again"):
+    with pytest.raises(UserError, match="delete it, and it will be made again"):
         documentation_text()

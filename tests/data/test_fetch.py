@@ -22,7 +22,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def registry(tmp_path, monkeypatch):
-    """pip replaced by a function that writes CONTENT, or fails with `error`; its commands are kept."""
+    """Replaces pip by a function that records its command and writes CONTENT, or fails with `error`."""
     monkeypatch.setenv("ELECTRA_KERNELS_CACHE", str(tmp_path / "cache"))
     state = SimpleNamespace(commands=[], error="")
 
@@ -31,7 +31,7 @@ def registry(tmp_path, monkeypatch):
         if state.error:
             return subprocess.CompletedProcess(command, 1, "", state.error)
         suffix = "tar.gz" if "--no-binary" in command else "py3-none-any.whl"
-        name = command[-1].replace("==", "-").title()  # a file may be named otherwise than the project
+        name = command[-1].replace("==", "-").title()  # the file name may differ from the project name
         file = Path(command[command.index("--dest") + 1]) / f"{name}.{suffix}"
         file.write_bytes(CONTENT)
         file.chmod(0o600)
@@ -41,7 +41,7 @@ def registry(tmp_path, monkeypatch):
     return state
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+def test_the_environment_can_set_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("ELECTRA_KERNELS_CACHE", str(tmp_path))
     assert cache_directory() == tmp_path
     monkeypatch.delenv("ELECTRA_KERNELS_CACHE")
@@ -49,16 +49,16 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert cache_directory() == tmp_path / ".cache" / "electra_kernels"
 
 
-@pytest.mark.parametrize("chosen", [None, "~nobody-has-this-name/cache"])
-def test_a_home_that_is_not_known_is_told_with_what_to_set(chosen, monkeypatch):
-    """The home folder of a user whom the system does not know, as in many containers."""
+@pytest.mark.parametrize("chosen", [None, "~no-such-user/cache"])
+def test_an_unknown_home_folder_is_reported_with_the_variable_to_set(chosen, monkeypatch):
+    """Many containers run as a user id that the system does not know."""
 
-    def unknown(uid):
+    def unknown_user(uid):
         raise KeyError(uid)
 
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("ELECTRA_KERNELS_CACHE", raising=False)
-    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("pwd.getpwuid", unknown_user)
     if chosen is not None:
         monkeypatch.setenv("ELECTRA_KERNELS_CACHE", chosen)
     with pytest.raises(UserError, match="set HOME, or ELECTRA_KERNELS_CACHE") as error:
@@ -66,7 +66,7 @@ def test_a_home_that_is_not_known_is_told_with_what_to_set(chosen, monkeypatch):
     assert not isinstance(error.value, DownloadError)
 
 
-def test_a_download_has_the_mode_of_the_umask(registry):
+def test_the_mode_of_a_download_follows_the_umask(registry):
     previous = os.umask(0o027)
     try:
         path = fetch_package("name", "1.0", SHA256)
@@ -77,7 +77,7 @@ def test_a_download_has_the_mode_of_the_umask(registry):
 
 
 @pytest.mark.parametrize(("kind", "option"), [("sdist", "--no-binary"), ("wheel", "--only-binary")])
-def test_pip_is_asked_for_this_package_alone(registry, kind, option):
+def test_pip_downloads_only_this_package(registry, kind, option):
     path = fetch_package("name", "1.0", SHA256, kind=kind)
     assert path.read_bytes() == CONTENT
     (command,) = registry.commands
@@ -93,14 +93,14 @@ def test_a_second_call_needs_no_network(registry):
     assert len(registry.commands) == 1
 
 
-def test_a_damaged_file_in_the_cache_is_fetched_again(registry):
+def test_a_damaged_file_in_the_cache_is_downloaded_again(registry):
     path = fetch_package("name", "1.0", SHA256)
     path.write_bytes(CONTENT[:3])
     assert fetch_package("name", "1.0", SHA256).read_bytes() == CONTENT
 
 
 def test_a_download_with_another_hash_is_refused_and_not_kept(registry):
-    with pytest.raises(DownloadError, match=f"name 1.0: the download has sha256 {SHA256}, it should be 0000"):
+    with pytest.raises(DownloadError, match=f"name 1.0: the download has sha256 {SHA256}, should be 0000"):
         fetch_package("name", "1.0", "0000")
     assert not [path for path in cache_directory().rglob("*") if path.is_file()]
 
@@ -119,7 +119,7 @@ def test_a_download_with_another_hash_is_refused_and_not_kept(registry):
         ("/bin/python: No module named pip\n", "No module named pip"),
     ],
 )
-def test_a_failed_download_is_told_in_one_line(registry, output, reason):
+def test_a_failed_download_is_reported_in_one_line(registry, output, reason):
     registry.error = output
     with pytest.raises(DownloadError) as error:
         fetch_package("name", "1.0", SHA256)
@@ -128,7 +128,7 @@ def test_a_failed_download_is_told_in_one_line(registry, output, reason):
     assert "\n" not in str(error.value)
 
 
-def test_a_pip_that_does_not_start_is_no_fault_of_the_cache(registry, monkeypatch):
+def test_a_pip_that_does_not_start_is_a_download_error(registry, monkeypatch):
     def missing(command, **options):
         raise PermissionError(13, "Permission denied", command[0])
 
@@ -137,16 +137,15 @@ def test_a_pip_that_does_not_start_is_no_fault_of_the_cache(registry, monkeypatc
         fetch_package("name", "1.0", SHA256)
 
 
-def test_a_cache_that_cannot_be_written_is_named(registry, tmp_path):
+def test_an_unwritable_cache_is_reported(registry, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(UserError, match=r"cannot write to the cache .*: set ELECTRA_KERNELS_CACHE") as error:
         fetch_package("name", "1.0", SHA256)
-    assert not isinstance(
-        error.value, DownloadError
-    )  # a run without a network goes on, one without a cache does not
+    # A run continues after a DownloadError, but not without a cache.
+    assert not isinstance(error.value, DownloadError)
 
 
-def test_several_come_in_the_order_asked_for(registry):
+def test_several_packages_keep_their_order(registry):
     packages = [Package(f"name{i}", "1.0", SHA256, "wheel" if i % 2 else "sdist") for i in range(5)]
     assert [path.name.split("-")[0] for path in fetch_packages(packages)] == [f"name{i}" for i in range(5)]
     assert fetch_packages([]) == []

@@ -48,7 +48,7 @@ def test_inline_markup_becomes_what_the_reader_sees(markup, text):
 
 
 @pytest.mark.parametrize(
-    "left_out",
+    "excluded",
     [
         ".. code-block:: python\n\n    This is a sentence inside of code.\n\n    Another one is here as well.",
         "..\n    This is a comment of some length.",
@@ -64,11 +64,11 @@ def test_inline_markup_becomes_what_the_reader_sees(markup, text):
         "x = [a, b, c, d]; y = {e: f} (and so on for a while).",
     ],
 )
-def test_what_is_no_prose_is_left_out(left_out):
-    assert paragraphs(f"{PROSE}\n\n{left_out}\n\n{PROSE}") == [PROSE, PROSE]
+def test_text_that_is_not_prose_is_excluded(excluded):
+    assert paragraphs(f"{PROSE}\n\n{excluded}\n\n{PROSE}") == [PROSE, PROSE]
 
 
-def test_a_literal_block_goes_and_what_announces_it_stays():
+def test_a_literal_block_is_excluded_and_its_introduction_is_kept():
     assert paragraphs("""
         This is how it is done::
 
@@ -122,7 +122,7 @@ def test_a_definition_is_kept_without_its_term():
         """) == ["This means that it is loaded when needed."]
 
 
-def test_titles_belong_to_all_labels_before_them():
+def test_a_title_belongs_to_all_labels_before_it():
     assert section_titles(
         dedent("""
         .. _first-label:

@@ -17,16 +17,16 @@ PAD, UNK, CLS, SEP, MASK = range(5)
 
 
 def document(name, *word_counts):
-    """Paragraphs of so many words each; every word is one token."""
+    """A document whose paragraphs have ``word_counts`` words; every word is one token."""
     return Document(name, tuple(" ".join(WORDS[i % len(WORDS)] for i in range(n)) for n in word_counts))
 
 
 def texts(rows):
-    """The tokens of each row without special ones and padding."""
+    """The tokens of each row, without special tokens and padding."""
     return [[TOKENIZER.id_to_token(t) for t in row.tolist() if t > MASK] for row in rows.input_ids]
 
 
-def some_rows(count):
+def blank_rows(count):
     return Rows(torch.zeros(count, 12, dtype=torch.int64), torch.arange(count), SpecialIds(*range(5)))
 
 
@@ -37,7 +37,7 @@ def test_a_row_is_cls_tokens_sep_padding():
     assert texts(rows) == [(WORDS * 2)[:9]]
 
 
-def test_a_long_document_goes_on_in_the_next_row_without_loss():
+def test_a_long_document_continues_in_the_next_row_without_loss():
     rows = encode_rows([document("a", 30, 30)], TOKENIZER, 22)
     assert rows.input_ids.shape == (3, 22)
     assert [token for row in texts(rows) for token in row] == [WORDS[i % 6] for i in range(30)] * 2
@@ -54,21 +54,21 @@ def test_a_row_of_fewer_than_8_tokens_is_left_out():
     assert rows.document.tolist() == [1, 2, 2]
 
 
-def test_what_is_too_short_to_learn_from_can_be_asked_for():
+def test_shorter_rows_are_kept_on_request():
     rows = encode_rows([document("a", 1), document("b", 0)], TOKENIZER, 22, shortest=1)
     assert texts(rows) == [["alpha"]]
 
 
-def test_documents_stay_in_order_when_encoded_in_parts(monkeypatch):
+def test_documents_stay_in_order_when_encoded_in_chunks(monkeypatch):
     documents = [document(str(i), *[8 + i] * (i % 4)) for i in range(20)]
-    whole = encode_rows(documents, TOKENIZER, 22)
-    monkeypatch.setattr(rows_module, "_PARAGRAPHS_AT_ONCE", 5)
-    parts = encode_rows(documents, TOKENIZER, 22)
-    assert torch.equal(whole.input_ids, parts.input_ids)
-    assert torch.equal(whole.document, parts.document)
+    at_once = encode_rows(documents, TOKENIZER, 22)
+    monkeypatch.setattr(rows_module, "_CHUNK_PARAGRAPHS", 5)
+    in_chunks = encode_rows(documents, TOKENIZER, 22)
+    assert torch.equal(at_once.input_ids, in_chunks.input_ids)
+    assert torch.equal(at_once.document, in_chunks.document)
 
 
-def test_masks_say_what_is_a_token_and_what_may_be_masked():
+def test_masks_mark_tokens_and_maskable_tokens():
     rows = encode_rows([Document("a", ("alpha ☃ beta gamma delta kappa omega alpha",))], TOKENIZER, 14)
     ids = rows.input_ids
     assert UNK in ids[0]
@@ -77,7 +77,7 @@ def test_masks_say_what_is_a_token_and_what_may_be_masked():
     assert torch.equal(rows.maskable, ids > MASK)
 
 
-def test_nothing_to_encode_gives_no_rows():
+def test_no_documents_give_no_rows():
     rows = encode_rows([], TOKENIZER, 16)
     assert rows.input_ids.shape == rows.maskable.shape == (0, 16)
     assert unigram_counts(rows, 120).tolist() == [0] * 120
@@ -88,7 +88,7 @@ def test_a_length_without_room_for_text_is_refused():
         encode_rows([], TOKENIZER, 9)
 
 
-def test_counts_are_of_maskable_tokens():
+def test_only_maskable_tokens_are_counted():
     rows = encode_rows([document("a", 12), document("b", 12)], TOKENIZER, 16)
     counts = unigram_counts(rows, 120)
     assert counts.shape == (120,)
@@ -98,16 +98,16 @@ def test_counts_are_of_maskable_tokens():
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**31))
 def test_every_epoch_has_every_row_once_and_every_batch_is_full(count, batch_size, seed):
-    drawn = list(islice(batches(some_rows(count), batch_size, seed), 3 * count))
+    drawn = list(islice(batches(blank_rows(count), batch_size, seed), 3 * count))
     assert all(batch.shape == (batch_size,) and batch.dtype == torch.int64 for batch in drawn)
     stream = torch.cat(drawn)
     for epoch in stream[: stream.numel() // count * count].view(-1, count):
         assert sorted(epoch.tolist()) == list(range(count))
 
 
-def test_the_order_is_that_of_the_seed_and_changes_between_epochs():
+def test_the_order_depends_on_the_seed_and_changes_between_epochs():
     def epochs(seed):
-        return [batch.tolist() for batch in islice(batches(some_rows(100), 100, seed), 3)]
+        return [batch.tolist() for batch in islice(batches(blank_rows(100), 100, seed), 3)]
 
     assert epochs(1) == epochs(1)
     assert epochs(1) != epochs(2)
@@ -118,17 +118,17 @@ def test_the_order_is_that_of_the_seed_and_changes_between_epochs():
 def test_the_global_random_state_is_neither_read_nor_changed():
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = [batch.tolist() for batch in islice(batches(some_rows(50), 7, 3), 20)]
+    first = [batch.tolist() for batch in islice(batches(blank_rows(50), 7, 3), 20)]
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
-    assert [batch.tolist() for batch in islice(batches(some_rows(50), 7, 3), 20)] == first
+    assert [batch.tolist() for batch in islice(batches(blank_rows(50), 7, 3), 20)] == first
 
 
-def test_batches_of_nothing_are_refused_at_once():
+def test_batches_without_rows_are_refused_at_once():
     with pytest.raises(UserError, match="too little text"):
-        batches(some_rows(0), 4, 0)
+        batches(blank_rows(0), 4, 0)
     with pytest.raises(ValueError, match="batch_size: 0 should be at least 1"):
-        batches(some_rows(3), 0, 0)
+        batches(blank_rows(3), 0, 0)
 
 
 def test_a_selection_is_spread_over_all_rows():
@@ -138,11 +138,11 @@ def test_a_selection_is_spread_over_all_rows():
     assert torch.equal(spread(rows, 2).input_ids, rows.input_ids[[0, 14]])
 
 
-def test_special_tokens_that_a_text_speaks_of_are_text(corpus, tokenizer):
+def test_names_of_special_tokens_in_a_text_are_ordinary_text(tokenizer):
     document = Document("manual", ("the cat [PAD] saw [SEP] a small [MASK] dog near our house",))
     rows = encode_rows([document], tokenizer, 40)
     ids = rows.special_ids
     assert rows.input_ids[0, 0] == ids.cls
     inside = rows.input_ids[0, 1 : int(rows.attention_mask[0].sum()) - 1]
     assert not torch.isin(inside, torch.tensor([ids.pad, ids.cls, ids.sep, ids.mask])).any()
-    assert tokenizer.decode(inside.tolist()).endswith("our house"), "nothing after [SEP] is lost"
+    assert tokenizer.decode(inside.tolist()).endswith("our house"), "text after [SEP] was lost"

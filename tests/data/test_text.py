@@ -45,7 +45,7 @@ def test_each_json_line_is_a_document(tmp_path):
     assert [document.paragraphs for document in found] == [("One.", "Two."), ("ü",)]
 
 
-def test_a_directory_is_read_recursively_in_order_wherever_it_lies(tmp_path):
+def test_a_directory_is_read_recursively_in_order_and_its_parents_do_not_matter(tmp_path):
     for root in ("here", "elsewhere"):
         folder = tmp_path / root / "corpus"
         (folder / "b").mkdir(parents=True)
@@ -59,7 +59,7 @@ def test_a_directory_is_read_recursively_in_order_wherever_it_lies(tmp_path):
     assert found == read_documents([tmp_path / "elsewhere" / "corpus"])
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path):
+def test_a_byte_order_mark_is_removed(tmp_path):
     (tmp_path / "a.txt").write_text("Text.", encoding="utf-8-sig")
     assert read_documents([tmp_path / "a.txt"])[0].paragraphs == ("Text.",)
 
@@ -78,7 +78,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
         ("a.jsonl", b"{", "a.jsonl, line 1: not JSON"),
     ],
 )
-def test_what_cannot_be_read_is_told_in_one_line(tmp_path, name, content, message):
+def test_an_unreadable_file_is_reported_in_one_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
         read_documents([tmp_path / name])
@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path, name, content, messag
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_path_is_named():
+def test_a_missing_path_is_reported():
     with pytest.raises(UserError, match=r"nowhere\.txt: no such file or directory"):
         read_documents([Path("nowhere.txt")])
 
@@ -113,7 +113,7 @@ class Splits(dict):
 
 @pytest.fixture
 def saved_dataset(tmp_path, monkeypatch):
-    """A stand-in for the package datasets, which returns what the test puts into `loaded`."""
+    """Replaces the package datasets by one that returns the attribute `loaded`, which a test sets."""
     module = SimpleNamespace(DatasetDict=Splits, load_from_disk=lambda path: module.loaded)
     (tmp_path / "dataset_info.json").write_text("{}")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
@@ -137,7 +137,7 @@ def test_a_saved_dataset_without_text_is_refused(saved_dataset, tmp_path):
         read_documents([tmp_path])
 
 
-def test_about_one_document_in_every_is_held_out_whole():
+def test_about_one_document_in_every_is_held_out():
     corpus = split_held_out(documents(2000), every=20)
     assert 60 <= len(corpus.held_out) <= 140
     assert len(corpus.train) + len(corpus.held_out) == 2000
@@ -145,7 +145,7 @@ def test_about_one_document_in_every_is_held_out_whole():
     assert corpus.overlap == 0
 
 
-def test_a_document_stays_on_its_side_whatever_else_there_is():
+def test_other_documents_do_not_move_a_document_to_the_other_part():
     few, many = split_held_out(documents(500)), split_held_out(documents(1000)[::-1])
     assert {document.name for document in few.held_out} <= {document.name for document in many.held_out}
     assert {document.name for document in few.train} <= {document.name for document in many.train}
@@ -153,7 +153,7 @@ def test_a_document_stays_on_its_side_whatever_else_there_is():
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("every", [2, 1000])
-def test_both_sides_have_a_document_however_few_there_are(count, every):
+def test_both_parts_have_a_document_even_if_there_are_few(count, every):
     corpus = split_held_out(documents(count), every)
     assert corpus.train
     assert corpus.held_out
@@ -167,7 +167,7 @@ def test_held_out_paragraphs_that_occur_in_training_are_dropped_and_reported():
     assert all("Boilerplate." in document.paragraphs for document in corpus.train)
 
 
-def test_of_a_single_document_the_end_is_held_out():
+def test_the_end_of_a_single_document_is_held_out():
     paragraphs = tuple(f"Paragraph {i}." for i in range(100))
     corpus = split_held_out([Document("only", paragraphs)], every=20)
     assert corpus.train == [Document("only", paragraphs[:95])]
@@ -175,11 +175,11 @@ def test_of_a_single_document_the_end_is_held_out():
 
 
 @pytest.mark.parametrize("paragraphs", [("Alone.",), ("Same.", "Same.")])
-def test_too_little_text_to_hold_any_out(paragraphs):
+def test_too_little_text_to_hold_out_any_is_refused(paragraphs):
     with pytest.raises(UserError, match="too little text"):
         split_held_out([Document("only", paragraphs)])
 
 
-def test_every_must_leave_something_to_train_on():
+def test_every_below_two_is_refused():
     with pytest.raises(ValueError, match="every: 1 should be at least 2"):
         split_held_out(documents(3), every=1)

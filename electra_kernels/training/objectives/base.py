@@ -1,48 +1,13 @@
 """The shape of an objective: makes a batch, computes a loss, names its metrics."""
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from electra_kernels.data.facts import TextFacts, text_facts  # noqa: F401 -- exported by the package
 from electra_kernels.data.rows import Rows
-from electra_kernels.data.vocabulary import SpecialIds, special_ids
 from electra_kernels.models import ElectraConfig, Encoder
-
-_SENTENCE_ENDS = (".", "?", "!")
-_CONTINUATION = "##"
-
-
-@dataclass(frozen=True)
-class TextFacts:
-    """What an objective may know of the text that it is trained on.
-
-    Attributes:
-        counts: int64 [V], how often each token occurs in the training text, 0 for special tokens.
-        special_ids: the ids of the tokens that are no text.
-        sentence_ends: int64, the ids of the pieces that end a sentence.
-        continuations: int64, the ids of the pieces that continue a word (``##ing``); none where every piece is a word.
-    """
-
-    counts: Tensor
-    special_ids: SpecialIds
-    sentence_ends: Tensor
-    continuations: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-
-
-def text_facts(tokenizer: Tokenizer, counts: Tensor) -> TextFacts:
-    """The facts of a WordPiece vocabulary and of the text that was counted with it: ``.``, ``?``, ``!`` end a sentence.
-
-    Raises:
-        UserError: the vocabulary lacks a special token.
-    """
-    vocabulary = tokenizer.get_vocab()
-    ends = [vocabulary[piece] for piece in _SENTENCE_ENDS if piece in vocabulary]
-    continuations = sorted(i for piece, i in vocabulary.items() if piece.startswith(_CONTINUATION))
-    ids = [torch.tensor(part, dtype=torch.int64) for part in (ends, continuations)]
-    return TextFacts(counts, special_ids(tokenizer), *ids)
 
 
 class TokenBatch(NamedTuple):
