@@ -14,7 +14,7 @@ from electra_kernels.commands import options
 from electra_kernels.commands.interrupt import outcome, stop_signals_raise
 from electra_kernels.errors import UserError
 
-_NEEDS = ("matplotlib", "rich", "safetensors", "tokenizers")
+_NEEDS = ("matplotlib", "rich", "safetensors", "scipy", "tokenizers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,14 +1,15 @@
-"""The pictures of the report, as PNG bytes."""
+"""The pictures of the report and of the comparison, as PNG bytes.
+
+The figures are drawn without pyplot, so the matplotlib back end of the user stays as it is.
+"""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from electra_kernels.evaluation.comparison.intervals import Interval
 
@@ -16,12 +17,12 @@ PER_TOKEN, PER_ROW, MUTED = "#1a6e5c", "#c2571a", "#8a8f98"
 
 
 def _png(draw: Callable[..., None], *arguments: Any, size: tuple[float, float] = (5.2, 3.6)) -> bytes:
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    canvas, axis = FigureCanvasAgg(figure), figure.subplots()
     draw(axis, *arguments)
     axis.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
+    canvas.print_png(buffer)
     return buffer.getvalue()
 
 
