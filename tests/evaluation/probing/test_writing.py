@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from electra_kernels.data.text import Corpus, Document
+from electra_kernels.data.words import split_words
 from electra_kernels.errors import UserError
 from electra_kernels.evaluation.probing.task import Examples
-from electra_kernels.evaluation.probing.words import encode_words, pick_sentences, split_words, word_baseline
+from electra_kernels.evaluation.probing.words import encode_words, pick_sentences, word_baseline
 from electra_kernels.evaluation.probing.writing import (
     _capitalised,
     _comma_follows,
