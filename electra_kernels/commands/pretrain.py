@@ -14,13 +14,12 @@ from electra_kernels import backends
 from electra_kernels.commands.progress import Progress
 from electra_kernels.commands.results import Results
 from electra_kernels.data.prepared import Data, read_data
-from electra_kernels.data.rows import encode_rows, spread
-from electra_kernels.data.vocabulary import train_vocabulary
+from electra_kernels.data.rows import spread
 from electra_kernels.errors import UserError
 from electra_kernels.evaluation import held_out
 from electra_kernels.evaluation.colouring import ScoredToken, score_rows
+from electra_kernels.evaluation.comparison.pair import train_pair
 from electra_kernels.evaluation.held_out import FixedCorruption, evaluate_electra, evaluate_objective
-from electra_kernels.evaluation.pair import PER_TOKEN, train_pair
 from electra_kernels.evaluation.real_word_errors import (
     ErrorPairs,
     count_words,
@@ -267,18 +266,10 @@ def _device_name(device: torch.device) -> str:
 
 
 def _pair(options: Options, data: Data, device: torch.device, progress: Progress) -> dict[str, Any]:
-    """The pair has a vocabulary and rows of its own, of the same text."""
-    tokenizer = train_vocabulary(data.corpus.train, PER_TOKEN.vocab_size)
-    rows, held_out = (
-        encode_rows(part, tokenizer, PER_TOKEN.length) for part in (data.corpus.train, data.corpus.held_out)
-    )
-    budget = Budget(PER_TOKEN.steps, options.pair_minutes)
     with progress.bar("one label per token, one per sequence") as bar:
         return train_pair(
-            rows,
-            spread(held_out, FINAL_ROWS),
-            tokenizer.get_vocab_size(),
-            budget,
+            data.corpus,
+            minutes=options.pair_minutes,
             seed=options.seed,
             device=device,
             report=bar.update_pair,

@@ -36,10 +36,7 @@ class Bar:
             self.say(f"step {state.step:6,}  {line}")
 
     def update_pair(self, step: int, fraction: float, figures: Mapping[str, float]) -> None:
-        line = (
-            f"rows: per token {figures['per_token_rows']:.3f}, per sequence {figures['per_row_rows']:.3f}; "
-            f"tokens {figures['per_token_tokens']:.3f}"
-        )
+        line = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
         self._show(fraction, line)
         self.say(f"step {step:6,}  AUC  {line}")
 

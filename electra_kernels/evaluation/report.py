@@ -8,8 +8,8 @@ from typing import Any
 
 from electra_kernels.evaluation import figures
 from electra_kernels.evaluation.colouring import ScoredToken
+from electra_kernels.evaluation.comparison.pair import LEARNING_RATES
 from electra_kernels.evaluation.pages import render
-from electra_kernels.evaluation.pair import PER_ROW, PER_TOKEN
 from electra_kernels.files import write_whole
 
 METRICS = "metrics.json"
@@ -43,7 +43,7 @@ def report_page(
         pair_pictures=[]
         if pair is None
         else [figures.pair_rows_figure(pair), figures.pair_tokens_figure(pair)],
-        pair_rates=(PER_TOKEN.learning_rate, PER_ROW.learning_rate),
+        pair_rates=list(LEARNING_RATES.values()),
         summary=_summary(metrics["final"], metrics["baselines"]),
         samples=samples,
         error_scores=_error_scores(metrics["real_word_errors"]),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from electra_kernels.evaluation.comparison.intervals import Interval, interval, tokens_to
-from electra_kernels.evaluation.comparison.runs import UNTRAINED
+from electra_kernels.evaluation.comparison.setting import UNTRAINED
 from electra_kernels.evaluation.figures import comparison_figure
 from electra_kernels.evaluation.pages import render
 from electra_kernels.files import write_whole
