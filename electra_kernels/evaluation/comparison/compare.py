@@ -218,7 +218,7 @@ def _described(name: str) -> dict[str, str]:
 
 
 def _setting(options: Options, log: Log) -> tuple[Setting, dict[str, Any]]:
-    """What the runs share, and the facts about it for the page."""
+    """The setting that the runs share, and the facts about it for the page."""
     corpus = split_held_out(read_documents(options.text) if options.text else documentation_text(log))
     tokenizer = train_vocabulary(corpus.train, RECIPE.vocab_size)
     # Every other held-out document serves only the choice of the learning rate.

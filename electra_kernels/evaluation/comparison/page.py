@@ -112,7 +112,7 @@ def differences(record: Record, mode: str) -> Section:
 
 
 def signals(record: Record) -> Section:
-    """What each objective is, its learning rate and its speed."""
+    """The description of each objective, its learning rate and its speed."""
     rows = []
     for name, facts in record["objectives"].items():
         runs = runs_of(record, name)

@@ -1,7 +1,8 @@
 """The controlled pair: same text, same encoder, same corrupted rows, same steps; only the label differs."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ from electra_kernels.training.schedule import Budget
 from electra_kernels.training.trainer import State
 
 CURVE_POINTS = 12
-# From trials; no rate of four took the objective with one label per row off chance (benchmarks/FINDINGS.md).
+# The rates are from trials. No rate of four took the objective with one label per row off chance
+# (benchmarks/FINDINGS.md).
 LEARNING_RATES = {"corrupted_tokens": 2e-3, "corrupted_rows": 1e-3}
 FITTED_ROWS, JUDGED_ROWS = 1_024, 1_024
 
@@ -48,7 +50,8 @@ def train_pair(
     """Train `corrupted_tokens`, then `corrupted_rows` for as many steps, and compare what they have learned.
 
     Both start from the same weights. The two runs draw the same batches and corruptions, since a step of either
-    takes the same number of draws from torch's global generator.
+    takes the same number of draws from torch's global generator. If ``minutes`` are given, the first run takes half
+    of them, and the steps that it made are the length of the second.
 
     Args:
         corpus: training and held-out documents; the pair has its own vocabulary and rows.
@@ -68,25 +71,12 @@ def train_pair(
     judged = _corrupted(held_out, JUDGED_ROWS, setting.text.counts)
     token_run, row_run = pair_runs(seed)
     per_token, per_row = (objective_of(setting, run).to(device) for run in (token_run, row_run))
+    follow = partial(_train_and_measure, setting, judged, report)
     budget = Budget(steps, None if minutes is None else minutes / 2)
-    state, token_curve = train_with_curve(
-        per_token,
-        setting,
-        token_run,
-        budget,
-        measure=lambda: _aucs(per_token, judged, device, "per_token"),
-        is_due=evenly_spaced(CURVE_POINTS),
-        report=_at_points(report, 0.0),
-    )
+    state, token_curve = follow("per_token", per_token, token_run, budget, evenly_spaced(CURVE_POINTS))
     due = [point["step"] for point in token_curve]
-    _, row_curve = train_with_curve(
-        per_row,
-        setting,
-        row_run,
-        Budget(state.step),
-        measure=lambda: _aucs(per_row, judged, device, "per_row"),
-        is_due=lambda state, curve: state.step in due,
-        report=_at_points(report, 0.5),
+    _, row_curve = follow(
+        "per_row", per_row, row_run, Budget(state.step), lambda state, curve: state.step in due
     )
     task = replaced_tokens(_corrupted(setting.rows, FITTED_ROWS, setting.text.counts), judged)
     encoders = {
@@ -105,6 +95,28 @@ def train_pair(
         "standard_error_tokens": _standard_error(judged.is_replaced[judged.maskable]),
         "steps": state.step,
     }
+
+
+def _train_and_measure(
+    setting: TrainingSetting,
+    judged: FixedCorruption,
+    report: Report,
+    side: Literal["per_token", "per_row"],
+    objective: Objective,
+    run: Run,
+    budget: Budget,
+    is_due: Callable[[State, Curve], bool],
+) -> tuple[State, Curve]:
+    """Train one side and measure its AUCs, which are named after the side."""
+    return train_with_curve(
+        objective,
+        setting,
+        run,
+        budget,
+        measure=lambda: _aucs(objective, judged, side),
+        is_due=is_due,
+        report=_at_points(report, 0.0 if side == "per_token" else 0.5),
+    )
 
 
 def pair_runs(seed: int) -> tuple[Run, Run]:
@@ -129,9 +141,9 @@ def _corrupted(rows: Rows, count: int, counts: Tensor) -> FixedCorruption:
     return FixedCorruption(spread(rows, count), counts, share_of_rows=0.5)
 
 
-def _aucs(objective: Objective, fixed: FixedCorruption, device: torch.device, side: str) -> dict[str, float]:
-    """AUC of the objective's own head for rows and, where it has one label per token, for tokens."""
-    figures = {}
+def _aucs(objective: Objective, fixed: FixedCorruption, side: str) -> dict[str, float]:
+    """AUC of the objective's own head for rows and, if it has a label per token, for tokens."""
+    figures, device = {}, next(objective.parameters()).device
     with isolated(objective):
         if isinstance(objective, TokenDetection):
             figures[f"{side}_tokens"] = fixed.token_auc(fixed.scores(objective.token_scores, device))

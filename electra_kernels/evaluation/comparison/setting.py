@@ -1,4 +1,4 @@
-"""What the runs of a comparison share, and what distinguishes one run."""
+"""The settings that the runs of a comparison share, and those that distinguish one run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from electra_kernels.training.recipe import Recipe
 
 UNTRAINED = "untrained"
 
-# Small enough for tens of runs in minutes.
+# The recipe and the encoder are small enough for tens of runs in minutes.
 SMALL_RECIPE = Recipe(
     length=32, batch_size=64, learning_rate=2e-3, warmup=0.05, steps=1_500, vocab_size=4_096
 )
@@ -27,7 +27,7 @@ def small_encoder(vocab_size: int) -> EncoderConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """What distinguishes a run from the others.
+    """One run: its objective, learning rate and seed.
 
     The objective `UNTRAINED` stands for no training: its encoder is the common start of all runs of that seed.
     """
@@ -43,7 +43,7 @@ class Run:
 
 @dataclass(frozen=True)
 class TrainingSetting:
-    """What the training of all runs shares.
+    """The settings that the training of all runs shares.
 
     Attributes:
         config, text: arguments of the objectives.
@@ -59,7 +59,7 @@ class TrainingSetting:
 
 @dataclass(frozen=True)
 class Setting(TrainingSetting):
-    """What all runs of ``electra-kernels compare`` share.
+    """The settings that all runs of ``electra-kernels compare`` share.
 
     Attributes:
         minutes: length of a run; None: ``recipe.steps``.
