@@ -71,5 +71,5 @@ def run(arguments: argparse.Namespace) -> int:
     from electra_kernels.evaluation.comparison.compare import Options, compare, names
 
     options = {name: getattr(arguments, name) for name in Options.__dataclass_fields__}
-    print(compare(Options(**options | {"objectives": names(arguments.objectives)}), Progress()))
+    print(compare(Options(**options | {"objectives": names(arguments.objectives)}), Progress().log))
     return 0

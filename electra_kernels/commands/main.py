@@ -19,7 +19,7 @@ from electra_kernels.commands.interrupt import describe_stop, stop_signals_raise
 from electra_kernels.errors import UserError
 
 _COMMANDS = (pretrain, compare, evaluate, detect, doctor)
-_REQUIRED_PACKAGES = ("matplotlib", "rich", "safetensors", "tokenizers")
+_REQUIRED_PACKAGES = ("matplotlib", "rich", "safetensors", "scipy", "tokenizers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

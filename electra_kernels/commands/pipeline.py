@@ -20,11 +20,10 @@ from electra_kernels.commands.measurements import (
 from electra_kernels.commands.progress import Progress
 from electra_kernels.commands.results import Results
 from electra_kernels.data.prepared import PreparedText, prepare_text
-from electra_kernels.data.rows import encode_rows, spread
-from electra_kernels.data.vocabulary import train_vocabulary
+from electra_kernels.data.rows import spread
 from electra_kernels.errors import UserError
+from electra_kernels.evaluation.comparison.pair import train_pair
 from electra_kernels.evaluation.held_out import FixedCorruption, unigram_entropy
-from electra_kernels.evaluation.pair import PER_TOKEN, train_pair
 from electra_kernels.evaluation.real_word_errors import error_pairs_or_reason
 from electra_kernels.evaluation.report import write_metrics, write_report
 from electra_kernels.models import Electra, electra_config
@@ -235,17 +234,10 @@ def _device_name(device: torch.device) -> str:
 
 def _pair(options: Options, text: PreparedText, device: torch.device, progress: Progress) -> dict[str, Any]:
     """Train the controlled pair, which has its own vocabulary and rows of the same text."""
-    tokenizer = train_vocabulary(text.corpus.train, PER_TOKEN.vocab_size)
-    rows, held_out = (
-        encode_rows(part, tokenizer, PER_TOKEN.length) for part in (text.corpus.train, text.corpus.held_out)
-    )
-    budget = Budget(PER_TOKEN.steps, options.pair_minutes)
     with progress.bar("one label per token, one per sequence") as bar:
         return train_pair(
-            rows,
-            spread(held_out, FINAL_ROWS),
-            tokenizer.get_vocab_size(),
-            budget,
+            text.corpus,
+            minutes=options.pair_minutes,
             seed=options.seed,
             device=device,
             report=bar.update_pair,

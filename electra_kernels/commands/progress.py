@@ -36,11 +36,8 @@ class Bar:
             self.log(f"step {state.step:6,}  {line}")
 
     def update_pair(self, step: int, fraction: float, figures: Mapping[str, float]) -> None:
-        """Show the share of the pair's steps that are done and the AUCs of both sides."""
-        line = (
-            f"rows: per token {figures['per_token_rows']:.3f}, per sequence {figures['per_row_rows']:.3f}; "
-            f"tokens {figures['per_token_tokens']:.3f}"
-        )
+        """Show how far the pair has come, and the AUCs of the sides that have one."""
+        line = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
         self._show(fraction, line)
         self.log(f"step {step:6,}  AUC  {line}")
 

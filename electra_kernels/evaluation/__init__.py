@@ -1,1 +1,1 @@
-"""Figures of a trained model: held-out text, real-word errors, probes, comparison of objectives, report."""
+"""Evaluation of models: held-out text, real-word errors, probes, comparison of objectives, report."""

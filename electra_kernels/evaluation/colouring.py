@@ -1,6 +1,5 @@
 """Text with each token coloured by the probability that it was replaced, for the terminal and for the report."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,11 +11,18 @@ from torch import Tensor
 from electra_kernels.models import Discriminator
 
 _RED, _WHITE = (214, 72, 40), (255, 255, 255)
+_CONTINUATION = "##"
 
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A word piece, the probability that it was replaced, and what stood there where it really was."""
+    """A word piece and the probability that it was replaced.
+
+    Attributes:
+        piece: as in the vocabulary, ``##ing`` where it continues a word.
+        probability: in [0, 1].
+        original: the piece that it replaced; None where it was not replaced, or where that is not known.
+    """
 
     piece: str
     probability: float
@@ -24,11 +30,23 @@ class ScoredToken:
 
     @property
     def text(self) -> str:
-        return self.piece.removeprefix("##")
+        return self.piece.removeprefix(_CONTINUATION)
+
+    @property
+    def original_text(self) -> str | None:
+        return None if self.original is None else self.original.removeprefix(_CONTINUATION)
 
     @property
     def starts_word(self) -> bool:
-        return not self.piece.startswith("##")
+        return not self.piece.startswith(_CONTINUATION)
+
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        """Red, green and blue of the background: white at probability 0, red at 1."""
+        red, green, blue = (
+            round(white + (full - white) * self.probability) for white, full in zip(_WHITE, _RED, strict=True)
+        )
+        return red, green, blue
 
 
 def score_rows(
@@ -38,7 +56,15 @@ def score_rows(
     attention_mask: Tensor,
     original_ids: Tensor | None = None,
 ) -> list[list[ScoredToken]]:
-    """input_ids, attention_mask and the ids before the replacement, [B, T] → the tokens between [CLS] and [SEP]."""
+    """The tokens of each row between [CLS] and [SEP], with their probabilities.
+
+    Args:
+        discriminator: in evaluation mode.
+        tokenizer: the tokenizer that made the ids.
+        input_ids: int64 [B, T].
+        attention_mask: bool [B, T].
+        original_ids: int64 [B, T], the ids before the replacement; None: nothing is marked as replaced.
+    """
     with torch.no_grad():
         probabilities = discriminator.logits(input_ids, attention_mask).sigmoid()
     originals = input_ids if original_ids is None else original_ids
@@ -59,32 +85,12 @@ def score_rows(
 
 
 def to_terminal(tokens: Sequence[ScoredToken]) -> Text:
-    """The redder the background, the more probable that the token was replaced; the highest are bold."""
+    """Text for rich: each token on its colour, in bold from a probability of 0.5."""
     text = Text()
     for token in tokens:
         if token.starts_word and len(text):
             text.append(" ")
-        red, green, blue = _shade(token.probability)
+        red, green, blue = token.colour
         bold = "bold " if token.probability >= 0.5 else ""
         text.append(token.text, style=f"{bold}black on #{red:02x}{green:02x}{blue:02x}")
     return text
-
-
-def to_html(tokens: Sequence[ScoredToken]) -> str:
-    """As `to_terminal`; a token that was really replaced is underlined, with the original behind it."""
-    parts: list[str] = []
-    for token in tokens:
-        red, green, blue = _shade(token.probability)
-        style = f'style="background:rgb({red},{green},{blue})" title="{token.probability:.0%}"'
-        span = f"<span {style}>{html.escape(token.text)}</span>"
-        if token.original is not None:
-            span = f"<u>{span}</u><s>{html.escape(token.original.removeprefix('##'))}</s>"
-        parts.append((" " if token.starts_word and parts else "") + span)
-    return "".join(parts)
-
-
-def _shade(probability: float) -> tuple[int, int, int]:
-    red, green, blue = (
-        round(white + (full - white) * probability) for white, full in zip(_WHITE, _RED, strict=True)
-    )
-    return red, green, blue

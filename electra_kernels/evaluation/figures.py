@@ -1,14 +1,15 @@
-"""The pictures of the report, as PNG bytes."""
+"""The pictures of the report and of the comparison, as PNG bytes.
+
+The figures are drawn without pyplot, so the matplotlib back end of the user stays as it is.
+"""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from electra_kernels.evaluation.comparison.intervals import Interval
 
@@ -16,17 +17,17 @@ PER_TOKEN, PER_ROW, MUTED = "#1a6e5c", "#c2571a", "#8a8f98"
 
 
 def _png(draw: Callable[..., None], *arguments: Any, size: tuple[float, float] = (5.2, 3.6)) -> bytes:
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    canvas, axis = FigureCanvasAgg(figure), figure.subplots()
     draw(axis, *arguments)
     axis.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
+    canvas.print_png(buffer)
     return buffer.getvalue()
 
 
 def pair_rows_figure(pair: dict[str, Any]) -> bytes:
-    """The controlled pair at the question of the side with one label per row."""
+    """AUC of both sides of the controlled pair at telling corrupted rows from clean ones."""
     return _png(_draw_pair_rows, pair)
 
 
@@ -38,7 +39,7 @@ def _draw_pair_rows(axis: Axes, pair: dict[str, Any]) -> None:
 
 
 def pair_tokens_figure(pair: dict[str, Any]) -> bytes:
-    """The controlled pair at the question of the side with one label per token."""
+    """AUC at finding the replaced tokens: the head of the side with a label per token, and probes of both encoders."""
     return _png(_draw_pair_tokens, pair)
 
 
@@ -66,7 +67,7 @@ def comparison_figure(
     objectives: Mapping[str, Mapping[str, str]],
     baseline: tuple[str, float],
 ) -> bytes:
-    """AUC over tokens seen with its interval over seeds, by objective: those with a label per row are dashed."""
+    """AUC over tokens seen, with its interval over seeds, per objective; a curve is dashed if labels are per row."""
     return _png(_draw_comparison, curves, objectives, baseline, size=(8.6, 4.6))
 
 
@@ -115,7 +116,12 @@ def _draw_rtd(axis: Axes, evaluations: Sequence[dict[str, float]]) -> None:
     _line(axis, minutes, [p["rtd_loss"] for p in evaluations], PER_TOKEN, "discriminator")
     entropy = [p["base_rate_entropy"] for p in evaluations]
     axis.plot(
-        minutes, entropy, "--", color=MUTED, linewidth=1, label="always saying the share of replaced tokens"
+        minutes,
+        entropy,
+        "--",
+        color=MUTED,
+        linewidth=1,
+        label="always predicting the share of replaced tokens",
     )
     axis.set(xlabel="minutes", ylabel="nats per token", title="Replaced-token detection, held-out text")
     low, high = min(p["rtd_loss"] for p in evaluations), max(entropy)
@@ -145,7 +151,7 @@ def _draw_auc(axis: Axes, evaluations: Sequence[dict[str, float]], frequency: fl
 
 
 def step_figure(seconds: dict[str, float]) -> bytes:
-    """Where the time of one step goes."""
+    """The time of one step by part."""
     return _png(_draw_step, seconds)
 
 
@@ -157,7 +163,7 @@ def _draw_step(axis: Axes, seconds: dict[str, float]) -> None:
 
 
 def _finish_auc(axis: Axes) -> None:
-    """Limits that hold every curve and leave room for the legend above them."""
+    """Set limits that show every curve and leave room for the legend above them."""
     low, high = axis.get_ylim()
     axis.set_ylim(min(low, 0.45), max(high + 0.2, 0.95))
     axis.legend(fontsize=8, frameon=False, loc="upper left")

@@ -1,4 +1,4 @@
-"""What a model has learned, on text that it has not seen. Nothing here disturbs a training that goes on around it."""
+"""Metrics of a model on held-out text. Nothing here disturbs a training that goes on around it."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -16,12 +16,18 @@ from electra_kernels.models.unigram import Unigram
 from electra_kernels.training.objectives import Objective, take
 
 BATCH_ROWS = 64
-EVALUATION_SEED = 20_260  # no seed that a run is likely to have
+EVALUATION_SEED = 20_260  # a seed that hardly any run has
+
+# (input_ids int64 [B, T], attention_mask bool [B, T]) → a value per token [B, T, ...] or per row [B, ...]
+Score = Callable[[Tensor, Tensor], Tensor]
 
 
 @contextmanager
 def isolated(module: nn.Module, seed: int = EVALUATION_SEED) -> Iterator[None]:
-    """Evaluation mode, no gradients, and random numbers of its own: torch's global state comes back as it was."""
+    """Evaluation mode without gradients, with random numbers from ``seed``.
+
+    Afterwards the mode of the module and torch's global random state are as they were before.
+    """
     training = module.training
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -33,17 +39,22 @@ def isolated(module: nn.Module, seed: int = EVALUATION_SEED) -> Iterator[None]:
 
 
 def slices(rows: Rows) -> Iterator[slice]:
+    """The batches of an evaluation: consecutive slices of up to `BATCH_ROWS` rows."""
     count = rows.input_ids.shape[0]
     return (slice(start, start + BATCH_ROWS) for start in range(0, count, BATCH_ROWS))
 
 
 class FixedCorruption:
-    """Held-out rows whose tokens were replaced once and for all, by draws from the word frequencies.
+    """Held-out rows with some tokens replaced by draws from the word frequencies, always by the same draws.
 
     Args:
-        rows: held-out rows.
-        counts: [V], of the training text, the frequencies of the replacements.
-        share_of_rows: probability with which a row is corrupted at all.
+        rows: held-out rows, M of them.
+        counts: [V], token counts of the training text, the frequencies of the replacements.
+        share_of_rows: probability that a row is corrupted at all.
+
+    Attributes:
+        input_ids: int64 [M, T], after the replacement.
+        is_replaced, attention_mask, maskable: bool [M, T].
     """
 
     def __init__(self, rows: Rows, counts: Tensor, *, share_of_rows: float = 1.0) -> None:
@@ -54,8 +65,8 @@ class FixedCorruption:
         self.input_ids, self.is_replaced = replaced
         self.attention_mask, self.maskable = rows.attention_mask, rows.maskable
 
-    def scores(self, score: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> Tensor:
-        """``score(input_ids, attention_mask)`` [B, T] or [B] over all rows: [M, T] or [M], on the CPU."""
+    def scores(self, score: Score, device: torch.device) -> Tensor:
+        """The scores of all rows, computed on ``device``: float32 [M, T] or [M], on the CPU."""
         parts = [
             score(self.input_ids[s].to(device), self.attention_mask[s].to(device)).float().cpu()
             for s in slices(self.rows)
@@ -63,22 +74,23 @@ class FixedCorruption:
         return torch.cat(parts)
 
     def token_auc(self, scores: Tensor) -> float:
-        """AUC of scores [M, T] at telling replaced from original, over the tokens that could be replaced."""
+        """AUC of scores [M, T] at telling replaced from original tokens, over the tokens that could be replaced."""
         return area_under_curve(scores[self.maskable], self.is_replaced[self.maskable])
 
     def row_auc(self, scores: Tensor) -> float:
-        """AUC of scores [M] at telling rows with a replaced token from rows without."""
+        """AUC of scores [M] at telling rows with a replaced token from rows without one."""
         return area_under_curve(scores, self.is_replaced.any(-1))
 
 
 def evaluate_electra(model: Electra, fixed: FixedCorruption) -> dict[str, float]:
-    """Figures of generator and discriminator on the rows of ``fixed``, corrupted as they are there or by the generator.
+    """Metrics of generator and discriminator on the rows of ``fixed``.
 
     Returns:
-        ``auc_random``: AUC on the fixed corruption. With a generator also ``mlm_loss`` (nats per masked token),
-        ``mlm_accuracy``, and on its own samples, over the tokens that could be replaced: ``auc_samples``,
-        ``auc_samples_frequency`` (of the rarity of the token alone), ``rtd_loss``, ``base_rate_entropy`` (nats: the
-        loss of always saying the share of replaced tokens), ``recall`` at probability 0.5 and ``replaced``.
+        ``auc_random``: AUC on the fixed corruption. With a trained generator also ``mlm_loss`` (nats per masked
+        token) and ``mlm_accuracy``, and on the samples of the generator, over the tokens that could be replaced:
+        ``auc_samples``, ``auc_samples_frequency`` (AUC of the rarity of the token alone), ``rtd_loss``,
+        ``base_rate_entropy`` (nats, the loss of always predicting the share of replaced tokens), ``recall`` at
+        probability 0.5 and ``replaced``, the share of replaced tokens.
     """
     device = next(model.parameters()).device
     with isolated(model):
@@ -112,7 +124,7 @@ def _evaluate_samples(model: Electra, fixed: FixedCorruption, device: torch.devi
 
 
 def evaluate_objective(objective: Objective, rows: Rows) -> dict[str, float]:
-    """The objective's own metrics on ``rows``, as at the end of a run; means over batches of rows in random order."""
+    """The objective's own metrics on ``rows``, as at the end of a run: means over batches of rows in random order."""
     device = next(objective.parameters()).device
     sums = dict.fromkeys(objective.metrics, 0.0)
     with isolated(objective):
@@ -130,18 +142,26 @@ def binary_entropy(share: float) -> float:
 
 
 def rarity(input_ids: Tensor, counts: Tensor) -> Tensor:
-    """-log frequency of each token of input_ids [...]: the baseline that knows words but no context."""
+    """The baseline that knows words but no context: -log frequency of each token.
+
+    Args:
+        input_ids: int64 [...].
+        counts: [V], token counts of the training text; each is raised by 1.
+
+    Returns:
+        float64 [...].
+    """
     frequency = (counts.double() + 1) / (counts.sum() + counts.numel())
     return -frequency.log()[input_ids]
 
 
 def unigram_entropy(rows: Rows, counts: Tensor) -> float:
-    """Nats per token of guessing held-out words by their frequency alone: the plateau that a generator must leave."""
+    """Nats per token of predicting held-out tokens by their frequency alone: a generator has to get below it."""
     return float(rarity(rows.input_ids[rows.maskable], counts).mean())
 
 
 def standard_error(positives: int, negatives: int) -> float:
-    """Of an area under the curve near 1/2: sqrt((n + m + 1) / (12 n m)) (Mann and Whitney 1947)."""
+    """Standard error of an area under the curve near 1/2: sqrt((n + m + 1) / (12 n m)) (Mann and Whitney 1947)."""
     if not positives or not negatives:
         return math.nan
     return math.sqrt((positives + negatives + 1) / (12 * positives * negatives))

@@ -1,8 +1,8 @@
 """Synthetic real-word errors in held-out sentences, and how well scores per token find them.
 
-A word of a sentence is replaced by another real word that people are known to write for it ("look" for "luck").
-Plain misspellings would not do: how rare a word is finds them without reading the sentence. So the wrong word
-must be in the training text, about as often as the one it replaces.
+One word of a sentence is replaced by another real word that people are known to write for it ("look" for "luck").
+A plain misspelling would not do: the rarity of the word gives it away without reading the sentence. So the wrong word
+must be in the training text, about as often as the word that it replaces.
 """
 
 import math
@@ -19,22 +19,23 @@ from torch import Tensor
 from electra_kernels.data.fetch import DownloadError, fetch_package
 from electra_kernels.data.text import Document
 from electra_kernels.data.vocabulary import special_ids
-from electra_kernels.data.words import SENTENCE_WORDS, split_sentences, split_words
+from electra_kernels.data.words import split_words
 from electra_kernels.errors import UserError
+from electra_kernels.evaluation.held_out import Score
+from electra_kernels.evaluation.sentences import encode_sentences, pad, sentences_in
 from electra_kernels.metrics import area_under_curve
 
 ErrorPairs = list[tuple[str, str]]  # (right, wrong)
-ScoreTokens = Callable[[Tensor, Tensor], Tensor]
 
 _PACKAGE = ("nlpaug", "1.1.11", "01d3befce09e46cb7d990839e0b7dd80ba3e991485f772e678d329ffeb97fd80")
 _PAIRS = "nlpaug/res/word/spelling/spelling_en.txt"
-# Counts of the two words differ by at most this factor.
+# Largest ratio of the counts of the two words.
 _FREQUENCY_FACTOR = 4.0
-# A word that the training text has less often may be a slip of its own.
+# A rarer word of the training text may itself be a slip.
 _SMALLEST_COUNT = 5
-# With more of "in" for "is", most errors would be among the few most frequent words.
+# Without a limit, most errors would be among the few most frequent words, such as "in" for "is".
 _MOST_ITEMS_PER_PAIR = 5
-_ITEMS_AT_ONCE = 32
+_BATCH_ITEMS = 32
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class ErrorItem:
     """A sentence with one wrong word.
 
     Attributes:
-        words: its words and punctuation marks, the wrong word in its place.
-        wrong_index: where in `words` the wrong one is.
+        words: words and punctuation marks, the wrong word among them.
+        wrong_index: index of the wrong word in ``words``.
         original: the word that it replaced.
     """
 
@@ -53,10 +54,10 @@ class ErrorItem:
 
 
 def fetch_error_pairs() -> ErrorPairs:
-    """Pairs (right, wrong) of what people write for a word, from the package nlpaug, downloaded once.
+    """Pairs (right, wrong) of words and what people write for them, from the package nlpaug, downloaded once.
 
     Raises:
-        DownloadError: it cannot be downloaded.
+        DownloadError: the package cannot be downloaded.
         UserError: the cache folder is not known or cannot be written.
     """
     name, version, sha256 = _PACKAGE
@@ -66,12 +67,12 @@ def fetch_error_pairs() -> ErrorPairs:
     return [(right, wrong) for right, *others in map(str.split, filter(None, lines)) for wrong in others]
 
 
-def error_pairs_or_reason(say: Callable[[str], None]) -> ErrorPairs | str:
-    """`fetch_error_pairs`, or the line that says why not: a run without a network still gets its report."""
+def error_pairs_or_reason(log: Callable[[str], None]) -> ErrorPairs | str:
+    """`fetch_error_pairs`, or the reason why they are missing: a run without a network still gets its report."""
     try:
         return fetch_error_pairs()
     except DownloadError as error:
-        say(f"real-word errors will not be measured: {error}")
+        log(f"real-word errors will not be measured: {error}")
         return str(error)
 
 
@@ -92,25 +93,26 @@ def real_word_errors(
 ) -> list[ErrorItem]:
     """Put one real-word error into each held-out sentence that has room for one.
 
-    A pair is used if both words are right somewhere in `pairs`, have at least two letters, all lower case,
+    A pair is used if both words are right somewhere in ``pairs``, have at least two letters, all lower case,
     occur at least 5 times in the training text, and their counts there differ by at most a factor of 4. A
-    sentence gets the error that was used least so far, and none if that one was used 5 times; ties are
-    broken by the seed.
+    sentence gets the error that was used least so far, and none if that error was used 5 times; the seed breaks
+    ties.
 
     Args:
-        documents: held out.
-        word_counts: of the training text, as `count_words` gives them.
-        pairs: (right, wrong), as `fetch_error_pairs` gives them.
-        seed: of the choice.
+        documents: held-out documents.
+        word_counts: counts of the training text, from `count_words`.
+        pairs: (right, wrong), from `fetch_error_pairs`.
+        seed: seed of the choice.
 
     Returns:
-        Items in the order of the sentences: of 6 to 40 words and marks, each sentence once.
+        Items in the order of the sentences, which have 6 to 40 words and marks; each sentence once.
     """
     confusions = _matched_pairs(word_counts, pairs)
     draw = random.Random(seed)
     used: Counter[tuple[str, str]] = Counter()
+    sentences = (sentence for document in documents for sentence in sentences_in(document.paragraphs))
     items = []
-    for sentence in dict.fromkeys(_sentences(documents)):
+    for sentence in dict.fromkeys(sentences):
         possible = [
             (index, wrong) for index, word in enumerate(sentence) for wrong in confusions.get(word, ())
         ]
@@ -125,50 +127,56 @@ def real_word_errors(
     return items
 
 
-def word_scores(
-    items: Sequence[ErrorItem], tokenizer: Tokenizer, score_tokens: ScoreTokens, length: int
-) -> list[Tensor]:
+def word_scores(items: Sequence[ErrorItem], tokenizer: Tokenizer, score: Score, length: int) -> list[Tensor]:
     """The score of each word: the maximum over its pieces.
 
     Args:
         items: sentences.
-        tokenizer: of the model.
-        score_tokens: (input_ids int64 [B, T], attention_mask bool [B, T]) → scores [B, T].
-        length: longest row that the model takes, [CLS] and [SEP] included; what is beyond it is not scored.
+        tokenizer: the tokenizer of the model.
+        score: gives scores [B, T].
+        length: longest row that the model takes, [CLS] and [SEP] included; words beyond it are not scored.
 
     Returns:
-        For each item float32 [number of words], nan for a word beyond `length`.
+        For each item float32 [number of words], NaN for a word beyond ``length``.
     """
-    scores = []
-    for start in range(0, len(items), _ITEMS_AT_ONCE):
-        chunk = items[start : start + _ITEMS_AT_ONCE]
-        input_ids, attention_mask, word_ids = _encode(chunk, tokenizer, length)
-        token_scores = score_tokens(input_ids, attention_mask).detach().float().cpu()
-        for item, row, places in zip(chunk, token_scores, word_ids):
+    padding, scores = special_ids(tokenizer).pad, []
+    for start in range(0, len(items), _BATCH_ITEMS):
+        batch = items[start : start + _BATCH_ITEMS]
+        encoded = encode_sentences([item.words for item in batch], tokenizer, length)
+        width = max(len(sentence.input_ids) for sentence in encoded)
+        input_ids = pad([sentence.input_ids for sentence in encoded], width, padding)
+        token_scores = score(input_ids, input_ids != padding).detach().float().cpu()
+        for item, sentence, row in zip(batch, encoded, token_scores):
+            index = torch.tensor(sentence.words)
+            is_piece = index >= 0
             words = torch.full((len(item.words),), math.nan)
-            index = torch.tensor([place for place in places if place is not None], dtype=torch.int64)
-            pieces = torch.tensor([place is not None for place in places])
-            scores.append(
-                words.scatter_reduce(0, index, row[: len(places)][pieces], "amax", include_self=False)
-            )
+            pieces = row[: len(index)][is_piece]
+            scores.append(words.scatter_reduce(0, index[is_piece], pieces, "amax", include_self=False))
     return scores
 
 
 def evaluate_real_word_errors(
     items: Sequence[ErrorItem],
     tokenizer: Tokenizer,
-    score_tokens: ScoreTokens,
+    score: Score,
     word_counts: Mapping[str, int],
     length: int,
 ) -> dict[str, float]:
     """How well scores find the wrong words among all words, and how well two rules find them without reading.
 
     Only words of letters count: punctuation, which is never wrong here, would flatter the figures. Items
-    whose wrong word is beyond `length` are left out.
+    whose wrong word is beyond ``length`` are left out.
+
+    Args:
+        items: from `real_word_errors`.
+        tokenizer: the tokenizer of the model.
+        score: gives scores [B, T], higher where a token looks wrong.
+        word_counts: counts of the training text, from `count_words`.
+        length: longest row that the model takes, [CLS] and [SEP] included.
 
     Returns:
-        `auc` of the scores, `auc_word_frequency` of -log(1 + count), `auc_word_pieces` of the number of pieces,
-        and the numbers of `items` and `words` behind them.
+        ``auc`` of the scores, ``auc_word_frequency`` of -log(1 + count), ``auc_word_pieces`` of the number of
+        pieces, and the numbers of ``items`` and ``words`` behind them.
 
     Raises:
         UserError: there are no items.
@@ -177,15 +185,15 @@ def evaluate_real_word_errors(
         raise UserError("no sentence of the held-out text has room for a real-word error")
     rows = []
     used = 0
-    for item, scores in zip(items, word_scores(items, tokenizer, score_tokens, length)):
+    for item, scores in zip(items, word_scores(items, tokenizer, score, length)):
         if scores[item.wrong_index].isnan():
             continue
         used += 1
         pieces = [len(tokenizer.encode(word, add_special_tokens=False).ids) for word in item.words]
         rows += [
-            (score, -math.log1p(word_counts.get(word.lower(), 0)), count, index == item.wrong_index)
-            for index, (word, score, count) in enumerate(zip(item.words, scores.tolist(), pieces))
-            if word.isalpha() and not math.isnan(score)
+            (value, -math.log1p(word_counts.get(word.lower(), 0)), count, index == item.wrong_index)
+            for index, (word, value, count) in enumerate(zip(item.words, scores.tolist(), pieces))
+            if word.isalpha() and not math.isnan(value)
         ]
     table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
     labels = table[:, 3].bool()
@@ -198,17 +206,8 @@ def evaluate_real_word_errors(
     }
 
 
-def _sentences(documents: Sequence[Document]) -> list[tuple[str, ...]]:
-    parts = (
-        tuple(split_words(sentence))
-        for document in documents
-        for paragraph in document.paragraphs
-        for sentence in split_sentences(paragraph)
-    )
-    return [words for words in parts if len(words) in SENTENCE_WORDS]
-
-
 def _matched_pairs(word_counts: Mapping[str, int], pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """Right word → the wrong words that may replace it."""
     real = {word for word, _ in pairs if len(word) > 1 and word.isalpha() and word.islower()}
     confusions: dict[str, set[str]] = {}
     for right, wrong in pairs:
@@ -217,18 +216,3 @@ def _matched_pairs(word_counts: Mapping[str, int], pairs: Sequence[tuple[str, st
         if matched and right != wrong and {right, wrong} <= real:
             confusions.setdefault(right, set()).add(wrong)
     return {right: sorted(wrongs) for right, wrongs in confusions.items()}
-
-
-def _encode(
-    items: Sequence[ErrorItem], tokenizer: Tokenizer, length: int
-) -> tuple[Tensor, Tensor, list[list[int | None]]]:
-    """input_ids [B, T], attention_mask [B, T], and for each token the word that it is a piece of."""
-    ids = special_ids(tokenizer)
-    rows, word_ids = [], []
-    for encoding in tokenizer.encode_batch([item.words for item in items], True, add_special_tokens=False):
-        tokens, places = encoding.ids[: length - 2], encoding.word_ids[: length - 2]
-        rows.append([ids.cls, *tokens, ids.sep])
-        word_ids.append([None, *places, None])
-    width = max(map(len, rows))
-    input_ids = torch.tensor([row + [ids.pad] * (width - len(row)) for row in rows])
-    return input_ids, input_ids != ids.pad, word_ids

@@ -1,6 +1,6 @@
 import torch
 
-from electra_kernels.evaluation.colouring import ScoredToken, score_rows, to_html, to_terminal
+from electra_kernels.evaluation.colouring import ScoredToken, score_rows, to_terminal
 
 TOKENS = [
     ScoredToken("a", 0.0),
@@ -10,22 +10,15 @@ TOKENS = [
 ]
 
 
-def test_pieces_are_joined_to_words():
+def test_pieces_are_joined_into_words():
     assert to_terminal(TOKENS).plain == "a cat <b>"
 
 
-def test_the_redder_the_more_probable():
+def test_a_higher_probability_has_a_redder_background():
     styles = [str(span.style) for span in to_terminal(TOKENS).spans]
     assert styles[0].endswith("#ffffff")
     assert styles[-1].endswith("#d64828")
     assert [style.startswith("bold") for style in styles] == [False, True, True, True]
-
-
-def test_html_marks_what_was_replaced_and_escapes_the_text():
-    page = to_html(TOKENS)
-    assert '<u><span style="background:rgb(218,90,62)" title="90%">ca</span></u><s>do</s>' in page
-    assert page.count("<u>") == 1
-    assert "&lt;b&gt;" in page
 
 
 def test_rows_are_scored_between_cls_and_sep(model, rows, tokenizer):

@@ -39,7 +39,7 @@ def items_of(*paragraphs, counts=WORD_COUNTS, pairs=PAIRS, seed=0):
     return real_word_errors(held_out(*paragraphs), counts, pairs, seed)
 
 
-def test_words_are_counted_in_lower_case_and_punctuation_apart():
+def test_words_are_counted_in_lower_case_and_apart_from_punctuation():
     assert count_words(held_out("The cat, the dog_s.")) == Counter(
         {"the": 2, "cat": 1, ",": 1, "dog": 1, "_": 1, "s": 1, ".": 1}
     )
@@ -50,7 +50,7 @@ def test_a_sentence_gets_one_error_and_the_rest_stays():
     assert item == ErrorItem(["The", "letter", "came", "form", "her", "old", "friend", "."], 3, "from")
 
 
-def test_each_sentence_of_a_paragraph_is_an_item_and_none_comes_twice():
+def test_each_sentence_of_a_paragraph_is_an_item_and_no_sentence_comes_twice():
     sentence = "She will look at the old house."
     items = items_of(f"{sentence} It came from the old house.", sentence)
     assert [(item.original, item.words[item.wrong_index]) for item in items] == [
@@ -71,11 +71,11 @@ def test_each_sentence_of_a_paragraph_is_an_item_and_none_comes_twice():
         ("a word is a single letter", {"from": 100, "a": 100}, [("from", "a"), ("a", "from")]),
     ],
 )
-def test_a_pair_that_is_no_matched_real_word_error_is_not_used(reason, counts, pairs):
+def test_an_unsuitable_pair_is_not_used(reason, counts, pairs):
     assert items_of("The letter came from her old friend.", counts=counts, pairs=pairs) == [], reason
 
 
-def test_a_pair_within_the_factor_is_used():
+def test_a_pair_within_the_frequency_factor_is_used():
     assert len(items_of("The letter came from her old friend.", counts={"from": 100, "form": 25})) == 1
 
 
@@ -83,7 +83,7 @@ def test_sentences_that_are_too_short_or_too_long_are_left_out():
     assert items_of("Comes from her.", "It is from " + "the " * 40 + "shop.") == []
 
 
-def test_one_pair_does_not_make_up_the_set():
+def test_a_pair_is_used_at_most_five_times():
     items = items_of(*(f"Letter {i} came from her old friend." for i in range(50)))
     assert len(items) == 5
 
@@ -148,14 +148,14 @@ def test_words_beyond_the_length_have_no_score():
     assert scores.isnan().tolist() == [False] * 4 + [True] * 3
 
 
-def test_a_score_of_minus_infinity_is_a_score():
+def test_a_score_of_minus_infinity_is_kept():
     (scores,) = word_scores(
         [item("the form")], TOKENIZER, lambda ids, mask: torch.full(ids.shape, -math.inf), 64
     )
     assert scores.tolist() == [-math.inf] * 2
 
 
-def test_a_model_that_knows_the_answer_has_area_one_and_the_baselines_are_those_of_words():
+def test_a_model_that_knows_the_answer_has_an_auc_of_one_and_the_baselines_depend_on_words_alone():
     items = [item("the form , they look luckfromshop", 5), item("luckfromshop is sent .", 0)]
     wrong = TOKENIZER.encode("luckfromshop", add_special_tokens=False).ids
 
@@ -182,6 +182,6 @@ def test_an_item_whose_error_is_beyond_the_length_is_not_counted():
     assert (figures["items"], figures["words"]) == (1, 2)
 
 
-def test_no_items_is_told():
+def test_no_items_is_a_user_error():
     with pytest.raises(UserError, match="has room for a real-word error"):
         evaluate_real_word_errors([], TOKENIZER, token_ids_as_scores, WORD_COUNTS, 64)

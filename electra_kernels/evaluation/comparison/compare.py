@@ -15,41 +15,36 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from electra_kernels.commands.progress import Progress
 from electra_kernels.data.documentation import documentation_text
 from electra_kernels.data.rows import Rows, encode_rows, spread, unigram_counts
 from electra_kernels.data.text import Corpus, read_documents, split_held_out
 from electra_kernels.data.vocabulary import special_ids, train_vocabulary
 from electra_kernels.errors import UserError
 from electra_kernels.evaluation.comparison.page import write_page
-from electra_kernels.evaluation.comparison.runs import (
+from electra_kernels.evaluation.comparison.processes import in_processes
+from electra_kernels.evaluation.comparison.runs import probe_run, train_run, weights_path
+from electra_kernels.evaluation.comparison.setting import (
+    SMALL_RECIPE,
     UNTRAINED,
     Run,
     Setting,
-    carry_out,
-    in_processes,
-    measure,
-    weights,
+    small_encoder,
 )
-from electra_kernels.evaluation.corruption import corrupt
-from electra_kernels.evaluation.held_out import EVALUATION_SEED, rarity, unigram_entropy
-from electra_kernels.evaluation.pair import PER_TOKEN, pair_encoder
-from electra_kernels.evaluation.probing import Examples, Task, tasks
-from electra_kernels.evaluation.probing.task import area
+from electra_kernels.evaluation.held_out import FixedCorruption, unigram_entropy
+from electra_kernels.evaluation.probing import Task, tasks
+from electra_kernels.evaluation.probing.replaced_tokens import replaced_tokens
 from electra_kernels.evaluation.report import finite
 from electra_kernels.files import write_whole
 from electra_kernels.models import ElectraConfig
 from electra_kernels.models.precision import has_native_bfloat16
-from electra_kernels.models.unigram import Unigram
 from electra_kernels.training.lock import locked
 from electra_kernels.training.objectives import OBJECTIVES, text_facts
 
-# The pair's encoder, text rows and vocabulary: small enough for tens of runs in minutes. A generator that has
-# learned nothing teaches nothing, so what it feeds begins with draws from the word frequencies, as in the demo.
-# With Muon `replaced_tokens` leaves chance sooner: with AdamW one seed of three had not after 1 M tokens. Its steps
-# cost more, hence 32 rows; the rates and beta2 are from one trial (benchmarks/FINDINGS.md).
+# An untrained generator teaches nothing, so the discriminator begins with draws from the word frequencies, as in the
+# demo. With Muon `replaced_tokens` leaves chance sooner: with AdamW one seed of three had not after 1 M tokens. A step
+# of Muon costs more, hence 32 rows; the rates and beta2 are from one trial (benchmarks/FINDINGS.md).
 RECIPE = replace(
-    PER_TOKEN,
+    SMALL_RECIPE,
     batch_size=32,
     learning_rate=3e-3,
     muon_learning_rate=8e-3,
@@ -58,23 +53,26 @@ RECIPE = replace(
     head_start_replacements="unigram",
 )
 RATES = (1.5e-3, 3e-3)
-_RESULTS = ("runs", "compare.html", "compare.json", "compare.png")
 FITTED_ROWS, JUDGED_ROWS = 1_024, 512
+_RESULTS = ("runs", "compare.html", "compare.json", "compare.png")
+_PHASES = {"trained": train_run, "probed": probe_run}
+
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for.
+    """The options of the command line.
 
     Attributes:
-        output: folder of the page, its curves, compare.json and the runs with their encoders, which a comparison that
-            is begun again keeps.
-        objectives: names of OBJECTIVES.
-        text: files; none: the documentation that ``pretrain`` fetches.
-        tokens, seconds: length of each run; seconds, if they are given. Tokens give the same on every machine
-            of the same precision.
-        seeds: how many.
-        rates: learning rates that every objective is tried with.
+        output: folder of the page, its curves, compare.json, and the runs with their encoders. Finished runs in it
+            are not repeated.
+        objectives: names in OBJECTIVES.
+        text: files; empty: the documentation that ``pretrain`` fetches.
+        tokens: length of each run. The result is the same on every machine of the same precision.
+        seconds: length of each run instead of ``tokens``.
+        seeds: number of seeds per objective.
+        rates: learning rates that are tried with every objective.
         processes: runs at once, each on one thread.
     """
 
@@ -88,39 +86,55 @@ class Options:
     processes: int = os.cpu_count() or 1
 
 
-def compare(options: Options, progress: Progress) -> Path:
-    """Run it all; returns the path of the page.
-
-    Every learning rate is tried with the first seed; the one whose frozen encoder finds replaced tokens best, in
-    held-out text that nothing else is measured on, is the objective's.
+def names(given: str) -> list[str]:
+    """The objectives in a comma-separated list, each once.
 
     Raises:
-        UserError: a mistake in the options or the text, the folder holds runs of another text or length, or another
+        UserError: a name is not in OBJECTIVES.
+    """
+    found = list(dict.fromkeys(given.split(",")))
+    for name in found:
+        if name not in OBJECTIVES:
+            raise UserError(f"--objectives has {name!r}, should be names among {', '.join(OBJECTIVES)}")
+    return found
+
+
+def compare(options: Options, log: Log) -> Path:
+    """Train and probe all objectives, and write the page; returns its path.
+
+    Every learning rate is tried with the first seed. The rate whose frozen encoder finds replaced tokens best, in
+    held-out text that is used for nothing else, is the rate of the objective.
+
+    Args:
+        options: what to compare.
+        log: called with each line of progress.
+
+    Raises:
+        UserError: an option or the text cannot be used, the folder holds runs of another text or length, or another
             process writes there.
-        KeyboardInterrupt: with a line that says where the finished runs are.
+        KeyboardInterrupt: the comparison was stopped; its argument says where the finished runs are.
     """
     try:
         with locked(options.output):
-            return _compare(options, progress)
+            return _compare(options, log)
     except KeyboardInterrupt as stop:
         raise type(stop)(
             f"the finished runs are in {options.output / 'runs'} and will not run again"
         ) from None
 
 
-def _compare(options: Options, progress: Progress) -> Path:
+def _compare(options: Options, log: Log) -> Path:
     folder = options.output / "runs"
-    setting, facts = _setting(options, progress.log)
+    setting, facts = _setting(options, log)
     _require_same_setting(options.output / "setting.json", facts)
     folder.mkdir(exist_ok=True)
     path = folder / "setting.pickle"
     write_whole(path, pickle.dumps(setting))
-    train, probe = (partial(_results, step, path, options.processes, progress) for step in _STEPS)
+    train, probe = (partial(_records, phase, path, options.processes, log) for phase in _PHASES)
     tried = train([Run(name, rate, 0) for name in options.objectives for rate in options.rates])
     chosen = {name: _best_rate(name, tried) for name in options.objectives} | {UNTRAINED: 0.0}
     runs = [Run(name, rate, seed) for name, rate in chosen.items() for seed in range(options.seeds)]
-    trained = train(runs)
-    probed = probe(runs)
+    trained, probed = train(runs), probe(runs)
     record = {
         **facts,
         "seeds": options.seeds,
@@ -132,14 +146,14 @@ def _compare(options: Options, progress: Progress) -> Path:
         },
         "curve_baseline": setting.curve.baselines,
         "tried": tried,
-        "runs": [run | of_run for run, of_run in zip(trained, probed)],
+        "runs": [training | probes for training, probes in zip(trained, probed)],
     }
     write_whole(options.output / "compare.json", json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
     return write_page(options.output, record)
 
 
 def _require_same_setting(path: Path, facts: dict[str, Any]) -> None:
-    """Runs of an earlier comparison stand beside new ones only if nothing that they share has changed."""
+    """Runs of an earlier comparison are reused only if they share everything in ``facts`` with the new ones."""
     try:
         earlier = dict(json.loads(path.read_text())) if path.exists() else facts
     except (ValueError, TypeError):
@@ -159,47 +173,43 @@ def _require_same_setting(path: Path, facts: dict[str, Any]) -> None:
     ]
     if changed:
         raise UserError(
-            f"--output {path.parent} holds runs of another comparison: {'; '.join(changed)}; use a new one"
+            f"--output {path.parent} holds runs of another comparison: {'; '.join(changed)}; use a new folder"
         )
     write_whole(path, json.dumps(facts, indent=1) + "\n")
 
 
-_STEPS = {"trained": carry_out, "probed": measure}
-
-
-def _results(
-    step: str, setting: Path, processes: int, progress: Progress, runs: Sequence[Run]
+def _records(
+    phase: str, setting: Path, processes: int, log: Log, runs: Sequence[Run]
 ) -> list[dict[str, Any]]:
-    """Of all runs, in their order; those that an earlier call has left beside the setting are read."""
+    """The records of all runs, in their order; records that lie beside the setting are read, not made again."""
     folder = setting.parent
-    files = {run: folder / f"{run.name}-{step}.json" for run in runs}
-    missing = [run for run, file in files.items() if not _is_current(file, weights(folder, run))]
-    with closing(in_processes(_STEPS[step], setting, missing, processes)) as results:
-        for count, result in enumerate(results, start=1):
-            run = Run(**{name: result[name] for name in Run.__dataclass_fields__})
-            write_whole(files[run], json.dumps(result) + "\n")
-            progress.log(f"{count:3} of {len(missing)}  {run.name:32} {_line(result)}")
-            for alarm in result.get("alarms", ()):
-                progress.log(f"     {alarm}")
+    files = {run: folder / f"{run.name}-{phase}.json" for run in runs}
+    missing = [run for run, file in files.items() if not _is_current(file, weights_path(folder, run))]
+    with closing(in_processes(_PHASES[phase], setting, missing, processes)) as records:
+        for count, record in enumerate(records, start=1):
+            run = Run(**{name: record[name] for name in Run.__dataclass_fields__})
+            write_whole(files[run], json.dumps(record) + "\n")
+            log(f"{count:3} of {len(missing)}  {run.name:32} {_line(record)}")
+            for alarm in record.get("alarms", ()):
+                log(f"     {alarm}")
     return [json.loads(file.read_text()) for file in files.values()]
 
 
-def _is_current(result: Path, encoder: Path) -> bool:
-    """Whether a result is of the encoder that is kept: it was written after it."""
-    return result.exists() and encoder.exists() and result.stat().st_mtime_ns >= encoder.stat().st_mtime_ns
+def _is_current(record: Path, encoder: Path) -> bool:
+    """Whether a record belongs to the saved encoder: it is not older."""
+    return record.exists() and encoder.exists() and record.stat().st_mtime_ns >= encoder.stat().st_mtime_ns
 
 
-def _line(result: dict[str, Any]) -> str:
-    if "curve" in result:
-        return f"{result['tokens']:10,} tokens  AUC {result['curve'][-1]['figure']:.3f}"
-    return "  ".join(f"{task} {figures['frozen']:.3f}" for task, figures in result["probes"].items())
+def _line(record: dict[str, Any]) -> str:
+    if "curve" in record:
+        return f"{record['tokens']:10,} tokens  AUC {record['curve'][-1]['figure']:.3f}"
+    return "  ".join(f"{task} {figures['frozen']:.3f}" for task, figures in record["probes"].items())
 
 
 def _best_rate(name: str, tried: Sequence[dict[str, Any]]) -> float:
     own = [run for run in tried if run["objective"] == name]
-    return float(
-        max(own, key=lambda run: -math.inf if math.isnan(run["choice"]) else run["choice"])["learning_rate"]
-    )
+    best = max(own, key=lambda run: -math.inf if math.isnan(run["choice"]) else run["choice"])
+    return float(best["learning_rate"])
 
 
 def _described(name: str) -> dict[str, str]:
@@ -207,39 +217,40 @@ def _described(name: str) -> dict[str, str]:
     return {field: getattr(kind, field) for field in ("per", "labels", "detects", "cannot_detect")}
 
 
-def _setting(options: Options, say: Callable[[str], None]) -> tuple[Setting, dict[str, Any]]:
-    """What the runs share, and what the page says of it."""
-    corpus = split_held_out(read_documents(options.text) if options.text else documentation_text(say))
+def _setting(options: Options, log: Log) -> tuple[Setting, dict[str, Any]]:
+    """The setting that the runs share, and the facts about it for the page."""
+    corpus = split_held_out(read_documents(options.text) if options.text else documentation_text(log))
     tokenizer = train_vocabulary(corpus.train, RECIPE.vocab_size)
-    rows = encode_rows(corpus.train, tokenizer, RECIPE.length)
-    # Every other held-out document is for the choice of the learning rate alone.
+    # Every other held-out document serves only the choice of the learning rate.
     choice, judged = corpus.held_out[::2], corpus.held_out[1::2]
+    rows, choice_rows, judged_rows = (
+        encode_rows(part, tokenizer, RECIPE.length) for part in (corpus.train, choice, judged)
+    )
     counts = unigram_counts(rows, tokenizer.get_vocab_size())
-    recipe = replace(RECIPE, steps=_steps(options, rows))
-    held_out = encode_rows(judged, tokenizer, RECIPE.length)
-    say(f"{int(rows.maskable.sum()):,} word pieces to train on; making the tasks")
+    word_pieces = int(rows.maskable.sum())
+    log(f"{word_pieces:,} word pieces to train on; making the tasks")
     setting = Setting(
         config=_config(tokenizer),
         text=text_facts(tokenizer, counts),
         rows=rows,
-        recipe=recipe,
+        recipe=replace(RECIPE, steps=_steps(options, rows)),
         minutes=None if options.seconds is None else options.seconds / 60,
-        plateau=unigram_entropy(held_out, counts),
-        curve=_replaced_tokens(rows, held_out, counts),
-        choice=_replaced_tokens(rows, encode_rows(choice, tokenizer, RECIPE.length), counts),
-        tasks=tasks(Corpus(corpus.train, judged, corpus.overlap), tokenizer, RECIPE.length, 0, say),
+        plateau=unigram_entropy(judged_rows, counts),
+        curve=_curve_task(rows, judged_rows, counts),
+        choice=_curve_task(rows, choice_rows, counts),
+        tasks=tasks(Corpus(corpus.train, judged, corpus.overlap), tokenizer, RECIPE.length, 0, log),
     )
     facts = {
         "documents": len(corpus.train),
         "held_out_documents": len(judged),
         "choice_documents": len(choice),
-        "word_pieces": int(rows.maskable.sum()),
+        "word_pieces": word_pieces,
         "vocab_size": tokenizer.get_vocab_size(),
         "length": RECIPE.length,
         "batch_size": RECIPE.batch_size,
         "seconds": options.seconds,
-        "steps": recipe.steps,
-        "recipe": recipe.to_dict(),
+        "steps": setting.recipe.steps,
+        "recipe": setting.recipe.to_dict(),
         "bfloat16": has_native_bfloat16(torch.device("cpu")),
         "torch": torch.__version__,
     }
@@ -247,13 +258,13 @@ def _setting(options: Options, say: Callable[[str], None]) -> tuple[Setting, dic
 
 
 def _steps(options: Options, rows: Rows) -> int:
-    tokens_of_a_step = RECIPE.batch_size * float(rows.attention_mask.sum()) / len(rows.input_ids)
-    return max(1, round(options.tokens / tokens_of_a_step))
+    tokens_per_step = RECIPE.batch_size * float(rows.attention_mask.sum()) / len(rows.input_ids)
+    return max(1, round(options.tokens / tokens_per_step))
 
 
 def _config(tokenizer: Tokenizer) -> ElectraConfig:
-    """The pair's encoder, and for those that need one a generator of half its width with the same embeddings."""
-    encoder = pair_encoder(tokenizer.get_vocab_size())
+    """The small encoder and a generator of half its width, with the same embeddings, for objectives that need one."""
+    encoder = small_encoder(tokenizer.get_vocab_size())
     generator = replace(
         encoder,
         hidden_size=encoder.hidden_size // 2,
@@ -263,29 +274,7 @@ def _config(tokenizer: Tokenizer) -> ElectraConfig:
     return ElectraConfig(encoder, generator, special_ids(tokenizer).mask)
 
 
-def _replaced_tokens(rows: Rows, held_out: Rows, counts: Tensor) -> Task:
-    """Which tokens were replaced by draws from the word frequencies: what the curves show."""
-    fitted = _corrupted(spread(rows, FITTED_ROWS), counts)
-    judged = _corrupted(spread(held_out, JUDGED_ROWS), counts)
-    baselines = {"rarity of the word": area(judged, lambda input_ids, mask: rarity(input_ids, counts))}
-    return Task("replaced_tokens", "token", "AUC", baselines, fitted, judged, partial(area, judged))
-
-
-def _corrupted(rows: Rows, counts: Tensor) -> Examples:
-    with torch.random.fork_rng():
-        torch.manual_seed(EVALUATION_SEED)
-        replaced = corrupt(rows.input_ids, rows.maskable, Unigram(counts))
-    return Examples(replaced.input_ids, rows.attention_mask, rows.maskable, replaced.is_replaced)
-
-
-def names(given: str) -> list[str]:
-    """The objectives that a list with commas names, each once.
-
-    Raises:
-        UserError: one that there is not.
-    """
-    found = list(dict.fromkeys(given.split(",")))
-    for name in found:
-        if name not in OBJECTIVES:
-            raise UserError(f"--objectives: {name!r} is none, should be among {', '.join(OBJECTIVES)}")
-    return found
+def _curve_task(rows: Rows, held_out: Rows, counts: Tensor) -> Task:
+    """The task of the learning curves: which tokens were replaced by draws from the word frequencies?"""
+    fitted, judged = spread(rows, FITTED_ROWS), spread(held_out, JUDGED_ROWS)
+    return replaced_tokens(FixedCorruption(fitted, counts), FixedCorruption(judged, counts))

@@ -1,13 +1,13 @@
-"""What a few runs that differ only in their seed allow to say."""
+"""Confidence intervals over a few seeds."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Student's t at 97.5 %, by degrees of freedom from 1: what 95 % intervals of a mean take.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-_T_BEYOND = 2.228  # of 10 degrees, which is more than those above that have it need
+from scipy.special import stdtrit
+
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -30,21 +30,21 @@ def interval(values: Sequence[float]) -> Interval:
     """Student's t interval of the mean: t s / sqrt(n) (Student 1908).
 
     Raises:
-        ValueError: there are no values.
+        ValueError: ``values`` is empty.
     """
     if not values:
-        raise ValueError("values: there are none, should be at least one")
+        raise ValueError("values is empty, should hold at least one number")
     mean, count = statistics.fmean(values), len(values)
     if count == 1:
         return Interval(mean, math.nan)
-    quantile = _T[count - 2] if count - 2 < len(_T) else _T_BEYOND
+    quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
     return Interval(mean, quantile * statistics.stdev(values) / math.sqrt(count))
 
 
 def tokens_to(curve: Sequence[tuple[float, float]], target: float) -> float | None:
-    """Tokens after which a curve of (tokens, figure) first reaches the target, None if it does not.
+    """Tokens after which a curve of (tokens, figure) first reaches the target; None if it never does.
 
-    Between two points the curve is a straight line.
+    The curve is interpolated linearly between its points.
     """
     before: tuple[float, float] | None = None
     for tokens, figure in curve:

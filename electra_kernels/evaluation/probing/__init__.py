@@ -1,4 +1,4 @@
-"""What an encoder's states are good for: a linear head on tasks whose labels no objective here has seen."""
+"""Probes of an encoder: a linear head on tasks whose labels no objective of this package is trained on."""
 
 from electra_kernels.evaluation.probing.build import TASKS, tasks
 from electra_kernels.evaluation.probing.probe import probe

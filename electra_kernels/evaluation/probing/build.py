@@ -1,4 +1,4 @@
-"""All tasks, built from the text once."""
+"""The table of tasks, and their construction from a text."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 
 from electra_kernels.data.text import Corpus
 from electra_kernels.errors import UserError
-from electra_kernels.evaluation.probing.errors import error_detection
+from electra_kernels.evaluation.probing.real_word_errors import error_detection
 from electra_kernels.evaluation.probing.sentiment import sentiment
 from electra_kernels.evaluation.probing.task import Task
 from electra_kernels.evaluation.probing.writing import capitalised, comma_follows
@@ -22,24 +22,24 @@ TASKS: Mapping[str, Build] = {
 
 
 def tasks(
-    corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int, say: Callable[[str], None]
+    corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int, log: Callable[[str], None]
 ) -> list[Task]:
     """The tasks of `TASKS`, in that order.
 
-    One that cannot be built (its material cannot be downloaded, the text has nothing to ask about) is left out and
-    ``say`` is told why; ``TASKS[name](corpus, tokenizer, length, seed)`` raises that UserError.
+    A task that cannot be built is left out, and ``log`` gets the reason: its material cannot be downloaded, or the
+    text has nothing to ask about. ``TASKS[name](corpus, tokenizer, length, seed)`` raises that UserError.
 
     Args:
         corpus: training and held-out documents.
-        tokenizer: of the encoders that are to be probed.
+        tokenizer: the tokenizer of the encoders.
         length: T of the rows, which the encoders must take.
-        seed: of what is fitted on; what is judged by is always the same.
-        say: is told what was not built.
+        seed: seed of the training examples; the test examples are always the same.
+        log: called with a line for each task that is left out.
     """
     built = []
     for name, build in TASKS.items():
         try:
             built.append(build(corpus, tokenizer, length, seed))
         except UserError as error:
-            say(f"{name} is not measured: {error}")
+            log(f"{name} is not measured: {error}")
     return built

@@ -1,4 +1,4 @@
-"""Logistic regression to convergence."""
+"""Logistic regression, fitted to convergence."""
 
 from collections.abc import Callable
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 from electra_kernels import masked_bce_with_logits
 
-MOST_ITERATIONS = 200
+MAX_ITERATIONS = 200
 
 
 def logistic_regression(
     score: Callable[[Tensor], Tensor], size: int, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The weight and bias at which ``score(weight) + bias`` tells the labels best.
+    """Fit ``score(weight) + bias`` to the labels.
 
-    Minimises the sum of the binary cross-entropies + |weight|² / 2, by L-BFGS from 0: the second term, a prior of
-    variance 1, gives a minimum where the labels can be told apart without an error, and decides nothing elsewhere.
+    Minimises the sum of the binary cross-entropies + |weight|² / 2, by L-BFGS from 0. The second term, a prior of
+    variance 1, gives a minimum where the labels are separable; elsewhere it hardly matters.
 
     Args:
-        score: weight float32 [size] → [n], linear in the weight.
-        size: of the weight.
+        score: weight float32 [size] → logits [n], linear in the weight.
+        size: length of the weight.
         labels: bool [n].
 
     Returns:
@@ -28,7 +28,7 @@ def logistic_regression(
     """
     weight = torch.zeros(size, device=labels.device, requires_grad=True)
     bias = torch.zeros(1, device=labels.device, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=MOST_ITERATIONS, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()

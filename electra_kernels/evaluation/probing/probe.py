@@ -1,4 +1,4 @@
-"""Fit a linear head to a task, on a frozen encoder or together with a copy of it, and judge it."""
+"""Fit a linear head to a task, on a frozen encoder or together with a copy of it, and measure it."""
 
 import copy
 import math
@@ -8,41 +8,41 @@ import torch
 from torch import Tensor, nn
 
 from electra_kernels import linear_masked_bce
-from electra_kernels.evaluation.held_out import isolated
+from electra_kernels.evaluation.held_out import Score, isolated
 from electra_kernels.evaluation.probing.logistic import logistic_regression
-from electra_kernels.evaluation.probing.task import Examples, Score, Task
+from electra_kernels.evaluation.probing.task import Examples, Task
 from electra_kernels.training.optimizers import make_adamw, scale_learning_rate
 from electra_kernels.training.schedule import learning_rate_scale
 
-# The same budget for every encoder and task. The rate is from a trial of two on a briefly trained encoder:
-# 5e-4 was lower by 0.015 to 0.018 on three tasks, higher by 0.022 (1.7 standard errors) on real-word errors.
+# The budget is the same for every encoder and task. The rate is the better of two on a briefly trained encoder: with
+# 5e-4 three tasks were lower by 0.015 to 0.018, real-word errors higher by 0.022 (1.7 standard errors).
 STEPS, BATCH_ROWS = 150, 32
 LEARNING_RATE, WARMUP, WEIGHT_DECAY, CLIP = 2e-3, 0.1, 0.01, 1.0
 _SMALLEST_SCALE = 1e-6
 
 
 class Head(NamedTuple):
-    """Scores are features @ weight + bias: weight [F], bias [1]."""
+    """A linear head with weight [F] and bias [1]: its scores are features @ weight + bias."""
 
     weight: Tensor
     bias: Tensor
 
 
 def probe(encoder: nn.Module, task: Task, *, frozen: bool, seed: int) -> float:
-    """The figure of ``task.metric`` that a linear head reaches on its test part.
+    """The metric that a linear head reaches on the test examples of a task.
 
-    Frozen: logistic regression to convergence on the states of the encoder, scaled to variance 1. Fine-tuned: from that
-    head on, head and a copy of the encoder are trained together for 150 steps of 32 rows (first the head alone, then
-    both: Kumar et al. 2022, arXiv 2202.10054). Per token the features are its state; per row they are those of
-    [CLS] and the mean over the row, side by side, since an objective per token never trains [CLS].
+    Frozen: logistic regression to convergence on the states of the encoder, scaled to variance 1. Fine-tuned: starting
+    from that head, the head and a copy of the encoder are trained together for 150 steps of 32 rows (first the head
+    alone, then both: Kumar et al. 2022, arXiv 2202.10054). The features of a token are its state. The features of a
+    row are the state of [CLS] and the mean state, side by side, since an objective per token never trains [CLS].
 
     The encoder and torch's global generator are left as they were.
 
     Args:
         encoder: (input_ids [M, T], attention_mask [M, T]) → [M, T, H].
-        task: from `tasks`, of the encoder's vocabulary.
+        task: a task from `tasks`, in the vocabulary of the encoder.
         frozen: whether the encoder stays as it is.
-        seed: of batches and dropout; a frozen probe has neither.
+        seed: seed of batches and dropout; a frozen probe has neither.
     """
     head = _fit(encoder, task)
     if frozen:
@@ -51,7 +51,7 @@ def probe(encoder: nn.Module, task: Task, *, frozen: bool, seed: int) -> float:
 
 
 def features(encoder: nn.Module, per: str, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """What the head sees: [B, T, H] per token, [B, 2 H] per row."""
+    """The inputs of the head: [B, T, H] per token, [B, 2 H] per row."""
     hidden: Tensor = encoder(input_ids, attention_mask)
     if per == "token":
         return hidden
@@ -71,8 +71,8 @@ def _fit(encoder: nn.Module, task: Task) -> Head:
 
 def _measure(encoder: nn.Module, head: Head, task: Task) -> float:
     def score(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        seen = features(encoder, task.per, input_ids, attention_mask)
-        return seen @ head.weight.to(seen.device) + head.bias.to(seen.device)
+        inputs = features(encoder, task.per, input_ids, attention_mask)
+        return inputs @ head.weight.to(inputs.device) + head.bias.to(inputs.device)
 
     with isolated(encoder):
         return task.measure(_on_device(encoder, score))
@@ -88,17 +88,17 @@ def _fine_tune(encoder: nn.Module, head: Head, task: Task, seed: int) -> tuple[n
         torch.manual_seed(seed)
         for step, batch in enumerate(_batches(task.train)):
             scale_learning_rate(optimizer, learning_rate_scale((step + 0.5) / STEPS, WARMUP))
-            seen = features(model, task.per, batch.input_ids.to(device), batch.attention_mask.to(device))
+            inputs = features(model, task.per, batch.input_ids.to(device), batch.attention_mask.to(device))
             labels, asked = batch.labels.to(device), batch.asked.to(device)
             optimizer.zero_grad(set_to_none=True)
-            linear_masked_bce(seen, *head, labels, asked).loss.backward()
+            linear_masked_bce(inputs, *head, labels, asked).loss.backward()
             nn.utils.clip_grad_norm_(trained, CLIP)
             optimizer.step()
     return model, Head(*(part.detach() for part in head))
 
 
 def _batches(examples: Examples) -> list[Examples]:
-    """STEPS batches of random rows; every row comes once before any comes again."""
+    """STEPS batches of random rows; no row is used again before all have been used."""
     count = len(examples.input_ids)
     epochs = math.ceil(STEPS * BATCH_ROWS / count)
     order = torch.cat([torch.randperm(count) for _ in range(epochs)])
@@ -106,7 +106,7 @@ def _batches(examples: Examples) -> list[Examples]:
 
 
 def _on_device(encoder: nn.Module, score: Score) -> Score:
-    """``score`` on the device of the encoder, its result on the CPU."""
+    """``score`` computed on the device of the encoder, with its result on the CPU."""
     device = _device(encoder)
     return lambda input_ids, attention_mask: (
         score(input_ids.to(device), attention_mask.to(device)).float().cpu()

@@ -1,15 +1,17 @@
-"""Sentiment of sentences, rated by people: the material of Hutto and Gilbert (2014), "VADER".
+"""Sentiment of sentences that people have rated: the material of Hutto and Gilbert (2014), "VADER".
 
-The package vaderSentiment holds, in an archive within its source archive, four files of tab-separated (id, mean rating,
-sentence). At least 20 trained raters gave each sentence -4 (extremely negative) to 4 (extremely positive):
+The source archive of the package vaderSentiment holds an inner archive with four files of tab-separated (id, mean
+rating, sentence). At least 20 trained raters gave each sentence -4 (extremely negative) to 4 (extremely positive):
 
 - tweets_GroundTruth.txt: 4,200 tweets, real and made up; the id is a number.
-- movieReviewSnippets_GroundTruth.txt: 10,605 sentences of film reviews (first gathered by Pang and Lee 2004); a number.
-- amazonReviewSnippets_GroundTruth.txt: 3,708 sentences of product reviews (Hu and Liu 2004); REVIEW_SENTENCE.
-- nytEditorialSnippets_GroundTruth.txt: 5,190 sentences of newspaper editorials; ARTICLE_SENTENCE.
+- movieReviewSnippets_GroundTruth.txt: 10,605 sentences of film reviews (first gathered by Pang and Lee 2004); the id
+  is a number.
+- amazonReviewSnippets_GroundTruth.txt: 3,708 sentences of product reviews (Hu and Liu 2004); the id is
+  REVIEW_SENTENCE.
+- nytEditorialSnippets_GroundTruth.txt: 5,190 sentences of newspaper editorials; the id is ARTICLE_SENTENCE.
 
-The package is under the MIT licence; the sentences were written by others, so they are read at run time and never kept
-with this library. Sentences of one review or article stay on one side of the split.
+The package has the MIT licence. Its sentences were written by others, so they are read at run time and never kept with
+this library. Sentences of one review or article stay on one side of the split.
 """
 
 import hashlib
@@ -31,19 +33,20 @@ from electra_kernels.data.text import Corpus
 from electra_kernels.data.vocabulary import special_ids
 from electra_kernels.evaluation.held_out import EVALUATION_SEED
 from electra_kernels.evaluation.probing.logistic import logistic_regression
-from electra_kernels.evaluation.probing.task import Examples, Task, accuracy, pad, require_both_answers
+from electra_kernels.evaluation.probing.task import Examples, Task, accuracy, require_both_answers
+from electra_kernels.evaluation.sentences import pad
 
 _PACKAGE = ("vaderSentiment", "3.3.2", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9")
 _INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 _FILES = ("tweets", "movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets")
-# A mean nearer to 0 says that raters found nothing, or did not agree.
+# A mean nearer to 0 means that the raters found no sentiment, or did not agree.
 _CLEAR_RATING = 0.5
 _TEST_EVERY = 5
 TRAIN_SENTENCES, TEST_SENTENCES = 6_000, 2_000
 
 
 class RatedSentence(NamedTuple):
-    """``source`` names the tweet, review or article that it is from, ``rating`` is the mean, -4 to 4."""
+    """A sentence with its mean rating, -4 to 4; ``source`` names its tweet, review or article."""
 
     source: str
     rating: float
@@ -68,10 +71,10 @@ def fetch_rated_sentences() -> list[RatedSentence]:
 
 
 def split_clear(sentences: Sequence[RatedSentence]) -> tuple[list[RatedSentence], list[RatedSentence]]:
-    """The sentences rated 0.5 or more, or -0.5 or less, to fit on and to judge by.
+    """The sentences rated 0.5 or more, or -0.5 or less: (training sentences, test sentences).
 
-    One tweet, review or article in five, by the hash of its name, is to judge by. A sentence that comes again, in
-    whatever case, is left out.
+    One tweet, review or article in five, chosen by the hash of its name, is for testing. A repeated sentence is left
+    out; case does not matter.
     """
     once = {sentence.text.lower(): sentence for sentence in reversed(sentences)}
     clear = [sentence for sentence in once.values() if abs(sentence.rating) >= _CLEAR_RATING]
@@ -85,10 +88,10 @@ def sentiment(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int) -> T
     """Did people find the sentence positive (or negative)? One answer per row.
 
     Args:
-        corpus: not used: the sentences are no part of the text.
-        tokenizer: of the model.
+        corpus: not used; the sentences are not from the text.
+        tokenizer: the tokenizer of the model.
         length: T of the rows; a longer sentence is cut.
-        seed: of the choice of the sentences to fit on; those to judge by are always the same.
+        seed: seed of the choice of the training sentences; the test sentences are always the same.
 
     Raises:
         UserError: the package cannot be downloaded.
@@ -105,7 +108,7 @@ def sentiment(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int) -> T
 
 
 def majority(train: Examples, test: Examples) -> float:
-    """Accuracy of the answer that is the more frequent one in ``train``."""
+    """Accuracy of always giving the answer that is more frequent in ``train``."""
     answer = train.labels.double().mean() > 0.5
     return float((test.labels == answer).double().mean())
 
@@ -124,7 +127,7 @@ def bag_of_words(train: Examples, test: Examples, vocab_size: int) -> float:
 
 
 def _encode(sentences: Sequence[RatedSentence], tokenizer: Tokenizer, length: int) -> Examples:
-    """One sentence a row, the short ones first."""
+    """One sentence per row, short sentences first."""
     ids = special_ids(tokenizer)
     encodings = tokenizer.encode_batch([sentence.text for sentence in sentences], add_special_tokens=False)
     rows = [
@@ -147,7 +150,7 @@ def _is_test(sentence: RatedSentence) -> bool:
 
 
 def _member(archive: bytes, name: str) -> bytes:
-    """One file of a tar archive; the hash of the package says that it is there."""
+    """One file of a tar archive; the hash of the package guarantees that it exists."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as members:
         file = members.extractfile(name)
         return file.read() if file else b""

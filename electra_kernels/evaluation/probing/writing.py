@@ -9,39 +9,34 @@ from tokenizers import Tokenizer
 from electra_kernels.data.text import Corpus
 from electra_kernels.evaluation.held_out import EVALUATION_SEED
 from electra_kernels.evaluation.probing.task import Task, area, require_both_answers
-from electra_kernels.evaluation.probing.words import (
-    Sentence,
-    Word,
-    encode_words,
-    pick_sentences,
-    word_baseline,
-)
+from electra_kernels.evaluation.probing.words import Word, encode_words, pick_sentences, word_baseline
+from electra_kernels.evaluation.sentences import Sentence
 
 TRAIN_SENTENCES, TEST_SENTENCES = 2_000, 1_500
 
 
 def capitalised(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int) -> Task:
-    """Does the word begin with a capital letter? Asked at the first piece of each word of letters.
+    """Does the word begin with a capital letter? The label is at the first piece of each word of letters.
 
-    The first word of a sentence is not asked about: it has its capital from its place. The input is in lower case.
+    The first word of a sentence has no label: its capital comes from its position. The input is in lower case.
 
     Args:
-        corpus: sentences to fit on are from its training documents, sentences to judge by from the held-out ones.
-        tokenizer: of the model.
+        corpus: training and held-out documents, for training and test sentences.
+        tokenizer: the tokenizer of the model.
         length: T of the rows; a longer sentence is cut.
-        seed: of the choice of the sentences to fit on; those to judge by are always the same.
+        seed: seed of the choice of the training sentences; the test sentences are always the same.
 
     Raises:
-        UserError: too little text, or nothing in it that is (or is not) capitalised.
+        UserError: too little text, or no word in it is (or is not) capitalised.
     """
     return _task("capitalised", _capitalised, corpus, tokenizer, length, seed)
 
 
 def comma_follows(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int) -> Task:
-    """Was there a comma after the word? Asked at the first piece of each word of letters.
+    """Was there a comma after the word? The label is at the first piece of each word of letters.
 
-    The input has no comma. A word before another mark, or the last one, is not asked about: no comma can be
-    there, and that is seen from the mark alone. Arguments and errors as for `capitalised`.
+    The input has no comma. The last word and a word before another mark have no label: no comma can follow them, as
+    the mark alone shows. Arguments and errors are those of `capitalised`.
     """
     return _task("comma_follows", _comma_follows, corpus, tokenizer, length, seed)
 

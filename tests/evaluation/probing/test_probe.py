@@ -28,7 +28,7 @@ def encoder(tokenizer):
 
 
 class Knows(nn.Module):
-    """The state of a token is the answer, if it is given rows of the task."""
+    """An encoder of the rows of a task whose state of a token is the answer."""
 
     def __init__(self, task):
         super().__init__()
@@ -49,7 +49,7 @@ class Knows(nn.Module):
 
 
 class Noise(nn.Module):
-    """States that have nothing to do with the input."""
+    """An encoder whose states do not depend on the input."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ class Noise(nn.Module):
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_an_encoder_that_knows_the_answer_is_found_out(task, frozen, monkeypatch):
+def test_an_encoder_that_knows_the_answer_has_a_perfect_figure(task, frozen, monkeypatch):
     monkeypatch.setattr(probing, "STEPS", 5)
     assert probe(Knows(task), task, frozen=frozen, seed=0) == 1.0
 
@@ -102,7 +102,7 @@ def test_the_same_seed_gives_the_same_figure(encoder, task, monkeypatch):
 
 
 def test_fine_tuning_trains_an_encoder_whose_own_weights_are_fixed(encoder, task, monkeypatch):
-    """What a frozen probe cannot see, a fine-tuned encoder learns: here the answers of the training part itself."""
+    """A fine-tuned encoder learns what a frozen probe cannot see: here the answers of the training part itself."""
     monkeypatch.setattr(probing, "STEPS", 30)
     encoder.requires_grad_(False)
     model, head = probing._fine_tune(encoder, probing._fit(encoder, task), task, 0)
@@ -126,7 +126,7 @@ def _loss(encoder, head, task):
     return float(nn.functional.binary_cross_entropy_with_logits(logits, task.train.answers().float()))
 
 
-def test_every_row_comes_once_before_any_comes_again(task, monkeypatch):
+def test_no_row_is_used_again_before_all_have_been_used(task, monkeypatch):
     count = len(task.train.input_ids)
     steps = 2 * count // probing.BATCH_ROWS
     monkeypatch.setattr(probing, "STEPS", steps)
@@ -137,7 +137,7 @@ def test_every_row_comes_once_before_any_comes_again(task, monkeypatch):
     assert len(set(rows[:count])) == len({tuple(ids[ids != 0].tolist()) for ids in task.train.input_ids})
 
 
-def test_padding_is_not_seen(encoder, task):
+def test_padding_has_no_effect(encoder, task):
     """The features of a row do not depend on the rows beside it."""
     rows = task.test.take(torch.tensor([0, len(task.test.input_ids) - 1]))
     assert not rows.attention_mask[0].all()
@@ -151,7 +151,7 @@ def test_padding_is_not_seen(encoder, task):
     torch.testing.assert_close(together, single)
 
 
-def test_logistic_regression_is_at_its_minimum_and_ends_where_nothing_is_left_to_tell():
+def test_logistic_regression_reaches_its_minimum_and_stays_finite_for_separable_labels():
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(500, 6, generator=generator)
     labels = features[:, 0] + torch.randn(500, generator=generator) > 0.5

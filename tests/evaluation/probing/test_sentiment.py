@@ -22,7 +22,7 @@ def test_the_four_files_are_read_from_the_inner_archive(offline):
     assert not any("&amp;" in sentence.text for sentence in sentences)
 
 
-def test_clear_ratings_are_kept_and_a_source_is_on_one_side():
+def test_only_clear_ratings_are_kept_and_a_source_is_on_one_side():
     sentences = [RatedSentence(f"review {n // 5}", (n % 9 - 4) / 4, f"sentence {n}") for n in range(1_000)]
     fitted, judged = split_clear([*sentences, RatedSentence("review 999", 4.0, "Sentence 8")])
     assert {abs(sentence.rating) for sentence in fitted + judged} == {0.5, 0.75, 1.0}
@@ -32,7 +32,7 @@ def test_clear_ratings_are_kept_and_a_source_is_on_one_side():
     assert kept == {s.text for s in sentences if abs(s.rating) >= 0.5}
 
 
-def test_labels_follow_the_ratings_and_nothing_is_on_both_sides(offline, corpus, tokenizer):
+def test_labels_follow_the_ratings_and_no_sentence_is_on_both_sides(offline, corpus, tokenizer):
     task = sentiment(corpus, tokenizer, LENGTH, 0)
     rated = {
         tuple(tokenizer.encode(s.text, add_special_tokens=False).ids[: LENGTH - 2]): s.rating
@@ -47,7 +47,7 @@ def test_labels_follow_the_ratings_and_nothing_is_on_both_sides(offline, corpus,
     assert not rows[0] & rows[1]
 
 
-def test_the_seed_picks_what_is_fitted_on(offline, corpus, tokenizer, monkeypatch):
+def test_the_seed_picks_the_training_sentences(offline, corpus, tokenizer, monkeypatch):
     monkeypatch.setattr(module, "TRAIN_SENTENCES", 40)
     one, other = (sentiment(corpus, tokenizer, LENGTH, seed) for seed in (0, 1))
     assert len(one.train.input_ids) == len(other.train.input_ids) == 40

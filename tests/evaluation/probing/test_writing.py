@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from electra_kernels.data.text import Corpus, Document
+from electra_kernels.data.words import split_words
 from electra_kernels.errors import UserError
 from electra_kernels.evaluation.probing.task import Examples
-from electra_kernels.evaluation.probing.words import encode_words, pick_sentences, split_words, word_baseline
+from electra_kernels.evaluation.probing.words import encode_words, pick_sentences, word_baseline
 from electra_kernels.evaluation.probing.writing import (
     _capitalised,
     _comma_follows,
@@ -18,12 +19,12 @@ from .conftest import LENGTH
 
 
 def answers(label, text):
-    """The input as a model is shown it, and the answers for the words that are asked about."""
+    """The words that a model is shown, and word → answer where the label counts."""
     words = label(tuple(split_words(text)))
     return [word.text for word in words], {word.text: word.label for word in words if word.asked}
 
 
-def test_capitals_are_asked_of_all_words_but_the_first():
+def test_all_words_but_the_first_have_a_label_for_capitals():
     shown, asked = answers(_capitalised, '"The old HTTP server, by Twisted: see 2 ways.')
     assert shown == ['"', "the", "old", "http", "server", ",", "by", "twisted", ":", "see", "2", "ways", "."]
     assert asked == {
@@ -35,14 +36,14 @@ def test_a_number_may_be_the_first_word():
     assert answers(_capitalised, "2 Ways to go")[1] == {"Ways".lower(): True, "to": False, "go": False}
 
 
-def test_commas_are_asked_of_words_before_words_and_are_not_shown():
+def test_words_before_words_have_a_label_for_commas_and_commas_are_not_shown():
     shown, asked = answers(_comma_follows, "However, old (or new), 3, four,, and last.")
     assert shown == ["However", "old", "(", "or", "new", ")", "3", "four", "and", "last", "."]
     assert asked == {"However": True, "or": False, "four": True, "and": False}
 
 
 @pytest.mark.parametrize("text", [", comma first", ",", "one"])
-def test_there_may_be_nothing_to_ask(text):
+def test_a_sentence_may_have_no_label(text):
     assert answers(_comma_follows, text)[1] in ({}, {"comma": False})
 
 
@@ -75,7 +76,7 @@ def test_the_input_shows_neither_capital_nor_comma_and_the_labels_are_those_of_t
 
 
 @pytest.mark.parametrize("make", [capitalised, comma_follows])
-def test_no_sentence_to_judge_by_is_fitted_on(make, corpus, tokenizer):
+def test_no_test_sentence_is_in_the_training_part(make, corpus, tokenizer):
     shared = corpus.held_out[0].paragraphs[1]
     disguised = shared.upper().replace(",", "")
     leaky = Corpus([*corpus.train, Document("copy", (shared, disguised))], corpus.held_out, 0.0)
@@ -85,9 +86,7 @@ def test_no_sentence_to_judge_by_is_fitted_on(make, corpus, tokenizer):
     assert not rows[0] & rows[1]
 
 
-def test_what_is_judged_by_does_not_depend_on_the_seed_and_what_is_fitted_on_does(
-    corpus, tokenizer, monkeypatch
-):
+def test_the_seed_picks_the_training_sentences_and_leaves_the_test_sentences(corpus, tokenizer, monkeypatch):
     monkeypatch.setattr("electra_kernels.evaluation.probing.writing.TRAIN_SENTENCES", 50)
     one, same, other = (capitalised(corpus, tokenizer, LENGTH, seed) for seed in (0, 0, 1))
     assert torch.equal(one.test.input_ids, other.test.input_ids)
@@ -111,13 +110,13 @@ def test_sentences_are_picked_once_and_within_their_limits():
     ("make", "text"),
     [(capitalised, "there is no capital in any of it"), (comma_follows, "There is no comma in any of it.")],
 )
-def test_a_text_without_anything_to_tell_apart_is_told(make, text, tokenizer):
+def test_a_text_with_a_single_answer_is_a_user_error(make, text, tokenizer):
     corpus = Corpus([Document("a", (text,))], [Document("b", (f"{text} {text}",))], 0.0)
     with pytest.raises(UserError, match="should have both yes and no"):
         make(corpus, tokenizer, LENGTH, 0)
 
 
-def test_no_text_at_all_is_told(tokenizer):
+def test_an_empty_text_is_a_user_error(tokenizer):
     with pytest.raises(UserError, match="0 of 0 answers"):
         capitalised(Corpus([], [], 0.0), tokenizer, LENGTH, 0)
 
@@ -129,7 +128,7 @@ def test_the_baseline_is_the_share_of_yes_of_the_word_in_training(tokenizer):
     train = rows("A Cat dog", "a Cat dog hill", "a Cat Hill")
     assert word_baseline(train, rows("A Cat dog Dog cat")) == pytest.approx(0.5)
     assert word_baseline(train, rows("A Cat hill dog")) == 1.0
-    # Of a word that was never seen, the share of all words (4 of 7): between hill (1 of 2) and cat (3 of 3).
+    # A word that was never seen gets the share of all words (4 of 7): between hill (1 of 2) and cat (3 of 3).
     assert word_baseline(train, rows("A Cat River hill")) == 1.0
     assert word_baseline(train, rows("A cat River hill")) == 0.5
 

@@ -8,7 +8,8 @@ from functools import partial
 from tokenizers import Tokenizer
 
 from electra_kernels.data.text import Corpus
-from electra_kernels.evaluation.probing.task import Score, Task, require_both_answers
+from electra_kernels.evaluation.held_out import Score
+from electra_kernels.evaluation.probing.task import Task, require_both_answers
 from electra_kernels.evaluation.probing.words import Word, WordRows, encode_words, word_baseline
 from electra_kernels.evaluation.real_word_errors import (
     ErrorItem,
@@ -17,21 +18,22 @@ from electra_kernels.evaluation.real_word_errors import (
     fetch_error_pairs,
     real_word_errors,
 )
+from electra_kernels.evaluation.sentences import Sentence
 
 
 def error_detection(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int) -> Task:
-    """Is this word a real-word error? Asked of every piece of each word of letters.
+    """Is this word a real-word error? Every piece of each word of letters is asked.
 
-    It is judged by `evaluate_real_word_errors`: per word, by the maximum over its pieces. The held-out sentences and
+    `evaluate_real_word_errors` judges the scores: per word, by the maximum over its pieces. The held-out sentences and
     their errors are those of the report of ``electra-kernels pretrain`` whose wrong word has an even hash; the
-    training sentences get the errors whose wrong word has an odd one. Were they the same words, the rule "wrong in
+    training sentences get the errors whose wrong word has an odd hash. If they were the same words, the rule "wrong in
     training" alone, without reading a sentence, would reach an AUC of 0.93 on the demo's text.
 
     Args:
         corpus: training and held-out documents.
-        tokenizer: of the model.
-        length: T of the rows; a longer sentence is cut, and not judged where its error is cut off.
-        seed: of the errors in the training sentences.
+        tokenizer: the tokenizer of the model.
+        length: T of the rows; a longer sentence is cut, and not judged if its error is cut off.
+        seed: seed of the errors in the training sentences.
 
     Raises:
         UserError: the pairs cannot be downloaded, or no sentence has room for an error.
@@ -59,7 +61,7 @@ def error_detection(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int
     return Task("real_word_errors", "token", "AUC", baselines, fitted, judged, measure)
 
 
-# At the top of the module, so that a task can be sent to another process.
+# These are functions of the module because a task is pickled for other processes.
 def _figures(
     items: Sequence[ErrorItem], tokenizer: Tokenizer, counts: Counter[str], length: int, score: Score
 ) -> dict[str, float]:
@@ -76,7 +78,7 @@ def _is_judged(item: ErrorItem) -> bool:
     return hashlib.sha256(item.words[item.wrong_index].encode()).digest()[0] % 2 == 0
 
 
-def _original(item: ErrorItem) -> tuple[str, ...]:
+def _original(item: ErrorItem) -> Sentence:
     words = [*item.words[: item.wrong_index], item.original, *item.words[item.wrong_index + 1 :]]
     return tuple(word.lower() for word in words)
 

@@ -3,8 +3,8 @@ import torch
 
 from electra_kernels.data.text import Corpus, Document
 from electra_kernels.errors import UserError
-from electra_kernels.evaluation.probing import errors
-from electra_kernels.evaluation.probing.errors import error_detection
+from electra_kernels.evaluation.probing import real_word_errors as module
+from electra_kernels.evaluation.probing.real_word_errors import error_detection
 
 from .conftest import CONFUSED, LENGTH
 
@@ -33,7 +33,7 @@ def test_no_wrong_word_of_the_test_part_was_wrong_in_training(corpus, tokenizer)
     assert set(task.baselines) == {"word alone", "word frequency", "word pieces"}
 
 
-def test_a_sentence_to_judge_by_is_not_fitted_on(corpus, tokenizer):
+def test_no_test_sentence_is_in_the_training_part(corpus, tokenizer):
     leaky = Corpus([*corpus.held_out, *corpus.train], corpus.held_out, 0.0)
     items = {}
 
@@ -41,18 +41,18 @@ def test_a_sentence_to_judge_by_is_not_fitted_on(corpus, tokenizer):
         found = items[len(items)] = errors_of(documents, *rest)
         return found
 
-    errors_of = errors.real_word_errors
+    errors_of = module.real_word_errors
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(errors, "real_word_errors", watched)
+        patch.setattr(module, "real_word_errors", watched)
         task = error_detection(leaky, tokenizer, 64, 0)
-    judged = {errors._original(item) for item in items[0] if errors._is_judged(item)}
-    training = [errors._original(item) for item in items[1] if not errors._is_judged(item)]
+    judged = {module._original(item) for item in items[0] if module._is_judged(item)}
+    training = [module._original(item) for item in items[1] if not module._is_judged(item)]
     shared = sum(sentence in judged for sentence in training)
     assert shared > 0
     assert len(task.train.input_ids) == len(training) - shared
 
 
-def test_it_is_judged_per_word_by_the_largest_of_its_pieces(corpus, tokenizer):
+def test_a_word_is_judged_by_its_largest_piece(corpus, tokenizer):
     task = error_detection(corpus, tokenizer, LENGTH, 0)
     rows = {
         tuple(ids[mask].tolist()): labels[mask]
@@ -68,7 +68,7 @@ def test_it_is_judged_per_word_by_the_largest_of_its_pieces(corpus, tokenizer):
     assert task.measure(last_piece_only) == 1.0
 
 
-def test_a_text_without_room_for_an_error_is_told(tokenizer):
+def test_a_text_without_room_for_an_error_is_a_user_error(tokenizer):
     text = Document("d", ("No word of this one is ever mixed up with another.",))
     with pytest.raises(UserError, match="real_word_errors: the training text has 0 of 0"):
         error_detection(Corpus([text], [text], 0.0), tokenizer, LENGTH, 0)

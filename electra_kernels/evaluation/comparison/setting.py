@@ -1,0 +1,107 @@
+"""The settings that the runs of a comparison share, and those that distinguish one run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from electra_kernels.data.rows import Rows
+from electra_kernels.evaluation.probing import Task
+from electra_kernels.models import ElectraConfig, Encoder, EncoderConfig, electra_config
+from electra_kernels.training.objectives import OBJECTIVES, Objective, Proposed, TextFacts
+from electra_kernels.training.recipe import Recipe
+
+UNTRAINED = "untrained"
+
+# The recipe and the encoder are small enough for tens of runs in minutes.
+SMALL_RECIPE = Recipe(
+    length=32, batch_size=64, learning_rate=2e-3, warmup=0.05, steps=1_500, vocab_size=4_096
+)
+
+
+def small_encoder(vocab_size: int) -> EncoderConfig:
+    """The encoder of the demo with two layers."""
+    demo = electra_config("demo", vocab_size=vocab_size, mask_token_id=0).discriminator
+    return replace(demo, num_hidden_layers=2)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its objective, learning rate and seed.
+
+    The objective `UNTRAINED` stands for no training: its encoder is the common start of all runs of that seed.
+    """
+
+    objective: str
+    learning_rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.objective}-{self.learning_rate:g}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class TrainingSetting:
+    """The settings that the training of all runs shares.
+
+    Attributes:
+        config, text: arguments of the objectives.
+        rows: training rows.
+        recipe: batch size, warm-up and the like; `recipe_of` sets the learning rate of a run.
+    """
+
+    config: ElectraConfig
+    text: TextFacts
+    rows: Rows
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Setting(TrainingSetting):
+    """The settings that all runs of ``electra-kernels compare`` share.
+
+    Attributes:
+        minutes: length of a run; None: ``recipe.steps``.
+        plateau: nats, the entropy of the word frequencies.
+        curve: the task of the learning curve, probed with the encoder frozen.
+        choice: the same task on other held-out text, by which the learning rate is chosen.
+        tasks: probed after the training, with the encoder frozen and fine-tuned.
+    """
+
+    minutes: float | None
+    plateau: float
+    curve: Task
+    choice: Task
+    tasks: Sequence[Task]
+
+
+def recipe_of(setting: TrainingSetting, run: Run) -> Recipe:
+    """The shared recipe with the learning rate of the run; the rate of Muon keeps its ratio to that of AdamW."""
+    recipe, muon = setting.recipe, setting.recipe.muon_learning_rate
+    if muon is not None:
+        muon *= run.learning_rate / recipe.learning_rate
+    return replace(recipe, learning_rate=run.learning_rate, muon_learning_rate=muon)
+
+
+def objective_of(setting: TrainingSetting, run: Run) -> Objective:
+    """The objective of a run, on the CPU; the seed alone decides the initial weights of its encoder."""
+    initial = initial_encoder(setting, run.seed).state_dict()
+    kind, recipe = OBJECTIVES[run.objective], setting.recipe
+    if issubclass(kind, Proposed):
+        objective: Objective = kind(
+            setting.config,
+            setting.text,
+            head_start=recipe.head_start,
+            head_start_replacements=recipe.head_start_replacements,
+        )
+    else:
+        objective = kind(setting.config, setting.text)
+    objective.encoder.load_state_dict(initial)
+    return objective
+
+
+def initial_encoder(setting: TrainingSetting, seed: int) -> Encoder:
+    """The encoder from which all runs of a seed start, on the CPU."""
+    torch.manual_seed(seed)
+    return Encoder(setting.config.discriminator)
