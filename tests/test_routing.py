@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import electra_kernels
-from benchmarks import preference
 from electra_kernels import backends, reference, routing, use_backend
 from electra_kernels.routing import BACKENDS, register_backend
 
@@ -127,89 +126,7 @@ def test_an_implementation_of_no_op_is_refused():
         register_backend("cpp", ("cpu",), {"sample": lambda: None})
 
 
-def test_the_table_for_gpus_is_what_the_results_in_the_repository_give():
-    """If not: python -m benchmarks.preference"""
-    assert preference.TABLE.read_text() == preference.text(preference.committed())
-
-
 OPS = sorted(reference.IMPLEMENTATIONS)
-
-
-def audited(**triton):
-    """An audit in which CUDA C++ takes 10 µs for every op on two GPUs, Triton too, but for the ops that are named."""
-    return {
-        "ops": [
-            {
-                "op": op,
-                "backends": {
-                    "cuda": {"gpus": {gpu: {"predicted_microseconds": 10.0} for gpu in ("A", "B")}},
-                    "triton": {
-                        "gpus": {
-                            "A": {"predicted_microseconds": triton.get(op, 10.0)},
-                            "B": {"predicted_microseconds": 10.0},
-                        }
-                    },
-                },
-            }
-            for op in OPS
-            if op != "linear_cross_entropy_sample_backward"
-        ]
-    }
-
-
-def orders(table):
-    return {op: list(entry["order"]) for op, entry in table["ops"].items()}
-
-
-def test_where_the_same_is_predicted_cuda_serves():
-    found = preference.table(audited(mask_tokens=9.0), {})
-    assert orders(found) == {op: ["cuda", "triton"] for op in OPS}
-    assert {entry["kind"] for entry in found["ops"].values()} == {"predicted"}
-
-
-def test_who_is_predicted_to_be_faster_serves_and_a_gradient_without_a_case_goes_with_its_op():
-    found = orders(preference.table(audited(linear_cross_entropy_sample=5.0), {}))
-    assert found["linear_cross_entropy_sample"] == ["triton", "cuda"]
-    assert found["linear_cross_entropy_sample_backward"] == ["triton", "cuda"]
-    assert found["mask_tokens"] == ["cuda", "triton"]
-
-
-def test_times_shorter_than_the_start_of_a_kernel_are_equal():
-    audit = audited()
-    for case in audit["ops"]:
-        for name, microseconds in (("cuda", 1.9), ("triton", 0.1)):
-            case["backends"][name]["gpus"] = {"A": {"predicted_microseconds": microseconds}}
-    assert orders(preference.table(audit, {}))["mask_tokens"] == ["cuda", "triton"]
-
-
-def test_what_was_measured_overrules_what_was_predicted():
-    run = {
-        "machine": {"serving": {"cross_entropy_sample": "triton", "mask_tokens": "cuda"}},
-        "cases": [
-            {
-                "op": "cross_entropy_sample f+b",
-                "contenders": {
-                    "eager": {"median_seconds": 9.0},
-                    "ours": {"median_seconds": 2.0},
-                    "ours, cuda": {"median_seconds": 2.1},
-                    "ours in place": {"median_seconds": 2.0},
-                    "ours in place, cuda": {"median_seconds": 1.0},
-                },
-            },
-            {"op": "mask_tokens", "contenders": {"ours": {"median_seconds": 1.0}}},  # by one alone
-        ],
-    }
-    found = preference.table(audited(mask_tokens=5.0, cross_entropy_sample=20.0), {"gpu.json": run})
-    assert found["sources"] == ["audit.json", "gpu.json"]
-    for op in ("cross_entropy_sample", "cross_entropy_sample_backward"):
-        assert found["ops"][op] == {
-            "order": ("triton", "cuda"),
-            "kind": "measured",
-            "triton_over_cuda": 0.952,
-        }
-    for op in ("cross_entropy_sample_", "scale_gradient_"):
-        assert found["ops"][op] == {"order": ("cuda", "triton"), "kind": "measured", "triton_over_cuda": 2.0}
-    assert found["ops"]["mask_tokens"]["order"] == ("triton", "cuda")
 
 
 @pytest.fixture

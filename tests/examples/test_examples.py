@@ -13,7 +13,6 @@ from electra_kernels.examples import (
     own_loop,
     token_classification,
     trainer_from_scratch,
-    trainer_step,
 )
 from electra_kernels.integrations import ReplacedTokenDetection
 
@@ -94,35 +93,6 @@ def test_the_same_encoder_from_random_weights(text, tmp_path, report):
     assert not torch.allclose(
         ours.bert.embeddings.word_embeddings.weight, pretrained.embeddings.word_embeddings.weight, atol=0.01
     )
-
-
-def test_trainer_step(report):
-    trainer_step.main("--layers 1 --batch-size 2 --length 16 --steps 3".split())
-    lines = report().splitlines()
-    assert [line.split()[0] for line in lines] == ["plain", "gathered", "ours"]
-    assert "1.00 of plain" in lines[0]
-    for line in lines:
-        found = re.search(r"(\d+\.\d+) s a step \(median of 2\).*peak +(\d+) MiB, (\d+) of them before", line)
-        seconds, peak, before = map(float, found.groups())
-        assert seconds > 0
-        assert 50 < before <= peak
-
-
-@pytest.mark.parametrize("gathered", [False, True])
-def test_the_plain_pair_trains_both_models(gathered):
-    config = transformers.ElectraConfig(
-        vocab_size=300, embedding_size=16, hidden_size=32, num_hidden_layers=1, num_attention_heads=2
-    )
-    models = transformers.ElectraForMaskedLM(config), transformers.ElectraForPreTraining(config)
-    pair = trainer_step.PlainPair(*models, gathered=gathered).eval()
-    ids = torch.randint(104, 300, (4, 32))
-    torch.manual_seed(0)
-    loss = pair(ids, torch.ones_like(ids), ids)["loss"]
-    loss.backward()
-    assert all(parameter.grad is not None for name, parameter in pair.named_parameters())
-    torch.manual_seed(0)
-    pair.gathered = not gathered
-    torch.testing.assert_close(pair(ids, torch.ones_like(ids), ids)["loss"], loss)
 
 
 def test_labels_are_those_of_the_words(text):
