@@ -30,7 +30,7 @@ class Case:
         variants: name → function of no arguments; the first is the baseline.
         bytes_read, bytes_written: the least memory traffic of the work, computed from its sizes.
         gradient_bytes: size of the gradients that the variants return.
-        dtype: of the floating-point inputs.
+        dtype: dtype of the floating-point inputs.
         absent: variant that cannot run here → why.
         is_main: the size of the op that the plot shows and that has all variants.
         adds_to_baseline: the baseline is a part of the others' work, and the result is the time that they add to it.

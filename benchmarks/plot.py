@@ -5,11 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks import results, targets
 
@@ -46,13 +43,8 @@ def draw(measured: Mapping[str, Any], picture: Path) -> None:
     if not ops:
         raise ValueError("measured has no case at its main size, should come from a run without --quick")
     heights = [_rows(ops), max(1, _rows(steps))]
-    figure, (upper, lower) = plt.subplots(
-        2,
-        1,
-        figsize=(8.4, _ROW * sum(heights) + _MARGINS),
-        height_ratios=heights,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(8.4, _ROW * sum(heights) + _MARGINS), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=heights)
     _draw_speed(upper, ops)
     _draw_steps(lower, steps)
     machine = measured["machine"]
@@ -63,7 +55,6 @@ def draw(measured: Mapping[str, Any], picture: Path) -> None:
         f"Times as fast as eager PyTorch\n{where}, torch {machine['torch']}", fontsize=11, loc="left"
     )
     figure.savefig(picture, dpi=110)
-    plt.close(figure)
 
 
 def _rows(cases: Sequence[Mapping[str, Any]]) -> int:

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def machine(device: torch.device = CPU) -> dict[str, Any]:
-    """What the figures depend on, without a date; ``name`` names the results file."""
+    """The facts that the figures depend on, without a date; ``name`` names the results file."""
     table = backends()
     capability = torch.backends.cpu.get_cpu_capability()
     facts = {

@@ -13,7 +13,7 @@ class Target:
     """A bound for a figure of one case: the main case of ``op``, or the one with these ``sizes`` or this ``dtype``.
 
     Attributes:
-        op: of the case.
+        op: name of the case's op.
         words: description of the target, with {} for the bound.
         figure: takes the record of the case; None if it was not measured.
         avx512, otherwise: the bound on processors with AVX-512, and on all other devices.

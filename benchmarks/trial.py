@@ -85,7 +85,7 @@ def trial(changed: Mapping[str, Mapping[str, Any]], minutes: float | None, seed:
     Args:
         changed: from `changes`.
         minutes: processor time; None trains for ``recipe.steps``.
-        seed: of the weights and the batches.
+        seed: decides the weights and the batches.
     """
     corpus = _corpus()
     recipe = replace(RECIPES["demo"], **changed["recipe"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SMALL, LARGE = 30_522, 128_000  # vocabularies: BERT's, and one whose rows no block holds
+SMALL, LARGE = 30_522, 128_000  # vocabularies: BERT's, and one with rows too large for one block
 # 64 rows are too few to fill a GPU; 1024 and 2560 are the masked positions of ELECTRA-Small's and -Base's batches.
 ROWS = (64, 1024, 2560)
 PRECISIONS = (torch.bfloat16, torch.float32)
@@ -21,7 +21,7 @@ class Case:
     Attributes:
         op: its name.
         sizes: symbol → number, as N, V, E.
-        dtype: of the floating-point inputs, or of the ids.
+        dtype: dtype of the floating-point inputs, or else of the ids.
         arguments: in the order of the op's schema.
         streamed: names of the Triton kernels' arguments that carry nearly all of the bytes; their loads and stores
             should be as wide as their layout allows.

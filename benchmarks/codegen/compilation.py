@@ -49,7 +49,7 @@ def bind(launch: Launch, target: Any) -> tuple[Any, Any, Any]:
     """Source, options, and the key under which Triton would cache this compilation."""
     _, source_of, make_backend, binder_of = _triton()
     kernel, backend = launch.kernel, make_backend(target)
-    # As `JITFunction.run` does when it launches.
+    # `JITFunction.run` adds the same when it launches.
     options = {"num_warps": launch.num_warps, "enable_fp_fusion": False, "debug": False, **launch.constants}
     if target.backend == "hip":
         options.pop("maxnreg", None)  # only CUDA's compiler takes a register cap

@@ -54,7 +54,7 @@ def launches_of(run: Callable[[], object], multiprocessors: int, cache: int) -> 
 
     Args:
         run: calls an op of the Triton back end.
-        multiprocessors: of the GPU.
+        multiprocessors: their number on the GPU.
         cache: bytes of its level 2 cache.
     """
     launches: list[Launch] = []

@@ -28,7 +28,7 @@ from benchmarks.gpu import plan, scheduler
 from benchmarks.gpu.plan import CONCLUSION, CONCLUSION_SECONDS, FOLDER, GROUPS, RESULTS, SECTIONS
 from benchmarks.gpu.scheduler import Job
 
-# Factor for the time limits of a dry run, whose machine may have other work.
+# Factor for the time limits of a dry run: its machine may have other work.
 _DRY_PATIENCE = 5
 NEEDS = {
     "triton": "no Triton kernels",

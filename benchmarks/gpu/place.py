@@ -1,4 +1,4 @@
-"""Where a section runs and where it writes its results."""
+"""The place of a section: the device that it runs on, and the file that it writes to."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,3 @@ def path(dry_run: bool) -> Path:
     if dry_run:
         return FOLDER / "dry-run.json"
     return results.FOLDER / f"{results.machine(torch.device('cuda'))['name']}.json"
-
-
-def first_line(text: str | None) -> str:
-    return next(iter((text or "").splitlines()), "")[:200]

@@ -128,7 +128,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 
 def select(names: Iterable[str]) -> list[str]:
-    """The sections that are named, or whose group is, in the order of SECTIONS; without names, all."""
+    """The sections that are named themselves or by their group, in the order of SECTIONS; without names, all."""
     wanted = {section for name in names for section in GROUPS.get(name, (name,))}
     return [section for section in SECTIONS if not wanted or section in wanted]
 

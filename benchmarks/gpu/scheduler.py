@@ -32,7 +32,7 @@ class Job:
     """A section as a command.
 
     Attributes:
-        name: of the section; its output goes to NAME.log.
+        name: name of the section; its output goes to NAME.log.
         command: program and arguments.
         seconds: after which all its processes are killed. Time that earlier jobs did not use is added.
     """
@@ -50,7 +50,7 @@ def run_all(
     Args:
         jobs: in this order.
         folder: for the logs and for outcomes.json, which is written after each job.
-        environment: of the commands.
+        environment: environment variables of the commands.
         after: called after each job, also if an exception ended it.
     """
     adopt_orphans()

@@ -23,7 +23,7 @@ from benchmarks import (
     targets,
     training_step,
 )
-from benchmarks.gpu import check, plan, sections, throughput
+from benchmarks.gpu import check, measuring, plan, sections, throughput
 from benchmarks.gpu import place as place_module
 from benchmarks.harness import Case, measure
 from benchmarks.timers import Graph, StreamTimer
@@ -164,7 +164,7 @@ def test_a_variant_that_fails_does_not_stop_the_others(place):
         raise RuntimeError("out of memory\nand more")
 
     runs = {"eager": fail, "torch.compile": lambda: None, "ours": fail}
-    (record,), passed = sections._measure_all(
+    (record,), passed = measuring.measure_all(
         place, [lambda size: iter([Case("op", {"N": 1}, runs, bytes_read=4)])]
     )
     assert not passed
@@ -186,9 +186,9 @@ def test_ours_and_eager_come_first_and_each_group_is_written_at_once(place, monk
         log.append((group.op, list(group.variants), written))
         return measure(group, **options)
 
-    monkeypatch.setattr(sections, "measure", measure_and_look)
+    monkeypatch.setattr(measuring, "measure", measure_and_look)
     monkeypatch.setattr(type(place), "path", place_module.path(dry_run=True), raising=False)
-    (one, other), passed = sections._measure_all(place, [lambda size: iter([case("one"), case("two")])])
+    (one, other), passed = measuring.measure_all(place, [lambda size: iter([case("one"), case("two")])])
     first = ["eager", "ours", "ours in place"]
     assert [(op, group) for op, group, _ in log] == [
         ("one", first),
@@ -220,7 +220,7 @@ CASES = {
 def test_every_case_runs_with_the_timer_for_gpus(place, monkeypatch, subject):
     monkeypatch.setattr(baselines, "compiler", "eager")
     monkeypatch.setattr(StreamTimer, "_MOST_WRITES", 1)  # writing a CPU's cache is slow
-    records, passed = sections._measure_all(place, [CASES[subject]])
+    records, passed = measuring.measure_all(place, [CASES[subject]])
     assert passed
     for record in records:
         assert not record["absent"]

@@ -15,7 +15,7 @@ from benchmarks import (
     training_step,
     variants,
 )
-from benchmarks.gpu import plan, sections
+from benchmarks.gpu import measuring, plan
 
 
 @pytest.mark.parametrize("group", plan.GROUPS)
@@ -71,7 +71,7 @@ def test_the_plan_has_the_right_number_of_groups_of_variants(monkeypatch, sectio
     monkeypatch.setattr(training_step, "Graph", lambda run, device: run)
     with torch.device("meta"):
         cases = [case for cases in BENCHMARKS[section] for case in cases("full")]
-    groups = sum(len(sections._first(case) + sections._others(case)) for case in cases)
+    groups = sum(len(measuring.first_groups(case) + measuring.other_groups(case)) for case in cases)
     (planned,) = (work for work in plan.SECTIONS[section].works if work.name == "groups of variants")
     assert planned.count == groups
     assert len({case.name for case in cases}) == len(cases)
