@@ -34,7 +34,7 @@ from electra_kernels.integrations import ReplacedTokenDetection
 from electra_kernels.models import EncoderConfig, electra_config
 
 VARIANTS = ("plain", "gathered", "ours")
-VOCABULARY, MASK, SPECIAL = 30_522, 103, [0, 100, 101, 102, 103]  # of BERT
+VOCABULARY, MASK, SPECIAL = 30_522, 103, [0, 100, 101, 102, 103]  # BERT's
 _SIZES = ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 
 

@@ -56,7 +56,7 @@ def main() -> int:
     parser.add_argument("--section", choices=[*SECTIONS, CONCLUSION], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.section:
-        # Not above: torch and the driver must stay out of the process that schedules.
+        # Imported here, because only the process of a section needs the benchmarks.
         from benchmarks.gpu import sections
 
         return sections.run(arguments.section, arguments.dry_run)

@@ -1,6 +1,6 @@
 """Runs one command after the other, ends each with all its processes when its time is over, and collects the results.
 
-This process imports nothing that could touch the GPU, so a hanging driver cannot stop it.
+This module imports nothing that could touch the GPU, so a hanging driver cannot stop it.
 """
 
 import contextlib
