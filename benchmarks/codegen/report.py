@@ -11,11 +11,11 @@ Record = Mapping[str, Any]
 HEADER = """\
 # Compiled GPU kernels
 
-Written by `make audit`, from the compilers' output; nothing here has run on a GPU. A kernel has one variant per
-specialisation or template instantiation. Registers (per thread; on gfx942 vector and accumulation registers), spills
-(stores and loads) and shared memory (bytes per block; only the static part for CUDA C++, whose host functions add
-dynamic memory) are the most of any variant. The widths are the widest loads and stores of global memory in bytes per
-thread, the least of any variant, on the CUDA architectures."""
+Written by `make audit` from the compilers' output; nothing here has run on a GPU. A kernel has one variant per Triton
+specialisation or C++ template instantiation. Registers (per thread, on gfx942 vector registers), spills (loads and
+stores of local memory) and shared memory (bytes per block) are maxima over the variants; slashes separate figures of
+different architectures. The host functions of the CUDA kernels add dynamic shared memory, which is not included. The
+widest load and store of global memory, in bytes per thread, are minima over the variants on CUDA architectures."""
 
 
 def faults(records: Iterable[Record]) -> list[str]:

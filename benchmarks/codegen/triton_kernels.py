@@ -106,4 +106,4 @@ def natural_width(tensor: Tensor) -> int:
 def _read_amd(launch: Launch, compiled: Any, case: Case) -> Record:
     """Without widths by argument: AMD's addresses are not followed."""
     found = assembly.amd_resources(compiled.asm["amdgcn"])
-    return {"registers": found["vgpr_count"] + found["agpr_count"], "arguments": {}, **found}
+    return {"registers": found["vgpr_count"], "arguments": {}, **found}
