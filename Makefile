@@ -7,7 +7,7 @@ PACKAGES := $(VENV)/packages
 READY := $(VENV)/ready
 SOURCES := electra_kernels benchmarks tests setup.py .ci
 CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
-FIBERS := $(wildcard .ci/*.cpp benchmarks/audit/*.cpp tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu tests/cuda_on_cpu/*.h)
+FIBERS := $(wildcard .ci/*.cpp tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu tests/cuda_on_cpu/*.h)
 
 .PHONY: help demo test prove fuzz sanitize lint format bench gpu-check audit wheel torches clean again
 
@@ -47,11 +47,11 @@ bench: $(READY)  ## Time every op against eager torch, write and draw the result
 	$(if $(QUICK),,$(BIN)/python -m benchmarks.plot)
 
 gpu-check: $(if $(DRY_RUN),$(READY))  ## On a GPU: ONLY=proofs, ONLY=ops, ONLY=steps, each within 10 minutes; OUT=folder gets results and logs; DRY_RUN=1
-	@$(if $(DRY_RUN),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check \
+	@$(if $(DRY_RUN),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu.check \
 	  $(addprefix --only ,$(ONLY)) $(if $(DRY_RUN),--dry-run)
 
-audit: $(READY)  ## Compile the kernels for GPUs that need not be here: registers, spills, predicted times
-	$(BIN)/python -m benchmarks.audit
+audit: $(READY)  ## Compile the GPU kernels without a GPU and check spills and access widths; print registers and memory
+	$(BIN)/python -m benchmarks.codegen
 
 wheel: $(READY)  ## Build dist/*.whl, isolated as pip does it, and tag it by the C library that it needs
 	rm -rf build/wheel

@@ -10,8 +10,8 @@ from pathlib import Path
 # Two workers of one thread each: on two cores that is faster than one worker of two threads.
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"]
 BUILDS = ("test_build.py", "test_install.py")
-CODEGEN = ("triton/test_codegen.py", "test_generations.py", "test_audit.py")
-GPU_CHECK = ("test_gpu_check.py", "test_gpu_plan.py", "test_gpu_proofs.py", "test_gpu_scheduler.py")
+CODEGEN = ("triton/test_codegen.py", "benchmarks/codegen")
+GPU_CHECK = ("benchmarks/gpu",)
 COMPILED = ("integrations/test_compile.py",)
 # Tests outside of the part "package".
 APART = ("conformance", "triton", *BUILDS, *CODEGEN, *GPU_CHECK, *COMPILED)

@@ -1,1 +1,1 @@
-"""Benchmarks: one file per idea, which only sets up; one harness, which measures."""
+"""Benchmarks, see README.md: one file per op, which only sets up cases, and one harness, which measures them."""

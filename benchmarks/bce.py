@@ -1,4 +1,4 @@
-"""masked_bce_with_logits, forward and backward, against the eager recipe with its masked mean."""
+"""masked_bce_with_logits, forward and backward, against the eager loss with its masked mean."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 import electra_kernels
-from benchmarks import contenders, recipes
+from benchmarks import baselines, variants
 from benchmarks.harness import Case, Size
+from benchmarks.timers import Run
 
 
 def cases(size: Size) -> Iterator[Case]:
@@ -20,8 +21,8 @@ def cases(size: Size) -> Iterator[Case]:
         yield _case(256, 512, dtype)
 
 
-def forward(size: Size, device: torch.device) -> contenders.Run:
-    """The loss alone."""
+def forward(size: Size, device: torch.device) -> Run:
+    """A run of the forward alone."""
     shape = (2, 16) if size == "tiny" else (256, 512)
     logits, labels, mask = torch.randn(shape, device=device), *(torch.rand(2, *shape, device=device) < 0.5)
     return lambda: electra_kernels.masked_bce_with_logits(logits, labels, mask)
@@ -39,17 +40,17 @@ def _case(batch: int, length: int, dtype: torch.dtype = torch.float32, is_main: 
     def ours() -> object:
         return differentiate(electra_kernels.masked_bce_with_logits(*arguments))
 
-    runs, absent = contenders.line_up(
-        lambda: differentiate(recipes.masked_bce(*arguments)),
-        contenders.compiled(recipes.masked_bce, arguments, differentiate) if is_main else None,
-        contenders.ours("masked_bce_with_logits", ours, everywhere=is_main),
+    runs, absent = variants.collect(
+        lambda: differentiate(baselines.masked_bce(*arguments)),
+        baselines.compiled(baselines.masked_bce, arguments, differentiate) if is_main else None,
+        variants.ours("masked_bce_with_logits", ours, everywhere=is_main),
     )
     tokens, size = batch * length, dtype.itemsize
     return Case(
         "masked_bce_with_logits f+b",
         {"B": batch, "T": length},
         runs,
-        # logits, labels and mask by the forward and again by the backward
+        # both passes read logits, labels and mask
         bytes_read=2 * tokens * (size + 1 + 1),
         bytes_written=tokens * size,
         gradient_bytes=tokens * size,

@@ -1,11 +1,16 @@
-"""``python -m benchmarks.calls``: what a call costs besides the kernel, on inputs so small that nothing else is left.
+"""``python -m benchmarks.calls``: the overhead of calling an op, in microseconds and Python calls, on tiny inputs.
 
-Microseconds of each op by back end, forward, and forward and backward; eager torch's loss of the same kind beside the
-losses. The least of interleaved rounds on one thread.
+Each op runs on each back end, forward alone and forward with backward ("f+b"); beside a loss stands eager torch's loss
+of the same kind. Times are the minimum of interleaved rounds on one thread. For the default back end, "Python calls" is
+the number of Python functions that one call enters, and "package frames" the largest number of the package's functions
+on the stack at once. The module uses public names only, so a copy of it also runs in an older checkout.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -20,7 +25,7 @@ Call = Callable[[], object]
 
 
 def _calls() -> Iterator[tuple[str, Call, Call | None]]:
-    """Name, the op, the loss of eager torch."""
+    """Name, a call of the op, and a call of eager torch's loss if there is one."""
     ids, positions = torch.arange(_B * _T).reshape(_B, _T), torch.arange(_K).expand(_B, _K).contiguous()
     targets, uniforms = ids[:, :_K].contiguous() % _V, ek.draw_uniforms((_B, _K))
     pairs = ek.draw_uniforms((_B, _K, 2))
@@ -74,6 +79,27 @@ def _losses(
     )
 
 
+def _python_calls(call: Call) -> tuple[int, int]:
+    """Python functions that one warm call enters, and the most of the package's that are on the stack at once."""
+    package = str(Path(ek.__file__).parent)
+    calls = depth = deepest = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls, depth, deepest
+        calls += event == "call"
+        if event in ("call", "return") and frame.f_code.co_filename.startswith(package):
+            depth += 1 if event == "call" else -1
+            deepest = max(deepest, depth)
+
+    call()
+    sys.setprofile(count)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return calls - 1, deepest  # without `call` itself, which is not the op
+
+
 def _microseconds(call: Call) -> float:
     start = time.perf_counter()
     for _ in range(CALLS):
@@ -84,7 +110,8 @@ def _microseconds(call: Call) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     names = [name for name, devices in ek.backends().available.items() if "cpu" in devices]
-    print("| µs a call | " + " | ".join([*names, "eager torch"]) + " |\n|" + "---|" * (len(names) + 2))
+    columns = ["µs a call", *names, "eager torch", "Python calls", "package frames"]
+    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for op, call, eager in _calls():
         rounds: dict[str, list[float]] = {name: [] for name in [*names, "eager torch"]}
         for _ in range(ROUNDS):
@@ -94,6 +121,7 @@ def main() -> None:
             if eager is not None:
                 rounds["eager torch"].append(_microseconds(eager))
         cells = [f"{min(times):.0f}" if times else "–" for times in rounds.values()]
+        cells += map(str, _python_calls(call))
         print(f"| {op} | " + " | ".join(cells) + " |", flush=True)
 
 

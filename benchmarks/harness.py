@@ -1,7 +1,8 @@
-"""Times contenders side by side: interleaved in one process, so that a slow moment of the machine hits all.
+"""Times the variants of a case side by side in one process, so that a slow moment of the machine hits all of them.
 
-A round runs each contender for a few milliseconds, one after the other; a ratio is the median over the rounds of the
-ratio within a round. The physical floors, reading and writing as many bytes as the work has to, run in the same rounds.
+A round runs each variant for a few milliseconds, one after the other. A ratio is the median over the rounds of the
+ratio within a round. The physical floors, which only read and write the bytes that the work needs, run in the same
+rounds.
 """
 
 import statistics
@@ -12,32 +13,33 @@ from typing import Literal
 
 import torch
 
-from benchmarks.meters import HostMeter, Meter, Run, peak_extra_bytes
+from benchmarks.timers import HostTimer, Run, Timer, peak_extra_bytes
 
-# Of an idea's cases. "full": all; "quick": one small one per op; "tiny": one per op with every contender, for the
-# interpreter of Triton too.
+# Which cases of an op to build. "full": all; "quick": a small one per op; "tiny": one per op with every variant, small
+# enough for Triton's interpreter.
 Size = Literal["full", "quick", "tiny"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line of work. ``contenders`` maps a name to a function of no arguments; the first is the baseline.
+    """One op at one size and dtype.
 
     Attributes:
         op: what is measured.
         sizes: symbol → number, as N, V, E.
-        dtype: of the floating-point inputs.
-        bytes_read, bytes_written: the least memory traffic of the work, as formulas of its sizes.
-        gradient_bytes: of the gradients that the contenders return.
-        absent: a contender that is not there → why.
-        is_main: the size of the op that the figure shows and that has all contenders.
-        adds_to_baseline: the baseline is a part of the work of the others; what they add to it is asked.
-        back_to_back: runs follow one another as in a training loop; where a GPU waits for the host, that counts.
+        variants: name → function of no arguments; the first is the baseline.
+        bytes_read, bytes_written: the least memory traffic of the work, computed from its sizes.
+        gradient_bytes: size of the gradients that the variants return.
+        dtype: dtype of the floating-point inputs.
+        absent: variant that cannot run here → why.
+        is_main: the size of the op that the plot shows and that has all variants.
+        adds_to_baseline: the baseline is a part of the others' work, and the result is the time that they add to it.
+        back_to_back: runs follow one another as in a training loop, so time in which a GPU waits for the host counts.
     """
 
     op: str
     sizes: Mapping[str, int]
-    contenders: Mapping[str, Run]
+    variants: Mapping[str, Run]
     bytes_read: int
     bytes_written: int = 0
     gradient_bytes: int = 0
@@ -55,14 +57,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One contender. All sequences have one entry per round, in seconds per run."""
+    """Times of one variant. All sequences have one entry per round, in seconds per run."""
 
-    contender: str
+    variant: str
     seconds: Sequence[float]
     baseline: Sequence[float]
-    reading: Sequence[float]  # bytes_read
-    traffic: Sequence[float]  # bytes_read and bytes_written
-    peak_extra_bytes: int | None  # without the gradients; None where the system does not tell
+    reading: Sequence[float]  # floor: reading bytes_read
+    traffic: Sequence[float]  # floor: reading bytes_read and writing bytes_written
+    peak_extra_bytes: int | None  # without the gradients; None if the system cannot measure it
 
     @property
     def median(self) -> float:
@@ -76,15 +78,17 @@ class Measurement:
 
     @property
     def speedup(self) -> float:
-        """Above 1: faster than the baseline."""
+        """Time of the baseline over own time; above 1 is faster."""
         return ratio(self.baseline, self.seconds)
 
     @property
     def times_reading(self) -> float:
+        """Own time over the time of reading ``bytes_read``."""
         return ratio(self.seconds, self.reading)
 
     @property
     def times_traffic(self) -> float:
+        """Own time over the time of the whole memory traffic."""
         return ratio(self.seconds, self.traffic)
 
 
@@ -98,26 +102,26 @@ _LONG_RUN = 0.3
 
 
 def measure(
-    case: Case, *, budget: float, rounds: int | None = None, meter: Meter | None = None
+    case: Case, *, budget: float, rounds: int | None = None, timer: Timer | None = None
 ) -> list[Measurement]:
-    """Time every contender of a case, then its memory; the first contender is the baseline.
+    """Measure time and memory of every variant of a case; the first variant is the baseline.
 
     Args:
         case: what to measure.
-        budget: seconds that all rounds together may take; 3 to 9 rounds are made.
-        rounds: as many instead, at least 2.
-        meter: what measures; by default the host's clock.
+        budget: seconds for all rounds together, of which there are 3 to 9.
+        rounds: number of rounds instead, at least 2.
+        timer: the host's clock by default.
     """
-    meter = HostMeter() if meter is None else meter
-    floors = meter.floors(case.bytes_read, case.bytes_written)
-    first = [_first(run, case, meter) for run in case.contenders.values()]
-    once = [*(_once(floor, meter, False) for floor in floors), *(seconds for seconds, _ in first)]
+    timer = HostTimer() if timer is None else timer
+    floors = timer.floors(case.bytes_read, case.bytes_written)
+    first = [_first_run(run, case, timer) for run in case.variants.values()]
+    once = [*(_once(floor, timer, False) for floor in floors), *(seconds for seconds, _ in first)]
     timed = [*((floor, False) for floor in floors)]
-    timed += [(run, case.back_to_back) for run in case.contenders.values()]
-    blocks = [meter.block(seconds, together) for seconds, (_, together) in zip(once, timed)]
+    timed += [(run, case.back_to_back) for run in case.variants.values()]
+    blocks = [timer.block(seconds, together) for seconds, (_, together) in zip(once, timed)]
 
     def one_round() -> list[float]:
-        return [meter.seconds(run, block, together) for (run, together), block in zip(timed, blocks)]
+        return [timer.seconds(run, block, together) for (run, together), block in zip(timed, blocks)]
 
     start = time.perf_counter()
     measured = [one_round()]
@@ -129,26 +133,26 @@ def measure(
         traffic = reading
     return [
         Measurement(name, seconds, baseline, reading, traffic, extra)
-        for name, seconds, (_, extra) in zip(case.contenders, columns[2:], first)
+        for name, seconds, (_, extra) in zip(case.variants, columns[2:], first)
     ]
 
 
-def _once(run: Run, meter: Meter, back_to_back: bool) -> float:
-    """Seconds of one run, after one that warms up."""
-    meter.seconds(run, 1, back_to_back)
-    return meter.seconds(run, 1, back_to_back)
+def _once(run: Run, timer: Timer, back_to_back: bool) -> float:
+    """Seconds of one run after a warm-up run."""
+    timer.seconds(run, 1, back_to_back)
+    return timer.seconds(run, 1, back_to_back)
 
 
-def _first(run: Run, case: Case, meter: Meter) -> tuple[float, int | None]:
-    """Seconds of one run and its memory. A long run tells both at once; a short one is mostly warming up."""
+def _first_run(run: Run, case: Case, timer: Timer) -> tuple[float, int | None]:
+    """Seconds and extra memory of one run. A short first run is mostly warm-up, so it is repeated."""
     start = time.perf_counter()
-    extra = _extra_bytes(run, case.gradient_bytes, meter)
+    extra = _extra_bytes(run, case.gradient_bytes, timer)
     seconds = time.perf_counter() - start
     if seconds > _LONG_RUN:
         return seconds, extra
-    return _once(run, meter, case.back_to_back), _extra_bytes(run, case.gradient_bytes, meter)
+    return _once(run, timer, case.back_to_back), _extra_bytes(run, case.gradient_bytes, timer)
 
 
-def _extra_bytes(run: Run, gradient_bytes: int, meter: Meter) -> int | None:
-    peak = peak_extra_bytes(run, meter.device)
+def _extra_bytes(run: Run, gradient_bytes: int, timer: Timer) -> int | None:
+    peak = peak_extra_bytes(run, timer.device)
     return None if peak is None else max(0, peak - gradient_bytes)

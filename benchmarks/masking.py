@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 import electra_kernels
-from benchmarks import contenders, recipes
+from benchmarks import baselines, variants
 from benchmarks.harness import Case, Size
 
 
@@ -15,30 +15,30 @@ def cases(size: Size) -> Iterator[Case]:
 
 
 def slots(length: int) -> int:
-    """K, as `electra_kernels.mask_tokens` has it at probability 0.15."""
+    """Masked tokens K of a row, as `electra_kernels.mask_tokens` computes it at probability 0.15."""
     return max(1, int(0.155 * length))
 
 
 def _case(batch: int, length: int, is_main: bool) -> Case:
-    input_ids = torch.randint(1000, recipes.VOCAB_SIZE, (batch, length))
+    input_ids = torch.randint(1000, baselines.VOCAB_SIZE, (batch, length))
     maskable = torch.ones_like(input_ids, dtype=torch.bool)
     arguments = (input_ids, maskable, slots(length))
 
     def ours() -> object:
         return electra_kernels.mask_tokens(
-            input_ids, maskable, mask_token_id=recipes.MASK, vocab_size=recipes.VOCAB_SIZE
+            input_ids, maskable, mask_token_id=baselines.MASK, vocab_size=baselines.VOCAB_SIZE
         )
 
-    runs, absent = contenders.line_up(
-        lambda: recipes.mask(*arguments),
-        contenders.compiled(recipes.mask, arguments, lambda result: result) if is_main else None,
-        contenders.ours("mask_tokens", ours, everywhere=is_main),
+    runs, absent = variants.collect(
+        lambda: baselines.mask(*arguments),
+        baselines.compiled(baselines.mask, arguments, lambda result: result) if is_main else None,
+        variants.ours("mask_tokens", ours, everywhere=is_main),
     )
     return Case(
         "mask_tokens",
         {"B": batch, "T": length},
         runs,
-        # ids and maskable; masked ids, positions and targets
+        # reads ids and maskable; writes masked ids, positions and targets
         bytes_read=batch * length * (8 + 1),
         bytes_written=batch * length * 8 + batch * slots(length) * (8 + 8),
         absent=absent,

@@ -1,4 +1,4 @@
-"""Peak extra memory of one run: beyond what was there before, at the worst moment, results included."""
+"""Peak extra memory of one run: the most that it holds beyond what was allocated before, results included."""
 
 import ctypes
 import platform
@@ -11,16 +11,16 @@ import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
-# mallopt's options, from malloc.h.
+# Options of mallopt, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-# glibc raises its thresholds up to these as a process frees big blocks.
+# In a long-running process, glibc raises its thresholds up to these values.
 _USUAL = {_TRIM_THRESHOLD: 64 << 20, _MMAP_THRESHOLD: 32 << 20}
-# Blocks from this size on go back to the system when they are freed, and are seen when they are allocated.
+# Larger blocks go back to the system as soon as they are freed, and count as resident as soon as they are used.
 _EAGER = {_TRIM_THRESHOLD: 128 << 10, _MMAP_THRESHOLD: 64 << 10}
 
 
 def peak_extra_bytes(run: Callable[[], object], device: torch.device) -> int | None:
-    """Call ``run`` once, warm; None where the system does not tell. On a CPU 0.3 MB are noise."""
+    """Peak extra bytes of one warm run; None if the system cannot measure it. On a CPU 0.3 MB are noise."""
     if device.type == "cuda":
         return _cuda_peak(run)
     return _resident_peak(run) if can_measure() else None
@@ -28,7 +28,7 @@ def peak_extra_bytes(run: Callable[[], object], device: torch.device) -> int | N
 
 @cache
 def can_measure() -> bool:
-    """Whether this Linux resets the peak of the resident memory, and the allocator is glibc's."""
+    """Whether Linux can reset the peak of the resident memory here, and the allocator is glibc's."""
     if platform.libc_ver()[0] != "glibc":
         return False
     try:
@@ -66,7 +66,7 @@ def _eager_allocator() -> Iterator[ctypes.CDLL]:
     try:
         yield library
     finally:
-        # Timings should see the allocator as a long-running process has it.
+        # Timings should see the allocator of a long-running process.
         _set_options(library, _USUAL)
 
 

@@ -1,4 +1,4 @@
-"""The generator's loss and sample, forward and backward, from logits and from hidden states."""
+"""The generator's loss and sample, forward and backward: cross_entropy_sample and linear_cross_entropy_sample."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,17 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import electra_kernels
-from benchmarks import contenders, recipes
+from benchmarks import baselines, variants
 from benchmarks.harness import Case, Size
-from benchmarks.meters import Graph
-from electra_kernels.backends import linear_head as chunks
+from benchmarks.timers import Graph, Run
+from benchmarks.variants import Variants
+from electra_kernels.backends import linear_head
 from electra_kernels.models.precision import has_native_bfloat16
 
 MAIN_ROWS, MAIN_WIDTH = 1024, 128
 HALVES = (torch.bfloat16, torch.float16)
 
-
-# 20 masked tokens in each of 128 rows, 77 in each of 256.
+# Masked tokens on a GPU: 20 in each of 128 rows, and 77 in each of 256.
 GPU_ROWS = (2_560, 19_712)
 CHUNKS = (512, 1024, 2048, 4096)
 
@@ -30,41 +30,41 @@ def cases(size: Size) -> Iterator[Case]:
         yield _from_hidden(4, 300, 16, is_main=True)
         return
     if size == "quick":
-        yield _from_logits(128, recipes.VOCAB_SIZE)
-        yield _from_hidden(128, recipes.VOCAB_SIZE, MAIN_WIDTH)
+        yield _from_logits(128, baselines.VOCAB_SIZE)
+        yield _from_hidden(128, baselines.VOCAB_SIZE, MAIN_WIDTH)
         return
-    yield _from_logits(MAIN_ROWS, recipes.VOCAB_SIZE, is_main=True)
-    yield _from_hidden(MAIN_ROWS, recipes.VOCAB_SIZE, MAIN_WIDTH, is_main=True)
+    yield _from_logits(MAIN_ROWS, baselines.VOCAB_SIZE, is_main=True)
+    yield _from_hidden(MAIN_ROWS, baselines.VOCAB_SIZE, MAIN_WIDTH, is_main=True)
     for rows, vocab_size in ((64, 30_522), (2048, 30_522), (MAIN_ROWS, 1_000), (512, 128_000)):
         yield _from_logits(rows, vocab_size)
         yield _from_hidden(rows, vocab_size, MAIN_WIDTH)
     for width in (64, 768):
-        yield _from_hidden(512, recipes.VOCAB_SIZE, width)
+        yield _from_hidden(512, baselines.VOCAB_SIZE, width)
     for dtype in HALVES:
-        yield _from_logits(MAIN_ROWS, recipes.VOCAB_SIZE, dtype)
-        yield _from_hidden(_half_rows(dtype), recipes.VOCAB_SIZE, MAIN_WIDTH, dtype)
+        yield _from_logits(MAIN_ROWS, baselines.VOCAB_SIZE, dtype)
+        yield _from_hidden(_half_rows(dtype), baselines.VOCAB_SIZE, MAIN_WIDTH, dtype)
 
 
 def on_gpu(size: Size) -> Iterator[Case]:
-    """The linear head in bfloat16, back to back, also as a CUDA graph and with chunks of several lengths."""
+    """The linear head in bfloat16, back to back, also in a CUDA graph with several chunk lengths."""
     if size == "tiny":
         yield _from_hidden(6, 300, 16, torch.bfloat16, back_to_back=True)
         return
     for rows in GPU_ROWS:
         yield _from_hidden(
-            rows, recipes.VOCAB_SIZE, MAIN_WIDTH, torch.bfloat16, is_main=True, back_to_back=True
+            rows, baselines.VOCAB_SIZE, MAIN_WIDTH, torch.bfloat16, is_main=True, back_to_back=True
         )
 
 
 def _half_rows(dtype: torch.dtype) -> int:
-    """Without instructions for it a half-precision product takes 14 to 20 times as long: minutes at the main size."""
+    """Fewer rows without hardware support, where a half-precision product takes 14 to 20 times as long."""
     device = torch.get_default_device()
     native = device.type == "cuda" or (dtype == torch.bfloat16 and has_native_bfloat16(device))
     return MAIN_ROWS if native else 32
 
 
 class _Given(torch.autograd.Function):
-    """``memory`` as the result of an op, as logits are, which nothing has to compute: it may be overwritten."""
+    """Returns ``memory`` as if an op had computed it, so that the loss may overwrite it in place."""
 
     @staticmethod
     def forward(ctx: Any, leaf: Tensor, memory: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class _Given(torch.autograd.Function):
 
 
 def _eager_from_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    return F.cross_entropy(logits, targets), recipes.gumbel_max(logits.detach())
+    return F.cross_entropy(logits, targets), baselines.gumbel_max(logits.detach())
 
 
 def _from_logits(
@@ -98,22 +98,21 @@ def _from_logits(
         loss = electra_kernels.cross_entropy_sample(given, targets, inplace_backward=True).loss
         return torch.autograd.grad(loss, given)
 
-    in_place = contenders.ours("cross_entropy_sample_", ours_in_place, everywhere=is_main)
-    runs, absent = contenders.line_up(
+    in_place = variants.ours("cross_entropy_sample_", ours_in_place, everywhere=is_main)
+    runs, absent = variants.collect(
         lambda: differentiate(_eager_from_logits(logits, targets)),
-        contenders.compiled(_eager_from_logits, (logits, targets), differentiate) if is_main else None,
-        contenders.ours("cross_entropy_sample", ours, everywhere=is_main),
+        baselines.compiled(_eager_from_logits, (logits, targets), differentiate) if is_main else None,
+        variants.ours("cross_entropy_sample", ours, everywhere=is_main),
         {name.replace("ours", "ours in place"): run for name, run in in_place.items()},
     )
     size = rows * vocab_size * dtype.itemsize
-    sizes = {"N": rows, "V": vocab_size}
     return Case(
-        # the logits once, their gradient once
         "cross_entropy_sample f+b",
-        sizes,
+        {"N": rows, "V": vocab_size},
         runs,
-        size,
-        size,
+        # reads the logits once, writes their gradient once
+        bytes_read=size,
+        bytes_written=size,
         dtype=dtype,
         absent=absent,
         is_main=is_main,
@@ -149,15 +148,15 @@ def _from_hidden(
         )
 
     torchs, missing = _linear_cross_entropy(hidden, weight, bias, targets, in_chunks=is_main)
-    runs, absent = contenders.line_up(
+    runs, absent = variants.collect(
         lambda: differentiate(_eager_from_hidden(*parameters, targets)),
-        contenders.compiled(_eager_from_hidden, (*parameters, targets), differentiate) if is_main else None,
+        baselines.compiled(_eager_from_hidden, (*parameters, targets), differentiate) if is_main else None,
         torchs,
         {"its three products alone": _products(hidden.detach(), weight.detach())},
-        contenders.ours("linear_cross_entropy_sample", ours, everywhere=is_main),
+        variants.ours("linear_cross_entropy_sample", ours, everywhere=is_main),
         _graphs(ours, hidden.device) if back_to_back else {},
     )
-    # the logits need not reach memory
+    # Hidden states and parameters are read and their gradients written; the logits need not reach memory.
     size = (rows * width + vocab_size * width + vocab_size) * dtype.itemsize
     return Case(
         "linear_cross_entropy_sample f+b",
@@ -173,12 +172,12 @@ def _from_hidden(
     )
 
 
-def _graphs(ours: contenders.Run, device: torch.device) -> dict[str, contenders.Run]:
-    """In a CUDA graph, where launches cost nothing: as it is, and with as many rows a chunk."""
+def _graphs(ours: Run, device: torch.device) -> dict[str, Run]:
+    """Ours in a CUDA graph, where launches cost nothing, with the default and with other chunk lengths."""
 
-    def in_chunks(rows: int) -> contenders.Run:
+    def in_chunks(rows: int) -> Run:
         def run() -> object:
-            with patch.object(chunks, "chunk_rows", return_value=rows):
+            with patch.object(linear_head, "chunk_rows", return_value=rows):
                 return ours()
 
         return Graph(run, device)
@@ -191,26 +190,26 @@ def _graphs(ours: contenders.Run, device: torch.device) -> dict[str, contenders.
 
 def _linear_cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, *, in_chunks: bool
-) -> contenders.Contenders:
-    """torch's own, which draws no sample, by default and in chunks: those are slower."""
+) -> Variants:
+    """torch's fused loss, which draws no sample, by default and in linear_head."""
     name = "F.linear_cross_entropy"
     function = getattr(F, "linear_cross_entropy", None)
     if function is None:
-        return contenders.Contenders({}, {name: f"torch is {torch.__version__}, it came with 2.13"})
+        return Variants({}, {name: f"torch is {torch.__version__}, should be at least 2.13"})
 
     def run(options: Any) -> object:
         loss = function(hidden, weight, targets, linear_bias=bias, options=options)
         return torch.autograd.grad(loss, (hidden, weight, bias))
 
-    runs: dict[str, contenders.Run] = {name: lambda: run(None)}
+    runs: dict[str, Run] = {name: lambda: run(None)}
     if in_chunks:
         options = torch.nn.LinearCrossEntropyOptions()
         runs[f"{name}, chunked"] = lambda: run(options)
-    return contenders.Contenders(runs, {})
+    return Variants(runs, {})
 
 
-def _products(hidden: Tensor, weight: Tensor) -> contenders.Run:
-    """The matrix products of the head into memory that is there already: what no head can do without."""
+def _products(hidden: Tensor, weight: Tensor) -> Run:
+    """The three matrix products that every head needs, into memory that is allocated before."""
     logits = hidden.new_empty(hidden.shape[0], weight.shape[0])
     grad_hidden, grad_weight = torch.empty_like(hidden), torch.empty_like(weight)
 

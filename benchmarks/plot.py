@@ -1,17 +1,14 @@
-"""``python -m benchmarks.plot [RESULTS]``: the picture of a results file beside it, and its table of targets."""
+"""``python -m benchmarks.plot [RESULTS]``: draw a results file to a PNG beside it, and print its table of targets."""
 
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from benchmarks import gpu_targets, results, targets
+from benchmarks import results, targets
 
 OURS, LOWER, OTHERS, MUTED = "#1a6e5c", "#8fbfb2", "#c9ccd1", "#8a8f98"
 _ROW, _MARGINS = 0.24, 1.7  # inches
@@ -31,29 +28,23 @@ def main() -> None:
     measured = results.read(path)
     picture = path.with_suffix(".png")
     draw(measured, picture)
-    table = (gpu_targets if "gpu" in measured["machine"] else targets).table(measured)
-    print(f"{picture}\n\n{table}")
+    print(f"{picture}\n\n{targets.table(measured)}")
 
 
 def draw(measured: Mapping[str, Any], picture: Path) -> None:
-    """Speed against eager of the main size of every op, and what the heads add to the encoders of a step.
+    """Draw each op's speed relative to eager at its main size, and the time that a step adds to its encoders.
 
     Raises:
-        ValueError: no case at its main size.
+        ValueError: no case is at its main size.
     """
     main = [case for case in measured["cases"] if case["is_main"]]
     ops = [case for case in main if not case["adds_to_baseline"]]
     steps = [case for case in measured["cases"] if case["adds_to_baseline"]]
     if not ops:
-        raise ValueError("measured has no case at its main size, should be of a run without --quick")
+        raise ValueError("measured has no case at its main size, should come from a run without --quick")
     heights = [_rows(ops), max(1, _rows(steps))]
-    figure, (upper, lower) = plt.subplots(
-        2,
-        1,
-        figsize=(8.4, _ROW * sum(heights) + _MARGINS),
-        height_ratios=heights,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(8.4, _ROW * sum(heights) + _MARGINS), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=heights)
     _draw_speed(upper, ops)
     _draw_steps(lower, steps)
     machine = measured["machine"]
@@ -64,12 +55,11 @@ def draw(measured: Mapping[str, Any], picture: Path) -> None:
         f"Times as fast as eager PyTorch\n{where}, torch {machine['torch']}", fontsize=11, loc="left"
     )
     figure.savefig(picture, dpi=110)
-    plt.close(figure)
 
 
 def _rows(cases: Sequence[Mapping[str, Any]]) -> int:
-    """A headline and a bar per contender but the baseline."""
-    return sum(len(case["contenders"]) for case in cases)
+    """Lines of the plot: a headline per case, and a bar per variant except the baseline."""
+    return sum(len(case["variants"]) for case in cases)
 
 
 def _draw_speed(axis: Axes, cases: Sequence[Mapping[str, Any]]) -> None:
@@ -89,22 +79,22 @@ def _draw_steps(axis: Axes, cases: Sequence[Mapping[str, Any]]) -> None:
         return 100 * (1 / float(figures["speedup"]) - 1)
 
     _bars(axis, cases, added, "{:.1f} %", origin=0.0)
-    axis.set_title("Time that all around the encoders adds to them, per cent", fontsize=11, loc="left")
+    axis.set_title("Time that the rest of the step adds to the encoders, per cent", fontsize=11, loc="left")
     axis.margins(x=0.12)
 
 
 def _bars(axis: Axes, cases: Sequence[Mapping[str, Any]], value: Any, shown: str, *, origin: float) -> None:
-    """One group per case, downwards: its name, then a bar from ``origin`` per contender but the baseline."""
+    """One group per case from top to bottom: its name, then a bar from ``origin`` per variant except the baseline."""
     labels: list[str] = []
     for case in cases:
         sizes = ", ".join(f"{symbol} {size:,}" for symbol, size in case["sizes"].items())
         dtype = "" if case["dtype"] == "float32" else f", {case['dtype']}"
         labels.append(f"$\\bf{{{_bold(case['op'])}}}$  {sizes}{dtype}")
-        for contender, figures in case["contenders"].items():
-            if contender == case["baseline"]:
+        for variant, figures in case["variants"].items():
+            if variant == case["baseline"]:
                 continue
             number = value(figures)
-            axis.barh(len(labels), number - origin, left=origin, height=0.7, color=_colour(contender))
+            axis.barh(len(labels), number - origin, left=origin, height=0.7, color=_colour(variant))
             axis.annotate(
                 shown.format(number),
                 (number, len(labels)),
@@ -114,7 +104,7 @@ def _bars(axis: Axes, cases: Sequence[Mapping[str, Any]], value: Any, shown: str
                 va="center",
                 fontsize=8,
             )
-            labels.append(contender)
+            labels.append(variant)
     axis.set_yticks(range(len(labels)), labels, fontsize=8)
     axis.set_ylim(len(labels) - 0.5, -0.7)
     axis.tick_params(axis="y", length=0)
@@ -122,14 +112,14 @@ def _bars(axis: Axes, cases: Sequence[Mapping[str, Any]], value: Any, shown: str
 
 
 def _bold(text: str) -> str:
-    """As matplotlib's mathematical text takes it."""
+    """Escaped for matplotlib's mathematical text."""
     return text.replace("_", r"\_").replace(" ", r"\ ").replace("-", r"{-}")
 
 
-def _colour(contender: str) -> str:
-    if contender in ("ours", "ours in place"):
+def _colour(variant: str) -> str:
+    if variant in ("ours", "ours in place"):
         return OURS
-    return LOWER if contender.startswith("ours") else OTHERS
+    return LOWER if variant.startswith("ours") else OTHERS
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The results file: the machine, and every case and contender with all figures, in seconds and bytes."""
+"""The results file: the machine, and every case and variant with all figures, in seconds and bytes."""
 
 import json
 import os
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def machine(device: torch.device = CPU) -> dict[str, Any]:
-    """What the figures depend on, without a date; ``name`` serves as the name of a file."""
+    """The facts that the figures depend on, without a date; ``name`` names the results file."""
     table = backends()
     capability = torch.backends.cpu.get_cpu_capability()
     facts = {
@@ -52,7 +52,7 @@ def _slug(text: str) -> str:
 
 
 def _processor() -> str:
-    """The name that Linux gives it, else that of its architecture."""
+    """The processor's name from Linux, or else its architecture."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -60,14 +60,14 @@ def _processor() -> str:
 
 
 def record(case: Case, measured: Sequence[Measurement]) -> dict[str, Any]:
-    """One case as JSON has it."""
+    """A case and its measurements as they stand in the results file."""
     first = measured[0]
     return {
         "op": case.op,
         "sizes": dict(case.sizes),
         "dtype": str(case.dtype).removeprefix("torch."),
         "is_main": case.is_main,
-        "baseline": first.contender,
+        "baseline": first.variant,
         "adds_to_baseline": case.adds_to_baseline,
         "rounds": len(first.seconds),
         "bytes_read": case.bytes_read,
@@ -75,7 +75,7 @@ def record(case: Case, measured: Sequence[Measurement]) -> dict[str, Any]:
         "gradient_bytes": case.gradient_bytes,
         "reading_seconds": _significant(first.reading),
         "traffic_seconds": _significant(first.traffic),
-        "contenders": {one.contender: _figures(one) for one in measured},
+        "variants": {one.variant: _figures(one) for one in measured},
         "absent": dict(case.absent),
     }
 
@@ -101,16 +101,16 @@ def _significant(values: Sequence[float]) -> list[float]:
 
 
 def write(path: Path, cases: Sequence[dict[str, Any]]) -> None:
-    """A machine and its cases, one contender's figures a line."""
+    """Write the results of this machine."""
     _write(path, {"machine": machine(), "cases": list(cases)})
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
     text = json.dumps(values, indent=1)
-    # Lists of numbers on one line.
+    # Put each list of numbers on one line.
     text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In one go, so that who is stopped while it is written leaves a whole file.
+    # Atomically, so that an interrupted run leaves a whole file.
     unfinished = path.with_suffix(".part")
     unfinished.write_text(text + "\n")
     unfinished.replace(path)
@@ -123,14 +123,14 @@ def merge(
     facts: Mapping[str, Any],
     cases: Sequence[Mapping[str, Any]] | None,
 ) -> None:
-    """Put one section of a run into a file that others have written to, in the place of what it has of that section.
+    """Replace one section in a results file and keep the other sections.
 
     Args:
-        path: a file of another machine or torch, or none, is begun anew.
-        here: what `machine` returns.
-        section: its name, which its cases bear.
-        facts: about the section itself, added to those that are there.
-        cases: as `record`; None leaves those that are there.
+        path: the file; it is begun anew if it does not exist or is of another machine or version of torch.
+        here: the result of `machine`.
+        section: its name, which is also written into each of its cases.
+        facts: about the section, added to the known ones if ``cases`` is None.
+        cases: results of `record`; None keeps the known ones.
     """
     values: dict[str, Any] = {"machine": here, "sections": {}, "cases": []}
     there = read(path) if path.exists() else values

@@ -1,4 +1,4 @@
-"""linear_masked_bce, forward and backward, against Linear(H → 1) and the eager loss."""
+"""linear_masked_bce, forward and backward, against a linear layer and the eager loss."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 import electra_kernels
-from benchmarks import contenders, recipes
+from benchmarks import baselines, variants
 from benchmarks.harness import Case, Size
 
 
@@ -21,7 +21,7 @@ def cases(size: Size) -> Iterator[Case]:
 
 
 def _eager(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    return recipes.masked_bce(linear(hidden, weight, bias).squeeze(-1), labels, mask)
+    return baselines.masked_bce(linear(hidden, weight, bias).squeeze(-1), labels, mask)
 
 
 def _case(
@@ -40,17 +40,17 @@ def _case(
     def ours() -> object:
         return differentiate(electra_kernels.linear_masked_bce(*arguments).loss)
 
-    runs, absent = contenders.line_up(
+    runs, absent = variants.collect(
         lambda: differentiate(_eager(*arguments)),
-        contenders.compiled(_eager, arguments, differentiate) if is_main else None,
-        contenders.ours("linear_masked_bce", ours, everywhere=is_main),
+        baselines.compiled(_eager, arguments, differentiate) if is_main else None,
+        variants.ours("linear_masked_bce", ours, everywhere=is_main),
     )
     hidden_bytes = hidden.numel() * dtype.itemsize
     return Case(
         "linear_masked_bce f+b",
         {"B": batch, "T": length, "H": width},
         runs,
-        # hidden once, its gradient once
+        # reads hidden once, writes its gradient once
         bytes_read=hidden_bytes,
         bytes_written=hidden_bytes,
         gradient_bytes=hidden_bytes,

@@ -1,4 +1,4 @@
-"""What the CPU kernels are to reach at the main sizes, and what a results file says they do."""
+"""Targets for the kernels on a CPU and on an H100, compared with the figures of a results file."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +10,15 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """``figure`` of the main case of ``op``, or of that of ``sizes`` or ``dtype``; bounds with AVX-512 and without.
+    """A bound for a figure of one case: the main case of ``op``, or the one with these ``sizes`` or this ``dtype``.
 
     Attributes:
-        words: of the figure, with {} for the bound.
-        shown: how the figure and its bound are written.
-        at_least: whether the figure should be above the bound, or at most that.
+        op: name of the case's op.
+        words: description of the target, with {} for the bound.
+        figure: takes the record of the case; None if it was not measured.
+        avx512, otherwise: the bound on processors with AVX-512, and on all other devices.
+        at_least: the figure should be at least the bound; otherwise at most.
+        shown: format of the figure and its bound.
     """
 
     op: str
@@ -29,19 +32,19 @@ class Target:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
-def speedup(contender: str) -> Callable[[Record], float | None]:
-    return lambda case: _figure(case, contender, "speedup")
+def speedup(variant: str) -> Callable[[Record], float | None]:
+    return lambda case: _figure(case, variant, "speedup")
 
 
-def times_reading(contender: str) -> Callable[[Record], float | None]:
-    return lambda case: _figure(case, contender, "times_reading")
+def times_reading(variant: str) -> Callable[[Record], float | None]:
+    return lambda case: _figure(case, variant, "times_reading")
 
 
-def times(contender: str, other: str) -> Callable[[Record], float | None]:
-    """Time as a multiple of another contender's: the median of the ratio within a round."""
+def times(variant: str, other: str) -> Callable[[Record], float | None]:
+    """Own time over another variant's: the median of the ratio within a round."""
 
     def figure(case: Record) -> float | None:
-        own, others = _figure(case, contender, "seconds"), _figure(case, other, "seconds")
+        own, others = _figure(case, variant, "seconds"), _figure(case, other, "seconds")
         if own is None or others is None:
             return None
         return statistics.median(one / two for one, two in zip(own, others))
@@ -49,34 +52,64 @@ def times(contender: str, other: str) -> Callable[[Record], float | None]:
     return figure
 
 
-def added(contender: str, part: str) -> Callable[[Record], float | None]:
-    """What the whole takes beyond its part, as a share of the part."""
+def added(variant: str, part: str) -> Callable[[Record], float | None]:
+    """Time that ``variant`` takes beyond its ``part``, as a share of the part's."""
 
     def figure(case: Record) -> float | None:
-        ratio = times(contender, part)(case)
+        ratio = times(variant, part)(case)
         return None if ratio is None else ratio - 1
 
     return figure
 
 
-def memory(contender: str, other: str) -> Callable[[Record], float | None]:
+def memory(variant: str, other: str) -> Callable[[Record], float | None]:
+    """Extra memory over another variant's."""
+
     def figure(case: Record) -> float | None:
-        own, others = (_figure(case, name, "peak_extra_bytes") for name in (contender, other))
+        own, others = (_figure(case, name, "peak_extra_bytes") for name in (variant, other))
         return None if own is None or not others else own / others
 
     return figure
 
 
-def _figure(case: Record, contender: str, name: str) -> Any:
-    return case["contenders"].get(contender, {}).get(name)
+def _figure(case: Record, variant: str, name: str) -> Any:
+    return case["variants"].get(variant, {}).get(name)
+
+
+def bandwidth(variant: str) -> Callable[[Record], float | None]:
+    """Share of the bandwidth that a copy reaches in the same rounds."""
+
+    def figure(case: Record) -> float | None:
+        found = case["variants"].get(variant)
+        return None if found is None else 1 / found["times_traffic"]
+
+    return figure
+
+
+def times_traffic(variant: str) -> Callable[[Record], float | None]:
+    return lambda case: _figure(case, variant, "times_traffic")
+
+
+def extra_megabytes(variant: str) -> Callable[[Record], float | None]:
+    """Peak memory in MB without the gradients and their float32 accumulators, [V, E] and [V]."""
+
+    def figure(case: Record) -> float | None:
+        extra = case["variants"].get(variant, {}).get("peak_extra_bytes")
+        accumulators = 4 * case["sizes"]["V"] * (case["sizes"]["E"] + 1)
+        return None if extra is None else max(0, extra - accumulators) / 1e6
+
+    return figure
 
 
 SAMPLE, LOSS = "sample_tokens", "cross_entropy_sample f+b"
 LINEAR, STEP = "linear_cross_entropy_sample f+b", "ELECTRA-Small step"
 BCE, RTD = "masked_bce_with_logits f+b", "linear_masked_bce f+b"
 PRODUCTS = "its three products alone"
+GRAPH, COMPILED = "ours, in a CUDA graph", "ours, compiled, in a CUDA graph"
+_HALF = "bfloat16"
+_MOST_LAUNCHES = 2
 
-TARGETS = [
+CPU_TARGETS = [
     Target(SAMPLE, "≥ {} eager Gumbel-max", speedup("ours"), 60, 25),
     Target(SAMPLE, "≤ {} the time of reading the logits", times_reading("ours"), 3, 4, False),
     Target(LOSS, "in place ≥ {} eager cross-entropy + Gumbel-max", speedup("ours in place"), 60, 20),
@@ -115,9 +148,80 @@ TARGETS = [
 ]
 
 
+def _bounded(
+    op: str, words: str, figure: Callable[[Record], float | None], bound: float, **options: Any
+) -> Target:
+    return Target(op, words, figure, bound, bound, **options)
+
+
+def _linear(rows: int) -> list[Target]:
+    common: dict[str, Any] = {"at_least": False, "dtype": _HALF, "sizes": {"N": rows}}
+    return [
+        _bounded(LINEAR, "in a CUDA graph ≤ {} its three products", times(GRAPH, PRODUCTS), 1.15, **common),
+        _bounded(LINEAR, "extra memory ≤ {}", extra_megabytes("ours"), 64, shown="{:.3g} MB", **common),
+    ]
+
+
+_COPY = "≥ {} of the bandwidth of a copy"
+GPU_TARGETS = [
+    _bounded(SAMPLE, _COPY, bandwidth("ours"), 0.9, shown="{:.0%}"),
+    _bounded(SAMPLE, _COPY, bandwidth("ours"), 0.9, shown="{:.0%}", dtype=_HALF),
+    _bounded(LOSS, "in place ≤ {} copying the logits", times_traffic("ours in place"), 1.15, at_least=False),
+    _bounded(
+        LOSS,
+        "in place ≤ {} copying the logits",
+        times_traffic("ours in place"),
+        1.15,
+        at_least=False,
+        dtype=_HALF,
+    ),
+    *_linear(2_560),
+    *_linear(19_712),
+    _bounded(BCE, "≥ {} eager", speedup("ours"), 4, sizes={"B": 256}),
+    _bounded(
+        "ELECTRA-Small step, autocast",
+        "in a CUDA graph, heads add ≤ {} to the encoders alone",
+        added(GRAPH, "encoders alone, in a CUDA graph"),
+        0.08,
+        at_least=False,
+        shown="{:.1%}",
+        dtype=_HALF,
+    ),
+    *(
+        _bounded(
+            f"ELECTRA-{name} training step",
+            "compiled, in a CUDA graph ≥ {} torch.compile of eager",
+            times("torch.compile", COMPILED),
+            1.5,
+            dtype=_HALF,
+        )
+        for name in ("Small", "Base")
+    ),
+]
+
+
 def table(results: Mapping[str, Any]) -> str:
-    """The targets and what was reached, in Markdown; a case that the file lacks is "not measured"."""
-    return rows(TARGETS, results, results["machine"]["capability"].startswith("AVX512"))
+    """The targets for the machine of a results file and the figures reached, in Markdown.
+
+    A case that the file lacks is "not measured".
+    """
+    if "gpu" in results["machine"]:
+        return gpu_table(results)
+    return rows(CPU_TARGETS, results, results["machine"]["capability"].startswith("AVX512"))
+
+
+def gpu_table(results: Mapping[str, Any]) -> str:
+    """The targets for a GPU, also for the results of a dry run."""
+    return f"{rows(GPU_TARGETS, results)}\n{_launches(results)}"
+
+
+def _launches(results: Mapping[str, Any]) -> str:
+    """The row for the number of kernels that the forward of `masked_bce_with_logits` launches."""
+    found = results["sections"].get("bench_bce", {}).get("forward_launches")
+    reached = (
+        "not measured | |" if found is None else f"{found} | {'✓' if found <= _MOST_LAUNCHES else '✗'} |"
+    )
+    return f"| `masked_bce_with_logits`, forward | ≤ {_MOST_LAUNCHES} launches | {reached}"
 
 
 def rows(targets: Sequence[Target], results: Mapping[str, Any], has_avx512: bool = False) -> str:

@@ -1,7 +1,8 @@
-"""A whole training step of ELECTRA in bfloat16, optimiser included: ours, and a careful one on transformers' encoders.
+"""A training step of ELECTRA in bfloat16, with optimiser: ours against the same step on transformers' encoders.
 
-torch.compile works layer by layer: one compilation serves all layers of an encoder, in seconds, and all that fuses lies
-within a layer. Embeddings, masking and both heads are compiled as well. Dropout is 0.1 everywhere.
+For a GPU, where it is part of `make gpu-check`. torch.compile works layer by layer: one compilation serves all layers
+of an encoder and takes seconds, and only operations within a layer can fuse anyway. Embeddings, masking and both heads
+are compiled as well. Dropout is 0.1 everywhere.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,33 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks import contenders, masking, recipes, step
+from benchmarks import baselines, joint_step, masking
 from benchmarks.harness import Case, Size
-from benchmarks.meters import Graph
+from benchmarks.timers import Graph, Run
 from electra_kernels import gather_rows
 from electra_kernels.models import Electra, ElectraConfig, EncoderConfig
 from electra_kernels.training.optimizers import make_adamw
 
 BATCH, LENGTH = 128, 128
-STEPS = 1_000_000
-# Dense bfloat16 FLOP/s of the data sheets; the first name that is a part of the GPU's.
-PEAKS = {
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": 312e12,
-    "B200": 2250e12,
-}
-FLOPS = (
-    "3 x the forward's; that of an encoder: tokens x layers x (8 H^2 + 4 H I + 4 T H) + 2 tokens E H where E != H; "
-    "heads: 2 N E (H' + V) + 2 tokens H (H + 1), with H' of the generator"
-)
 
 
 def cases(name: str, size: Size) -> Iterator[Case]:
-    """name: "small" or "base"."""
-    config = step.config(name, size)
+    """ELECTRA "small" or "base"."""
+    config = joint_step.config(name, size)
     shape = (2, 16) if size == "tiny" else (BATCH, LENGTH)
     input_ids = torch.randint(1000, config.discriminator.vocab_size, shape)
     everywhere = torch.ones_like(input_ids, dtype=torch.bool)
@@ -48,7 +35,7 @@ def cases(name: str, size: Size) -> Iterator[Case]:
         f"ELECTRA-{name.capitalize()} training step",
         {"B": shape[0], "T": shape[1]},
         runs,
-        # weights, gradients and two moments
+        # reads and writes weights, gradients and two moments
         bytes_read=4 * parameters,
         bytes_written=4 * parameters,
         gradient_bytes=parameters,
@@ -59,9 +46,9 @@ def cases(name: str, size: Size) -> Iterator[Case]:
     )
 
 
-def _ours(config: ElectraConfig, input_ids: Tensor, everywhere: Tensor) -> dict[str, contenders.Run]:
-    def training(model: Electra) -> contenders.Run:
-        return _step(model, lambda: model(input_ids, None, everywhere).loss, input_ids.device)
+def _ours(config: ElectraConfig, input_ids: Tensor, everywhere: Tensor) -> dict[str, Run]:
+    def training(model: Electra) -> Run:
+        return _training_run(model, lambda: model(input_ids, None, everywhere).loss, input_ids.device)
 
     run, compiled = training(Electra(config).train()), training(_compiled(Electra(config).train()))
     return {
@@ -74,14 +61,14 @@ def _ours(config: ElectraConfig, input_ids: Tensor, everywhere: Tensor) -> dict[
 
 def _theirs(
     config: ElectraConfig, input_ids: Tensor, everywhere: Tensor
-) -> tuple[dict[str, contenders.Run], dict[str, str]]:
+) -> tuple[dict[str, Run], dict[str, str]]:
     try:
         model, other = (TransformersElectra(config).train() for _ in range(2))
     except ImportError as error:
         return {}, {"eager": str(error)}
 
-    def training(model: TransformersElectra) -> contenders.Run:
-        return _step(model, lambda: model(input_ids, everywhere), input_ids.device)
+    def training(model: TransformersElectra) -> Run:
+        return _training_run(model, lambda: model(input_ids, everywhere), input_ids.device)
 
     compiled = training(other.compile_parts())
     return {
@@ -91,7 +78,7 @@ def _theirs(
     }, {}
 
 
-def _step(model: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> contenders.Run:
+def _training_run(model: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> Run:
     optimizer = make_adamw(model.parameters(), learning_rate=1e-4, weight_decay=0.01)
     for group in optimizer.param_groups:
         group["capturable"] = device.type == "cuda"
@@ -107,11 +94,11 @@ def _step(model: nn.Module, loss: Callable[[], Tensor], device: torch.device) ->
 
 
 def _compile(part: nn.Module) -> None:
-    part.compile(dynamic=False, backend=contenders.compiler)
+    part.compile(dynamic=False, backend=baselines.compiler)
 
 
 def _compiled(model: Electra) -> Electra:
-    """What lies around the ops, which stay what they are."""
+    """Compile everything around the ops; the ops themselves are opaque to torch.compile."""
     generator, discriminator = model.generator, model.discriminator
     assert generator is not None
     _compile(discriminator.encoder.embeddings)
@@ -123,7 +110,7 @@ def _compiled(model: Electra) -> Electra:
 
 
 class TransformersElectra(nn.Module):
-    """The joint step as a careful user of transformers writes it: logits at the masked tokens only.
+    """The joint step on transformers' encoders, with logits only at the masked tokens.
 
     Raises:
         ImportError: transformers is not installed.
@@ -140,8 +127,8 @@ class TransformersElectra(nn.Module):
         self.generator.embeddings = self.discriminator.embeddings
         self.mlm_head = _MaskedTokens(config.generator)
         self.rtd_head = _ReplacedTokens(config.discriminator)
-        self.mask: Callable[..., Any] = recipes.mask
-        self.replace: Callable[..., Any] = recipes.replace
+        self.mask: Callable[..., Any] = baselines.mask
+        self.replace: Callable[..., Any] = baselines.replace
 
     def compile_parts(self) -> "TransformersElectra":
         _compile(self.discriminator.embeddings)
@@ -150,13 +137,13 @@ class TransformersElectra(nn.Module):
         _compile(self.mlm_head)
         _compile(self.rtd_head)
         self.mask, self.replace = (
-            torch.compile(recipe, dynamic=False, backend=contenders.compiler)
-            for recipe in (recipes.mask, recipes.replace)
+            torch.compile(recipe, dynamic=False, backend=baselines.compiler)
+            for recipe in (baselines.mask, baselines.replace)
         )
         return self
 
     def forward(self, input_ids: Tensor, everywhere: Tensor) -> Tensor:
-        """The loss of both; input_ids [B, T] int64, everywhere [B, T] bool."""
+        """Loss [] of both models; input_ids [B, T] int64, everywhere [B, T] bool."""
         masked, positions, targets = self.mask(input_ids, everywhere, masking.slots(input_ids.shape[1]))
         hidden = self.generator(input_ids=masked).last_hidden_state
         word = self.discriminator.embeddings.word_embeddings.weight
@@ -181,11 +168,11 @@ class _MaskedTokens(nn.Module):
         rows = self.norm(F.gelu(self.dense(gather_rows(hidden, positions))))
         logits = F.linear(rows, word, self.bias)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        return loss, recipes.gumbel_max(logits.detach())
+        return loss, baselines.gumbel_max(logits.detach())
 
 
 class _ReplacedTokens(nn.Module):
-    """Loss [] from hidden states [B, T, H] and what is replaced [B, T]."""
+    """Loss [] from hidden states [B, T, H] and the labels ``is_replaced`` [B, T]."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -194,7 +181,7 @@ class _ReplacedTokens(nn.Module):
 
     def forward(self, hidden: Tensor, is_replaced: Tensor, mask: Tensor) -> Tensor:
         logits = self.prediction(F.gelu(self.dense(hidden))).squeeze(-1)
-        return recipes.masked_bce(logits, is_replaced, mask)
+        return baselines.masked_bce(logits, is_replaced, mask)
 
 
 def _their_config(config: EncoderConfig) -> Any:
@@ -209,48 +196,3 @@ def _their_config(config: EncoderConfig) -> Any:
         intermediate_size=config.intermediate_size,
         max_position_embeddings=config.max_position_embeddings,
     )
-
-
-def flops(config: ElectraConfig, batch: int, length: int) -> float:
-    """Floating-point operations of one step, by the formula FLOPS; the optimiser's are left out."""
-    generator, discriminator, tokens = config.generator, config.discriminator, batch * length
-    assert generator is not None
-    masked, embedding, width = (
-        batch * masking.slots(length),
-        generator.embedding_size,
-        discriminator.hidden_size,
-    )
-    heads = 2 * masked * embedding * (generator.hidden_size + generator.vocab_size) + 2 * tokens * width * (
-        width + 1
-    )
-    return 3.0 * (heads + sum(_encoder_flops(part, tokens, length) for part in (generator, discriminator)))
-
-
-def _encoder_flops(config: EncoderConfig, tokens: int, length: int) -> int:
-    width, embedding = config.hidden_size, config.embedding_size
-    layer = 8 * width**2 + 4 * width * config.intermediate_size + 4 * length * width
-    projection = 0 if embedding == width else 2 * embedding * width
-    return tokens * (config.num_hidden_layers * layer + projection)
-
-
-def figures(record: dict[str, Any], config: ElectraConfig, gpu: str) -> dict[str, Any]:
-    """Of each contender of a record of `cases`: tokens a second, share of the GPU's peak, hours for STEPS steps."""
-    batch, length = record["sizes"]["B"], record["sizes"]["T"]
-    work = flops(config, batch, length)
-    peak = next((value for part, value in PEAKS.items() if part in gpu), None)
-
-    def of(seconds: float) -> dict[str, Any]:
-        return {
-            "tokens_per_second": round(batch * length / seconds),
-            "share_of_peak": None if peak is None else round(work / seconds / peak, 4),
-            "hours": round(STEPS * seconds / 3600, 2),
-        }
-
-    return {
-        "flops": work,
-        "formula": FLOPS,
-        "peak_flops_per_second": peak,
-        "contenders": {
-            contender: of(values["median_seconds"]) for contender, values in record["contenders"].items()
-        },
-    }

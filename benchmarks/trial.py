@@ -1,11 +1,12 @@
-"""One trial of a recipe: the demo with some of its numbers changed, judged on text that its report never shows.
+"""A trial of a training recipe: trains the demo with some values changed, evaluates it on text of its own.
 
     OMP_NUM_THREADS=1 python -m benchmarks.trial --minutes 5 electra.mask_probability=0.3 recipe.batch_size=8
 
-prints the figures as they grow, then one line of JSON. The numbers are those of `Recipe` (``recipe.``), `EncoderConfig`
-(``encoder.``), of a generator of its own beside it (``generator.``, which differs from ``encoder.`` in what is named)
-and `ElectraConfig` (``electra.``). The time is that of the processor, one thread, so that two trials can run side by
-side. Every sixteenth document of the demo's training text is left out of it and is what the trial is judged on.
+The command prints evaluations during training, then one line of JSON. Values are fields of `Recipe` (``recipe.``),
+`EncoderConfig` (``encoder.``) and `ElectraConfig` (``electra.``). With ``generator.`` the generator gets an encoder of
+its own, which differs from ``encoder.`` in the named fields. Minutes are processor time of one thread, so that two
+trials can run at the same time. The evaluation uses every sixteenth document of the demo's training text, which the
+trial does not train on.
 """
 
 import argparse
@@ -35,19 +36,19 @@ from electra_kernels.training.schedule import Budget
 from electra_kernels.training.trainer import State, train
 
 EVALUATIONS, EVERY = 5, 16
-LENGTH = 64  # of the rows that it is judged on, whatever those of the training are
+LENGTH = 64  # of the rows of the evaluation, whatever the length in training
 GROUPS = ("recipe", "encoder", "generator", "electra")
 
 
 class ProcessorBudget(Budget):
-    """Counts what the process computes, not what it waits for."""
+    """Counts processor time, not time spent waiting."""
 
     clock = staticmethod(time.process_time)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trial", description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=5.0, help="of the processor")
+    parser.add_argument("--minutes", type=float, default=5.0, help="processor time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("numbers", nargs="*", metavar="GROUP.NAME=VALUE", help=f"GROUP: {', '.join(GROUPS)}")
     arguments = parser.parse_args(argv)
@@ -56,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def changes(numbers: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Group → name → value.
+    """Parses GROUP.NAME=VALUE; returns group → name → value.
 
     Raises:
-        SystemExit: one that is not GROUP.NAME=VALUE.
+        SystemExit: an argument has another form.
     """
     found: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     for number in numbers:
@@ -79,7 +80,13 @@ def _value(text: str) -> Any:
 
 
 def trial(changed: Mapping[str, Mapping[str, Any]], minutes: float | None, seed: int) -> dict[str, Any]:
-    """Train for so many minutes (None: ``recipe.steps``) and judge; returns the figures at the end and on the way."""
+    """Train and evaluate; returns the figures on the way and at the end.
+
+    Args:
+        changed: from `changes`.
+        minutes: processor time; None trains for ``recipe.steps``.
+        seed: decides the weights and the batches.
+    """
     corpus = _corpus()
     recipe = replace(RECIPES["demo"], **changed["recipe"])
     tokenizer = train_vocabulary(corpus.train, recipe.vocab_size)
@@ -112,12 +119,14 @@ def trial(changed: Mapping[str, Mapping[str, Any]], minutes: float | None, seed:
 
 
 def _corpus() -> Corpus:
-    """The demo's training text without what a trial is judged on; what the demo holds out is in neither part."""
+    """Splits the demo's training text into training and evaluation; text that the demo holds out is in neither."""
     documents = split_held_out(documentation_text(print)).train
-    judged = documents[EVERY // 2 :: EVERY]
-    train = [document for document in documents if document not in judged]
+    evaluated = documents[EVERY // 2 :: EVERY]
+    train = [document for document in documents if document not in evaluated]
     known = {paragraph for document in train for paragraph in document.paragraphs}
-    new = [replace(d, paragraphs=tuple(text for text in d.paragraphs if text not in known)) for d in judged]
+    new = [
+        replace(d, paragraphs=tuple(text for text in d.paragraphs if text not in known)) for d in evaluated
+    ]
     return Corpus(train, [document for document in new if document.paragraphs], 0.0)
 
 

@@ -1,6 +1,6 @@
 """Fused kernels for training Transformer encoders as per-token classifiers, as drop-in torch ops."""
 
-import electra_kernels.commands.interrupt  # noqa: F401 -- first, because the rest takes seconds
+import electra_kernels._interrupt  # noqa: F401 -- first, because the rest takes seconds
 from electra_kernels._version import __version__
 from electra_kernels.backends.registry import backends, use_backend
 from electra_kernels.ops import (

@@ -20,7 +20,7 @@ PACKAGE = Path(electra_kernels.__file__).parent
 ROOT = PACKAGE.name
 
 # Modules that every part may import. They import nothing of the package but each other.
-SHARED = {"_build_info", "_version", "errors", "files", "metrics", "uniforms"}
+SHARED = {"_interrupt", "_version", "errors", "files", "metrics", "uniforms"}
 
 # The ops as a user sees them: names of `electra_kernels` itself, of `electra_kernels.ops` and of `electra_kernels.nn`.
 OPS = {ROOT, "ops", "nn"}
@@ -28,19 +28,17 @@ OPS = {ROOT, "ops", "nn"}
 # Part → other parts that it may import, besides SHARED.
 ALLOWED: dict[str, set[str]] = {
     "reference": set(),
-    "triton": {"reference"},
+    "triton": set(),
     "backends": {"reference", "triton"},
     "ops": {"backends", "reference", "triton"},
     "nn": {"ops"},
-    # The package imports `interrupt` before torch, so that Ctrl-C ends the command line with one line at any time.
-    "commands.interrupt": set(),
-    ROOT: {"ops", "nn", "backends", "commands.interrupt"},
+    ROOT: {"ops", "nn", "backends"},
     "data": set(),
     "models": OPS,
     "integrations": OPS | {"models"},
     "training": OPS | {"data", "models", "integrations"},
     "evaluation": OPS | {"data", "models", "integrations", "training"},
-    "commands": OPS | {"data", "models", "integrations", "training", "evaluation", "commands.interrupt"},
+    "commands": OPS | {"backends", "data", "models", "integrations", "training", "evaluation"},
     # No other part imports these two.
     "examples": OPS | {"data", "models", "integrations", "training", "evaluation"},
     "__main__": {"commands"},

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import torch
 
+from electra_kernels._interrupt import describe_stop, stop_signals_raise
 from electra_kernels._version import __version__
 from electra_kernels.commands import compare, detect, doctor, evaluate, pretrain
-from electra_kernels.commands.interrupt import describe_stop, stop_signals_raise
 from electra_kernels.errors import UserError
 
 _COMMANDS = (pretrain, compare, evaluate, detect, doctor)
