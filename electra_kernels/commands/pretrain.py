@@ -41,8 +41,8 @@ from electra_kernels.training.checkpoint import (
 from electra_kernels.training.lock import locked
 from electra_kernels.training.objectives import (
     OBJECTIVES,
+    GeneratorObjective,
     Objective,
-    Proposed,
     ReplacedTokenDetection,
 )
 from electra_kernels.training.recipe import RECIPES, Recipe
@@ -164,7 +164,7 @@ def _objective(options: Options, recipe: Recipe, data: Data) -> Objective:
     facts, objective = data.facts, OBJECTIVES[options.objective]
     config = electra_config(options.config, vocab_size=data.vocab_size, mask_token_id=facts.special_ids.mask)
     torch.manual_seed(options.seed)
-    if issubclass(objective, Proposed):
+    if issubclass(objective, GeneratorObjective):
         return objective(
             config,
             facts,

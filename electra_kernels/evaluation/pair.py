@@ -12,7 +12,7 @@ from electra_kernels import linear_masked_bce
 from electra_kernels.data.rows import Rows, batches, unigram_counts
 from electra_kernels.evaluation.held_out import FixedCorruption, isolated, rarity, standard_error
 from electra_kernels.models import ElectraConfig, Encoder, EncoderConfig, electra_config
-from electra_kernels.training.objectives import CorruptedRows, CorruptedTokens, TextFacts, take
+from electra_kernels.training.objectives import CorruptedRows, CorruptedTokens, TextFacts, token_batch
 from electra_kernels.training.objectives.detection import CorruptedBatch
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import Budget
@@ -58,7 +58,7 @@ def train_pair(
     curve: list[dict[str, float]] = []
     step, fraction = 0, 0.0
     for index in batches(rows, PER_TOKEN.batch_size, seed):
-        batch = per_token.batch(take(rows, index, device))
+        batch = per_token.batch(token_batch(rows, index, device))
         rate_at = budget.fraction(step + 0.5)
         for trainer in trainers:
             trainer.step(batch, rate_at)
@@ -68,7 +68,7 @@ def train_pair(
             report(step, fraction, curve[-1])
         if fraction >= 1.0:
             break
-    probed = per_token.batch(take(rows, next(batches(rows, PROBE_ROWS, seed + 1)), device))
+    probed = per_token.batch(token_batch(rows, next(batches(rows, PROBE_ROWS, seed + 1)), device))
     encoders = {
         "per_token": per_token.model.encoder,
         "per_row": per_row.model.encoder,

@@ -11,7 +11,7 @@ from electra_kernels import gather_rows, mask_tokens, replace_tokens
 from electra_kernels.data.rows import Rows, batches
 from electra_kernels.models import Electra
 from electra_kernels.models.precision import has_native_bfloat16
-from electra_kernels.training.objectives import TokenBatch, take
+from electra_kernels.training.objectives import TokenBatch, token_batch
 from electra_kernels.training.optimizers import make_optimizers
 from electra_kernels.training.recipe import Recipe
 
@@ -51,7 +51,7 @@ def time_step(model: Electra, rows: Rows, recipe: Recipe, *, repeats: int, seed:
     with torch.random.fork_rng():
         for repeat in range(repeats + 2):
             laps = _Laps(device)
-            tokens = take(rows, next(indices), device)
+            tokens = token_batch(rows, next(indices), device)
             laps.lap("data")
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_native_bfloat16(device)):
                 _joint_step(model, tokens, laps)

@@ -4,7 +4,7 @@ import torch
 
 from electra_kernels.data.rows import batches
 from electra_kernels.evaluation import pair
-from electra_kernels.training.objectives import take
+from electra_kernels.training.objectives import token_batch
 from electra_kernels.training.schedule import Budget
 from electra_kernels.training.trainer import Trainer
 
@@ -48,6 +48,6 @@ def test_a_label_per_row_can_be_learned(rows, counts, facts):
     trainer = Trainer(per_row, pair.PER_ROW)
     losses = []
     for step, index in zip(range(120), batches(rows, 32, 0)):
-        _, metrics = trainer.step(per_row.batch(take(rows, index, CPU)), step / 120)
+        _, metrics = trainer.step(per_row.batch(token_batch(rows, index, CPU)), step / 120)
         losses.append(float(metrics["row_loss"]))
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])

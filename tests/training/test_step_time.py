@@ -22,10 +22,10 @@ def test_every_part_takes_time_and_nothing_is_disturbed(model, rows):
 
 
 def test_the_cut_step_has_the_gradient_of_the_joint_step(model, rows):
-    from electra_kernels.training.objectives import take
+    from electra_kernels.training.objectives import token_batch
     from electra_kernels.training.step_time import _joint_step, _Laps
 
-    tokens = take(rows, torch.arange(8), torch.device("cpu"))
+    tokens = token_batch(rows, torch.arange(8), torch.device("cpu"))
     torch.manual_seed(1)
     model(tokens.input_ids, tokens.attention_mask, tokens.maskable).loss.backward()
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}

@@ -31,7 +31,6 @@ from electra_kernels.evaluation.comparison.runs import (
     measure,
     weights,
 )
-from electra_kernels.evaluation.corruption import corrupt
 from electra_kernels.evaluation.held_out import EVALUATION_SEED, rarity, unigram_entropy
 from electra_kernels.evaluation.pair import PER_TOKEN, pair_encoder
 from electra_kernels.evaluation.probing import Examples, Task, tasks
@@ -43,6 +42,7 @@ from electra_kernels.models.precision import has_native_bfloat16
 from electra_kernels.models.unigram import Unigram
 from electra_kernels.training.lock import locked
 from electra_kernels.training.objectives import OBJECTIVES, text_facts
+from electra_kernels.training.objectives.corrupted import corrupt
 
 # The pair's encoder, text rows and vocabulary: small enough for tens of runs in minutes. A generator that has
 # learned nothing teaches nothing, so what it feeds begins with draws from the word frequencies, as in the demo.

@@ -19,7 +19,7 @@ from electra_kernels.evaluation.probing import Task, probe
 from electra_kernels.models import ElectraConfig, Encoder
 from electra_kernels.training.alarms import Watch
 from electra_kernels.training.checkpoint import save_weights
-from electra_kernels.training.objectives import OBJECTIVES, Objective, Proposed, TextFacts
+from electra_kernels.training.objectives import OBJECTIVES, GeneratorObjective, Objective, TextFacts
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import Budget
 from electra_kernels.training.trainer import State, train
@@ -135,7 +135,7 @@ def objective_of(setting: Setting, run: Run) -> Objective:
     """The objective of a run; its encoder starts from weights that the seed alone decides."""
     initial = initial_encoder(setting, run.seed).state_dict()
     kind, recipe = OBJECTIVES[run.objective], setting.recipe
-    if issubclass(kind, Proposed):
+    if issubclass(kind, GeneratorObjective):
         objective: Objective = kind(
             setting.config,
             setting.text,
