@@ -45,9 +45,9 @@ from electra_kernels.training.objectives import (
     Objective,
     ReplacedTokenDetection,
 )
+from electra_kernels.training.profiler import profile_step
 from electra_kernels.training.recipe import RECIPES, Recipe
 from electra_kernels.training.schedule import Budget
-from electra_kernels.training.step_time import time_step
 from electra_kernels.training.trainer import State, train
 
 EVALUATIONS = 12
@@ -106,6 +106,9 @@ def _pretrain(options: Options, results: Results, progress: Progress) -> Path:
         metrics["final"] = _evaluate(objective, FixedCorruption(rows, data.counts))
         return write_metrics(options.output, metrics)
     metrics |= _measure(options, data, model, pairs, progress)
+    metrics["step_seconds"] = profile_step(
+        objective, data.train, recipe, repeats=STEP_REPEATS, seed=options.seed
+    )
     samples = coloured_samples(model, data)
     report_path = write_report(options.output, metrics, samples)
     if options.pair_minutes:
@@ -208,7 +211,6 @@ def _measure(
             "unigram_entropy": held_out.unigram_entropy(rows, data.counts),
         },
         "real_word_errors": _real_word_errors(model, data, recipe, pairs),
-        "step_seconds": time_step(model, data.train, recipe, repeats=STEP_REPEATS, seed=options.seed),
         "pair": None,
     }
 
