@@ -31,7 +31,7 @@ from electra_kernels.evaluation.real_word_errors import (
 from electra_kernels.evaluation.report import write_metrics, write_report
 from electra_kernels.models import Electra, electra_config
 from electra_kernels.models.precision import has_native_bfloat16
-from electra_kernels.training.alarms import Watch
+from electra_kernels.training.alarms import Monitor
 from electra_kernels.training.checkpoint import (
     Checkpoint,
     EncoderCheckpoint,
@@ -124,12 +124,12 @@ def _train(
     fixed = FixedCorruption(spread(data.held_out, CURVE_ROWS), data.counts)
     evaluations: list[dict[str, float]] = []
     alarms: list[str] = []
-    watch = Watch(held_out.unigram_entropy(data.held_out, data.counts))
+    monitor = Monitor(held_out.unigram_entropy(data.held_out, data.counts))
     budget = Budget(recipe.steps, options.minutes)
     with progress.bar("pre-training") as bar:
 
         def report(state: State) -> None:
-            for alarm in map(str, watch.see(state)):
+            for alarm in map(str, monitor.check(state)):
                 alarms.append(alarm)
                 progress.say(alarm)
             if state.fraction >= len(evaluations) / EVALUATIONS:

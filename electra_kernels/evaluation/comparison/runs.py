@@ -17,7 +17,7 @@ from safetensors.torch import load_model
 from electra_kernels.data.rows import Rows
 from electra_kernels.evaluation.probing import Task, probe
 from electra_kernels.models import ElectraConfig, Encoder
-from electra_kernels.training.alarms import Watch
+from electra_kernels.training.alarms import Monitor
 from electra_kernels.training.checkpoint import save_weights
 from electra_kernels.training.objectives import OBJECTIVES, GeneratorObjective, Objective, TextFacts
 from electra_kernels.training.recipe import Recipe
@@ -101,13 +101,13 @@ def _trained(setting: Setting, run: Run) -> tuple[Encoder, dict[str, Any]]:
         encoder = initial_encoder(setting, run.seed)
         return encoder, {"tokens": 0, "curve": [_point(encoder, setting, State(), run.seed)], "alarms": []}
     objective = objective_of(setting, run)
-    encoder, watch = objective.encoder, Watch(setting.plateau)
+    encoder, monitor = objective.encoder, Monitor(setting.plateau)
     curve: list[dict[str, float]] = [_point(encoder, setting, State(), run.seed)]
     alarms: list[str] = []
     budget = Budget(setting.recipe.steps, setting.minutes)
 
     def report(state: State) -> None:
-        alarms.extend(map(str, watch.see(state)))
+        alarms.extend(map(str, monitor.check(state)))
         if state.fraction >= len(curve) / CURVE_POINTS:
             with budget.paused():
                 curve.append(_point(encoder, setting, state, run.seed))
