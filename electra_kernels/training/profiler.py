@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: hooks on a copy of the model split the trainer's own step into phases."""
+"""Profiler of a training step: hooks on a copy of the model split the step of the trainer into phases."""
 
 import copy
 import statistics

@@ -24,12 +24,12 @@ def make(electra_config, facts):
     return make
 
 
-def _curve(objective, rows, steps=60, watch=lambda: None):
+def _curve(objective, rows, steps=60, on_report=lambda: None):
     curve = []
 
     def record(state):
         curve.append((state.step, dict(state.metrics)))
-        watch()
+        on_report()
 
     return curve, train(objective, rows, RECIPE, Budget(steps), seed=3, report=record)
 
@@ -39,7 +39,7 @@ def test_an_evaluation_does_not_change_the_loss_curve(make, rows, held_out, coun
     plain, _ = _curve(make(head_start=0.3), rows)
     watched, evaluated = make(head_start=0.3), []
     disturbed, _ = _curve(
-        watched, rows, watch=lambda: evaluated.append(evaluate_electra(watched.model, fixed))
+        watched, rows, on_report=lambda: evaluated.append(evaluate_electra(watched.model, fixed))
     )
     assert len(evaluated) == 6
     assert evaluated[0] != evaluated[-1]
