@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from electra_kernels.data.documentation import documentation_text
+from electra_kernels.data.facts import text_facts
 from electra_kernels.data.rows import encode_rows, unigram_counts
 from electra_kernels.data.text import Corpus, split_held_out
 from electra_kernels.data.vocabulary import train_vocabulary
@@ -30,7 +31,7 @@ from electra_kernels.evaluation.real_word_errors import (
     real_word_errors,
 )
 from electra_kernels.models import ElectraConfig, electra_config
-from electra_kernels.training.objectives import ReplacedTokenDetection, text_facts
+from electra_kernels.training.objectives import ReplacedTokenDetection
 from electra_kernels.training.recipe import RECIPES
 from electra_kernels.training.schedule import Budget
 from electra_kernels.training.trainer import State, train

@@ -28,7 +28,7 @@ from electra_kernels.evaluation.real_word_errors import error_pairs_or_reason
 from electra_kernels.evaluation.report import write_metrics, write_report
 from electra_kernels.models import Electra, electra_config
 from electra_kernels.models.precision import has_native_bfloat16
-from electra_kernels.training.alarms import Watch
+from electra_kernels.training.alarms import Monitor
 from electra_kernels.training.checkpoint import (
     Checkpoint,
     EncoderCheckpoint,
@@ -36,10 +36,15 @@ from electra_kernels.training.checkpoint import (
     save_encoder,
 )
 from electra_kernels.training.lock import locked
-from electra_kernels.training.objectives import OBJECTIVES, Objective, Proposed, ReplacedTokenDetection
+from electra_kernels.training.objectives import (
+    OBJECTIVES,
+    GeneratorObjective,
+    Objective,
+    ReplacedTokenDetection,
+)
+from electra_kernels.training.profiler import profile_step
 from electra_kernels.training.recipe import RECIPES, Recipe
 from electra_kernels.training.schedule import Budget
-from electra_kernels.training.step_time import time_step
 from electra_kernels.training.trainer import State, train
 
 EVALUATIONS = 12  # during the training
@@ -110,7 +115,9 @@ def _pretrain(options: Options, results: Results, progress: Progress) -> Path:
         return write_metrics(options.output, metrics)
     progress.log("measuring on held-out text")
     metrics |= measure_electra(model, text, recipe.length, error_pairs)
-    metrics["step_seconds"] = time_step(model, text.train, recipe, repeats=STEP_REPEATS, seed=options.seed)
+    metrics["step_seconds"] = profile_step(
+        objective, text.train, recipe, repeats=STEP_REPEATS, seed=options.seed
+    )
     samples = coloured_samples(model, text)
     report = write_report(options.output, metrics, samples)
     if options.pair_minutes:
@@ -143,7 +150,7 @@ def _objective(options: Options, recipe: Recipe, text: PreparedText) -> Objectiv
     facts, objective = text.facts, OBJECTIVES[options.objective]
     config = electra_config(options.config, vocab_size=text.vocab_size, mask_token_id=facts.special_ids.mask)
     torch.manual_seed(options.seed)
-    if issubclass(objective, Proposed):
+    if issubclass(objective, GeneratorObjective):
         return objective(
             config,
             facts,
@@ -167,14 +174,14 @@ def _train(
         The state at the end, and the lists "evaluations" and "alarms" for metrics.json.
     """
     fixed = FixedCorruption(spread(text.held_out, CURVE_ROWS), text.counts)
-    watch = Watch(unigram_entropy(text.held_out, text.counts))
+    monitor = Monitor(unigram_entropy(text.held_out, text.counts))
     budget = Budget(recipe.steps, options.minutes)
     evaluations: list[dict[str, float]] = []
     alarms: list[str] = []
     with progress.bar("pre-training") as bar:
 
         def report(state: State) -> None:
-            for alarm in map(str, watch.see(state)):
+            for alarm in map(str, monitor.check(state)):
                 alarms.append(alarm)
                 progress.log(alarm)
             if state.fraction >= len(evaluations) / EVALUATIONS:

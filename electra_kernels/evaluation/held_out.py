@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from electra_kernels import masked_bce_with_logits
 from electra_kernels.data.rows import Rows
-from electra_kernels.evaluation.corruption import corrupt
 from electra_kernels.metrics import area_under_curve
 from electra_kernels.models import Electra
 from electra_kernels.models.unigram import Unigram
-from electra_kernels.training.objectives import Objective, take
+from electra_kernels.training.objectives import Objective, token_batch
+from electra_kernels.training.objectives.corrupted import corrupt
 
 BATCH_ROWS = 64
 EVALUATION_SEED = 20_260  # a seed that hardly any run has
@@ -102,7 +102,7 @@ def evaluate_electra(model: Electra, fixed: FixedCorruption) -> dict[str, float]
 
 def _evaluate_samples(model: Electra, fixed: FixedCorruption, device: torch.device) -> dict[str, float]:
     index = torch.arange(len(fixed.rows.input_ids))
-    parts = [take(fixed.rows, index[s], device) for s in slices(fixed.rows)]
+    parts = [token_batch(fixed.rows, index[s], device) for s in slices(fixed.rows)]
     outputs = [model(part.input_ids, part.attention_mask, part.maskable) for part in parts]
     predicted = torch.stack([(output.masked.targets >= 0).sum() for output in outputs]).double()
     mlm_losses = torch.stack([output.mlm.loss for output in outputs]).double()
@@ -129,7 +129,7 @@ def evaluate_objective(objective: Objective, rows: Rows) -> dict[str, float]:
     sums = dict.fromkeys(objective.metrics, 0.0)
     with isolated(objective):
         for index in torch.randperm(len(rows.input_ids)).split(BATCH_ROWS):
-            _, metrics = objective(objective.batch(take(rows, index, device)), 1.0)
+            _, metrics = objective(objective.batch(token_batch(rows, index, device)), 1.0)
             for name in sums:
                 sums[name] += float(metrics[name]) * len(index)
     return {name: total / len(rows.input_ids) for name, total in sums.items()}

@@ -1,1 +1,1 @@
-"""The training loop, its objectives, optimizers, schedule, checkpoints and alarms."""
+"""The training loop, its objectives, optimizers, schedule, checkpoints, alarms and profiler."""

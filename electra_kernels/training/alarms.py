@@ -1,7 +1,7 @@
-"""What is going wrong with a run, said while it goes on, with advice.
+"""Alarms: while a training runs, they say what goes wrong with it and what to try.
 
-The thresholds were found by trial with the demo: below them all its runs went well, above them the runs that were
-made to fail did not (benchmarks/FINDINGS.md). They are for those sizes; a larger model may be healthy elsewhere.
+The thresholds were found by trial with the demo: its healthy runs stayed below them, and the runs that were made to
+fail went above (benchmarks/FINDINGS.md). They fit those sizes; a larger model may be healthy at other values.
 """
 
 import math
@@ -12,17 +12,25 @@ from dataclasses import dataclass
 
 from electra_kernels.training.trainer import State
 
-_GRADIENT_FACTOR = 20.0  # times the median of the last reports
-_RECALL = 0.002
-_PLATEAU = 0.98  # of the entropy of the word frequencies
-_STRONG_ACCURACY = 0.8
-_WEAK_LOSS, _NO_GAIN = 0.35, 0.99  # of the entropy of the share of replaced tokens
+_GRADIENT_FACTOR = (
+    20.0  # limit of the gradient norm, as a multiple of the median over the last _REPORTS reports
+)
 _REPORTS = 20
+_RECALL = 0.002
+_PLATEAU = 0.98  # as a share of the entropy of the word frequencies
+_STRONG_ACCURACY = 0.8
+_WEAK_LOSS, _NO_GAIN = 0.35, 0.99  # as shares of the entropy of the share of replaced tokens
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """``name`` of the condition, ``step`` at which it was seen, ``message``: what it is and what to try."""
+    """A condition of the training that needs attention.
+
+    Attributes:
+        name: of the condition.
+        step: at which it was noticed.
+        message: what is wrong and what to try.
+    """
 
     name: str
     step: int
@@ -32,11 +40,12 @@ class Alarm:
         return f"alarm at step {self.step:,}: {self.message}"
 
 
-class Watch:
-    """Looks at the reports of one run; each alarm comes once.
+class Monitor:
+    """Checks the reports of one training; gives each alarm once.
 
     Args:
-        plateau: nats, the entropy of the word frequencies, where a generator stands that knows nothing else.
+        plateau: nats, the entropy of the word frequencies: the loss of a generator that knows nothing else. 0 turns
+            the alarm about the plateau off.
     """
 
     def __init__(self, plateau: float = 0.0) -> None:
@@ -45,8 +54,8 @@ class Watch:
         self._since: dict[str, float] = {}
         self._given: set[str] = set()
 
-    def see(self, state: State) -> list[Alarm]:
-        """The alarms that this report adds: a condition has held for its share of the run without a break."""
+    def check(self, state: State) -> list[Alarm]:
+        """The new alarms, for conditions that have held without a break for their share of the training."""
         alarms = []
         for condition in _CONDITIONS:
             if not condition.holds(state.metrics, self):
@@ -65,45 +74,45 @@ class Watch:
 @dataclass(frozen=True)
 class _Condition:
     name: str
-    patience: float  # share of the run
-    holds: Callable[[dict[str, float], Watch], bool]
+    patience: float  # share of the training during which the condition must hold
+    holds: Callable[[dict[str, float], Monitor], bool]
     message: str
 
 
-def _is_not_finite(metrics: dict[str, float], watch: Watch) -> bool:
+def _is_not_finite(metrics: dict[str, float], monitor: Monitor) -> bool:
     return not all(map(math.isfinite, metrics.values()))
 
 
-def _explodes(metrics: dict[str, float], watch: Watch) -> bool:
-    if len(watch.norms) < _REPORTS // 2:
+def _explodes(metrics: dict[str, float], monitor: Monitor) -> bool:
+    if len(monitor.norms) < _REPORTS // 2:
         return False
-    return metrics.get("gradient_norm", 0.0) > _GRADIENT_FACTOR * statistics.median(watch.norms)
+    return metrics.get("gradient_norm", 0.0) > _GRADIENT_FACTOR * statistics.median(monitor.norms)
 
 
-def _finds_nothing(metrics: dict[str, float], watch: Watch) -> bool:
-    """A discriminator that is sure of no token, but whose loss gains on the base rate, still learns."""
+def _finds_nothing(metrics: dict[str, float], monitor: Monitor) -> bool:
+    """Recall near 0 is no alarm while the loss is below that of the base rate: the discriminator still learns."""
     is_silent = metrics.get("recall", 1.0) < _RECALL
     return is_silent and metrics.get("rtd_loss", math.inf) > _NO_GAIN * _share_entropy(metrics)
 
 
-def _has_no_label(metrics: dict[str, float], watch: Watch) -> bool:
+def _has_no_label(metrics: dict[str, float], monitor: Monitor) -> bool:
     return metrics.get("labelled", 1.0) == 0.0
 
 
-def _is_at_plateau(metrics: dict[str, float], watch: Watch) -> bool:
-    return metrics.get("mlm_loss", 0.0) > _PLATEAU * watch.plateau > 0.0
+def _is_at_plateau(metrics: dict[str, float], monitor: Monitor) -> bool:
+    return metrics.get("mlm_loss", 0.0) > _PLATEAU * monitor.plateau > 0.0
 
 
-def _is_too_strong(metrics: dict[str, float], watch: Watch) -> bool:
+def _is_too_strong(metrics: dict[str, float], monitor: Monitor) -> bool:
     return metrics.get("mlm_accuracy", 0.0) > _STRONG_ACCURACY
 
 
-def _is_too_weak(metrics: dict[str, float], watch: Watch) -> bool:
+def _is_too_weak(metrics: dict[str, float], monitor: Monitor) -> bool:
     return metrics.get("rtd_loss", math.inf) < _WEAK_LOSS * _share_entropy(metrics)
 
 
 def _share_entropy(metrics: dict[str, float]) -> float:
-    """Nats per token: the loss of always saying the share of replaced tokens."""
+    """Nats per token: the loss of a discriminator that always gives the share of replaced tokens as probability."""
     share = metrics.get("replaced", 0.0)
     if not 0.0 < share < 1.0:
         return 0.0
@@ -116,22 +125,22 @@ _CONDITIONS = (
         0.0,
         _is_not_finite,
         "a loss is NaN or infinite, so some row has numbers that are not finite: lower the learning rate, or look "
-        "at the inputs (a row's logits become NaN with it, no other row's do)",
+        "at the inputs (only the logits of that row become NaN)",
     ),
     _Condition(
         "exploding gradient",
         0.0,
         _explodes,
-        f"the gradient's norm is more than {_GRADIENT_FACTOR:.0f} times what it was: clip it (clip=1.0), warm up "
-        "longer or lower the learning rate",
+        f"the gradient's norm is more than {_GRADIENT_FACTOR:.0f} times its recent median: clip it (clip=1.0), warm "
+        "up longer or lower the learning rate",
     ),
     _Condition(
         "finds nothing",
         0.5,
         _finds_nothing,
-        f"for half of the run less than {_RECALL:.1%} of the replaced tokens is found at probability 0.5, and the loss "
-        "is that of always saying the majority class: raise the learning rate or the scale of the initial weights, or "
-        "let the discriminator begin with replacements that are easier (head_start_replacements='unigram')",
+        f"for half of the run the discriminator has found less than {_RECALL:.1%} of the replaced tokens at "
+        "probability 0.5, and its loss is that of a constant guess: raise the learning rate or the scale of the "
+        "initial weights, or let it begin with easier replacements (head_start_replacements='unigram')",
     ),
     _Condition(
         "no label",
@@ -143,21 +152,21 @@ _CONDITIONS = (
         "generator at the plateau",
         0.4,
         _is_at_plateau,
-        "for 40 % of the run the generator's loss has been that of the word frequencies: it does not read the "
+        "for 40 % of the run the generator's loss has been that of the word frequencies: it does not use the "
         "context yet. Give it more steps, a higher learning rate or larger initial weights",
     ),
     _Condition(
         "generator too strong",
         0.1,
         _is_too_strong,
-        f"the generator is right in more than {_STRONG_ACCURACY:.0%} of the gaps, so hardly any token is replaced: "
+        f"the generator predicts more than {_STRONG_ACCURACY:.0%} of the masked tokens, so it replaces hardly any: "
         "make it smaller, raise the sampling temperature, or mask more",
     ),
     _Condition(
         "generator too weak",
         0.1,
         _is_too_weak,
-        f"the discriminator's loss is below {_WEAK_LOSS:.0%} of that of always saying the share of replaced tokens: "
-        "the replacements are too easy to teach more; make the generator larger or train it faster",
+        f"the discriminator's loss is below {_WEAK_LOSS:.0%} of that of a constant guess: the replacements are too "
+        "easy to teach it more. Make the generator larger or train it faster",
     ),
 )

@@ -1,6 +1,6 @@
 """A trained model as a folder: config.json, model.safetensors and the vocabulary, complete or not there at all.
 
-It holds an `Electra`, or, of an objective that has none, the encoder alone: `load_encoder` reads both.
+A checkpoint holds an `Electra` or, if the objective trains none, the encoder alone. `load_encoder` reads both.
 """
 
 import json
@@ -29,9 +29,10 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
 
 @dataclass
 class Checkpoint:
-    """A model in evaluation mode, its tokenizer, the recipe that trained it, and the name of the objective.
+    """A model, its tokenizer, the recipe that trained it, and the name of the objective.
 
-    The model keeps the tokenizer too, so that `electra_kernels.models.save_transformers` writes both.
+    A loaded model is in evaluation mode. The model keeps the tokenizer too, so that
+    `electra_kernels.models.save_transformers` writes both.
     """
 
     model: Electra
@@ -45,7 +46,7 @@ class Checkpoint:
 
 @dataclass
 class EncoderCheckpoint:
-    """The same of an encoder alone."""
+    """An encoder alone, with its tokenizer, the recipe that trained it, and the name of the objective."""
 
     encoder: Encoder
     tokenizer: Tokenizer
@@ -54,16 +55,16 @@ class EncoderCheckpoint:
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write into a folder beside ``directory`` and put it in its place only when it is whole.
+    """Write a folder beside ``directory`` and move it to ``directory`` when it is complete.
 
     Raises:
-        OSError: it cannot be written; what ``directory`` held is still there.
+        OSError: the folder cannot be written; ``directory`` still holds what it held.
     """
     _save(directory, {"model": checkpoint.model.config.to_dict()}, checkpoint.model, checkpoint)
 
 
 def save_encoder(directory: Path, checkpoint: EncoderCheckpoint) -> None:
-    """The same for an encoder alone, of an objective that trains no `Electra`."""
+    """`save_checkpoint` for an encoder alone, from an objective that trains no `Electra`."""
     _save(directory, {"encoder": asdict(checkpoint.encoder.config)}, checkpoint.encoder, checkpoint)
 
 
@@ -87,7 +88,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def is_configuration(path: Path) -> bool:
-    """Whether ``path`` is a config.json of `save_checkpoint` or `save_encoder`, of this version or another."""
+    """Whether `save_checkpoint` or `save_encoder`, of this version or another, wrote the config.json at ``path``."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -96,7 +97,7 @@ def is_configuration(path: Path) -> bool:
 
 
 def unfinished_folders(directory: Path) -> tuple[Path, Path]:
-    """Where a new checkpoint grows, and where the old one waits until the new one is in its place."""
+    """The folder in which a new checkpoint is written, and the one that keeps the old checkpoint meanwhile."""
     partial, previous = (directory.with_name(f"{directory.name}.{name}") for name in ("partial", "previous"))
     return partial, previous
 
@@ -124,26 +125,26 @@ def _save(
 
 
 def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read what `save_checkpoint` wrote.
+    """Read a checkpoint of `save_checkpoint`.
 
     Raises:
-        UserError: a file is missing, is not readable, or has weights of another shape than config.json says; or
-            the folder holds an encoder alone.
+        UserError: a file is missing or not readable, the weights do not fit config.json, or the folder holds an
+            encoder alone.
     """
     model, tokenizer, recipe, objective = _load(directory, device)
     if not isinstance(model, Electra):
         raise UserError(
-            f"{directory} holds the encoder that {objective} trained, without a discriminator; it should be "
-            "of replaced_tokens or another objective that trains one"
+            f"{directory} holds the encoder that {objective} trained, without a discriminator; it should "
+            "come from replaced_tokens or another objective that trains one"
         )
     return Checkpoint(model, tokenizer, recipe, objective)
 
 
 def load_encoder(directory: Path, device: torch.device | str = "cpu") -> EncoderCheckpoint:
-    """Read what `save_encoder` wrote, or the discriminator's encoder of what `save_checkpoint` wrote.
+    """Read a checkpoint of `save_encoder`, or the discriminator's encoder from one of `save_checkpoint`.
 
     Raises:
-        UserError: a file is missing, is not readable, or has weights of another shape than config.json says.
+        UserError: a file is missing or not readable, or the weights do not fit config.json.
     """
     model, tokenizer, recipe, objective = _load(directory, device)
     encoder = model.discriminator.encoder if isinstance(model, Electra) else model
@@ -170,7 +171,7 @@ def _load(directory: Path, device: torch.device | str) -> tuple[Electra | Encode
 
 
 def _model(config: ElectraConfig | EncoderConfig, weights: Path) -> Electra | Encoder:
-    """Of the shape that ``weights`` are for."""
+    """A model of the shape of ``weights``."""
     if isinstance(config, EncoderConfig):
         return Encoder(config)
     with safe_open(str(weights), framework="pt") as file:

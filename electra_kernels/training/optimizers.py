@@ -1,17 +1,23 @@
-"""AdamW as google-research/electra sets it up (optimization.py), and beside it Muon where a recipe wants it."""
+"""The optimizers of a training: AdamW as google-research/electra sets it up (optimization.py), and Muon beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 
 from electra_kernels.models.encoder import Layer
-from electra_kernels.training.muon import Muon
+from electra_kernels.models.precision import has_native_bfloat16
 from electra_kernels.training.recipe import Recipe
+
+# Coefficients of Jordan et al. 2024. With them the singular values do not converge to 1: they end between 0.7 and 1.2.
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_EPS = 1e-7
 
 
 def make_optimizers(module: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW for every parameter that is trained; with ``muon_learning_rate`` Muon for the matrices of the layers."""
+    """AdamW for every trained parameter; with ``muon_learning_rate``, Muon for the matrices of the layers instead."""
     if recipe.muon_learning_rate is None:
         matrices = []
     else:
@@ -30,7 +36,7 @@ def make_optimizers(module: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
 def make_adamw(
     parameters: Iterable[Tensor], *, learning_rate: float, weight_decay: float, beta2: float = 0.999
 ) -> torch.optim.AdamW:
-    """Every parameter that is trained; those of one dimension (biases, norms) without weight decay."""
+    """AdamW for every trained parameter; parameters of one dimension (biases, norms) do not decay."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
@@ -40,6 +46,84 @@ def make_adamw(
 
 
 def scale_learning_rate(optimizer: torch.optim.Optimizer, scale: float) -> None:
-    """``scale`` times the rate that it was made with."""
+    """Set every group's learning rate to ``scale`` times the one that the optimizer was made with."""
     for group in optimizer.param_groups:
         group["lr"] = scale * optimizer.defaults["lr"]
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum whose matrix is made orthogonal, for the weight matrices inside a Transformer.
+
+    p ← (1 - lr · decay) p - lr · 0.2 sqrt(max(rows, columns)) · orthogonal(g + m · momentum), with the momentum m.
+
+    Jordan et al. 2024 (kellerjordan.github.io/posts/muon). The decay, and the factor that makes an update as large as
+    AdamW's, are from Liu et al. 2025 (arXiv 2502.16982, section 2.2). ``torch.optim.Muon`` is the same optimizer, but
+    iterates in bfloat16 everywhere, which is slow on a CPU without bfloat16 products (benchmarks/FINDINGS.md).
+
+    Args:
+        parameters: matrices [rows, columns].
+        lr: learning rate, on the scale of AdamW's.
+        momentum: in [0, 1).
+        weight_decay: decoupled, at least 0.
+
+    Raises:
+        ValueError: a parameter is not a matrix.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, *, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            if parameter.dim() != 2:
+                raise ValueError(f"parameters has one of shape {list(parameter.shape)}, should be matrices")
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient; returns the loss of ``closure``, which may compute gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    shapes.setdefault(parameter.shape, []).append(parameter)
+            for parameters in shapes.values():
+                self._update(parameters, group)
+        return loss
+
+    def _update(self, parameters: list[Tensor], group: dict[str, float]) -> None:
+        """Update matrices of one shape, with one batched product for all of them in each iteration."""
+        directions = torch.stack([self._direction(parameter, group["momentum"]) for parameter in parameters])
+        size = 0.2 * max(directions.shape[-2:]) ** 0.5
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, list(orthogonalize(directions)), alpha=-group["lr"] * size)
+
+    def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
+        assert parameter.grad is not None
+        mean = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+        mean.lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(mean, momentum)
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """About U Vᵀ of each matrix U S Vᵀ of [..., rows, columns], by five Newton-Schulz iterations; 0 stays 0."""
+    a, b, c = _QUINTIC
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if is_tall else matrices
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPS)
+    if has_native_bfloat16(x.device):
+        x = x.bfloat16()
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    x = x.to(matrices.dtype)
+    return x.mT if is_tall else x

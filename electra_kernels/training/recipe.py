@@ -1,4 +1,4 @@
-"""How a run is trained: the numbers that are not part of the model."""
+"""Training hyperparameters: the numbers that are not part of the model."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,22 +6,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training hyperparameters.
+    """Training hyperparameters of one run.
 
     Attributes:
         length: tokens per row, T.
         batch_size: rows per step, B.
-        learning_rate: peak of the schedule: linear warm-up, then linear decay to 0.
+        learning_rate: the peak of linear warm-up and linear decay to 0.
         warmup: share of the run that warms up.
         steps: length of the run, unless it is given in minutes.
-        vocab_size: entries of the WordPiece vocabulary, where it is trained on the text.
-        muon_learning_rate: peak of the rate of `Muon` for the matrices inside the layers; None: AdamW for all.
-        beta2: of AdamW, how slowly the mean of squared gradients forgets. A short run wants less than 0.999.
-        weight_decay: of matrices; biases and norms have none.
-        clip: largest gradient norm, or None.
+        vocab_size: entries of the WordPiece vocabulary, if it is trained on the text.
+        muon_learning_rate: peak learning rate of `Muon` for the matrices inside the layers; None: AdamW trains all.
+        beta2: AdamW's decay of the mean of squared gradients. A short run needs less than 0.999.
+        weight_decay: of matrices; biases and norms do not decay.
+        clip: the largest gradient norm; None: no clipping.
         head_start: share of the run before the generator's own samples are used.
-        head_start_replacements: what the discriminator sees until then: "unigram" draws, or nothing (None: the
-            generator is trained alone).
+        head_start_replacements: the discriminator's input until then: "unigram" draws, or None: only the generator
+            is trained.
     """
 
     length: int

@@ -1,4 +1,4 @@
-"""How far a run has come, whether its length is given in steps or in minutes."""
+"""Progress of a training whose length is given in steps or in minutes, and the learning rate that follows it."""
 
 import time
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 
 class Budget:
-    """A run of so many steps, or of so many minutes of wall-clock time if they are given.
+    """The length of a training: a number of steps or, if they are given, minutes of wall-clock time.
 
-    The learning rate follows `fraction`, so that a run of a fixed time decays to 0 on any machine. Only a run
-    whose length is given in steps is the same on every machine.
+    The learning rate follows `fraction`, so that a training of a fixed time decays to 0 on any machine. Only a
+    training whose length is given in steps is the same on every machine.
     """
 
     clock = staticmethod(time.monotonic)
@@ -23,12 +23,12 @@ class Budget:
         self.start = self.clock()
 
     def seconds(self) -> float:
-        """Seconds since the run began."""
+        """Seconds since the training began."""
         return self.clock() - self.start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done in the block takes no time of the run."""
+        """Do not count the time of the block."""
         begin = self.clock()
         try:
             yield
@@ -36,14 +36,14 @@ class Budget:
             self.start += self.clock() - begin
 
     def fraction(self, step: float) -> float:
-        """How much of the run is over after ``step`` steps, in [0, 1]; half a step is its middle."""
+        """The finished share of the training after ``step`` steps, in [0, 1]. ``step`` may lie within a step (0.5)."""
         if self.minutes is None:
             return min(1.0, step / self.steps)
         return min(1.0, self.seconds() / (60 * self.minutes))
 
 
 def learning_rate_scale(fraction: float, warmup: float) -> float:
-    """Of the peak: linear warm-up from 0 over ``warmup`` of the run, then linear decay to 0 at its end."""
+    """The learning rate over its peak: linear warm-up from 0 in the first share ``warmup``, then linear decay to 0."""
     if fraction < warmup:
         return fraction / warmup
     return (1.0 - fraction) / (1.0 - warmup)

@@ -1,4 +1,4 @@
-"""Each alarm fires on what it is for, once, and on nothing else."""
+"""Each alarm fires on its fault, once, and on nothing else."""
 
 import math
 from dataclasses import replace
@@ -7,16 +7,12 @@ import pytest
 import torch
 from small_language import WORDS
 
+from electra_kernels.data.facts import text_facts
 from electra_kernels.data.rows import encode_rows, unigram_counts
 from electra_kernels.data.text import Document
 from electra_kernels.evaluation.held_out import unigram_entropy
-from electra_kernels.training.alarms import Watch
-from electra_kernels.training.objectives import (
-    NextSentence,
-    ReplacedTokenDetection,
-    UniformGenerator,
-    text_facts,
-)
+from electra_kernels.training.alarms import Monitor
+from electra_kernels.training.objectives import NextSentence, ReplacedTokenDetection, UniformGenerator
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import Budget
 from electra_kernels.training.trainer import State, train
@@ -40,62 +36,69 @@ FAULTS = {
 }
 
 
-def names(watch, metrics, *, reports=100, start=0):
-    """The alarms of a part of a run of 100 reports."""
+def names(monitor, metrics, *, reports=100, start=0):
+    """The alarms given during a part of a training of 100 reports."""
     found = []
     for index in range(start, start + reports):
         state = State(step=10 * index, fraction=index / 100, metrics=metrics)
-        found += [alarm.name for alarm in watch.see(state)]
+        found += [alarm.name for alarm in monitor.check(state)]
     return found
 
 
-def test_a_healthy_run_has_none():
-    assert names(Watch(plateau=6.33), HEALTHY) == []
+def test_a_healthy_training_has_no_alarm():
+    assert names(Monitor(plateau=6.33), HEALTHY) == []
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_has_its_alarm_once(name):
-    watch = Watch(plateau=6.33)
-    assert names(watch, HEALTHY, reports=30) == []
-    assert names(watch, HEALTHY | FAULTS[name], reports=70, start=30) == [name]
+def test_each_fault_gives_its_alarm_once(name):
+    monitor = Monitor(plateau=6.33)
+    assert names(monitor, HEALTHY, reports=30) == []
+    assert names(monitor, HEALTHY | FAULTS[name], reports=70, start=30) == [name]
 
 
 @pytest.mark.parametrize("name", ["finds nothing", "generator at the plateau", "generator too weak"])
-def test_what_ends_soon_is_no_alarm(name):
-    watch = Watch(plateau=6.33)
+def test_a_fault_that_ends_soon_gives_no_alarm(name):
+    monitor = Monitor(plateau=6.33)
     for start in range(0, 100, 10):
-        assert names(watch, HEALTHY | FAULTS[name], reports=9, start=start) == []
-        assert names(watch, HEALTHY, reports=1, start=start + 9) == []
+        assert names(monitor, HEALTHY | FAULTS[name], reports=9, start=start) == []
+        assert names(monitor, HEALTHY, reports=1, start=start + 9) == []
 
 
-def test_who_gains_on_the_base_rate_finds_something():
-    """Entropy of a share of 0.1: 0.3251 nats."""
-    assert names(Watch(), HEALTHY | {"recall": 0.0, "rtd_loss": 0.32}) == []
+def test_low_recall_is_no_fault_while_the_loss_is_below_the_base_rate():
+    """The entropy of a share of 0.1 is 0.3251 nats."""
+    assert names(Monitor(), HEALTHY | {"recall": 0.0, "rtd_loss": 0.32}) == []
 
 
-def test_metrics_that_an_objective_does_not_have_are_not_missed():
-    assert names(Watch(plateau=6.33), {"row_loss": 0.69}) == []
+def test_an_objective_may_lack_metrics():
+    assert names(Monitor(plateau=6.33), {"row_loss": 0.69}) == []
 
 
-def test_without_a_plateau_there_is_none():
-    assert names(Watch(), HEALTHY | {"mlm_loss": 9.0}) == []
+def test_without_a_plateau_there_is_no_alarm_about_it():
+    assert names(Monitor(), HEALTHY | {"mlm_loss": 9.0}) == []
 
 
 def test_an_alarm_says_when_and_what_to_try():
-    watch = Watch()
-    (alarm,) = watch.see(State(step=1_230, metrics={"rtd_loss": math.inf}))
+    monitor = Monitor()
+    (alarm,) = monitor.check(State(step=1_230, metrics={"rtd_loss": math.inf}))
     assert str(alarm).startswith("alarm at step 1,230: a loss is NaN or infinite")
     assert "learning rate" in str(alarm)
 
 
-# ---- runs that are made to fail ----
+# ---- trainings that are made to fail ----
 
 
 def alarms(objective, rows, counts, *, learning_rate, steps=60):
-    watch = Watch(unigram_entropy(rows, counts))
+    monitor = Monitor(unigram_entropy(rows, counts))
     found = []
     recipe = Recipe(length=16, batch_size=8, learning_rate=learning_rate, warmup=0.1, steps=steps, clip=None)
-    train(objective, rows, recipe, Budget(steps), seed=3, report=lambda state: found.extend(watch.see(state)))
+    train(
+        objective,
+        rows,
+        recipe,
+        Budget(steps),
+        seed=3,
+        report=lambda state: found.extend(monitor.check(state)),
+    )
     return {alarm.name for alarm in found}
 
 
@@ -105,16 +108,16 @@ def electra(electra_config, facts):
     return ReplacedTokenDetection(electra_config, facts)
 
 
-def test_a_rate_far_too_high_makes_numbers_that_are_not_finite(electra, rows, counts):
+def test_a_learning_rate_far_too_high_makes_numbers_that_are_not_finite(electra, rows, counts):
     assert "not finite" in alarms(electra, rows, counts, learning_rate=1e20)
 
 
-def test_a_rate_far_too_low_leaves_the_generator_at_the_plateau(electra, rows, counts):
+def test_a_learning_rate_far_too_low_leaves_the_generator_at_the_plateau(electra, rows, counts):
     assert alarms(electra, rows, counts, learning_rate=1e-6, steps=100) == {"generator at the plateau"}
 
 
-def test_a_discriminator_without_weight_finds_nothing(electra_config, facts, rows, counts):
-    """Its head's bias says the majority class from the start, and its loss is not trained."""
+def test_an_untrained_discriminator_finds_nothing(electra_config, facts, rows, counts):
+    """The bias of its head gives the majority class from the start, and rtd_weight is 0."""
     objective = ReplacedTokenDetection(replace(electra_config, rtd_weight=0.0), facts)
     with torch.no_grad():
         objective.model.discriminator.head.bias.fill_(-3.0)
@@ -133,7 +136,7 @@ def test_a_loss_that_grows_a_thousandfold_explodes_the_gradient(electra_config, 
 
 
 def test_a_text_without_choices_makes_the_generator_too_strong(tokenizer, electra_config):
-    """One word again and again."""
+    """The text repeats one word."""
     documents = [Document("same", (" ".join(WORDS[:1] * 14),) * 50)]
     rows = encode_rows(documents, tokenizer, 16)
     counts = unigram_counts(rows, tokenizer.get_vocab_size())
@@ -141,7 +144,7 @@ def test_a_text_without_choices_makes_the_generator_too_strong(tokenizer, electr
     assert "generator too strong" in alarms(objective, rows, counts, learning_rate=1e-2, steps=100)
 
 
-def test_a_text_of_one_document_has_no_next_sentence_to_tell_apart(tokenizer, electra_config, documents):
+def test_a_text_of_one_document_has_no_foreign_second_part(tokenizer, electra_config, documents):
     paragraphs = tuple(paragraph for document in documents for paragraph in document.paragraphs)
     rows = encode_rows([Document("one", paragraphs)], tokenizer, 16)
     counts = unigram_counts(rows, tokenizer.get_vocab_size())
@@ -149,12 +152,12 @@ def test_a_text_of_one_document_has_no_next_sentence_to_tell_apart(tokenizer, el
     assert alarms(objective, rows, counts, learning_rate=1e-3) == {"no label"}
 
 
-def test_words_that_the_text_never_has_make_a_generator_too_weak(electra_config, facts, rows, counts):
+def test_uniform_replacements_make_a_generator_too_weak(electra_config, facts, rows, counts):
     objective = UniformGenerator(electra_config, facts)
     assert alarms(objective, rows, counts, learning_rate=5e-3, steps=200) == {"generator too weak"}
 
 
-def test_a_run_that_goes_well_has_no_alarm_once_it_has_left_the_plateau(electra, rows, counts):
+def test_a_training_that_goes_well_has_no_alarm_of_failure(electra, rows, counts):
     assert not alarms(electra, rows, counts, learning_rate=1e-2, steps=200) & {
         "not finite",
         "exploding gradient",

@@ -28,7 +28,7 @@ def saved(model, tokenizer, tmp_path):
     return directory
 
 
-def test_a_checkpoint_comes_back_whole(saved, model, tokenizer):
+def test_a_checkpoint_restores_model_tokenizer_and_recipe(saved, model, tokenizer):
     loaded = load_checkpoint(saved)
     assert loaded.model.config == model.config
     assert loaded.recipe == RECIPES["demo"]
@@ -39,14 +39,14 @@ def test_a_checkpoint_comes_back_whole(saved, model, tokenizer):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_ties_survive(saved):
+def test_tied_weights_are_tied_after_loading(saved):
     model = load_checkpoint(saved).model
     assert model.generator.encoder is model.discriminator.encoder
     assert model.generator.head.weight is model.discriminator.encoder.embeddings.word.weight
 
 
 @pytest.mark.parametrize("kind", ["uniform", "unigram"])
-def test_generators_without_parameters_come_back(kind, encoder_config, counts, tokenizer, tmp_path):
+def test_a_generator_without_parameters_is_restored(kind, encoder_config, counts, tokenizer, tmp_path):
     model = Electra(
         ElectraConfig(encoder_config, None, 4, generator_kind=kind), counts if kind == "unigram" else None
     )
@@ -55,7 +55,7 @@ def test_generators_without_parameters_come_back(kind, encoder_config, counts, t
     assert torch.equal(loaded.unigram.cumulative, model.unigram.cumulative)
 
 
-def test_the_encoder_of_a_discriminator_comes_back_alone(saved, model):
+def test_load_encoder_reads_the_encoder_of_a_discriminator(saved, model):
     loaded = load_encoder(saved)
     assert loaded.objective == "replaced_tokens"
     assert not loaded.encoder.training
@@ -64,7 +64,7 @@ def test_the_encoder_of_a_discriminator_comes_back_alone(saved, model):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_an_encoder_without_a_discriminator(encoder_config, tokenizer, tmp_path):
+def test_an_encoder_alone_is_restored_and_is_no_full_checkpoint(encoder_config, tokenizer, tmp_path):
     encoder = Encoder(encoder_config)
     save_encoder(tmp_path / "model", EncoderCheckpoint(encoder, tokenizer, RECIPES["demo"], "masked_lm"))
     loaded = load_encoder(tmp_path / "model")
@@ -76,7 +76,7 @@ def test_an_encoder_without_a_discriminator(encoder_config, tokenizer, tmp_path)
         load_checkpoint(tmp_path / "model")
 
 
-def test_saving_replaces_the_previous_one_and_leaves_nothing_beside_it(saved, model, tokenizer):
+def test_saving_replaces_the_previous_checkpoint_and_leaves_nothing_beside_it(saved, model, tokenizer):
     with torch.no_grad():
         model.discriminator.head.bias.fill_(3.0)
     save_checkpoint(saved, Checkpoint(model, tokenizer, RECIPES["demo"]))
@@ -84,7 +84,7 @@ def test_saving_replaces_the_previous_one_and_leaves_nothing_beside_it(saved, mo
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
 
 
-def test_a_save_that_fails_leaves_the_previous_one(saved, model, tokenizer, monkeypatch):
+def test_a_save_that_fails_keeps_the_previous_checkpoint(saved, model, tokenizer, monkeypatch):
     def fail(*arguments):
         raise OSError("no space left on device")
 
@@ -101,7 +101,7 @@ def test_a_missing_file_is_named(saved, name):
         load_checkpoint(saved)
 
 
-def test_weights_of_another_shape_are_one_line(saved, tokenizer):
+def test_weights_of_another_shape_give_an_error_of_one_line(saved, tokenizer):
     config = json.loads((saved / "config.json").read_text())
     config["model"]["discriminator"]["intermediate_size"] = 48
     (saved / "config.json").write_text(json.dumps(config))
@@ -119,14 +119,14 @@ def test_a_vocabulary_of_another_size_is_refused(saved, tokenizer):
 
 
 @pytest.mark.parametrize("text", ["{", '{"a": 1}', '{"model": {}, "recipe": {}}', "[]"])
-def test_a_config_that_is_none_is_one_line(saved, text):
+def test_an_invalid_config_gives_an_error_of_one_line(saved, text):
     (saved / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
         load_checkpoint(saved)
 
 
 @pytest.mark.parametrize("length", [0, -1, 1.5, "64", None, 10**30])
-def test_a_length_of_rows_that_cannot_be_is_one_line(length, saved):
+def test_an_impossible_length_of_rows_gives_an_error_of_one_line(length, saved):
     config = json.loads((saved / "config.json").read_text())
     config["recipe"]["length"] = length
     (saved / "config.json").write_text(json.dumps(config))
@@ -134,13 +134,13 @@ def test_a_length_of_rows_that_cannot_be_is_one_line(length, saved):
         load_checkpoint(saved)
 
 
-def test_weights_that_are_none_are_one_line(saved):
+def test_a_file_without_weights_gives_an_error_of_one_line(saved):
     (saved / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match=r"model\.safetensors does not fit"):
         load_checkpoint(saved)
 
 
-def test_all_files_have_the_mode_of_the_umask(saved):
+def test_all_files_have_the_mode_that_the_umask_gives(saved):
     umask = os.umask(0)
     os.umask(umask)
     assert {path.name: path.stat().st_mode & 0o777 for path in saved.iterdir()} == dict.fromkeys(
@@ -148,7 +148,7 @@ def test_all_files_have_the_mode_of_the_umask(saved):
     )
 
 
-def test_a_disk_that_fills_up_names_the_file_and_leaves_the_previous_one(saved, model, tokenizer):
+def test_a_full_disk_names_the_file_and_keeps_the_previous_checkpoint(saved, model, tokenizer):
     before = (saved / "model.safetensors").read_bytes()
     with torch.no_grad():
         model.discriminator.head.bias.fill_(3.0)
@@ -159,7 +159,9 @@ def test_a_disk_that_fills_up_names_the_file_and_leaves_the_previous_one(saved, 
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
 
 
-def test_a_signal_between_old_and_new_does_not_lose_the_model(saved, model, tokenizer, monkeypatch):
+def test_a_signal_during_the_exchange_of_checkpoints_does_not_lose_the_model(
+    saved, model, tokenizer, monkeypatch
+):
     replace = os.replace
 
     def interrupted(source, target):

@@ -4,8 +4,14 @@ import pytest
 import torch
 
 from electra_kernels.models.encoder import Layer
-from electra_kernels.training.muon import Muon
-from electra_kernels.training.optimizers import make_adamw, make_optimizers, scale_learning_rate
+from electra_kernels.training import optimizers
+from electra_kernels.training.optimizers import (
+    Muon,
+    make_adamw,
+    make_optimizers,
+    orthogonalize,
+    scale_learning_rate,
+)
 from electra_kernels.training.recipe import RECIPES
 
 RECIPE = RECIPES["small"]
@@ -27,8 +33,8 @@ def test_biases_and_norms_do_not_decay():
 
 @pytest.mark.parametrize("muon_learning_rate", [None, 1e-2])
 def test_every_parameter_of_the_joint_model_is_trained_once(model, muon_learning_rate):
-    optimizers = make_optimizers(model, replace(RECIPE, muon_learning_rate=muon_learning_rate))
-    trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    both = make_optimizers(model, replace(RECIPE, muon_learning_rate=muon_learning_rate))
+    trained = [p for optimizer in both for group in optimizer.param_groups for p in group["params"]]
     assert len(trained) == len(set(trained))
     assert set(trained) == set(model.parameters())
 
@@ -49,3 +55,67 @@ def test_the_learning_rate_is_scaled_in_every_group(model):
             scale_learning_rate(optimizer, scale)
         assert [group["lr"] for group in adamw.param_groups] == [scale, scale]
         assert [group["lr"] for group in muon.param_groups] == [2 * scale]
+
+
+# ---- Muon ----
+
+
+@pytest.mark.parametrize("bfloat16, tolerance", [(False, 1e-4), (True, 0.05)])
+@pytest.mark.parametrize("shape", [(16, 16), (48, 16), (16, 64), (3, 16, 40)])
+def test_orthogonalize_brings_singular_values_near_one_and_keeps_directions(
+    shape, bfloat16, tolerance, monkeypatch
+):
+    monkeypatch.setattr(optimizers, "has_native_bfloat16", lambda device: bfloat16)
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    core = left.mT @ orthogonalize(matrices) @ right.mT
+    diagonal = core.diagonal(dim1=-2, dim2=-1)
+    large = values > 0.05 * values.amax(-1, keepdim=True)
+    assert ((diagonal > 0.6) & (diagonal < 1.25))[large].all()
+    torch.testing.assert_close(core, torch.diag_embed(diagonal), atol=tolerance, rtol=0)
+
+
+def test_orthogonalize_keeps_zero():
+    assert not orthogonalize(torch.zeros(4, 6)).any()
+
+
+def test_muon_agrees_with_the_muon_of_torch():
+    """torch iterates in bfloat16, which has 8 bits of precision."""
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in ((8, 8), (24, 8), (8, 8))]
+    ours, theirs = ([torch.nn.Parameter(matrix.clone()) for matrix in start] for _ in range(2))
+    rate = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1}
+    both = Muon(ours, **rate), torch.optim.Muon(theirs, **rate, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        for one, other in zip(ours, theirs):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        for optimizer in both:
+            optimizer.step()
+    for begin, one, other in zip(start, ours, theirs):
+        assert (one - other).norm() < 0.03 * (one - begin).norm()
+
+
+def test_muon_leaves_a_parameter_without_gradient_alone():
+    parameters = [torch.nn.Parameter(torch.ones(2, 2)) for _ in range(2)]
+    parameters[0].grad = torch.ones(2, 2)
+    Muon(parameters, 0.1, weight_decay=0.5).step()
+    assert not torch.equal(parameters[0], torch.ones(2, 2))
+    assert torch.equal(parameters[1], torch.ones(2, 2))
+
+
+def test_muon_calls_a_closure_and_returns_its_loss():
+    parameter = torch.nn.Parameter(torch.eye(2))
+
+    def closure():
+        loss = parameter.sum()
+        loss.backward()
+        return loss
+
+    assert Muon([parameter], 0.1).step(closure) == 2
+    assert not torch.equal(parameter, torch.eye(2))
+
+
+def test_muon_refuses_a_vector():
+    with pytest.raises(ValueError, match=r"one of shape \[3\], should be matrices"):
+        Muon([torch.nn.Parameter(torch.ones(3))], 0.1)

@@ -5,19 +5,19 @@ import pytest
 from electra_kernels.training.schedule import Budget, learning_rate_scale
 
 
-def test_a_budget_of_steps_is_spent_step_by_step():
+def test_a_budget_of_steps_advances_with_the_steps():
     budget = Budget(4)
     assert [budget.fraction(step) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
 
 
-def test_a_budget_of_minutes_does_not_care_for_steps():
+def test_a_budget_of_minutes_advances_with_the_clock_only():
     budget = Budget(1, minutes=0.001)
     assert budget.fraction(100) < 1
     time.sleep(0.07)
     assert budget.fraction(0) == 1
 
 
-def test_a_pause_takes_no_time_of_the_run():
+def test_paused_time_does_not_count():
     budget = Budget(1, minutes=10.0)
     with budget.paused():
         time.sleep(0.1)
@@ -34,7 +34,7 @@ def test_a_pause_takes_no_time_of_the_run():
         {"steps": 5, "minutes": float("inf")},
     ],
 )
-def test_an_empty_budget_is_refused(arguments):
+def test_a_budget_without_steps_or_finite_positive_minutes_is_refused(arguments):
     with pytest.raises(ValueError, match="should be"):
         Budget(**arguments)
 

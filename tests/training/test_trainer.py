@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from electra_kernels.evaluation.held_out import FixedCorruption, evaluate_electra
-from electra_kernels.training.objectives import ReplacedTokenDetection, take
+from electra_kernels.training.objectives import ReplacedTokenDetection, token_batch
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import Budget
 from electra_kernels.training.trainer import LOG_EVERY, Trainer, train
@@ -15,7 +15,7 @@ RECIPE = Recipe(length=16, batch_size=8, learning_rate=3e-3, warmup=0.1, steps=6
 
 @pytest.fixture
 def make(electra_config, facts):
-    """An objective, the same one at every call."""
+    """Make an objective with the same initial weights at every call."""
 
     def make(kind=ReplacedTokenDetection, **options):
         torch.manual_seed(0)
@@ -24,22 +24,22 @@ def make(electra_config, facts):
     return make
 
 
-def _curve(objective, rows, steps=60, watch=lambda: None):
+def _curve(objective, rows, steps=60, on_report=lambda: None):
     curve = []
 
     def record(state):
         curve.append((state.step, dict(state.metrics)))
-        watch()
+        on_report()
 
     return curve, train(objective, rows, RECIPE, Budget(steps), seed=3, report=record)
 
 
-def test_the_loss_curve_is_the_same_with_and_without_evaluation(make, rows, held_out, counts):
+def test_an_evaluation_does_not_change_the_loss_curve(make, rows, held_out, counts):
     fixed = FixedCorruption(held_out, counts)
     plain, _ = _curve(make(head_start=0.3), rows)
     watched, evaluated = make(head_start=0.3), []
     disturbed, _ = _curve(
-        watched, rows, watch=lambda: evaluated.append(evaluate_electra(watched.model, fixed))
+        watched, rows, on_report=lambda: evaluated.append(evaluate_electra(watched.model, fixed))
     )
     assert len(evaluated) == 6
     assert evaluated[0] != evaluated[-1]
@@ -66,14 +66,14 @@ def test_the_head_start_trains_the_generator_alone(make, rows):
     assert ["rtd_loss" in metrics for _, metrics in curve] == [False, False, True, True]
 
 
-def test_a_run_reports_every_few_steps_and_after_the_last(make, rows):
+def test_a_report_comes_every_few_steps_and_after_the_last(make, rows):
     curve, state = _curve(make(), rows, steps=25)
     assert [step for step, _ in curve] == [LOG_EVERY, 2 * LOG_EVERY, 25]
     assert state.step == 25
     assert state.tokens > 25 * 8 * 10
 
 
-def test_a_run_of_minutes_ends_in_time(make, rows):
+def test_a_training_of_minutes_ends_in_time(make, rows):
     objective = make()
     start = time.monotonic()
     state = train(objective, rows, RECIPE, Budget(1_000_000, minutes=0.02), seed=0, report=lambda state: None)
@@ -114,7 +114,7 @@ def test_metrics_are_means_since_the_last_report(make, rows):
     assert seen == pytest.approx([5.5, 15.5])
 
 
-def test_a_run_of_one_step_trains(make, rows):
+def test_a_training_of_one_step_changes_the_weights(make, rows):
     objective = make()
     before = [parameter.clone() for parameter in objective.parameters()]
     train(objective, rows, RECIPE, Budget(1), seed=0, report=lambda state: None)
@@ -130,7 +130,7 @@ def test_a_signal_waits_for_the_end_of_the_step(make, rows):
     objective = make(Signalled)
     trainer = Trainer(objective, RECIPE)
     before = [parameter.clone() for parameter in objective.parameters()]
-    batch = objective.batch(take(rows, torch.arange(4), torch.device("cpu")))
+    batch = objective.batch(token_batch(rows, torch.arange(4), torch.device("cpu")))
     with pytest.raises(KeyboardInterrupt):
         trainer.step(batch, 0.5)
     assert any(not torch.equal(one, other) for one, other in zip(before, objective.parameters()))

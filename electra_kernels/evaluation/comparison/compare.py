@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from electra_kernels.data.documentation import documentation_text
+from electra_kernels.data.facts import text_facts
 from electra_kernels.data.rows import Rows, encode_rows, spread, unigram_counts
 from electra_kernels.data.text import Corpus, read_documents, split_held_out
 from electra_kernels.data.vocabulary import special_ids, train_vocabulary
@@ -38,7 +39,7 @@ from electra_kernels.files import write_whole
 from electra_kernels.models import ElectraConfig
 from electra_kernels.models.precision import has_native_bfloat16
 from electra_kernels.training.lock import locked
-from electra_kernels.training.objectives import OBJECTIVES, text_facts
+from electra_kernels.training.objectives import OBJECTIVES
 
 # An untrained generator teaches nothing, so the discriminator begins with draws from the word frequencies, as in the
 # demo. With Muon `replaced_tokens` leaves chance sooner: with AdamW one seed of three had not after 1 M tokens. A step

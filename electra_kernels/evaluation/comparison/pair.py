@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from electra_kernels.data.facts import text_facts
 from electra_kernels.data.rows import Rows, encode_rows, spread, unigram_counts
 from electra_kernels.data.text import Corpus
 from electra_kernels.data.vocabulary import train_vocabulary
@@ -23,7 +24,7 @@ from electra_kernels.evaluation.held_out import FixedCorruption, isolated, stand
 from electra_kernels.evaluation.probing import probe
 from electra_kernels.evaluation.probing.replaced_tokens import replaced_tokens
 from electra_kernels.models import ElectraConfig
-from electra_kernels.training.objectives import Objective, text_facts
+from electra_kernels.training.objectives import Objective
 from electra_kernels.training.objectives.detection import RowDetection, TokenDetection
 from electra_kernels.training.schedule import Budget
 from electra_kernels.training.trainer import State

@@ -18,7 +18,7 @@ from electra_kernels.evaluation.comparison.setting import (
 )
 from electra_kernels.evaluation.probing import probe
 from electra_kernels.models import Encoder
-from electra_kernels.training.alarms import Watch
+from electra_kernels.training.alarms import Monitor
 from electra_kernels.training.checkpoint import save_weights
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.schedule import Budget
@@ -103,7 +103,7 @@ def _trained(setting: Setting, run: Run) -> tuple[Encoder, dict[str, Any]]:
         figure = probe(encoder, setting.curve, frozen=True, seed=run.seed)
         return encoder, {"tokens": 0, "curve": [_point(State(), {"figure": figure})], "alarms": []}
     objective = objective_of(setting, run)
-    encoder, watch = objective.encoder, Watch(setting.plateau)
+    encoder, monitor = objective.encoder, Monitor(setting.plateau)
     alarms: list[str] = []
     budget = Budget(setting.recipe.steps, setting.minutes)
 
@@ -118,7 +118,7 @@ def _trained(setting: Setting, run: Run) -> tuple[Encoder, dict[str, Any]]:
         budget,
         measure=measure,
         is_due=evenly_spaced(CURVE_POINTS),
-        report=lambda state, curve: alarms.extend(map(str, watch.see(state))),
+        report=lambda state, curve: alarms.extend(map(str, monitor.check(state))),
     )
     return encoder, {
         "steps": state.step,

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from electra_kernels.data.facts import TextFacts
 from electra_kernels.data.rows import Rows
 from electra_kernels.evaluation.probing import Task
 from electra_kernels.models import ElectraConfig, Encoder, EncoderConfig, electra_config
-from electra_kernels.training.objectives import OBJECTIVES, Objective, Proposed, TextFacts
+from electra_kernels.training.objectives import OBJECTIVES, GeneratorObjective, Objective
 from electra_kernels.training.recipe import Recipe
 
 UNTRAINED = "untrained"
@@ -88,7 +89,7 @@ def objective_of(setting: TrainingSetting, run: Run) -> Objective:
     """The objective of a run, on the CPU; the seed alone decides the initial weights of its encoder."""
     initial = initial_encoder(setting, run.seed).state_dict()
     kind, recipe = OBJECTIVES[run.objective], setting.recipe
-    if issubclass(kind, Proposed):
+    if issubclass(kind, GeneratorObjective):
         objective: Objective = kind(
             setting.config,
             setting.text,

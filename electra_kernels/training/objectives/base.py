@@ -1,11 +1,11 @@
-"""The shape of an objective: makes a batch, computes a loss, names its metrics."""
+"""The interface of an objective: it makes a batch, computes a loss and names its metrics."""
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from electra_kernels.data.facts import TextFacts, text_facts  # noqa: F401 -- exported by the package
+from electra_kernels.data.facts import TextFacts
 from electra_kernels.data.rows import Rows
 from electra_kernels.models import ElectraConfig, Encoder
 
@@ -20,21 +20,21 @@ class TokenBatch(NamedTuple):
 
 
 class Objective(nn.Module):
-    """A model together with what it is asked.
+    """A model together with the question that it is trained on.
 
-    Random numbers come from torch's global generator, which the run seeds.
+    Random numbers come from torch's global generator, which `electra_kernels.training.trainer.train` seeds.
 
     Args:
-        config: of the models; the encoder that is trained is that of ``config.discriminator``.
-        text: what the objective may know of the text.
+        config: sizes and options of the models. The trained encoder has the sizes of ``config.discriminator``.
+        text: facts about the training text.
 
     Attributes:
-        name: of ``--objective`` and of tables.
-        per: "token" or "row", what a label is given to.
+        name: the value of ``--objective``, also used in tables.
+        per: "token" or "row": the unit that gets a label.
         labels: how many labels a row has, in words.
-        detects, cannot_detect: what an encoder trained so can and cannot learn to see, in words.
-        metrics: names of what `forward` reports besides the loss.
-        model: what holds the encoder and its head.
+        detects, cannot_detect: what an encoder trained this way can and cannot learn to see, in words.
+        metrics: names of the metrics that `forward` returns beside the loss.
+        model: the module that holds the encoder and its head.
     """
 
     name: str
@@ -51,21 +51,21 @@ class Objective(nn.Module):
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder that is trained; others may share its embeddings, so copy weights into it, never replace it."""
+        """The trained encoder. Copy weights into it, never replace it: other modules may share its embeddings."""
         encoder = self.model.encoder
         assert isinstance(encoder, Encoder)
         return encoder
 
     def batch(self, tokens: TokenBatch) -> Any:
-        """The batch as `forward` takes it, by default as it is."""
+        """The input of `forward`, made from a batch of rows; by default the rows themselves."""
         return tokens
 
     def forward(self, batch: Any, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss [] and the metrics, 0-dim tensors; ``progress`` in [0, 1] says how much of the run is over."""
+        """The loss [] and the metrics, 0-dim tensors. ``progress`` in [0, 1] is the finished share of the training."""
         raise NotImplementedError
 
 
-def take(rows: Rows, index: Tensor, device: torch.device) -> TokenBatch:
-    """The rows of ``index`` [B], on ``device``."""
+def token_batch(rows: Rows, index: Tensor, device: torch.device) -> TokenBatch:
+    """The rows with the numbers ``index`` [B], on ``device``."""
     parts = (rows.input_ids, rows.attention_mask, rows.maskable, rows.document)
     return TokenBatch(*(part[index].to(device, non_blocking=True) for part in parts))

@@ -1,4 +1,4 @@
-"""What the objectives share that ask "is this right?": of every token, or of the row, by the same module."""
+"""Objectives that ask "is this the original?" of every token or of every row, with the same module."""
 
 from typing import Any, NamedTuple
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from electra_kernels import ReplacedTokens, TokenLoss, masked_bce_with_logits
+from electra_kernels.data.facts import TextFacts
 from electra_kernels.models import Discriminator, ElectraConfig, Encoder
-from electra_kernels.training.objectives.base import Objective, TextFacts
+from electra_kernels.training.objectives.base import Objective
 
 
 class CorruptedBatch(NamedTuple):
@@ -27,7 +28,7 @@ class LabelledRows(NamedTuple):
 
 
 def detection_metrics(rtd: TokenLoss) -> dict[str, Tensor]:
-    """``rtd_loss``, ``replaced``: the share of the tokens asked about, and ``recall``, of these at probability 0.5."""
+    """``rtd_loss``; ``recall`` at probability 0.5; ``replaced``, the share of the classified tokens."""
     true_positives, _, false_negatives, _ = rtd.counts
     replaced = true_positives + false_negatives
     return {
@@ -38,7 +39,7 @@ def detection_metrics(rtd: TokenLoss) -> dict[str, Tensor]:
 
 
 class TokenDetection(Objective):
-    """Every token is asked whether it is original; a subclass's `batch`, a `CorruptedBatch`, says what is not."""
+    """Classifies every token as original or replaced. The `batch` of a subclass returns a `CorruptedBatch`."""
 
     per = "token"
     labels = "every token"
@@ -64,9 +65,9 @@ class TokenDetection(Objective):
 
 
 class RowDetection(Objective):
-    """One question per row, answered at its first token, ``[CLS]``, by the module of `TokenDetection`.
+    """Classifies every row as original or changed, at its first token, ``[CLS]``, with the module of `TokenDetection`.
 
-    A subclass's `batch`, `LabelledRows`, says which rows are not as they were.
+    The `batch` of a subclass returns `LabelledRows`.
     """
 
     per = "row"
@@ -82,7 +83,7 @@ class RowDetection(Objective):
         return self.loss(batch)
 
     def loss(self, rows: LabelledRows) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean over the rows that have a label, and the metrics."""
+        """The mean loss [] of the rows that have a label, and the metrics."""
         logits = self.row_scores(rows.input_ids, rows.attention_mask)
         loss = masked_bce_with_logits(logits, rows.labels, rows.has_label)
         right = ((logits > 0) == rows.labels) & rows.has_label
@@ -93,5 +94,5 @@ class RowDetection(Objective):
         }
 
     def row_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """[B], higher where the row does not look as it was."""
+        """[B], higher where a row looks changed."""
         return self.model.logits(input_ids, attention_mask)[:, 0]

@@ -1,17 +1,24 @@
-"""The masked language model (Devlin et al. 2019): which word is behind the mask."""
+"""Objectives that predict the original words: behind masks (BERT) or behind a generator's replacements."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from electra_kernels import mask_tokens
-from electra_kernels.models import ElectraConfig, Encoder, Generator
-from electra_kernels.training.objectives.base import Objective, TextFacts, TokenBatch
+from electra_kernels import MaskedTokens, mask_tokens
+from electra_kernels.data.facts import TextFacts
+from electra_kernels.models import ElectraConfig, Encoder, Generator, Proposal, Proposer
+from electra_kernels.models.encoder import linear
+from electra_kernels.training.objectives.base import Objective, TokenBatch
+from electra_kernels.training.objectives.replaced_tokens import GeneratorObjective, proposal_metrics
 
 
 class MaskedLanguageModel(Objective):
-    """Masks 15 % of the tokens and predicts them.
+    """Masks 15 % of the tokens and predicts them (Devlin et al. 2019).
 
     The masking is that of ELECTRA's generator: [MASK] with probability 0.85, else the token stays. BERT's 80 / 10 /
-    10 has random words as well; the same masking leaves the loss as the only difference from `replaced_tokens`.
+    10 has random words as well; with the same masking, the loss is the only difference from `replaced_tokens`.
     """
 
     name = "masked_lm"
@@ -37,3 +44,107 @@ class MaskedLanguageModel(Objective):
         mlm = self.model(masked, batch.attention_mask)
         accuracy = mlm.is_top1.sum() / (masked.targets >= 0).sum().clamp(min=1)
         return mlm.loss, {"mlm_loss": mlm.loss.detach(), "mlm_accuracy": accuracy}
+
+
+class RestorationObjective(GeneratorObjective):
+    """Predicts the originals behind a generator's replacements. Options: the head start of `GeneratorObjective`.
+
+    The loss is the generator's plus the `restoration_loss` of a subclass. Like the generator's, the head that predicts
+    is tied to the encoder's word embedding. Both losses are cross-entropies over the vocabulary, and a picked token
+    weighs the same in both: the paper gives no weight, and ELECTRA's 50 is for a loss of a tenth of that size.
+    """
+
+    model: Generator
+
+    def __init__(self, config: ElectraConfig, text: TextFacts, **options: Any) -> None:
+        super().__init__(config, text, **options)
+        self.model = Generator(Encoder(config.discriminator))
+        self.proposer = Proposer(config, self.model.encoder, text.counts)
+
+    def forward(self, batch: TokenBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        proposal = self.proposer.propose(
+            batch.input_ids,
+            batch.attention_mask,
+            batch.maskable,
+            replacements=self.replacements(progress),
+        )
+        metrics = proposal_metrics(proposal, batch)
+        if proposal.mlm is not None and proposal.replaced is None:
+            return proposal.mlm.loss, metrics
+        loss, more = self.restoration_loss(proposal, batch)
+        return loss if proposal.mlm is None else proposal.mlm.loss + loss, metrics | more
+
+    def restoration_loss(self, proposal: Proposal, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The encoder's loss [] on ``proposal.replaced``, and its metrics."""
+        raise NotImplementedError
+
+
+class ReplaceMLM(RestorationObjective):
+    """Predicts the original at the picked 15 %, whether it was replaced or not.
+
+    A masked language model that sees a generator's words instead of [MASK]: "Replace MLM" of Clark et al. 2020,
+    section 3.4.
+    """
+
+    name = "replace_mlm"
+    labels = "15 % of the tokens"
+    detects = "which word would be right at a place that it is asked about"
+    cannot_detect = "which places to ask about; 85 % of the tokens give no signal"
+    metrics = ("mlm_loss", "mlm_accuracy", "replaced", "restoration_loss", "restoration_accuracy")
+
+    def restoration_loss(self, proposal: Proposal, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        masked, _, replaced = proposal
+        assert replaced is not None
+        restored = self.model(
+            MaskedTokens(replaced.input_ids, masked.positions, masked.targets), batch.attention_mask
+        )
+        accuracy = restored.is_top1.sum() / (masked.targets >= 0).sum().clamp(min=1)
+        return restored.loss, {
+            "restoration_loss": restored.loss.detach(),
+            "restoration_accuracy": accuracy,
+        }
+
+
+class AllTokensMLM(RestorationObjective):
+    """Predicts every original with a copy mechanism: "All-Tokens MLM" of Clark et al. 2020, section 3.4.
+
+    p(original) = D [input is the original] + (1 - D) softmax(original), at every token but padding. D is a sigmoid of
+    a linear layer on the encoder's state. The loss is the mean of -log p over these tokens, special ones included (the
+    tokens that the discriminator of `replaced_tokens` classifies), divided by the share of picked tokens. So a picked
+    token weighs as much as in the generator's loss and in `replace_mlm`.
+    """
+
+    name = "all_tokens_mlm"
+    labels = "every token"
+    detects = "which words do not fit, and which word would be right"
+    cannot_detect = "replacements as plausible as the original"
+    metrics = ("mlm_loss", "mlm_accuracy", "replaced", "restoration_loss", "copied")
+
+    def __init__(self, config: ElectraConfig, text: TextFacts, **options: Any) -> None:
+        super().__init__(config, text, **options)
+        self.copy = linear(config.discriminator.hidden_size, 1, config.discriminator.initializer_range)
+
+    def restoration_loss(self, proposal: Proposal, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        replaced = proposal.replaced
+        assert replaced is not None
+        hidden = self.model.encoder(replaced.input_ids, batch.attention_mask)
+        targets = batch.input_ids.masked_fill(~batch.attention_mask, -100)
+        word = self.model.head(self.model.transform(hidden), targets, reduction="none").loss
+        copy = self.copy(hidden).squeeze(-1).float()
+        losses = copy_loss(copy, word, replaced.is_replaced)
+        tokens = batch.attention_mask.sum().clamp(min=1)
+        mean = losses.where(batch.attention_mask, 0).sum() / tokens
+        copied = copy.detach().sigmoid().where(batch.attention_mask, 0).sum() / tokens
+        return mean / self.config.mask_probability, {"restoration_loss": mean.detach(), "copied": copied}
+
+
+def copy_loss(copy: Tensor, word: Tensor, is_replaced: Tensor) -> Tensor:
+    """-log p of each token for the mixture of `AllTokensMLM`, in logarithms so that no probability underflows.
+
+    Args:
+        copy: [...], the logit of D.
+        word: [...], -log softmax(original).
+        is_replaced: [...] bool, true where the input is not the original, so that copying cannot restore it.
+    """
+    by_copy = F.logsigmoid(copy).masked_fill(is_replaced, -torch.inf)
+    return -torch.logaddexp(by_copy, F.logsigmoid(-copy) - word)

@@ -1,25 +1,16 @@
-"""What every objective has in common: one shape, one start, a loss that falls, no trace of an evaluation."""
+"""Rules for every objective: its interface, its initial weights, a loss that falls, no trace of an evaluation."""
 
 import copy
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 
+from electra_kernels.data.facts import TextFacts, text_facts
 from electra_kernels.data.rows import Rows, spread
 from electra_kernels.evaluation.held_out import evaluate_objective
 from electra_kernels.models import Encoder
-from electra_kernels.training.objectives import (
-    OBJECTIVES,
-    CorruptedRows,
-    CorruptedTokens,
-    Proposed,
-    ReplacedTokenDetection,
-    TextFacts,
-    take,
-    text_facts,
-)
+from electra_kernels.training.objectives import OBJECTIVES, CorruptedTokens, token_batch
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import Budget
 from electra_kernels.training.trainer import Trainer, train
@@ -49,9 +40,9 @@ def make(name, electra_config, sentences):
 
 @pytest.fixture(scope="module")
 def sentences(rows, facts):
-    """Rows in which every objective has something to learn: five counted words and a stop, in one of two languages.
+    """Rows in which every objective has something to learn: sentences that count up, in one of two languages.
 
-    A sentence counts up, from a number that goes on from the last one's; documents differ in their words.
+    A sentence has four words and a stop, and goes on where the last one ended; documents differ in their words.
     """
     generator = torch.Generator().manual_seed(0)
     stop, first, count = 5, 6, 512
@@ -66,12 +57,12 @@ def sentences(rows, facts):
     return Rows(ids, torch.arange(count), special), TextFacts(counts, special, torch.tensor([stop]))
 
 
-def test_every_objective_has_one_shape(make, name, sentences):
+def test_every_objective_has_the_same_interface(make, name, sentences):
     objective = make()
     assert objective.name == name
     assert objective.per in ("token", "row")
     assert all((objective.labels, objective.detects, objective.cannot_detect))
-    loss, metrics = objective(objective.batch(take(sentences[0], torch.arange(32), CPU)), 1.0)
+    loss, metrics = objective(objective.batch(token_batch(sentences[0], torch.arange(32), CPU)), 1.0)
     assert loss.shape == ()
     assert tuple(metrics) == objective.metrics
     assert all(value.shape == () and not value.requires_grad for value in metrics.values())
@@ -80,11 +71,11 @@ def test_every_objective_has_one_shape(make, name, sentences):
 
 
 @pytest.mark.parametrize("tie", ["all", "embeddings", "none"])
-def test_the_same_start_is_copied_into_the_encoder(make, tie, sentences):
+def test_initial_weights_can_be_copied_into_the_encoder(make, tie, sentences):
     initial = Encoder(make().config.discriminator).state_dict()
     objective = make(tie)
     objective.encoder.load_state_dict(initial)
-    batch = objective.batch(take(sentences[0], torch.arange(8), CPU))
+    batch = objective.batch(token_batch(sentences[0], torch.arange(8), CPU))
     objective(batch, 1.0)[0].backward()
     assert all(torch.equal(value, initial[key]) for key, value in objective.encoder.state_dict().items())
     assert all(parameter.grad is not None for parameter in objective.parameters())
@@ -110,11 +101,11 @@ def test_training_is_repeatable_and_an_evaluation_leaves_no_trace(make, sentence
 
 
 def test_the_loss_falls(make, sentences):
-    """On a few rows, which one label each is enough to tell apart; masks and replacements are new at every step."""
+    """On 16 rows, so few that one label per row suffices. Masks and replacements are new at every step."""
     objective = make()
     trainer = Trainer(objective, RECIPE)
     torch.manual_seed(0)
-    batch = objective.batch(take(sentences[0], torch.arange(16), CPU))
+    batch = objective.batch(token_batch(sentences[0], torch.arange(16), CPU))
     name = [metric for metric in objective.metrics if metric.endswith("_loss")][
         -1
     ]  # a generator's comes first
@@ -122,16 +113,16 @@ def test_the_loss_falls(make, sentences):
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
-def test_take_gives_the_rows_asked_for(rows):
+def test_a_token_batch_holds_the_rows_of_its_index(rows):
     index = torch.tensor([5, 2])
-    batch = take(rows, index, CPU)
+    batch = token_batch(rows, index, CPU)
     assert torch.equal(batch.input_ids, rows.input_ids[index])
     assert torch.equal(batch.attention_mask, rows.attention_mask[index])
     assert torch.equal(batch.maskable, rows.maskable[index])
     assert torch.equal(batch.document, rows.document[index])
 
 
-def test_facts_of_a_vocabulary(tokenizer, counts):
+def test_text_facts_know_sentence_ends_and_continuations(tokenizer, counts):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_tokens(["!", "."])
     facts = text_facts(tokenizer, counts)
@@ -155,45 +146,3 @@ def test_metrics_of_held_out_rows_are_means_over_rows(rows, held_out, electra_co
     figures = evaluate_objective(Lengths(electra_config, facts), held_out)
     assert figures["length"] == pytest.approx(held_out.attention_mask.sum(-1).float().mean().item())
     assert figures["rows"] <= 64
-
-
-def test_the_pair_gets_the_same_corrupted_rows_and_only_the_label_differs(rows, electra_config, facts):
-    tokens = take(rows, torch.arange(64), CPU)
-    per_token, per_row = CorruptedTokens(electra_config, facts), CorruptedRows(electra_config, facts)
-    torch.manual_seed(1)
-    first = per_token.batch(tokens)
-    torch.manual_seed(1)
-    second = per_row.batch(tokens)
-    assert torch.equal(first.replaced.input_ids, second.replaced.input_ids)
-    corrupted = first.replaced.is_replaced.any(-1)
-    assert 0.25 < corrupted.float().mean() < 0.75
-    logits = per_row.row_scores(second.replaced.input_ids, second.attention_mask)
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, corrupted.float())
-    torch.testing.assert_close(per_row(second, 1.0)[0], expected)
-
-
-def test_row_scores_rise_with_the_highest_token(electra_config, facts):
-    objective = CorruptedTokens(electra_config, facts)
-    mask = torch.tensor([[True, True, False]])
-    objective.token_scores = lambda ids, attention_mask: torch.tensor([[1.0, 2.0, 99.0]])
-    scores = objective.row_scores(torch.zeros(1, 3, dtype=torch.long), mask)
-    assert scores.item() == pytest.approx(math.log(math.e + math.e**2), rel=1e-6)
-
-
-@pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if issubclass(kind, Proposed)])
-def test_a_head_start_on_unigram_draws_trains_both_and_one_on_nothing_the_generator(
-    name, rows, electra_config, facts
-):
-    tokens = take(rows, torch.arange(32), CPU)
-    options = {"head_start": 0.5, "head_start_replacements": "unigram"}
-    objective = OBJECTIVES[name](electra_config, facts, **options)
-    early, late = (objective(tokens, progress)[1] for progress in (0.1, 0.9))
-    assert early.keys() == late.keys() == set(objective.metrics)
-    alone = OBJECTIVES[name](electra_config, facts, head_start=0.5)
-    assert alone(tokens, 0.1)[1].keys() == {"mlm_loss", "mlm_accuracy"}
-    assert alone(tokens, 0.5)[1].keys() == set(objective.metrics)
-
-
-def test_an_unknown_option_is_refused(electra_config, facts):
-    with pytest.raises(TypeError, match="tail_start"):
-        ReplacedTokenDetection(electra_config, facts, tail_start=0.5)
