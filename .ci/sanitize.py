@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import setup as builder  # noqa: E402
+from csrc import build  # noqa: E402
 from electra_kernels import backends  # noqa: E402
 
 FOLDER = ROOT / "build" / "sanitized"
@@ -116,15 +116,14 @@ def levels_here(sanitizer: Sanitizer) -> dict[str, list[str]]:
     if not supported:
         raise SystemExit(f"there are no compiled kernels here: {backends().unavailable.get('cpp')}")
     kept = supported[:1] if sanitizer is THREADS else supported
-    return {level: flags for level, flags in builder.LEVELS.items() if level in kept}
+    return {level: flags for level, flags in build.LEVELS.items() if level in kept}
 
 
 def commands_of(sanitizer: Sanitizer) -> list[tuple[str, list[str]]]:
-    commands = builder.kernel_commands(levels_here(sanitizer), sanitizer.flags)
+    commands = build.kernel_commands(levels_here(sanitizer), sanitizer.flags)
     if sanitizer is not THREADS:
         return commands
-    with_torch = [*builder.TORCH_FLAGS, "-isystem", str(builder.torch_folder() / "include")]
-    flags = [*builder.FLAGS, *with_torch, *sanitizer.flags, "-c", ".ci/parallel_for.cpp"]
+    flags = [*build.FLAGS, *build.torch_flags(), *sanitizer.flags, "-c", ".ci/parallel_for.cpp"]
     return [*commands, ("parallel_for", flags)]
 
 
@@ -134,7 +133,7 @@ def copy_package(sanitizer: Sanitizer, name: str, objects: list[Path]) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     without = shutil.ignore_patterns("__pycache__", "_cpp.so")
     shutil.copytree(ROOT / "electra_kernels", folder / "electra_kernels", ignore=without)
-    builder.link_kernels(objects, folder / "electra_kernels" / "_cpp.so", sanitizer.flags)
+    build.link_kernels(objects, folder / "electra_kernels" / "_cpp.so", sanitizer.flags)
     return folder
 
 
@@ -142,7 +141,7 @@ def run(sanitizer: Sanitizer, folder: Path, *arguments: str) -> tuple[int, str]:
     """Exit status and standard error of a Python in which `folder` comes first on the path, with the libraries of
     the sanitizer loaded before all others."""
     libraries = [
-        subprocess.check_output([*builder.host_compiler(), f"-print-file-name={name}"], text=True).strip()
+        subprocess.check_output([*build.host_compiler(), f"-print-file-name={name}"], text=True).strip()
         for name in sanitizer.libraries
     ]
     environment = (
@@ -171,7 +170,7 @@ def report_of_fault(
     source, mutant = (FOLDER / sanitizer.name / f"mutant_{fault.stem}{suffix}" for suffix in (".cpp", ".o"))
     source.write_text(text.replace(fault.right, fault.wrong))
     name, arguments = next(c for c in reversed(commands) if c[0].partition("-")[0] == fault.stem)
-    builder.compile_and_link([*arguments[:-1], str(source), "-Icsrc/cpu", "-o", str(mutant)])
+    build.compile_and_link([*arguments[:-1], str(source), "-Icsrc/cpu", "-o", str(mutant)])
     faulty = [mutant if path.name.startswith(f"{name}.") else path for path in objects]
     return run(sanitizer, copy_package(sanitizer, source.stem, faulty), "-c", PROBE)[1]
 
@@ -180,7 +179,7 @@ def check(sanitizer: Sanitizer) -> bool:
     """Whether it reports the faults and nothing else."""
     start = time.monotonic()
     commands = commands_of(sanitizer)
-    objects = builder.build_objects(FOLDER / sanitizer.name / "objects", commands)
+    objects = build.build_objects(FOLDER / sanitizer.name / "objects", commands)
     package = copy_package(sanitizer, "package", objects)
     print(f"{sanitizer.name}: built: {time.monotonic() - start:.0f} s", flush=True)
     for fault in sanitizer.faults:

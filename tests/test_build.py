@@ -1,6 +1,5 @@
 """The build of the compiled libraries, each time in a copy of the sources and without pip, to be quick."""
 
-import importlib.util
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import csrc.build
 import electra_kernels
 
 ROOT = Path(__file__).parent.parent
@@ -187,12 +187,9 @@ def test_kernels_are_compiled_again_only_if_something_changed(sources):
 
 @pytest.fixture
 def builder(tmp_path, monkeypatch):
-    """setup.py as a module, with a folder of its own, a few sources there, and a compiler that only writes a file."""
-    spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(module, "compile_and_link", lambda command, _: Path(command[-1]).touch())
+    """csrc/build.py for a few sources in a temporary folder, with a compiler that only creates its output file."""
+    monkeypatch.setattr(csrc.build, "ROOT", tmp_path)
+    monkeypatch.setattr(csrc.build, "compile_and_link", lambda command, _: Path(command[-1]).touch())
     for name, text in {
         "a.cu": '#include "b.h"\n#include <c.h>\n#include "absent.h"\n',
         "b.h": '#pragma once\n#if X\n# include "deep/d.h"\n#endif\n',
@@ -203,7 +200,7 @@ def builder(tmp_path, monkeypatch):
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    return module
+    return csrc.build
 
 
 def test_what_a_source_includes_is_found_beside_it_and_in_the_folders_given(builder, tmp_path):
@@ -253,8 +250,13 @@ def test_a_source_distribution_is_enough_to_build_from(sources):
     (unpacked,) = (sources / "unpacked").iterdir()
     names = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     for folder in ("csrc", "electra_kernels"):
-        files = {str(path.relative_to(sources)) for path in (sources / folder).rglob("*") if path.is_file()}
+        files = {
+            str(path.relative_to(sources))
+            for path in (sources / folder).rglob("*")
+            if path.is_file() and path.suffix != ".pyc"
+        }
         assert files <= names
+    assert not [name for name in names if name.endswith(".pyc")]
     assert {"LICENSE", "CITATION.cff", "README.md", "setup.py", "pyproject.toml"} <= names
     # Objects are named by all that they were made from: one that fits shows that its sources are there.
     if OBJECTS.exists():
@@ -339,14 +341,6 @@ def test_the_cuda_library_is_built_for_each_generation_and_says_so(cuda_build):
     assert b".target sm_100" in text or b"compute_100" in text
 
 
-@pytest.fixture(scope="module")
-def setup_module():
-    spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     "listed, architectures",
     [
@@ -355,13 +349,11 @@ def setup_module():
         ("7.5 8.0;9.0a+PTX", ["sm_80", "sm_90a", "compute_90a"]),
     ],
 )
-def test_the_cuda_kernels_are_built_for_the_architectures_of_torch(
-    setup_module, monkeypatch, listed, architectures
-):
+def test_the_cuda_kernels_are_built_for_the_architectures_of_torch(monkeypatch, listed, architectures):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
-    assert setup_module.wanted_architectures() == architectures
+    assert csrc.build.wanted_architectures() == architectures
     (arguments,) = (
-        arguments for name, arguments in setup_module.cuda_commands(architectures) if name == "cuda_bce"
+        arguments for name, arguments in csrc.build.cuda_commands(architectures) if name == "cuda_bce"
     )
     codes = [argument.rpartition("=")[2] for argument in arguments if argument.startswith("-gencode")]
     assert (codes, "--threads=0" in arguments) == (architectures, True)
@@ -370,10 +362,10 @@ def test_the_cuda_kernels_are_built_for_the_architectures_of_torch(
 @pytest.mark.parametrize(
     "listed, words", [("Hopper", "names 'Hopper'"), ("9", "names '9'"), ("7.0 7.5", "from 8.0 on")]
 )
-def test_architectures_that_cannot_be_built_are_refused(setup_module, monkeypatch, listed, words):
+def test_architectures_that_cannot_be_built_are_refused(monkeypatch, listed, words):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
-    with pytest.raises(setup_module.BuildError, match=words):
-        setup_module.wanted_architectures()
+    with pytest.raises(csrc.build.BuildError, match=words):
+        csrc.build.wanted_architectures()
 
 
 @needs_nvcc

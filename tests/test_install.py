@@ -1,6 +1,5 @@
 """The way of a user: pip builds the sources in isolation, the wheel works in an environment of its own."""
 
-import importlib.util
 import json
 import os
 import re
@@ -12,7 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_build import NO_CUDA, NO_CUDA_REASON, ROOT, build, copy_sources
+from test_build import NO_CUDA, NO_CUDA_REASON, copy_sources
+from test_build import build as run_hook
+
+from csrc import build
 
 STEP = """
 import torch
@@ -46,7 +48,7 @@ def wheel(tmp_path_factory):
     """sdist → pip, isolated → wheel → the tag of the C library that it needs."""
     folder = tmp_path_factory.mktemp("install")
     sources = copy_sources(folder / "sources")
-    shutil.unpack_archive(build("sdist", sources), folder / "unpacked", filter="data")
+    shutil.unpack_archive(run_hook("sdist", sources), folder / "unpacked", filter="data")
     (unpacked,) = (folder / "unpacked").iterdir()
     if (sources / "build").exists():
         shutil.copytree(sources / "build", unpacked / "build")
@@ -106,14 +108,11 @@ def test_the_joint_step_runs_there(environment):
 
 
 def test_where_there_is_no_torch_the_build_says_what_to_do(tmp_path, monkeypatch):
-    specification = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
-    setup = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(setup)
-    assert setup.torch_folder() == Path(torch.__file__).parent
-    setup.torch_folder.cache_clear()
+    assert build.torch_folder() == Path(torch.__file__).parent
+    build.torch_folder.cache_clear()
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path, folder=tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     with pytest.raises(
-        setup.BuildError, match=r"there is no torch for .*: install torch first, or use --no-build-i"
+        build.BuildError, match=r"there is no torch for .*: install torch first, or use --no-build-i"
     ):
-        setup.torch_folder()
+        build.torch_folder()

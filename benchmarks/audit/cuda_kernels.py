@@ -1,6 +1,5 @@
 """The CUDA kernels as nvcc compiles them: what each is made of, by the symbol that it has in the objects."""
 
-import importlib.util
 import re
 import subprocess
 import tempfile
@@ -14,6 +13,7 @@ import triton
 
 from benchmarks.audit import assembly
 from benchmarks.audit.assembly import Instruction
+from csrc import build
 
 ROOT = Path(__file__).parents[2]
 _USAGE = re.compile(r" Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)")
@@ -55,15 +55,9 @@ class CudaKernel:
         return sum(name.startswith("STL") for name in names), sum(name.startswith("LDL") for name in names)
 
 
-@cache
 def builder() -> Any:
-    """setup.py as a module: it knows the sources and the compilers' options."""
-    spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module that knows the sources and the compilers' options."""
+    return build
 
 
 @cache

@@ -14,7 +14,7 @@ PYTEST = ["-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-p", "fiber_b
 
 def main() -> int:
     start = time.monotonic()
-    library.build()
+    library.build_library()
     print(f"built with fibers: {time.monotonic() - start:.0f} s", flush=True)
     environment = library.environment()
     # A mutant is caught by a test that fails, which says something only where the suite passes without it.

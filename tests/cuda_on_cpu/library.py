@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import setup as builder  # noqa: E402
+from csrc import build  # noqa: E402
 
 FOLDER = ROOT / "build" / "fibers"
 LIBRARY = FOLDER / "_cuda.so"
@@ -24,16 +24,15 @@ SANITIZE = (
 FLAGS = ["-ffp-contract=off", "-DEK_FIBERS", f"-I{HERE}", "-Icsrc/cuda", "-O1", "-g", "-x", "c++"]
 
 
-def build() -> Path:
+def build_library() -> Path:
     """Make the library, of which only what has changed is compiled again."""
-    with_torch = [*builder.TORCH_FLAGS, "-isystem", str(builder.torch_folder() / "include")]
     folders = (ROOT / "csrc" / "cuda", ROOT / HERE)
     sources = sorted(path for folder in folders for path in (*folder.glob("*.cu"), *folder.glob("*.cpp")))
     commands = []
     for source in sources:
-        flags = [*builder.FLAGS, *SANITIZE, *FLAGS, *(with_torch if source.suffix == ".cpp" else [])]
+        flags = [*build.FLAGS, *SANITIZE, *FLAGS, *(build.torch_flags() if source.suffix == ".cpp" else [])]
         commands.append((source.name, [*flags, "-c", str(source.relative_to(ROOT))]))
-    builder.link_kernels(builder.build_objects(FOLDER / "objects", commands), LIBRARY, SANITIZE)
+    build.link_kernels(build.build_objects(FOLDER / "objects", commands), LIBRARY, SANITIZE)
     return LIBRARY
 
 
@@ -41,7 +40,7 @@ def environment() -> dict[str, str]:
     """Of a process that can load the library: AddressSanitizer comes first, and new memory is full of NaN."""
     names = ("libasan.so", "libstdc++.so.6")
     found = [
-        subprocess.check_output([*builder.host_compiler(), f"-print-file-name={name}"], text=True).strip()
+        subprocess.check_output([*build.host_compiler(), f"-print-file-name={name}"], text=True).strip()
         for name in names
     ]
     options = {
