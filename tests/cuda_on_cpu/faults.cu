@@ -1,7 +1,6 @@
 // Kernels of one block, or of one cluster, that do right or wrong in one way each, for test_fibers.py.
 
-#include "../../csrc/cuda/elements.h"
-#include "../../csrc/cuda/reduce.h"
+#include "../../csrc/cuda/vector.h"
 #include "faults.h"
 
 namespace cuda_on_cpu {
