@@ -1,4 +1,4 @@
-"""What the build left behind: libraries of kernels and the module that describes them, or why one is not there."""
+"""The results of the build: which libraries exist, how they were built, and why others are missing."""
 
 import importlib
 import json
@@ -13,7 +13,7 @@ _FACTS = ("compiler", "flags", "architecture", "libraries")
 
 
 def missing() -> dict[str, str]:
-    """Library → why the build left none; of those that can be used nothing is said."""
+    """Library → why the build left none. Libraries that can be used are not listed."""
     if not _RECORD.exists():
         return dict.fromkeys(_LIBRARIES, "setup.py was not run")
     record = json.loads(_RECORD.read_text())
@@ -26,10 +26,10 @@ def missing() -> dict[str, str]:
 
 
 def build_info() -> dict[str, Any]:
-    """What ``_C`` knows of the build, which only people ask for.
+    """What ``_C`` records about the build, for people to read.
 
     Returns:
-        ``missing``: library → why it is not there; and unless ``_C`` is among them ``compiler``, ``flags``,
+        ``missing``: library → why it is not there. If ``_C`` is not missing, also ``compiler``, ``flags``,
         ``architecture`` and ``libraries``: name → instruction sets or generations of GPUs.
     """
     reasons = missing()
@@ -38,6 +38,6 @@ def build_info() -> dict[str, Any]:
     try:
         module = importlib.import_module("electra_kernels._C")
     except ImportError as error:
-        # Unlike the kernels it is tied to the Python that it was built by.
+        # Unlike the libraries of kernels, _C works only with the Python version that it was built for.
         return {"missing": reasons | {"_C": f"it was built, but not for here: {error}"}}
     return {"missing": reasons, **{name: getattr(module, name) for name in _FACTS}}

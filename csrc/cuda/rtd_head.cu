@@ -22,9 +22,8 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int64_t kMaxBlocks = 512;
-constexpr int kMinBlocks =
-    6;                      // resident blocks per multiprocessor; without a number, ptxas spills to have more
-constexpr int kUnit = 256;  // a warp holds a multiple of these columns, 8 per lane
+constexpr int kMinBlocks = 6;  // resident blocks per SM. Without it ptxas spills to have more.
+constexpr int kUnit = 256;     // a warp holds a multiple of these columns, 8 per lane
 constexpr int kMaxUnits = 4;
 
 // ---- rows of a warp ---------------------------------------------------------------------------------------

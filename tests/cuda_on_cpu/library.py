@@ -1,5 +1,7 @@
-"""The CUDA kernels as a library for this processor: the same sources with the threads of a block as fibers
-(`fibers.h`), compiled with AddressSanitizer."""
+"""Builds the CUDA kernels as a library for the CPU.
+
+The sources are the same. The threads of a block are fibers (`fibers.h`), and the code has AddressSanitizer in it.
+"""
 
 import os
 import subprocess
@@ -20,12 +22,12 @@ SANITIZE = (
     "-fno-omit-frame-pointer",
     "-fno-strict-aliasing",
 )
-# As nvcc's: no contraction. g++ does not know the ending .cu.
+# No contraction, as with nvcc. g++ does not know the file ending .cu.
 FLAGS = ["-ffp-contract=off", "-DEK_FIBERS", f"-I{HERE}", "-Icsrc/cuda", "-O1", "-g", "-x", "c++"]
 
 
 def build_library() -> Path:
-    """Make the library, of which only what has changed is compiled again."""
+    """Compile the sources that have changed, and link the library."""
     folders = (ROOT / "csrc" / "cuda", ROOT / HERE)
     sources = sorted(path for folder in folders for path in (*folder.glob("*.cu"), *folder.glob("*.cpp")))
     commands = []
@@ -37,7 +39,7 @@ def build_library() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Of a process that can load the library: AddressSanitizer comes first, and new memory is full of NaN."""
+    """Environment of a process that loads the library: AddressSanitizer comes first and fills new memory with NaN."""
     names = ("libasan.so", "libstdc++.so.6")
     found = [
         subprocess.check_output([*build.host_compiler(), f"-print-file-name={name}"], text=True).strip()
@@ -45,7 +47,7 @@ def environment() -> dict[str, str]:
     ]
     options = {
         "detect_leaks": 0,
-        # A report becomes an exception of the launch.
+        # The launch turns a report into an exception.
         "halt_on_error": 0,
         "suppress_equal_pcs": 0,
         "max_malloc_fill_size": 1 << 30,
@@ -56,5 +58,5 @@ def environment() -> dict[str, str]:
         "ASAN_OPTIONS": ":".join(f"{name}={value}" for name, value in options.items()),
         "PYTHONPATH": str(ROOT / HERE),
         "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",  # the library of a GPU has ops of the same names
+        "CUDA_VISIBLE_DEVICES": "",  # the real CUDA library has ops of the same names
     }
