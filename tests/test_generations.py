@@ -23,18 +23,18 @@ STREAMS = {
     "bce": {"forward": (LOADS, STORES), "backward": (LOADS, STORES), "join": ()},
     "rtd_head": {
         "forward_held": (LOADS,),
-        "visit_any": (LOADS,),
+        "scan_any": (LOADS,),
         "backward": (LOADS, STORES),
         "join": (),
     },
     "sampling": {
         "sample_row": (LOADS,),
-        "gradient_row": (LOADS, STORES),
-        "replace_row": (),  # of 8-byte ids in rows of any stride
     },
+    "replacing": {"replace_row": ()},  # of 8-byte ids in rows of any stride
     "mlm_head": {
         "cross_entropy_row": (LOADS,),
         "cross_entropy_row_": (LOADS, STORES),
+        "gradient_row": (LOADS, STORES),
         "scale_row": (LOADS, STORES),
         "reduce_all_losses": (),
     },
