@@ -1,5 +1,5 @@
-// What the kernels of both devices share: element types, the log-sum-exp of a row in two parts, and arguments
-// that both take alike.
+// Definitions that the kernels of both devices share: element types, the log-sum-exp of a row in two parts,
+// and arguments that both take.
 //
 // Kernel files include this header, and no header of torch or of the C++ standard library. The CPU kernels
 // are compiled once per instruction-set level. The linker would merge an inline function that two levels

@@ -1,5 +1,5 @@
-// What the host functions (*_ops.cpp) of both devices share. Kernel files include common.h instead, which
-// needs no torch.
+// Definitions that the host functions (*_ops.cpp) of both devices share. Kernel files include common.h
+// instead, which needs no torch.
 
 #pragma once
 
@@ -88,7 +88,7 @@ inline const LogSumExp* logsumexps_of(const Tensor& tensor) {
   return reinterpret_cast<const LogSumExp*>(tensor.const_data_ptr<float>());
 }
 
-// What the masked-LM head returns for each row; tensors [...] as the targets. Every row is written.
+// The outputs of the masked-LM head for each row, with the targets' shape [...]. Every row is written.
 struct CrossEntropyTensors {
   explicit CrossEntropyTensors(const Tensor& targets)
       : losses(empty_like(targets, ScalarType::Float)),

@@ -26,7 +26,7 @@ def missing() -> dict[str, str]:
 
 
 def build_info() -> dict[str, Any]:
-    """What ``_C`` records about the build, for people to read.
+    """Facts about the build that ``_C`` records, for people to read.
 
     Returns:
         ``missing``: library → why it is not there. If ``_C`` is not missing, also ``compiler``, ``flags``,

@@ -1,5 +1,5 @@
-// What the CPU's host functions (*_ops.cpp) share: the instruction-set levels, and loops on torch's own
-// threads.
+// Definitions that the CPU's host functions (*_ops.cpp) share: the instruction-set levels, and loops on
+// torch's own threads.
 
 #pragma once
 

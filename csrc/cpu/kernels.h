@@ -55,7 +55,7 @@ struct SamplingKernels {
                            int64_t gradient_stride);
 };
 
-// Where the gradient of a row is written: (softmax - one_hot(target)) * scale. It may overwrite the logits.
+// Memory for the gradient of a row, (softmax - one_hot(target)) * scale. It may be the memory of the logits.
 struct GradientRow {
   void* data;  // [size], `stride` elements apart; null: no gradient
   int64_t stride;
@@ -83,7 +83,7 @@ struct Elements {
   const int64_t* strides;  // [dimensions]
 };
 
-// What the binary cross-entropy needs of each token besides its logit.
+// The inputs of the binary cross-entropy besides the logits.
 struct Terms {
   Elements labels, mask, positive_weight;
   float label_smoothing;

@@ -9,7 +9,7 @@
 
 namespace electra_kernels {
 
-// Where each row of a tensor [..., V] begins, whatever the strides of the leading dimensions.
+// The addresses of the rows of a tensor [..., V], for any strides of the leading dimensions.
 class Rows {
  public:
   Rows(const Tensor& tensor, void* data) : data_(static_cast<char*>(data)) {

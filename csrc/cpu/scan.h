@@ -9,7 +9,7 @@
 namespace electra_kernels {
 namespace {
 
-// What is known of the tiles of a row, each array [count]. It lies in scratch memory, behind the row's own
+// Maxima and sums of the tiles of a row, each array [count]. They lie in scratch memory, behind the row's own
 // floats.
 struct Tiles {
   float* maximum;

@@ -1,4 +1,4 @@
-// What every kernel file (*.cu) needs: CUDA, launches, shared memory, and named barriers and bounds that the
+// Included by every kernel file (*.cu): CUDA, launches, shared memory, and named barriers and bounds that the
 // tests can remove.
 //
 // The same sources also compile as host C++ with the threads of a block as fibers (EK_FIBERS,

@@ -1,5 +1,5 @@
-// What CUDA's host functions (*_ops.cpp) share: the device and stream of a tensor, and the dispatch key of
-// the ops. Under fibers (tests/cuda_on_cpu) the ops take CPU tensors.
+// Definitions that CUDA's host functions (*_ops.cpp) share: the device and stream of a tensor, and the
+// dispatch key of the ops. Under fibers (tests/cuda_on_cpu) the ops take CPU tensors.
 
 #pragma once
 

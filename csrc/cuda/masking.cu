@@ -2,10 +2,10 @@
 // floor(u (n - j))-th of the tokens that the earlier slots have left.
 //
 // One launch does the work of a copy, a cumulative sum per slot, two gathers and a scatter. The ids are read
-// once and written once; the remaining tokens are one bit each, in shared memory. Rows are independent, so
-// each has a block of its own. Each slot depends on the earlier ones, so a single warp removes the tokens, in
-// a few instructions per slot: a lane owns a run of the bits and knows how many are set before it. All
-// threads share the rest of the work.
+// once and written once; the remaining tokens are one bit each, in shared memory unless the row is too long.
+// Rows are independent, so each has a block of its own. Each slot depends on the earlier ones, so a single
+// warp removes the tokens, in a few instructions per slot: a lane owns a run of the bits and knows how many
+// are set before it. All threads share the rest of the work.
 
 #include "device.h"
 

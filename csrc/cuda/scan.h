@@ -18,7 +18,8 @@ constexpr float kLog2E = 1.44269504f;
 // exponent is rounded to a float, so the relative error grows with its size.
 __device__ inline float exponential(float x, float scale = 1) { return power_of_two(x * (scale * kLog2E)); }
 
-// What to subtract if the maximum is x: if every logit is -inf, -inf - -inf would give NaN.
+// The number to subtract if the maximum is x. If every logit is -inf, it is 0, because -inf - -inf would give
+// NaN.
 __device__ inline float finite_or_zero(float x) { return fabsf(x) < kInfinity ? x : 0; }
 
 // ---- the tiles of a row -----------------------------------------------------------------------------------
@@ -30,7 +31,7 @@ struct Draw {
   float inverse_temperature;
 };
 
-// What is known of the tiles of a row, each array [count]. The banned token is left out.
+// Maxima and sums of the tiles of a row, each array [count]. The banned token is left out.
 struct Tiles {
   float* maximum;
   float* total;     // sum of exp(x - maximum)
