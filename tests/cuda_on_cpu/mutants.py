@@ -63,7 +63,12 @@ def outcome(status: int, log: Path) -> str | None:
     """How the mutant was caught; None if it was not."""
     if os.WIFSIGNALED(status):
         return f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
-    failed = re.search(r"^FAILED \S*?(\w+\.py::\S+)", log.read_text(errors="replace"), re.MULTILINE)
+    text = log.read_text(errors="replace")
+    # AddressSanitizer turns the signal of a crash into an exit status.
+    crash = re.search(r"^Fatal Python error: (.+)", text, re.MULTILINE)
+    if crash and status != 0:
+        return f"crashed: {crash[1]}"
+    failed = re.search(r"^FAILED \S*?(\w+\.py::\S+)", text, re.MULTILINE)
     return failed[1] if failed and os.WEXITSTATUS(status) == pytest.ExitCode.TESTS_FAILED else None
 
 
