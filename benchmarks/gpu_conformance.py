@@ -33,7 +33,7 @@ def conformance(backend: str) -> Callable[[Place], bool]:
             return place.dry_run and backend == "cuda"  # no CPU has it
         if place.dry_run:
             selection = f"{backend}-cpu and not compiled and not bfloat16 and not float16"
-            return _pytest(place, ["-k", selection, *_workers(1), str(TESTS / "test_replacement.py")])
+            return _pytest(place, ["-k", selection, *_workers(1), str(TESTS / "test_replacing.py")])
         selected = ["-k", f"{backend}-cuda", f"--ignore={OFFSETS}", str(TESTS)]
         return _pytest(place, [*_properties(), *_workers(_most_workers()), *selected])
 
