@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := $(VENV)/packages
 READY := $(VENV)/ready
-SOURCES := electra_kernels benchmarks tests setup.py .ci
-CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
+SOURCES := electra_kernels benchmarks tests csrc setup.py .ci
+CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
 FIBERS := $(wildcard .ci/*.cpp tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu tests/cuda_on_cpu/*.h)
 
 .PHONY: help demo test prove fuzz sanitize lint format bench gpu-check audit wheel torches clean again
@@ -69,7 +69,7 @@ $(PACKAGES): pyproject.toml .ci/constraints.txt .ci/venv.sh
 	@bash .ci/venv.sh $(PYTHON) $(VENV)
 	@touch $@
 
-$(READY): $(PACKAGES) setup.py electra_kernels/_version.py $(CPP)
+$(READY): $(PACKAGES) setup.py csrc/build.py electra_kernels/_version.py $(CPP)
 	@echo "Building the kernels"
 	@$(BIN)/python -m pip install -qq --no-build-isolation --no-deps -e .
 	@$(BIN)/python -c 'import json; record = json.load(open("electra_kernels/_build.json")); \

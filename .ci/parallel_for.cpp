@@ -1,5 +1,5 @@
-// torch's parallel_for for ThreadSanitizer: it does not know the barriers of OpenMP, whose library is not
-// instrumented, but it knows std::thread. `sanitize.py` gives this function the name that the kernels call.
+// A replacement of torch's parallel_for for ThreadSanitizer, which understands std::thread but not the
+// barriers of OpenMP, whose library is not instrumented. `sanitize.py` makes the kernels call this function.
 
 #include <torch/csrc/stable/c/shim.h>
 
@@ -7,7 +7,8 @@
 #include <thread>
 #include <vector>
 
-// However small the work is, every thread that can have a share of it has one.
+// Splits even small work between the threads; the parameter without a name is the smallest share that torch
+// would allow.
 extern "C" AOTITorchError torch_parallel_for(int64_t begin, int64_t end, int64_t, ParallelFunc body,
                                              void* context) {
   constexpr int64_t kThreads = 3;

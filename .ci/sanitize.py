@@ -1,9 +1,9 @@
-"""What ``make sanitize`` runs: the tests of the compiled kernels with AddressSanitizer and
-UndefinedBehaviorSanitizer in them, and some of them again with ThreadSanitizer.
+"""``make sanitize``: the tests of the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, and some of
+them again under ThreadSanitizer.
 
-The kernels are built with them into ``build/sanitized``, beside copies of the package, and the tests import those
-copies. Mutants of the kernels, each with one fault, have to be reported first: that shows that the library that
-runs is the instrumented one. Under ThreadSanitizer the loops run on threads of ours (``parallel_for.cpp``).
+The instrumented kernels are built into ``build/sanitized``, in copies of the package that the tests import. First, each
+mutant of the kernels, which has one fault, must be reported: that proves that the instrumented library runs. Under
+ThreadSanitizer the loops run on threads of our own (``parallel_for.cpp``).
 """
 
 import os
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import setup as builder  # noqa: E402
+from csrc import build  # noqa: E402
 from electra_kernels import backends  # noqa: E402
 
 FOLDER = ROOT / "build" / "sanitized"
@@ -27,7 +27,7 @@ COMMON = ("-fno-omit-frame-pointer", "-O1", "-g")
 
 @dataclass(frozen=True)
 class Fault:
-    """A mutant: what stands in a source, what it has instead, and the words of the sanitizer."""
+    """A mutant: the source, the text that is replaced in it, the faulty text, and a part of the sanitizer's report."""
 
     stem: str
     right: str
@@ -37,7 +37,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Sanitizer:
-    """Flags of compiler and linker; libraries that come before all others; settings; what is tested."""
+    """How to build and run under a sanitizer.
+
+    Attributes:
+        flags: of compiler and linker.
+        libraries: loaded before all others.
+        settings: variables of the environment.
+        tests: files, of which ``selection`` (-k) chooses the tests.
+    """
 
     name: str
     flags: tuple[str, ...]
@@ -48,10 +55,10 @@ class Sanitizer:
     selection: str
 
 
-# Not those of torch.compile and of PyTorch's samples: they run no other kernel than the rest, and most of their time
-# is another's. Nor those that take gigabytes.
-WITHOUT_KERNELS = ("test_torch_integration", "test_uniforms", "test_opinfo", "test_offsets")
-# For races it is enough that each kernel runs on several threads. No thread of a fork may start another there.
+# Left out: tests of torch.compile and of PyTorch's samples, which run no other kernels and spend most of their time
+# elsewhere, and tests that take gigabytes.
+LEFT_OUT = ("test_torch_integration", "test_uniforms", "test_opinfo", "test_offsets")
+# To find races it is enough that each kernel runs on several threads. A forked process cannot start threads there.
 IN_THREADS = ("test_threads", "test_bce", "test_inplace", "test_rtd_head")
 MEMORY = Sanitizer(
     "memory",
@@ -81,7 +88,7 @@ MEMORY = Sanitizer(
         *(
             f"tests/conformance/{path.name}"
             for path in sorted((ROOT / "tests" / "conformance").glob("test_*.py"))
-            if path.stem not in WITHOUT_KERNELS
+            if path.stem not in LEFT_OUT
         ),
     ),
     "(cpp or test_compiled.py) and not _compiled[",
@@ -90,7 +97,7 @@ THREADS = Sanitizer(
     "threads",
     ("-fsanitize=thread", "-Dtorch_parallel_for=electra_kernels_parallel_for", *COMMON),
     ("libtsan.so", "libstdc++.so.6"),
-    # Python and torch are not instrumented: what they do to memory says nothing about the kernels.
+    # Python and torch are not instrumented, so reports about their memory accesses mean nothing.
     {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1 halt_on_error=1"},
     (Fault("bce_ops", "blocks[i]);", "blocks[0]);", "ThreadSanitizer: data race"),),
     tuple(f"tests/conformance/{stem}.py" for stem in IN_THREADS),
@@ -106,43 +113,45 @@ with electra_kernels.use_backend("cpp"):
     ids = torch.arange(64)[None]
     electra_kernels.mask_tokens(ids, ids >= 0, mask_token_id=0, vocab_size=64, probability=1.0)
 """
-# A worker that a sanitizer ends takes what pytest has captured with it, so it leaves standard error alone.
+# If a sanitizer ends a worker, output that pytest has captured is lost, so standard error is not captured.
 PYTEST = ["-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "--max-worker-restart=0", "--capture=sys"]
 
 
 def levels_here(sanitizer: Sanitizer) -> dict[str, list[str]]:
-    """Those that this machine can run; for races the best alone, whose loops are those of all."""
+    """Levels that this machine can run. For races only the best one: all levels share the loops over threads."""
     supported = backends().levels.get("cpp", ())
     if not supported:
         raise SystemExit(f"there are no compiled kernels here: {backends().unavailable.get('cpp')}")
     kept = supported[:1] if sanitizer is THREADS else supported
-    return {level: flags for level, flags in builder.LEVELS.items() if level in kept}
+    return {level: flags for level, flags in build.LEVELS.items() if level in kept}
 
 
 def commands_of(sanitizer: Sanitizer) -> list[tuple[str, list[str]]]:
-    commands = builder.kernel_commands(levels_here(sanitizer), sanitizer.flags)
+    commands = build.kernel_commands(levels_here(sanitizer), sanitizer.flags)
     if sanitizer is not THREADS:
         return commands
-    with_torch = [*builder.TORCH_FLAGS, "-isystem", str(builder.torch_folder() / "include")]
-    flags = [*builder.FLAGS, *with_torch, *sanitizer.flags, "-c", ".ci/parallel_for.cpp"]
+    flags = [*build.FLAGS, *build.torch_flags(), *sanitizer.flags, "-c", ".ci/parallel_for.cpp"]
     return [*commands, ("parallel_for", flags)]
 
 
 def copy_package(sanitizer: Sanitizer, name: str, objects: list[Path]) -> Path:
-    """A folder with the package and, in it, the library made of these objects."""
+    """Make a folder with a copy of the package, whose library is linked from these objects."""
     folder = FOLDER / sanitizer.name / name
     shutil.rmtree(folder, ignore_errors=True)
     without = shutil.ignore_patterns("__pycache__", "_cpp.so")
     shutil.copytree(ROOT / "electra_kernels", folder / "electra_kernels", ignore=without)
-    builder.link_kernels(objects, folder / "electra_kernels" / "_cpp.so", sanitizer.flags)
+    build.link_kernels(objects, folder / "electra_kernels" / "_cpp.so", sanitizer.flags)
     return folder
 
 
 def run(sanitizer: Sanitizer, folder: Path, *arguments: str) -> tuple[int, str]:
-    """Exit status and standard error of a Python in which `folder` comes first on the path, with the libraries of
-    the sanitizer loaded before all others."""
+    """Run Python with `folder` first on its path and the sanitizer's libraries loaded first.
+
+    Returns:
+        Exit status and standard error.
+    """
     libraries = [
-        subprocess.check_output([*builder.host_compiler(), f"-print-file-name={name}"], text=True).strip()
+        subprocess.check_output([*build.host_compiler(), f"-print-file-name={name}"], text=True).strip()
         for name in sanitizer.libraries
     ]
     environment = (
@@ -150,9 +159,9 @@ def run(sanitizer: Sanitizer, folder: Path, *arguments: str) -> tuple[int, str]:
         | sanitizer.settings
         | {"LD_PRELOAD": " ".join(libraries), "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     )
-    # ThreadSanitizer of older compilers finds no room among addresses that are chosen at random.
+    # Older versions of ThreadSanitizer do not find room for their memory if addresses are random.
     fixed = ["setarch", platform.machine(), "--addr-no-randomize"] if sanitizer is THREADS else []
-    # Python puts the folder where it runs first on its path, before PYTHONPATH.
+    # Python's path begins with the working directory, which comes before PYTHONPATH.
     process = subprocess.run(
         [*fixed, sys.executable, *arguments], env=environment, cwd=folder, stderr=subprocess.PIPE, text=True
     )
@@ -162,32 +171,32 @@ def run(sanitizer: Sanitizer, folder: Path, *arguments: str) -> tuple[int, str]:
 def report_of_fault(
     sanitizer: Sanitizer, fault: Fault, commands: list[tuple[str, list[str]]], objects: list[Path]
 ) -> str:
-    """What is reported of the probe if one source, at the best level, has this fault."""
+    """The sanitizer's report on the probe if one source, at the best level, has this fault."""
     text = (ROOT / "csrc" / "cpu" / f"{fault.stem}.cpp").read_text()
     if fault.right not in text:
         raise SystemExit(
-            f"csrc/cpu/{fault.stem}.cpp no longer has {fault.right!r}, which .ci/sanitize.py makes a fault of"
+            f"csrc/cpu/{fault.stem}.cpp no longer has {fault.right!r}, which .ci/sanitize.py replaces by a fault"
         )
     source, mutant = (FOLDER / sanitizer.name / f"mutant_{fault.stem}{suffix}" for suffix in (".cpp", ".o"))
     source.write_text(text.replace(fault.right, fault.wrong))
     name, arguments = next(c for c in reversed(commands) if c[0].partition("-")[0] == fault.stem)
-    builder.compile_and_link([*arguments[:-1], str(source), "-Icsrc/cpu", "-o", str(mutant)])
+    build.compile_and_link([*arguments[:-1], str(source), "-Icsrc/cpu", "-o", str(mutant)])
     faulty = [mutant if path.name.startswith(f"{name}.") else path for path in objects]
     return run(sanitizer, copy_package(sanitizer, source.stem, faulty), "-c", PROBE)[1]
 
 
 def check(sanitizer: Sanitizer) -> bool:
-    """Whether it reports the faults and nothing else."""
+    """Whether the sanitizer reports the faults of the mutants and nothing else."""
     start = time.monotonic()
     commands = commands_of(sanitizer)
-    objects = builder.build_objects(FOLDER / sanitizer.name / "objects", commands)
+    objects = build.build_objects(FOLDER / sanitizer.name / "objects", commands)
     package = copy_package(sanitizer, "package", objects)
     print(f"{sanitizer.name}: built: {time.monotonic() - start:.0f} s", flush=True)
     for fault in sanitizer.faults:
         report = report_of_fault(sanitizer, fault, commands, objects)
         if fault.report not in report:
             raise SystemExit(
-                f"a fault in {fault.stem}.cpp was not reported as {fault.report!r}, but so: {report!r}"
+                f"the report on a fault in {fault.stem}.cpp should have {fault.report!r}, it is: {report!r}"
             )
     status, report = run(sanitizer, package, "-c", PROBE)
     if status == 0:
@@ -205,7 +214,7 @@ def check(sanitizer: Sanitizer) -> bool:
 
 
 def main(names: list[str]) -> int:
-    """By default both; `make prove`, whose time is short, asks for "memory"."""
+    """Check the sanitizers of these names, by default both. `make prove` has time for "memory" only."""
     clean = [check(one) for one in (MEMORY, THREADS) if not names or one.name in names]
     return not all(clean)
 

@@ -1,4 +1,4 @@
-"""The parts of ``make test`` and ``make prove``, with the seconds that each took: ``test.py test`` or ``prove``."""
+"""Runs the parts of ``make test`` (``test.py test``) or ``make prove`` (``test.py prove``) and prints their seconds."""
 
 import hashlib
 import os
@@ -7,18 +7,18 @@ import sys
 import time
 from pathlib import Path
 
-# Two workers of one thread each: on two cores that is faster than one worker of two threads.
+# Two workers with one thread each: on two cores that is faster than one worker with two threads.
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"]
 BUILDS = ("test_build.py", "test_install.py")
 CODEGEN = ("triton/test_codegen.py", "benchmarks/codegen")
 GPU_CHECK = ("benchmarks/gpu",)
 COMPILED = ("integrations/test_compile.py",)
-# Tests outside of the part "package".
+# Tests that are not in the part "package".
 APART = ("conformance", "triton", *BUILDS, *CODEGEN, *GPU_CHECK, *COMPILED)
 
 
 def inductor_cache() -> str:
-    """A folder for each state of the ops: inductor's cache knows them by name only, not by their outputs."""
+    """A folder for each version of the ops: inductor's cache identifies an op by its name only, not by its outputs."""
     sources = sorted(Path("electra_kernels/ops").glob("*.py"))
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     return str(Path("build/inductor", state).resolve())
@@ -46,7 +46,7 @@ PARTS = {
         "benchmarks": [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "2"],
     },
 }
-# Triton's interpreter holds for a whole process, in which Triton cannot compile.
+# Triton's interpreter is chosen for a whole process, which cannot compile Triton kernels then.
 VARIABLES = {"interpreter": {"TRITON_INTERPRET": "1"}}
 
 

@@ -1,8 +1,8 @@
-"""``make torches VERSIONS="2.11.0 2.14.1"``: the wheel under other versions of torch, one environment for each.
+"""``make torches VERSIONS="2.11.0 2.14.1"``: tests the wheel under other versions of torch.
 
-Each gets torch with the Triton that it names, and the wheel that ``make wheel`` has left in dist/. There the
-libraries are loaded, which fails on a symbol that this torch does not export, and the conformance suite runs from a
-folder without the package's sources. Some gigabytes a version stay in build/torches.
+Each version has its own environment, with torch, the Triton that this torch requires, and the wheel that ``make wheel``
+has left in dist/. There the libraries are loaded, which fails if this torch does not export a symbol. Then the
+conformance suite runs from a folder without the package's sources. Each version leaves some gigabytes in build/torches.
 """
 
 import os
@@ -44,7 +44,7 @@ CHECKS = {
 def main(versions: list[str]) -> int:
     wheels = sorted((ROOT / "dist").glob("electra_kernels-*-manylinux*.whl"), key=os.path.getmtime)
     if not wheels:
-        print("there is no wheel in dist/: make wheel", file=sys.stderr)
+        print("there is no wheel in dist/: run make wheel first", file=sys.stderr)
         return 1
     tests = FOLDER / "tests"
     shutil.rmtree(tests, ignore_errors=True)

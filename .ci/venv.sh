@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# usage: venv.sh PYTHON FOLDER: makes the virtual environment that every make target runs in, and fills it with the
-# packages that pyproject.toml names, in the versions of constraints.txt.
+# usage: venv.sh PYTHON FOLDER
+# Makes the virtual environment that every make target runs in, and installs the packages that pyproject.toml names, in
+# the versions of constraints.txt.
 set -euo pipefail
 python=$1 venv=$2 log=$2/pip.log
 
@@ -11,8 +12,8 @@ fi
 
 options=()
 torch_is_there='import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)'
-# A run that was interrupted left `unfinished`, and maybe packages without some of their files, which pip would
-# take for installed: begin again.
+# An interrupted run leaves the file `unfinished`, and maybe packages that lack some files but count as installed for pip.
+# So the environment is made again.
 if [ -e "$venv/unfinished" ] || [ ! -x "$venv/bin/python" ]; then
   rm -rf "$venv"
   mkdir -p "$venv"
@@ -20,10 +21,10 @@ if [ -e "$venv/unfinished" ] || [ ! -x "$venv/bin/python" ]; then
   if "$python" -c "$torch_is_there" 2>/dev/null; then
     echo "Making $venv around the torch that $python has"
     "$python" -m venv --system-site-packages "$venv"
-    # If that Python is itself one of a virtual environment, the line above gives the packages of its base only.
+    # If that Python is itself in a virtual environment, the line above only gives access to the packages of its base.
     "$python" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
       >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch_that_is_there.pth"
-    # Of its other packages none is used: their programs are not in this environment.
+    # Its other packages are not used, because their programs would be missing in this environment.
     options=(--ignore-installed)
   else
     echo "Making $venv"
@@ -37,7 +38,7 @@ explain() {
   grep -v '^WARNING' "$log" >&2
   exit 1
 }
-# One line per package is seen; all that pip says goes to a log, which is shown if it fails.
+# Prints one line per package. All of pip's output goes to a log, which is shown if pip fails.
 pip_install() {
   pip install "$@" 2>&1 | tee "$log" |
     sed -un 's/^ *\(Downloading\|Using cached\|Processing\) \(.*\/\)\?\([^ ]*\)/  \3/p; s/^Installing .*/  installing/p' ||
@@ -46,17 +47,17 @@ pip_install() {
 
 if ! "$venv/bin/python" -c "$torch_is_there" 2>/dev/null; then
   echo "Installing torch"
-  # without a pin for Triton: torch names the one it needs
+  # Triton is not pinned here: torch requires a certain version.
   grep -v '^triton==' .ci/constraints.txt >"$venv/constraints.txt"
   if [ -t 1 ]; then
-    # the one big download: pip's own bar, which it draws on a terminal only
+    # This is the one large download: show pip's progress bar, which needs a terminal.
     pip install -c "$venv/constraints.txt" torch==2.13.0 2>"$log" || explain
   else
     pip_install -c "$venv/constraints.txt" torch==2.13.0
   fi
 fi
 
-# The torch that is there is the torch that stays, with its own Triton, whatever the constraints or a dependency say.
+# An installed torch and its Triton are kept, whatever the constraints or a dependency say.
 "$venv/bin/python" - "$venv" <<'PYTHON'
 import importlib.metadata
 import sys

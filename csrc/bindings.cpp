@@ -1,7 +1,7 @@
 // electra_kernels._C: says what was built, with which compiler and for which architectures.
 //
-// The kernels themselves are plain shared libraries against PyTorch's stable ABI, without Python in them;
-// this module is the only one that is tied to a Python version, and the package works without it.
+// The kernels are plain shared libraries for PyTorch's stable ABI and do not depend on Python. Only this
+// module depends on a Python version, and the package works without it.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -1,6 +1,5 @@
-"""The build of the compiled libraries, each time in a copy of the sources and without pip, to be quick."""
+"""The build of the compiled libraries. Each test builds a copy of the sources, without pip, which is quicker."""
 
-import importlib.util
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import csrc.build
 import electra_kernels
 
 ROOT = Path(__file__).parent.parent
@@ -24,13 +24,13 @@ MODULE = "_C" + sysconfig.get_config_var("EXT_SUFFIX")
 KERNELS = "_cpp.so"
 CUDA_KERNELS = "_cuda.so"
 NO_COMPILER = {"CXX": "/nonexistent/g++"}
-# Of the builds that the tests make without CUDA, wherever they run.
+# Environment and recorded reason of builds without CUDA.
 NO_CUDA = {"ELECTRA_KERNELS_CUDA": "0"}
 NO_CUDA_REASON = "ELECTRA_KERNELS_CUDA is 0"
 BUILT_RECORD = {"version": electra_kernels.__version__, "missing": {"_cuda": NO_CUDA_REASON}}
 
-# The compiler of a machine without Python's headers: it does not look where Python.h lies. Of kernels, which have no
-# Python in them, it makes empty objects, to be quick.
+# The compiler of a machine without Python's headers: it ignores the folder of Python.h. To be quick, it compiles the
+# kernels, which do not need Python, to empty objects.
 WITHOUT_PYTHON_H = """
 import os, sys
 kept = [a for a in sys.argv[1:] if not (a.startswith("-I") and os.path.exists(a[2:] + "/Python.h"))]
@@ -47,7 +47,7 @@ def sources(tmp_path):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Below it lie sources, with their object files, and the wheel of them, unpacked."""
+    """A folder with a copy of the sources, their object files, and the unpacked wheel that was built from them."""
     folder = tmp_path_factory.mktemp("wheel")
     unpack_wheel(build("wheel", copy_sources(folder / "sources")), folder / "unpacked")
     return folder
@@ -59,7 +59,7 @@ def unpacked_wheel(wheel):
 
 
 def copy_sources(target):
-    """What a fresh clone has, as far as a build reads it, and object files of kernels where there are some."""
+    """Copy the files that a build reads, as in a fresh clone, and the object files of kernels if there are any."""
     unbuilt = shutil.ignore_patterns("__pycache__", "_*.so", "_build.json")
     for folder in ("electra_kernels", "csrc", ".ci"):
         shutil.copytree(ROOT / folder, target / folder, ignore=unbuilt)
@@ -72,7 +72,11 @@ def copy_sources(target):
 
 
 def build(kind, sources, *, environment=None):
-    """One hook of PEP 517 or 660 in a process of its own; the path of what it made."""
+    """Run a hook of PEP 517 or 660 in a process of its own.
+
+    Returns:
+        The path of the result.
+    """
     process = run_build(kind, sources, environment=environment)
     assert process.returncode == 0, process.stderr
     return sources / "dist" / process.stdout.splitlines()[-1]
@@ -105,7 +109,7 @@ def record(folder):
     return json.loads((folder / "electra_kernels" / "_build.json").read_text())
 
 
-# An editable install of the checkout would lend its module to a copy that has none.
+# Without this, a copy that has no module would import that of an editable install.
 ONLY_FROM_THE_PATH = """
 import json, sys
 sys.meta_path = [finder for finder in sys.meta_path if "Editable" not in getattr(finder, "__name__", "")]
@@ -114,7 +118,11 @@ import electra_kernels
 
 
 def python(folder, program):
-    """Runs a program for which the package is the one in ``folder``; what it prints, from JSON."""
+    """Run a program that imports the package from ``folder``.
+
+    Returns:
+        What the program prints, parsed as JSON.
+    """
     process = subprocess.run(
         [sys.executable, "-c", ONLY_FROM_THE_PATH + program],
         env=os.environ | {"PYTHONPATH": str(folder)},
@@ -154,7 +162,7 @@ def test_the_module_says_how_it_was_built(unpacked_wheel):
     assert "sse2" in info["libraries"]["cpp"] or platform.machine() != "x86_64"
 
 
-def test_the_kernels_do_without_the_module_which_is_tied_to_one_python(unpacked_wheel, tmp_path):
+def test_the_kernels_work_without_the_module_which_depends_on_the_python_version(unpacked_wheel, tmp_path):
     shutil.copytree(unpacked_wheel, tmp_path, dirs_exist_ok=True)
     (tmp_path / "electra_kernels" / MODULE).rename(tmp_path / "electra_kernels" / "_C.cpython-399.so")
     assert python(tmp_path, BUILD_INFO)["missing"]["_C"].startswith("it was built, but not for here: ")
@@ -162,8 +170,8 @@ def test_the_kernels_do_without_the_module_which_is_tied_to_one_python(unpacked_
     assert python(tmp_path, program) == "cpp"
 
 
-def test_no_level_lends_its_code_to_another(wheel):
-    """A symbol that two levels define is merged by the linker, and AVX-512 code may run where there is none."""
+def test_no_level_shares_code_with_another(wheel):
+    """The linker merges a symbol that two levels define: AVX-512 code could run on a machine without it."""
     objects = [path for path in (wheel / "sources" / "build" / "objects").iterdir() if "-" in path.name]
     levels = python(wheel / "unpacked", BUILD_INFO)["libraries"]["cpp"]
     assert {path.name.partition("-")[2].partition(".")[0] for path in objects} == set(levels)
@@ -174,25 +182,22 @@ def test_no_level_lends_its_code_to_another(wheel):
         assert [line.split()[2] for line in lines] == [f"electra_kernels::{level}::{idea}"], path.name
 
 
-def test_kernels_are_compiled_again_only_if_something_changed(sources):
+def test_kernels_are_compiled_again_only_if_a_source_changed(sources):
     objects = sources / "build" / "objects"
     build("editable", sources)
     before = {path.name: path.stat().st_mtime_ns for path in objects.iterdir()}
     build("editable", sources)
     assert {path.name: path.stat().st_mtime_ns for path in objects.iterdir()} == before
-    (sources / "csrc" / "cpu" / "rows.h").write_text("#error changed\n")
+    (sources / "csrc" / "cpu" / "scan.h").write_text("#error changed\n")
     run_build("editable", sources)
     assert record(sources)["missing"]["_cpp"].endswith("error: #error changed")
 
 
 @pytest.fixture
 def builder(tmp_path, monkeypatch):
-    """setup.py as a module, with a folder of its own, a few sources there, and a compiler that only writes a file."""
-    spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(module, "compile_and_link", lambda command, _: Path(command[-1]).touch())
+    """csrc/build.py for a few sources in a temporary folder, with a compiler that only creates its output file."""
+    monkeypatch.setattr(csrc.build, "ROOT", tmp_path)
+    monkeypatch.setattr(csrc.build, "compile_and_link", lambda command, _: Path(command[-1]).touch())
     for name, text in {
         "a.cu": '#include "b.h"\n#include <c.h>\n#include "absent.h"\n',
         "b.h": '#pragma once\n#if X\n# include "deep/d.h"\n#endif\n',
@@ -203,10 +208,10 @@ def builder(tmp_path, monkeypatch):
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    return module
+    return csrc.build
 
 
-def test_what_a_source_includes_is_found_beside_it_and_in_the_folders_given(builder, tmp_path):
+def test_included_files_are_found_beside_the_source_and_in_the_given_folders(builder, tmp_path):
     for folders, expected in (
         ([], ["a.cu", "b.h", "deep/d.h"]),
         (["far"], ["a.cu", "b.h", "deep/d.h", "far/e.h"]),
@@ -215,7 +220,7 @@ def test_what_a_source_includes_is_found_beside_it_and_in_the_folders_given(buil
         assert [str(path.relative_to(tmp_path)) for path in found] == expected
 
 
-def test_only_what_includes_a_changed_file_is_compiled_again(builder, tmp_path):
+def test_only_sources_that_include_a_changed_file_are_compiled_again(builder, tmp_path):
     commands = [(name, ["-Ifar", f"{name}.cu"]) for name in ("a", "other")]
 
     def objects():
@@ -232,7 +237,7 @@ def test_only_what_includes_a_changed_file_is_compiled_again(builder, tmp_path):
     )
 
 
-def test_a_checkout_of_another_machine_loads_no_kernels_and_says_why(unpacked_wheel, tmp_path):
+def test_kernels_of_another_machine_are_not_loaded_and_the_reason_is_given(unpacked_wheel, tmp_path):
     shutil.copytree(unpacked_wheel, tmp_path, dirs_exist_ok=True)
     (tmp_path / "electra_kernels" / KERNELS).write_bytes(b"\x7fELF of another machine")
     unavailable = python(tmp_path, "print(json.dumps(electra_kernels.backends().unavailable))")
@@ -246,17 +251,22 @@ def test_an_editable_install_puts_the_module_beside_the_sources(sources):
     assert record(sources) == BUILT_RECORD
 
 
-def test_a_source_distribution_is_enough_to_build_from(sources):
+def test_a_source_distribution_has_all_that_a_build_needs(sources):
     distribution = build("sdist", sources)
     with tarfile.open(distribution) as archive:
         archive.extractall(sources / "unpacked", filter="data")
     (unpacked,) = (sources / "unpacked").iterdir()
     names = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     for folder in ("csrc", "electra_kernels"):
-        files = {str(path.relative_to(sources)) for path in (sources / folder).rglob("*") if path.is_file()}
+        files = {
+            str(path.relative_to(sources))
+            for path in (sources / folder).rglob("*")
+            if path.is_file() and path.suffix != ".pyc"
+        }
         assert files <= names
+    assert not [name for name in names if name.endswith(".pyc")]
     assert {"LICENSE", "CITATION.cff", "README.md", "setup.py", "pyproject.toml"} <= names
-    # Objects are named by all that they were made from: one that fits shows that its sources are there.
+    # An object's name is a hash of its sources. If the names match, the sources are complete and the build is quick.
     if OBJECTS.exists():
         shutil.copytree(OBJECTS, unpacked / OBJECTS.relative_to(ROOT))
     wheel = unpack_wheel(build("wheel", unpacked), sources / "wheel")
@@ -265,7 +275,7 @@ def test_a_source_distribution_is_enough_to_build_from(sources):
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
-def test_without_a_compiler_the_build_goes_on_and_says_why(sources, kind):
+def test_without_a_compiler_the_build_goes_on_and_gives_the_reason(sources, kind):
     stale = sources / "electra_kernels" / MODULE
     stale.write_bytes(b"of an earlier build")
     process = run_build(kind, sources, environment=NO_COMPILER)
@@ -325,7 +335,7 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is n
 
 @pytest.fixture(scope="module")
 def cuda_build(tmp_path_factory):
-    """Sources in which the CUDA kernels were built."""
+    """A copy of the sources in which the CUDA kernels are built."""
     sources = copy_sources(tmp_path_factory.mktemp("cuda") / "sources")
     build("editable", sources, environment={"ELECTRA_KERNELS_CUDA": "1"})
     return sources
@@ -339,14 +349,6 @@ def test_the_cuda_library_is_built_for_each_generation_and_says_so(cuda_build):
     assert b".target sm_100" in text or b"compute_100" in text
 
 
-@pytest.fixture(scope="module")
-def setup_module():
-    spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     "listed, architectures",
     [
@@ -355,13 +357,11 @@ def setup_module():
         ("7.5 8.0;9.0a+PTX", ["sm_80", "sm_90a", "compute_90a"]),
     ],
 )
-def test_the_cuda_kernels_are_built_for_the_architectures_of_torch(
-    setup_module, monkeypatch, listed, architectures
-):
+def test_the_cuda_kernels_are_built_for_the_architectures_of_torch(monkeypatch, listed, architectures):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
-    assert setup_module.wanted_architectures() == architectures
+    assert csrc.build.wanted_architectures() == architectures
     (arguments,) = (
-        arguments for name, arguments in setup_module.cuda_commands(architectures) if name == "cuda_bce"
+        arguments for name, arguments in csrc.build.cuda_commands(architectures) if name == "cuda_bce"
     )
     codes = [argument.rpartition("=")[2] for argument in arguments if argument.startswith("-gencode")]
     assert (codes, "--threads=0" in arguments) == (architectures, True)
@@ -370,14 +370,14 @@ def test_the_cuda_kernels_are_built_for_the_architectures_of_torch(
 @pytest.mark.parametrize(
     "listed, words", [("Hopper", "names 'Hopper'"), ("9", "names '9'"), ("7.0 7.5", "from 8.0 on")]
 )
-def test_architectures_that_cannot_be_built_are_refused(setup_module, monkeypatch, listed, words):
+def test_architectures_that_cannot_be_built_are_refused(monkeypatch, listed, words):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
-    with pytest.raises(setup_module.BuildError, match=words):
-        setup_module.wanted_architectures()
+    with pytest.raises(csrc.build.BuildError, match=words):
+        csrc.build.wanted_architectures()
 
 
 @needs_nvcc
-def test_the_cuda_library_needs_no_cuda_to_load_and_shows_nothing_of_its_runtime(cuda_build):
+def test_the_cuda_library_loads_without_cuda_and_exports_nothing_of_its_runtime(cuda_build):
     library = cuda_build / "electra_kernels" / CUDA_KERNELS
     command = ["nm", "--dynamic", "--demangle", library]
     symbols = [line.split()[-1] for line in subprocess.check_output(command, text=True).splitlines()]
@@ -393,7 +393,7 @@ print(json.dumps([hasattr(torch.ops.electra_kernels_cuda, "mask_tokens"), electr
         assert unavailable["cuda"] == "this torch is built without CUDA"
 
 
-def test_without_nvcc_the_build_goes_on_and_says_why(sources):
+def test_without_nvcc_the_build_goes_on_and_gives_the_reason(sources):
     environment = {"ELECTRA_KERNELS_CUDA": "", "CUDA_HOME": "/nonexistent", "PATH": str(gxx_alone(sources))}
     process = run_build("editable", sources, environment=environment)
     assert process.returncode == 0, process.stderr
@@ -411,7 +411,7 @@ def test_required_cuda_kernels_that_cannot_be_built_fail_the_build(sources):
 
 
 def gxx_alone(sources):
-    """A folder for the PATH with what g++ runs, and no nvcc."""
+    """Make a folder for the PATH that has the programs that g++ runs, and no nvcc."""
     folder = sources / "bin"
     folder.mkdir()
     for name in ("g++", "as", "ld"):

@@ -1,4 +1,4 @@
-"""What is the compiled back end's own: its levels, its exponential, its threads, its chunks, its refusals."""
+"""Properties of the compiled back end only: levels, exponential, rounding, threads, chunks and refused values."""
 
 import pytest
 import torch
@@ -77,12 +77,12 @@ def test_the_backward_runs_at_the_level_of_its_forward(monkeypatch):
 
 
 def _exponential(x):
-    """The gradient of a log-sum-exp of 0 with an upstream gradient of 1."""
+    """exp(x), as the gradient of a log-sum-exp of 0 with an upstream gradient of 1."""
     return ops.sample_tokens_backward(torch.ones(1), x[None], torch.zeros(1, 2))[0]
 
 
 def test_the_exponential_is_within_2_ulp(level):
-    """Every 1009th float from -0 to -104, where results are denormal from -87.3 on."""
+    """Every 1009th float from -0 to -104; below -87.3 the results are denormal."""
     zero, last = (torch.tensor(x).view(torch.int32).item() for x in (-0.0, -104.0))
     x = torch.arange(zero, last, 1009, dtype=torch.int32).view(torch.float32)
     truth = x.double().exp()
@@ -91,15 +91,15 @@ def test_the_exponential_is_within_2_ulp(level):
     assert error.max() <= 2, f"{error.max().item()} ulp at {x[error.argmax()].item()!r}"
 
 
-def test_the_exponential_of_what_is_no_number(level):
+def test_the_exponential_of_infinity_nan_and_extremes(level):
     x = torch.tensor([-torch.inf, torch.nan, 0.0, -0.0, -1e30, -105.0, 1e-30])
     assert _exponential(x).nan_to_num(nan=7.0).tolist() == [0.0, 7.0, 1.0, 1.0, 0.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_is_rounded_as_torch_rounds(level, half):
-    """Every number of the type, times factors that put it between neighbours; the instructions of AVX-512 BF16 take
-    denormal numbers for zeros."""
+    """Every number of the type, times factors that put it between neighbours. AVX-512 BF16 instructions treat denormal
+    numbers as zeros."""
     smallest = torch.finfo(half).smallest_normal if (level, half) == ("avx512_bf16", torch.bfloat16) else 0.0
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(half)
     finite = every[every.isfinite()]
@@ -112,7 +112,7 @@ def test_half_precision_is_rounded_as_torch_rounds(level, half):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_same_bits_whatever_the_number_of_threads(level, threads, dtype):
+def test_results_do_not_depend_on_the_number_of_threads(level, threads, dtype):
     logits, targets, uniforms = _inputs(dtype=dtype)
     results = []
     for count in (1, 2, 5):
@@ -130,8 +130,8 @@ def test_the_same_bits_whatever_the_number_of_threads(level, threads, dtype):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_the_linear_head_in_chunks(level, monkeypatch, reduction):
-    """Seven chunks, the last of them ragged, give what one gives."""
+def test_the_linear_head_gives_the_same_in_chunks(level, monkeypatch, reduction):
+    """Seven chunks, the last of which is not full, give the results of one chunk."""
     hidden, weight, bias = torch.randn(400, 8), torch.randn(203, 8), torch.randn(203)
     _, targets, uniforms = _inputs(400, 203)
     results = []
@@ -146,7 +146,7 @@ def test_the_linear_head_in_chunks(level, monkeypatch, reduction):
 
 
 def test_offsets_beyond_32_bits(level):
-    """Two rows 2^31 elements apart, in memory of which only they are ever touched."""
+    """Two rows 2^31 elements apart. The memory between them is never touched, so the system does not allocate it."""
     memory = torch.empty(2**31 + 1000, dtype=torch.bfloat16)
     rows = memory.as_strided((2, 600), (2**31, 1))
     logits, _, uniforms = _inputs(2, 600, torch.bfloat16)
@@ -155,7 +155,7 @@ def test_offsets_beyond_32_bits(level):
     assert all(torch.equal(a, b) for a, b in zip(ek.sample_tokens(rows, uniforms=uniforms), expected))
 
 
-def test_float64_is_the_reference(level):
+def test_float64_goes_to_the_reference(level):
     logits, targets, uniforms = _inputs(dtype=torch.float64)
     ours = ek.cross_entropy_sample(logits, targets, uniforms=uniforms)
     with use_backend("reference"):
@@ -179,7 +179,7 @@ def test_a_refused_value_is_named_and_nothing_is_written(level):
 
 
 def test_a_kernel_that_fails_is_not_followed_by_another_run(level):
-    """Out of memory, say: who catches the error and tries again must find the logits as they were."""
+    """A caller that catches, say, an out-of-memory error and tries again must find the logits unchanged."""
 
     def fail(*arguments):
         raise torch.OutOfMemoryError("no memory")
@@ -192,7 +192,7 @@ def test_a_kernel_that_fails_is_not_followed_by_another_run(level):
     assert torch.equal(logits, before)
 
 
-def test_an_error_of_a_kernel_alone_is_not_swallowed():
+def test_an_error_that_only_a_kernel_raises_is_not_swallowed():
     op = torch.ops.electra_kernels_cpp.sample_tokens.default
     run = checking_itself(OPS["sample_tokens"], op, 99)
     logits, _, uniforms = _inputs()

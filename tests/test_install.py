@@ -1,6 +1,5 @@
-"""The way of a user: pip builds the sources in isolation, the wheel works in an environment of its own."""
+"""Installation as a user does it: pip builds the sources in isolation, and the wheel works in its own environment."""
 
-import importlib.util
 import json
 import os
 import re
@@ -12,7 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_build import NO_CUDA, NO_CUDA_REASON, ROOT, build, copy_sources
+from test_build import NO_CUDA, NO_CUDA_REASON, copy_sources
+from test_build import build as run_hook
+
+from csrc import build
 
 STEP = """
 import torch
@@ -43,10 +45,10 @@ def run(*command, folder, environment=None):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """sdist → pip, isolated → wheel → the tag of the C library that it needs."""
+    """Path of the wheel: a source distribution, built by pip in isolation, tagged with the C library that it needs."""
     folder = tmp_path_factory.mktemp("install")
     sources = copy_sources(folder / "sources")
-    shutil.unpack_archive(build("sdist", sources), folder / "unpacked", filter="data")
+    shutil.unpack_archive(run_hook("sdist", sources), folder / "unpacked", filter="data")
     (unpacked,) = (folder / "unpacked").iterdir()
     if (sources / "build").exists():
         shutil.copytree(sources / "build", unpacked / "build")
@@ -71,7 +73,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory):
-    """One that has torch and what torch needs, and of this package the wheel alone."""
+    """A virtual environment with torch, its dependencies and the wheel."""
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", "--without-pip", folder, folder=folder)
     here, there = (
@@ -84,7 +86,7 @@ def environment(wheel, tmp_path_factory):
 
 
 def test_the_wheel_is_for_any_python_and_a_c_library_of_2021(wheel):
-    """glibc 2.34, whose packages of the time have the C++ library of GCC 11, which auditwheel compares too."""
+    """glibc 2.34 is of 2021. Systems with it have the C++ library of GCC 11, which auditwheel compares too."""
     python, abi, platform = wheel.stem.split("-")[2:]
     assert (python, abi) == ("py3", "none")
     version = re.match(r"manylinux_2_(\d+)_", platform)
@@ -92,7 +94,7 @@ def test_the_wheel_is_for_any_python_and_a_c_library_of_2021(wheel):
     assert int(version[1]) <= 34
 
 
-def test_what_is_installed_is_the_wheel_and_its_kernels_serve_every_op(environment):
+def test_the_installed_package_is_the_wheel_and_its_kernels_serve_every_op(environment):
     facts = json.loads(run(environment / "bin" / "electra-kernels", "doctor", "--json", folder=environment))
     assert facts["build"]["missing"] == {"_cuda": NO_CUDA_REASON}
     assert {devices["cpu"] for devices in facts["backends"]["serving"].values()} == {"cpp"}
@@ -105,15 +107,12 @@ def test_the_joint_step_runs_there(environment):
     assert run(environment / "bin" / "python", "-c", STEP, folder=environment) == "True\n"
 
 
-def test_where_there_is_no_torch_the_build_says_what_to_do(tmp_path, monkeypatch):
-    specification = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
-    setup = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(setup)
-    assert setup.torch_folder() == Path(torch.__file__).parent
-    setup.torch_folder.cache_clear()
+def test_without_torch_the_build_says_what_to_do(tmp_path, monkeypatch):
+    assert build.torch_folder() == Path(torch.__file__).parent
+    build.torch_folder.cache_clear()
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path, folder=tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     with pytest.raises(
-        setup.BuildError, match=r"there is no torch for .*: install torch first, or use --no-build-i"
+        build.BuildError, match=r"there is no torch for .*: install torch first, or use --no-build-i"
     ):
-        setup.torch_folder()
+        build.torch_folder()

@@ -1,4 +1,4 @@
-"""What torch's tool chain does with processes: torchrun with two ranks, a DataLoader with workers."""
+"""The ops in the processes of torch's tools: torchrun with two ranks, a DataLoader with workers."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ import electra_kernels as ek
 SCRIPT = Path(__file__).parent / "distributed_step.py"
 
 
-def test_data_parallel_and_sharded_ranks_have_the_gradient_of_the_whole_batch():
+def test_ddp_and_fsdp_ranks_have_the_gradient_of_the_whole_batch():
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.run(
@@ -32,7 +32,7 @@ def _collate(rows):
 
 
 def test_masking_in_the_workers_of_a_data_loader():
-    """After the ops have run on several threads here, of which none comes along into a fork."""
+    """The ops first run on several threads in this process; a forked worker has none of these threads."""
     logits = torch.randn(64, 5000)
     before = torch.get_num_threads()
     torch.set_num_threads(2)

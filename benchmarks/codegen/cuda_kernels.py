@@ -1,6 +1,5 @@
 """Reads every CUDA kernel from the object files that nvcc has compiled, for each GPU generation."""
 
-import importlib.util
 import re
 import subprocess
 import tempfile
@@ -14,6 +13,7 @@ import triton
 
 from benchmarks.codegen import assembly
 from benchmarks.codegen.compilation import CannotCompileError
+from csrc import build
 
 ROOT = Path(__file__).parents[2]
 _USAGE = re.compile(r" Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)")
@@ -28,16 +28,14 @@ STREAMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "bce": {"forward": (LOADS, STORES), "backward": (LOADS, STORES), "join": ()},
     "rtd_head": {
         "forward_held": (LOADS,),
-        "visit_any": (LOADS,),
+        "scan_any": (LOADS,),
         "backward": (LOADS, STORES),
         "join": (),
     },
-    "sampling": {
-        "sample_row": (LOADS,),
-        "gradient_row": (LOADS, STORES),
-        "replace_row": (),  # 8-byte ids in rows of any stride
-    },
+    "sampling": {"sample_row": (LOADS,)},
+    "replacing": {"replace_row": ()},  # 8-byte ids in rows of any stride
     "mlm_head": {
+        "gradient_row": (LOADS, STORES),
         "cross_entropy_row": (LOADS,),
         "cross_entropy_row_": (LOADS, STORES),
         "scale_row": (LOADS, STORES),
@@ -73,30 +71,17 @@ class CudaKernel:
 
 
 @cache
-def builder() -> Any:
-    """setup.py as a module: it knows the sources and the compilers' options."""
-    spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@cache
 def objects() -> list[Path]:
     """Object files of all CUDA sources, compiled if they have changed.
 
     Raises:
         CannotCompileError: there is no nvcc, or it fails.
     """
-    tools = builder()
     try:
-        commands = [command for command in tools.cuda_commands() if command[1][-1].endswith(".cu")]
-        built: list[Path] = tools.build_objects(tools.OBJECTS, commands, tools.cuda_compiler())
-    except tools.BuildError as error:
+        commands = [command for command in build.cuda_commands() if command[1][-1].endswith(".cu")]
+        return build.build_objects(build.OBJECTS, commands, build.cuda_compiler())
+    except build.BuildError as error:
         raise CannotCompileError(f"the CUDA kernels cannot be compiled: {error}") from error
-    return built
 
 
 def kernels(paths: Iterable[Path]) -> list[CudaKernel]:

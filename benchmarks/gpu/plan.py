@@ -77,7 +77,7 @@ SECTIONS: Mapping[str, Section] = {
         90,
         (
             Work("objects of the CPU kernels", 26, 7, parallel=True),
-            Work("objects of the CUDA kernels", 10, 12, parallel=True),
+            Work("objects of the CUDA kernels", 12, 12, parallel=True),
             Work("links", 3, 4),
         ),
     ),

@@ -1,6 +1,9 @@
-// Masked binary cross-entropy on logits: loss, weight and confusion counts in one pass, the gradient in one.
-// Tokens go through tiles that stay in the first-level cache, where labels and mask of any type become
-// floats.
+// Masked binary cross-entropy on logits: loss, weight and confusion counts in one pass, the gradient in
+// another.
+//
+// Each pass reads a token's logit, label, mask and weight once, with their own dtypes and strides, where a
+// chain of torch's operations would write and read a tensor for each step. Tokens are independent, so they
+// are handled in tiles that stay in the first-level cache, where numbers of any dtype become floats.
 
 #include "tokens.h"
 
@@ -17,7 +20,7 @@ void forward(const Elements& logits, const Terms& terms, int64_t first, int64_t 
     load_terms(terms, first + start, size, tile);
     load_elements(logits, first + start, size, x);
     for (int64_t i = size; i < padded(size); ++i) x[i] = 0;
-    // A loop of its own for each chain of dependent operations: several turns of a short one are in flight.
+    // Each chain of dependent operations has its own short loop, so that several iterations are in flight.
     for (int64_t i = 0; i < padded(size); i += kLanes) store(rest + i, exponential(-absolute(load(x + i))));
     for (int64_t i = 0; i < padded(size); i += kLanes) store(rest + i, log_one_plus(load(rest + i)));
     LaneSums lanes;

@@ -1,11 +1,11 @@
 // electra_kernels_cpp::masked_bce_with_logits and its gradient: see electra_kernels/ops/bce.py.
 
-#include "elements.h"
+#include "tokens_host.h"
 
 namespace electra_kernels {
 namespace {
 
-constexpr int64_t kBlock = 8 * kTile;  // tokens whose sums are made by one thread
+constexpr int64_t kBlock = 8 * kTile;  // tokens that one thread sums up
 
 std::tuple<Tensor, Tensor, Tensor> masked_bce_with_logits(const Tensor& logits, const Tensor& labels,
                                                           const std::optional<Tensor>& mask,
@@ -14,7 +14,7 @@ std::tuple<Tensor, Tensor, Tensor> masked_bce_with_logits(const Tensor& logits, 
                                                           double label_smoothing,
                                                           const std::string& reduction, int64_t level) {
   const auto forward = level_at(level).bce.forward;
-  type_of(logits);  // float64 is the reference's
+  type_of(logits);  // throws for float64, which the reference handles
   const StridedTerms strided_terms(labels, mask, pos_weight, label_smoothing);
   const Strided strided_logits(logits);
   const Terms terms = strided_terms.terms();

@@ -1,21 +1,22 @@
-// What the host functions (*_ops.cpp, compiled once, with torch) call in the kernels (compiled once per
-// level).
+// The interface between host functions (*_ops.cpp, compiled once, with torch) and kernels (compiled once per
+// instruction-set level, without torch): plain structs, and a table of function pointers for each idea.
 //
-// To add a kernel for an idea: its arguments as plain structs and a table of function pointers here; the code
-// in csrc/cpu/IDEA.cpp, in an anonymous namespace but for `const IdeaKernels EK_LEVEL::idea`; a line in
-// `Level` (host.h); the host function in csrc/cpu/IDEA_ops.cpp with STABLE_TORCH_LIBRARY_FRAGMENT / _IMPL,
-// whose schema is that of the public op with `int level` behind it; the op's name in
-// electra_kernels/compiled.py. setup.py finds the files.
+// To add a kernel for an idea:
+// - its arguments and its table here, its declaration in EK_DECLARE_LEVEL below;
+// - the code in csrc/cpu/IDEA.cpp, all in an anonymous namespace except `const IdeaKernels EK_LEVEL::idea`;
+// - the table in `Level` (host.h) and in levels.cpp;
+// - the host function in csrc/cpu/IDEA_ops.cpp with STABLE_TORCH_LIBRARY_IMPL; its last argument is `int
+// level`;
+// - the op's schema in electra_kernels/backends/table.py, which declares the ops of this library.
+// The build (csrc/build.py) finds the files.
 
 #pragma once
 
-#include <stdint.h>
+#include "../common.h"
 
 namespace electra_kernels {
 
-// Index into a kernel's functions by dtype.
-enum class Type { kFloat32, kBFloat16, kFloat16 };
-constexpr int kTypes = 3;
+// ---- rows of logits ---------------------------------------------------------------------------------------
 
 // One row of logits: `size` elements of one Type, `stride` elements apart, plus a bias if there is one.
 struct Row {
@@ -25,156 +26,147 @@ struct Row {
   const float* bias;  // [size] or null
 };
 
-// What is drawn from a row. Banned: negative bans nothing.
+// How a token is drawn from a row. A negative `banned` bans nothing.
 struct Draw {
   double uniform;
   int64_t banned;
   float temperature;
 };
 
-// The log-sum-exp of a row as maximum + log_sum. In one number, an offset that all logits of the row share
-// would cost the digits of log_sum.
-struct LogSumExp {
-  float maximum, log_sum;
-};
-
 struct RowStatistics {
-  float maximum;       // of the raw logits; of a bad row its NaN or infinity
+  float maximum;       // of the raw logits; in a bad row its NaN or infinity
   double log_sum;      // logarithm of the sum of exp(x - maximum), at temperature 1; 0 in a bad row
-  float target_logit;  // of cross-entropy alone
+  float target_logit;  // set by cross-entropy only
   int64_t token;       // -1: nothing was drawn
-  bool is_bad;         // NaN, +inf or no finite logit
+  bool is_bad;         // the row has a NaN, +inf or no finite logit
 };
 
-// Floats of scratch memory that a row of `size` needs at any level, 64-byte aligned: the row and its tiles'
-// sums.
+// Columns of a tile, and the floats of scratch memory that a row of `size` needs at any level, 64-byte
+// aligned: the row itself, and the sums of its tiles.
 constexpr int64_t kTile = 512;
-constexpr int64_t tiles(int64_t size) { return (size + kTile - 1) / kTile; }
-constexpr int64_t scratch_floats(int64_t size) { return tiles(size) * (kTile + 3) + 3 * 16; }
+constexpr int64_t tiles_of(int64_t size) { return (size + kTile - 1) / kTile; }
+constexpr int64_t scratch_floats(int64_t size) { return tiles_of(size) * (kTile + 3) + 3 * 16; }
 
 struct SamplingKernels {
   void (*sample[kTypes])(const Row&, const Draw&, float* scratch, RowStatistics&);
-  // gradient[i * gradient_stride] = softmax * scale
+  // gradient[i * gradient_stride] = softmax(row)[i] * scale
   void (*soft_max[kTypes])(const Row&, const LogSumExp&, float scale, void* gradient,
                            int64_t gradient_stride);
 };
 
-// Where the gradient of a row goes, which may be where its logits are: (softmax - one_hot(target)) scale.
+// Memory for the gradient of a row, (softmax - one_hot(target)) * scale. It may be the memory of the logits.
 struct GradientRow {
-  void* data;  // null: no gradient
+  void* data;  // [size], `stride` elements apart; null: no gradient
   int64_t stride;
   float scale;
 };
 
 struct MlmHeadKernels {
-  // Statistics, draw and gradient in one visit.
+  // Statistics, draw and gradient in one scan of the row.
   void (*cross_entropy[kTypes])(const Row&, const Draw&, int64_t target, const GradientRow&, float* scratch,
                                 RowStatistics&);
   void (*gradient[kTypes])(const Row&, int64_t target, const LogSumExp&, const GradientRow&);
-  // The row of a gradient times a factor; 0 gives zeros, whatever is there.
+  // Multiplies a row by a factor. A factor of 0 writes zeros, also over NaN and infinity.
   void (*scale[kTypes])(void* row, int64_t stride, int64_t size, float factor);
 };
 
-// A tensor as its numbers one after the other, in the order of its elements, whatever its strides: dimensions
-// outermost first, strides in numbers. At most 64 dimensions, at least one.
-enum class Number { kFloat32, kBFloat16, kFloat16, kFloat64, kBool, kUint8, kInt32, kInt64 };
+// ---- losses per token -------------------------------------------------------------------------------------
+
+// The numbers of a tensor of any strides, in the order of its elements. Dimensions come outermost first,
+// strides count numbers. There are 1 to 64 dimensions.
 struct Elements {
-  const void* data;  // null: a tensor that is not given, every number is 1
+  const void* data;  // null: the tensor is not given, every number is 1
   Number type;
   int dimensions;
-  const int64_t* sizes;
-  const int64_t* strides;
+  const int64_t* sizes;    // [dimensions]
+  const int64_t* strides;  // [dimensions]
 };
 
-// What is known of the tokens of a batch for their binary cross-entropy.
+// The inputs of the binary cross-entropy besides the logits.
 struct Terms {
   Elements labels, mask, positive_weight;
   float label_smoothing;
 };
 
-// Upstream gradient of each token: its number times a factor.
+// The upstream gradient of a token is its number times the factor.
 struct Upstream {
   Elements numbers;
   float factor;
 };
 
-// Over the tokens whose mask is set.
+// Sums over the counted tokens, those whose mask is set and whose label is not ignored.
 struct TokenSums {
   double loss;
   double weight;    // of the mask
-  double gradient;  // of the logits; of the linear head alone
+  double gradient;  // of the logits; set by the linear head only
   int64_t true_positives, false_positives, false_negatives, true_negatives;
   bool has_bad_label;
 };
 
-// For tokens [first, first + count); what is written begins with token `first`.
+// Every function handles tokens [first, first + count); its outputs begin with token `first`.
 struct BceKernels {
-  void (*as_floats)(const Elements&, int64_t first, int64_t count, float* out);
+  void (*as_floats)(const Elements&, int64_t first, int64_t count, float* out /* [count] */);
+  // losses [count] or null
   void (*forward)(const Elements& logits, const Terms&, int64_t first, int64_t count, float* losses,
                   TokenSums&);
+  // gradient [count]
   void (*backward[kTypes])(const Elements& logits, const Terms&, const Upstream&, int64_t first,
                            int64_t count, void* gradient);
 };
 
-// Hidden states of tokens [first, first + count), count up to kTile.
+// Hidden states of tokens [first, first + count), with count up to kTile.
 struct HiddenRows {
-  const void* const* rows;
+  const void* const* rows;  // [count] pointers to rows [size], whose elements are `stride` apart
   int64_t stride;
   int64_t size;
   int64_t first;
   int64_t count;
 };
 
-// Floats of scratch memory that kTile rows need.
+// Rows that are handled together, and the floats of scratch memory that they need.
 constexpr int64_t kRowGroup = 16;
 constexpr int64_t head_scratch_floats(int64_t size) { return kRowGroup * size; }
 
 struct RtdHeadKernels {
-  // losses and weight_gradient may be null. weight_gradient [size] is added to, not yet divided by the
-  // denominator.
+  // weight [size], logits [count], losses [count] or null. The gradient of the weight, without the division
+  // by the denominator, is added to weight_gradient [size], which may be null.
   void (*forward[kTypes])(const HiddenRows&, const float* weight, float bias, const Terms&, float* scratch,
                           float* logits, float* losses, float* weight_gradient, TokenSums&);
   // gradient [count, size]
   void (*backward[kTypes])(const HiddenRows&, const float* weight, const float* logits, const Terms&,
                            const Upstream&, float* scratch, void* gradient, float* weight_gradient,
                            TokenSums&);
+  // out [size] = numbers [size] * factor
   void (*scaled[kTypes])(const float* numbers, float factor, int64_t size, void* out);
 };
 
-// One row of a batch to mask; arrays without a stride are contiguous.
+// ---- masking ----------------------------------------------------------------------------------------------
+
+// One row of a batch to mask. Arrays without a stride are contiguous.
 struct MaskingRow {
-  const int64_t* input_ids;
+  const int64_t* input_ids;  // [length]
   int64_t input_stride;
-  const uint8_t* maskable;
+  const uint8_t* maskable;  // [length]
   int64_t maskable_stride;
   int64_t length;
   const double* uniforms;  // [slots, 2]
   int64_t slots;
-  int64_t* masked_ids;
-  int64_t* positions;
-  int64_t* targets;
+  int64_t* masked_ids;  // [length]
+  int64_t* positions;   // [slots]
+  int64_t* targets;     // [slots]
 };
 
-struct MaskingOptions {
-  int64_t mask_token_id;
-  int64_t vocab_size;
-  double probability;
-  double mask_fraction;
-  double random_fraction;
-};
-
-// Numbers of scratch memory that a row of `length` tokens needs: its maskable positions, and two per slot,
-// the latter in whole vectors.
+// Numbers of scratch memory for a row: its maskable positions, and two numbers per slot in whole vectors.
 constexpr int64_t masking_scratch(int64_t length, int64_t slots) { return length + 1 + 2 * slots + 16; }
 
 struct MaskingKernels {
-  // False if an id is not in the vocabulary.
+  // Returns false if an id is not in the vocabulary.
   bool (*mask_row)(const MaskingRow&, const MaskingOptions&, int32_t* scratch);
 };
 
 }  // namespace electra_kernels
 
-// Every level's tables, by name.
+// Declares the tables of every level.
 #define EK_DECLARE_LEVEL(level)          \
   namespace electra_kernels::level {     \
   extern const SamplingKernels sampling; \

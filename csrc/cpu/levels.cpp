@@ -1,4 +1,4 @@
-// The instruction-set levels: which were compiled, and which of them this machine can run.
+// The instruction-set levels that were compiled, and which of them this machine can run.
 
 #include "host.h"
 
@@ -12,7 +12,8 @@ constexpr size_t kCount = sizeof(kLevels) / sizeof(kLevels[0]);
 
 bool is_supported(const std::string& name) {
 #if defined(__x86_64__)
-  // These ask the processor and the operating system, which has to save the wider registers.
+  // __builtin_cpu_supports asks the processor and the operating system, which has to save the wider
+  // registers.
   if (name == "sse2") return true;
   const bool avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -25,7 +26,7 @@ bool is_supported(const std::string& name) {
 #endif
 }
 
-// Names of the levels that this machine can run, by their index, from the least demanding up.
+// Names of the levels that this machine can run, by index, from the least demanding up.
 std::vector<std::string> supported_levels() {
   std::vector<std::string> names;
   for (const Level& level : kLevels) {

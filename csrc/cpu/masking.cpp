@@ -1,9 +1,13 @@
-// Which tokens of a row are masked. Slot j takes the floor(u (n - j))-th of those of n maskable tokens that
-// are left. Taking them out one by one is a chain over the slots; putting them back is none: among what slot
-// i found, a token that is q-th after its turn was q-th, or (q + 1)-th from its rank on. So every slot walks
-// back through the earlier ones, from the latest to the first, all slots at once, a lane each.
+// Chooses the masked tokens of a row without replacement. Of n maskable tokens, slot j removes the
+// floor(u (n - j))-th of the tokens that the earlier slots have left.
 //
-// Products and sums of float64 are rounded one by one, as in the reference: see the flags in setup.py.
+// Removing tokens one by one is a chain of dependent steps over the slots. Undoing the removals is not: a
+// token of rank q after slot i's removal had rank q before it, or q + 1 if q is at least the rank that slot i
+// removed. So each slot maps its rank back through the earlier slots, from the latest to the first, and all
+// slots do so at once, one per lane.
+//
+// The ids are read once and written once. Products and sums of float64 are rounded one by one, as in the
+// reference: see KERNEL_FLAGS in csrc/build.py.
 
 #include "kernels.h"
 #include "vector.h"
@@ -13,8 +17,7 @@ namespace {
 
 using Ranks = int32_t __attribute__((vector_size(4 * kLanes)));
 
-// Positions of the maskable tokens, in order, into `table`, one longer than the row; returns how many there
-// are.
+// Writes the positions of the maskable tokens, in order, into table [length + 1]. Returns how many there are.
 inline int64_t list_maskable(const MaskingRow& row, int32_t* table) {
   int64_t count = 0;
   for (int64_t i = 0; i < row.length; ++i) {
@@ -24,7 +27,8 @@ inline int64_t list_maskable(const MaskingRow& row, int32_t* table) {
   return count;
 }
 
-// Ranks among the tokens that are left at each slot's turn, then among all that are maskable.
+// left [used]: the rank that each slot removes among the tokens left at its turn. ranks [used]: its rank
+// among all maskable tokens.
 inline void find_ranks(const MaskingRow& row, int64_t available, int64_t used, int32_t* left,
                        int32_t* ranks) {
   for (int64_t slot = 0; slot < used; ++slot) {
@@ -35,19 +39,20 @@ inline void find_ranks(const MaskingRow& row, int64_t available, int64_t used, i
   Ranks lane;
   for (int i = 0; i < kLanes; ++i) lane[i] = i;
   for (int64_t earlier = used - 2; earlier >= 0; --earlier) {
-    const Ranks taken = left[earlier] - Ranks{};
-    // Always the same vectors, so that a load finds what was stored last in one piece.
+    const Ranks removed = left[earlier] - Ranks{};
+    // Vectors begin at fixed slots: a load that overlaps two earlier stores would have to wait for them.
     for (int64_t start = (earlier + 1) / kLanes * kLanes; start < used; start += kLanes) {
       Ranks rank = load_as<Ranks>(ranks + start);
       const int32_t first = static_cast<int32_t>(earlier - start);
-      rank -= (rank >= taken) & (lane > first);
+      rank -= (rank >= removed) & (lane > first);
       __builtin_memcpy(ranks + start, &rank, sizeof(rank));
     }
   }
 }
 
-// The id that is written where `original` stood. Chance decides, so nothing of it is a branch.
-inline int64_t written(const MaskingOptions& options, double action, int64_t original) {
+// The id that replaces `original`: [MASK], a random id or `original` itself. It has no branches, because they
+// would be mispredicted.
+inline int64_t masked_id(const MaskingOptions& options, double action, int64_t original) {
   int64_t id = original;
   if (options.random_fraction > 0) {
     const double remainder = (action - (1 - options.random_fraction)) / options.random_fraction;
@@ -59,6 +64,7 @@ inline int64_t written(const MaskingOptions& options, double action, int64_t ori
   return action < options.mask_fraction ? options.mask_token_id : id;
 }
 
+// Returns false if an id is not in the vocabulary.
 bool copy_ids(const MaskingRow& row, int64_t vocab_size) {
   bool is_valid = true;
   for (int64_t i = 0; i < row.length; ++i) {
@@ -81,10 +87,10 @@ bool mask_row(const MaskingRow& row, const MaskingOptions& options, int32_t* scr
   find_ranks(row, available, used, left, ranks);
   for (int64_t slot = 0; slot < used; ++slot) {
     const int64_t position = scratch[ranks[slot]];
-    const int64_t original = row.masked_ids[position];  // no other slot has this position
+    const int64_t original = row.masked_ids[position];  // still unmasked: no other slot has this position
     row.positions[slot] = position;
     row.targets[slot] = original;
-    row.masked_ids[position] = written(options, row.uniforms[2 * slot + 1], original);
+    row.masked_ids[position] = masked_id(options, row.uniforms[2 * slot + 1], original);
   }
   for (int64_t slot = used; slot < row.slots; ++slot) {
     row.positions[slot] = 0;

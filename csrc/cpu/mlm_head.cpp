@@ -1,27 +1,25 @@
-// Masked-LM loss, sample and gradient of one row, all from one visit: the exponentials that the log-sum-exp
-// needs are kept (in the cache: a row of 30,522 is 122 KB) and become the gradient by one product.
+// Masked-LM loss, sample and gradient of one row of logits, fused into one scan:
 //
 //     loss = logsumexp(x) - x[target]        d/dx = softmax(x) - one_hot(target)
+//
+// The exponentials that the log-sum-exp needs stay in the cache (a row of 30,522 columns has 122 KB) and
+// become the gradient by one product, so that memory sees one read of the logits and one write of the
+// gradient. The gradient may overwrite the logits: when the first element is written, nothing of the row is
+// read from memory any more.
 
-#include "rows.h"
+#include "scan.h"
 
 namespace electra_kernels {
 namespace {
 
-template <typename T>
-inline float logit_at(const Row& row, int64_t index) {
-  const float x = to_float(static_cast<const T*>(row.logits)[index * row.stride]);
-  return row.bias == nullptr ? x : x + row.bias[index];
-}
-
-// At the target softmax - 1 would leave rounding alone of a loss near 0.
+// At the target, softmax - 1 would lose all digits of a loss near 0; expm1 of x[target] - logsumexp does not.
 template <typename T>
 inline void write_target(const GradientRow& gradient, int64_t target, double distance) {
   const float value = static_cast<float>(__builtin_expm1(distance) * gradient.scale);
   convert(value, static_cast<T*>(gradient.data)[target * gradient.stride]);
 }
 
-// out = tile * factor
+// out [count] = tile * factor
 template <typename T>
 inline void store_scaled(float* tile, int64_t count, float factor, T* out, int64_t stride) {
   const int64_t whole = stride == 1 ? count / kLanes * kLanes : 0;
@@ -29,24 +27,24 @@ inline void store_scaled(float* tile, int64_t count, float factor, T* out, int64
   for (int64_t i = whole; i < count; ++i) convert(tile[i] * factor, out[i * stride]);
 }
 
-// From the exponentials that `visit` has kept, each relative to its tile's maximum.
+// Turns the exponentials that `scan_row` has kept, each relative to its tile's maximum, into the gradient.
 template <typename T>
 inline void write_gradient(const Row& row, const Draw& draw, int64_t target, const GradientRow& gradient,
                            float* scratch, const RowStatistics& statistics) {
   const double log_sum = statistics.is_bad ? __builtin_nan("") : statistics.log_sum;
-  const Tiles parts = tiles_in(scratch, row.size, draw.temperature != 1);
-  for (int64_t t = 0; t < parts.count; ++t) {
-    parts.maximum[t] =
-        static_cast<float>((static_cast<double>(parts.maximum[t]) - statistics.maximum) - log_sum);
+  const Tiles tiles = tiles_in(scratch, row.size, draw.temperature != 1);
+  for (int64_t t = 0; t < tiles.count; ++t) {
+    tiles.maximum[t] =
+        static_cast<float>((static_cast<double>(tiles.maximum[t]) - statistics.maximum) - log_sum);
   }
-  for (int64_t t = 0; t < parts.count; t += kLanes) {
-    store(parts.maximum + t, exponential(load(parts.maximum + t)) * gradient.scale);
+  for (int64_t t = 0; t < tiles.count; t += kLanes) {
+    store(tiles.maximum + t, exponential(load(tiles.maximum + t)) * gradient.scale);
   }
-  for (int64_t t = 0; t < parts.count; ++t) {
+  for (int64_t t = 0; t < tiles.count; ++t) {
     const int64_t start = t * kTile;
     const int64_t count = start + kTile < row.size ? kTile : row.size - start;
     T* const out = static_cast<T*>(gradient.data) + start * gradient.stride;
-    store_scaled(scratch + start, count, parts.maximum[t], out, gradient.stride);
+    store_scaled(scratch + start, count, tiles.maximum[t], out, gradient.stride);
   }
   write_target<T>(gradient, target,
                   (static_cast<double>(statistics.target_logit) - statistics.maximum) - log_sum);
@@ -57,9 +55,9 @@ void cross_entropy_row(const Row& row, const Draw& draw, int64_t target, const G
                        float* scratch, RowStatistics& statistics) {
   statistics.target_logit = logit_at<T>(row, target);
   if (gradient.data == nullptr) {
-    visit<T, false>(row, draw, scratch, statistics);
+    scan_row<T, false>(row, draw, scratch, statistics);
   } else {
-    visit<T, true>(row, draw, scratch, statistics);
+    scan_row<T, true>(row, draw, scratch, statistics);
     write_gradient<T>(row, draw, target, gradient, scratch, statistics);
   }
 }

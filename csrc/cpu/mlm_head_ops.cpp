@@ -1,30 +1,18 @@
 // electra_kernels_cpp::cross_entropy_sample, its gradients, and the row kernel of the chunked linear head:
 // see electra_kernels/ops/mlm_head.py.
 
-#include <cmath>
 #include <limits>
 
-#include "host.h"
+#include "rows_host.h"
 
 namespace electra_kernels {
 namespace {
 
-// What the rows of one call share.
+// Options that all rows of a call share.
 struct Options {
   int64_t ignore_index;
   float temperature;
   bool ban_original;
-};
-
-// Per row [...], written for every row.
-struct Statistics {
-  explicit Statistics(const Tensor& targets)
-      : losses(empty_like(targets, ScalarType::Float)),
-        tokens(empty_like(targets, ScalarType::Long)),
-        is_top1(empty_like(targets, ScalarType::Bool)),
-        logsumexp_parts(empty_parts(targets)) {}
-  Tensor losses, tokens, is_top1;
-  Tensor logsumexp_parts;  // [..., 2]: maximum, log_sum
 };
 
 void check_targets(const int64_t* targets, int64_t count, int64_t vocab_size, int64_t ignore_index) {
@@ -34,25 +22,25 @@ void check_targets(const int64_t* targets, int64_t count, int64_t vocab_size, in
   }
 }
 
-// One visit to every row of logits. With `overwrites`, the logits become their gradient times `scale`.
-Statistics visit_rows(const MlmHeadKernels& kernels, const Tensor& logits, const std::optional<Tensor>& bias,
-                      const Tensor& targets, const Tensor& uniforms, const Options& options, bool overwrites,
-                      float scale) {
+// Scans every row of logits once. With `overwrites`, the logits become their gradient times `scale`.
+CrossEntropyTensors scan_rows(const MlmHeadKernels& kernels, const Tensor& logits,
+                              const std::optional<Tensor>& bias, const Tensor& targets,
+                              const Tensor& uniforms, const Options& options, bool overwrites, float scale) {
   const auto cross_entropy = for_type(kernels.cross_entropy, logits);
   const auto scale_row = for_type(kernels.scale, logits);
   const Rows rows = overwrites ? mutable_rows_of(logits) : rows_of(logits);
   const Tensor packed_targets = packed(targets), packed_uniforms = packed(uniforms);
   const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
   const double* const u = packed_uniforms.const_data_ptr<double>();
-  const float* const bias_data = bias ? bias->const_data_ptr<float>() : nullptr;
+  const float* const bias_data = data_or_null<float>(bias);
   check_targets(target, rows.count, rows.size, options.ignore_index);
   check_uniforms(u, rows.count);
 
-  Statistics out(targets);
+  CrossEntropyTensors out(targets);
   float* const losses = out.losses.mutable_data_ptr<float>();
   int64_t* const tokens = out.tokens.mutable_data_ptr<int64_t>();
   bool* const is_top1 = out.is_top1.mutable_data_ptr<bool>();
-  LogSumExp* const logsumexps = parts_of(out.logsumexp_parts);
+  LogSumExp* const logsumexps = logsumexps_of(out.logsumexps);
   for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
     const Scratch scratch(scratch_floats(rows.size));
     for (int64_t i = first; i < last; ++i) {
@@ -91,7 +79,7 @@ double denominator_of(const Tensor& targets, const std::optional<Tensor>& normal
   return static_cast<double>(counted);
 }
 
-// The losses in the order of the rows, whatever thread each came from.
+// Adds up the losses in the order of the rows, so that the sum does not depend on the threads.
 Tensor reduced(const Tensor& losses, double denominator, const std::string& reduction) {
   if (reduction == "none") return losses;
   const float* const loss = losses.const_data_ptr<float>();
@@ -105,15 +93,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
     const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
     double temperature, bool ban_original, int64_t level) {
   const Options options = {ignore_index, static_cast<float>(temperature), ban_original};
-  const Statistics rows =
-      visit_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, false, 1);
+  const CrossEntropyTensors rows =
+      scan_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, false, 1);
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
-  return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1, rows.logsumexp_parts,
+  return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1, rows.logsumexps,
           scalar_like(targets, ScalarType::Double, denominator)};
 }
 
-// The factor that is still missing is 1 / denominator in float16, which would flush the gradient to zero,
-// else 1.
+// Returns the factor that the gradient still lacks. In float16 it is 1 / denominator, which would flush the
+// gradient to zero if it were applied here; otherwise 1.
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(
     const Tensor& logits, const Tensor& targets, const Tensor& uniforms,
     const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
@@ -122,13 +110,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
   const float scale = static_cast<float>(reciprocal_or_zero(denominator));
   const bool is_later = type_of(logits) == Type::kFloat16;
-  const Statistics rows = visit_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms,
-                                     options, true, is_later ? 1 : scale);
+  const CrossEntropyTensors rows = scan_rows(level_at(level).mlm_head, logits, std::nullopt, targets,
+                                             uniforms, options, true, is_later ? 1 : scale);
   return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1,
           scalar_like(targets, ScalarType::Float, is_later ? scale : 1)};
 }
 
-// Gradients of rows whose log-sum-exp is known, into `out`: upstream is one number, or one per row.
+// Writes the gradients of rows whose log-sum-exp is known into `out`. `upstream` is one number, or one per
+// row.
 void write_gradients(const MlmHeadKernels& kernels, const Tensor& logits, const std::optional<Tensor>& bias,
                      const Tensor& targets, const Tensor& logsumexp_parts, const float* upstream,
                      bool is_per_row, double factor, int64_t ignore_index, const Tensor& out) {
@@ -137,8 +126,8 @@ void write_gradients(const MlmHeadKernels& kernels, const Tensor& logits, const 
   const Rows rows = rows_of(logits), gradients = mutable_rows_of(out);
   const Tensor packed_targets = packed(targets), packed_parts = packed(logsumexp_parts);
   const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
-  const LogSumExp* const logsumexps = parts_of(packed_parts);
-  const float* const bias_data = bias ? bias->const_data_ptr<float>() : nullptr;
+  const LogSumExp* const logsumexps = logsumexps_of(packed_parts);
+  const float* const bias_data = data_or_null<float>(bias);
   check_targets(target, rows.count, rows.size, ignore_index);
   for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
@@ -185,12 +174,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_rows_(
     const Tensor& logits, const std::optional<Tensor>& bias, const Tensor& targets, const Tensor& uniforms,
     int64_t ignore_index, double temperature, bool ban_original, bool writes_gradient, int64_t level) {
   const Options options = {ignore_index, static_cast<float>(temperature), ban_original};
-  const Statistics rows =
-      visit_rows(level_at(level).mlm_head, logits, bias, targets, uniforms, options, writes_gradient, 1);
-  return {rows.losses, rows.tokens, rows.is_top1, rows.logsumexp_parts};
+  const CrossEntropyTensors rows =
+      scan_rows(level_at(level).mlm_head, logits, bias, targets, uniforms, options, writes_gradient, 1);
+  return {rows.losses, rows.tokens, rows.is_top1, rows.logsumexps};
 }
 
-// Its backward when the log-sum-exp is known: the logits become their unscaled gradient.
+// The backward of cross_entropy_rows_ for a known log-sum-exp: the logits become their unscaled gradient.
 void cross_entropy_rows_backward_(const Tensor& logits, const std::optional<Tensor>& bias,
                                   const Tensor& targets, const Tensor& logsumexp_parts, int64_t ignore_index,
                                   int64_t level) {

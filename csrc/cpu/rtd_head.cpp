@@ -1,16 +1,20 @@
-// The discriminator's last linear layer with its loss. Hidden states are read from memory once: a group of
-// rows gives its logits, these give the slope of the loss, and the rows, still in the cache, times their
-// slopes are added to the gradient of the weight. The backward then only writes slope x weight.
+// The discriminator's last linear layer, fused with its loss and with the gradient of its weight.
+//
+// Hidden states are read from memory once. A group of rows gives its logits, and the logits give the slope of
+// the loss. The rows, still in the cache, are multiplied by their slopes and added to the gradient of the
+// weight. That is legal in the forward pass because "mean" and "sum" only scale this gradient, by a number
+// that the backward knows. The backward then writes slope x weight and reads no hidden states. A loss per
+// token has an upstream gradient per token: then the backward computes the gradient of the weight.
 
 #include "tokens.h"
 
 namespace electra_kernels {
 namespace {
 
-constexpr int64_t kRows = 4;  // rows at a time that share a load of the weight
+constexpr int64_t kRows = 4;  // rows that share a load of the weight
 static_assert(kRowGroup % kRows == 0 && kRowGroup % kLanes == 0 && kTile % kRowGroup == 0, "whole groups");
 
-// Logits of kRows rows, without bias.
+// logits [kRows] = rows . weight, without bias.
 template <typename T>
 inline void dot_rows(const T* const* rows, const float* weight, int64_t size, float* logits) {
   Floats sums[kRows] = {};
@@ -25,7 +29,7 @@ inline void dot_rows(const T* const* rows, const float* weight, int64_t size, fl
   }
 }
 
-// gradient += slopes x rows, in the order of the rows.
+// gradient [size] += slopes [count] x rows [count, size], in the order of the rows.
 template <typename T>
 inline void add_rows(const T* const* rows, const float* slopes, int64_t count, int64_t size,
                      float* gradient) {
@@ -40,7 +44,7 @@ inline void add_rows(const T* const* rows, const float* slopes, int64_t count, i
   }
 }
 
-// A row without a slope is left out: it may hold numbers that are not finite.
+// As add_rows, but skips rows of slope 0: they may hold NaN or infinity.
 template <typename T>
 inline void add_group(const T* const* rows, const float* slopes, int64_t count, int64_t size,
                       float* gradient) {
@@ -55,8 +59,9 @@ inline void add_group(const T* const* rows, const float* slopes, int64_t count, 
   add_rows(chosen, factors, chosen_count, size, gradient);
 }
 
-// Calls body(rows, start, count) for each group of rows, of T or, where their elements are apart, gathered as
-// floats. The last group repeats its last row up to a whole number of kRows.
+// Calls body(rows, start, count) for each group of rows. Contiguous rows keep their type T; others are
+// gathered as floats in the scratch memory. The last row of a group that is not full stands in for the
+// missing ones.
 template <typename T, typename Body>
 inline void for_groups(const HiddenRows& hidden, float* scratch, const Body& body) {
   for (int64_t start = 0; start < hidden.count; start += kRowGroup) {
@@ -111,7 +116,7 @@ void forward(const HiddenRows& hidden, const float* weight, float bias, const Te
       has_weights(terms) ? total_weight(tile, hidden.count, reading) : static_cast<double>(counted);
 }
 
-// out = numbers x factor
+// out [size] = numbers [size] * factor
 template <typename T>
 inline void scale_into(const float* numbers, float factor, int64_t size, T* out) {
   const int64_t whole = size / kLanes * kLanes;
@@ -119,7 +124,7 @@ inline void scale_into(const float* numbers, float factor, int64_t size, T* out)
   for (int64_t h = whole; h < size; ++h) convert(numbers[h] * factor, out[h]);
 }
 
-// The slope of each token, upstream gradient included; their sum, lane by lane.
+// Computes the slope of each token, upstream gradient included, and returns the sum of the slopes.
 inline float load_slopes(const HiddenRows& hidden, const float* logits, const Terms& terms,
                          const Upstream& upstream, float* slopes) {
   const Reading reading(terms);

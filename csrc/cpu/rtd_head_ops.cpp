@@ -1,24 +1,26 @@
 // electra_kernels_cpp::linear_masked_bce and its gradient: see electra_kernels/ops/rtd_head.py.
 
-#include "elements.h"
+#include "rows_host.h"
+#include "tokens_host.h"
 
 namespace electra_kernels {
 namespace {
 
-// Rows that one thread sums up: a number of blocks that depends on the number of rows alone.
+// Rows of a block, which one thread sums up. Depends only on the number of rows, so the summation order never
+// changes with the number of threads.
 int64_t block_rows(int64_t count) {
   const int64_t rows = (count / 256 + kRowGroup) / kRowGroup * kRowGroup;
   return std::min(kTile, std::max<int64_t>(64, rows));
 }
 
-// A small tensor as floats.
+// A small tensor as floats [numel].
 std::vector<float> as_floats(const BceKernels& kernels, const Tensor& tensor) {
   std::vector<float> numbers(tensor.numel());
   kernels.as_floats(Strided(tensor).elements(), 0, tensor.numel(), numbers.data());
   return numbers;
 }
 
-// The same sums for every block, and the gradient of the weight of each if it is asked for.
+// Sums over each block of rows and, if asked for, its part of the gradient of the weight.
 struct Blocks {
   Blocks(int64_t count, int64_t size, bool has_gradients)
       : rows(block_rows(count)),
@@ -33,7 +35,7 @@ struct Blocks {
   std::vector<float> gradients;  // [blocks, size]
 };
 
-// body(block, hidden rows, scratch) for every block of rows.
+// Calls body(block, hidden rows, scratch) for every block of rows.
 template <typename Body>
 void for_blocks(Blocks& blocks, const Rows& rows, const Body& body) {
   for_rows(static_cast<int64_t>(blocks.sums.size()), blocks.rows * (rows.size + 1),
@@ -49,7 +51,7 @@ void for_blocks(Blocks& blocks, const Rows& rows, const Body& body) {
            });
 }
 
-// The blocks' gradients in their order, in float64.
+// The gradient of the weight [size]: adds up the blocks in their order, in float64.
 std::vector<float> total_gradient(const Blocks& blocks, int64_t size) {
   std::vector<double> totals(size, 0.0);
   for (size_t start = 0; start < blocks.gradients.size(); start += size) {
@@ -99,7 +101,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> linear_masked_bce(
           scalar_like(labels, ScalarType::Float, grad_bias)};
 }
 
-// numbers x factor as a tensor of the dtype of the weight.
+// numbers * factor as a tensor of the weight's dtype.
 Tensor parameter_gradient(const RtdHeadKernels& kernels, const Tensor& weight,
                           torch::headeronly::IntHeaderOnlyArrayRef sizes, const float* numbers,
                           float factor) {

@@ -1,13 +1,15 @@
-// One draw per row at the price of its log-sum-exp: the row is read once, and one tile of it a second time.
+// One draw per row of logits, and its log-sum-exp, in one scan. Only the tile that the token is drawn from is
+// read a second time, while drawing with Gumbel noise writes and reads a tensor of noise as well. Tiles may
+// be scanned before the row's maximum is known, because each sum is relative to the maximum of its own tile.
 
-#include "rows.h"
+#include "scan.h"
 
 namespace electra_kernels {
 namespace {
 
 template <typename T>
 void sample_row(const Row& row, const Draw& draw, float* scratch, RowStatistics& statistics) {
-  visit<T, false>(row, draw, scratch, statistics);
+  scan_row<T, false>(row, draw, scratch, statistics);
 }
 
 template <typename T>

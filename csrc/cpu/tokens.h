@@ -1,10 +1,10 @@
-// The binary cross-entropy of one token per lane, which the loss on logits and the linear head share.
+// The binary cross-entropy with one token per lane, which the loss on logits and the linear head share.
 //
 // With the smoothed label y, the positive weight p and the mask weight m of a token with logit x:
 //
 //     loss = m (p y softplus(-x) + (1 - y) softplus(x))    d/dx = m ((1 - y) sigmoid(x) - p y sigmoid(-x))
 //
-// Both come from the one exponential exp(-|x|).
+// Both need a single exponential, exp(-|x|).
 
 #pragma once
 
@@ -22,12 +22,8 @@ EK_INLINE float number(T x) {
 }
 EK_INLINE float number(BFloat16 x) { return to_float(x); }
 EK_INLINE float number(Float16 x) { return to_float(x); }
-// The byte of a bool, which is not 1 in every tensor that torch takes for one.
-struct Flag {
-  uint8_t byte;
-};
 EK_INLINE float number(Flag x) { return x.byte != 0; }
-// What is out of [0, 1] must not be rounded into it, for the sake of labels.
+// A label outside of [0, 1] must stay outside when it is rounded, so that it is refused.
 EK_INLINE float number(double x) {
   const float rounded = static_cast<float>(x);
   return x > 1 && rounded == 1 ? 1 + 0x1p-23f : x < 0 && rounded == 0 ? -0x1p-126f : rounded;
@@ -106,8 +102,8 @@ using Choices = int32_t __attribute__((vector_size(4 * kLanes)));  // -1 or 0, a
 
 constexpr int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-// Up to kTile tokens, and up to a whole vector tokens whose mask is not set. What is not given stays 1; a
-// tile that is not full is the last that is loaded.
+// Up to kTile tokens, padded to a whole vector with tokens whose mask is not set. A tensor that is not given
+// stays 1. Padding overwrites that 1, so a tile that is not full must be the last one that is loaded.
 struct TermTile {
   TermTile() {
     for (int64_t i = 0; i < kTile; ++i) mask[i] = positive_weight[i] = 1;
@@ -116,8 +112,6 @@ struct TermTile {
   alignas(64) float mask[kTile];
   alignas(64) float positive_weight[kTile];
 };
-
-EK_INLINE bool is_floating(Number type) { return type <= Number::kFloat64; }
 
 inline void load_terms(const Terms& terms, int64_t first, int64_t count, TermTile& tile) {
   load_elements(terms.labels, first, count, tile.labels);
@@ -128,20 +122,20 @@ inline void load_terms(const Terms& terms, int64_t first, int64_t count, TermTil
   for (int64_t i = count; i < padded(count); ++i) tile.labels[i] = tile.mask[i] = tile.positive_weight[i] = 0;
 }
 
-// What softplus(-x) and softplus(x) are multiplied with, and the weight of the token.
+// The factors of softplus(-x) and softplus(x), and the weight of the token.
 struct Token {
   Floats positive, negative, weight;
   Choices is_counted, is_positive, is_bad;
 };
 
-// How the numbers of labels and mask are to be read.
+// How the numbers of labels and mask are interpreted.
 struct Reading {
   explicit Reading(const Terms& terms)
       : ignored(broadcast(is_floating(terms.labels.type) ? __builtin_nanf("") : -100.0f)),
         keep(broadcast(1 - terms.label_smoothing)),
         spread(broadcast(0.5f * terms.label_smoothing)),
         mask_is_flag(Choices{} - (terms.mask.data != nullptr && !is_floating(terms.mask.type))) {}
-  Floats ignored;  // the label; NaN, which equals none, where there is none
+  Floats ignored;  // the label that is ignored; NaN, which equals no label, if none is
   Floats keep, spread;
   Choices mask_is_flag;
 };
@@ -154,7 +148,6 @@ EK_INLINE Token token_at(const TermTile& tile, int64_t i, const Reading& reading
   weight = label == reading.ignored ? Floats{} : weight;
   token.weight = weight;
   token.is_counted = weight != 0.0f;
-  // An integer is in [0, 1] if it is 0 or 1.
   token.is_bad = token.is_counted & ~((label >= 0.0f) & (label <= 1.0f));
   label = token.is_counted ? label : Floats{};
   token.is_positive = label > 0.5f;
@@ -166,7 +159,7 @@ EK_INLINE Token token_at(const TermTile& tile, int64_t i, const Reading& reading
 
 EK_INLINE Floats absolute(Floats x) { return bit_cast<Floats>(bit_cast<Integers>(x) & 0x7fffffffu); }
 
-// log(1 + x) for x in [0, 1] = 2 artanh(s), s = x / (2 + x); at most 2 ulp off.
+// log(1 + x) = 2 artanh(s) with s = x / (2 + x), for x in [0, 1], within 2 ulp.
 EK_INLINE Floats log_one_plus(Floats x) {
   const Floats s = x / (2.0f + x);
   const Floats square = s * s;
@@ -177,8 +170,8 @@ EK_INLINE Floats log_one_plus(Floats x) {
   return multiply_add(s * square, p, s + s);
 }
 
-// rest = log(1 + exp(-|x|)). A factor of 0 wins over an infinite softplus, and a mask that is not set over
-// all.
+// rest = log(1 + exp(-|x|)). A factor of 0 gives 0 even if the softplus is infinite, and so does a mask that
+// is not set, whatever the logit.
 EK_INLINE Floats token_loss(const Token& token, Floats x, Floats rest) {
   const Floats positive = token.positive * (maximum(-x, Floats{}) + rest);
   const Floats negative = token.negative * (maximum(x, Floats{}) + rest);
@@ -203,7 +196,7 @@ inline bool has_weights(const Terms& terms) {
   return terms.mask.data != nullptr && is_floating(terms.mask.type);
 }
 
-// The weights that are counted, in float64.
+// The sum of the counted weights, in float64.
 inline double total_weight(const TermTile& tile, int64_t count, const Reading& reading) {
   double chains[kLanes] = {};
   for (int64_t i = 0; i < padded(count); i += kLanes) {
@@ -215,10 +208,10 @@ inline double total_weight(const TermTile& tile, int64_t count, const Reading& r
   return total;
 }
 
-// Sums over a tile, lane by lane.
+// Sums over a tile, one per lane.
 struct LaneSums {
   Floats loss = {}, gradient = {};
-  // Each number is minus a count.
+  // Counts, negated: comparisons give -1.
   Choices counted = {}, predicted = {}, positive = {}, both = {}, bad = {};
 };
 
@@ -237,7 +230,7 @@ EK_INLINE int64_t counted(Choices lanes) {
   return total;
 }
 
-// Returns how many tokens were counted.
+// Adds the sums of all lanes. Returns how many tokens were counted.
 inline int64_t add(const LaneSums& lanes, TokenSums& sums) {
   const int64_t total = counted(lanes.counted), predicted = counted(lanes.predicted);
   const int64_t positive = counted(lanes.positive), both = counted(lanes.both);

@@ -1,12 +1,12 @@
-// One vector of floats per instruction-set level, and the few operations that the row kernels are made of.
+// One vector of floats per instruction-set level: conversions, loads and stores of the element types, and the
+// few operations that the kernels are made of.
 //
 // A source that includes this file is compiled once per level. Everything here and there is in an anonymous
-// namespace and neither STL nor torch is included: an inline function that two levels shared by name would be
-// merged by the linker, which could put AVX-512 code under the baseline's feet.
+// namespace, and includes neither the standard library nor torch: see common.h.
 
 #pragma once
 
-#include <stdint.h>
+#include "../common.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -21,7 +21,7 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
-// g++ 12 warns of an uninitialised operand in the intrinsics without a mask.
+// All lanes. Without a mask, g++ 12 warns of an uninitialised operand inside the intrinsics.
 constexpr __mmask16 kAll = 0xffff;
 #elif defined(__AVX2__)
 constexpr int kLanes = 8;
@@ -34,13 +34,6 @@ constexpr int kLanes = 1;
 using Floats = float __attribute__((vector_size(4 * kLanes)));
 using Integers = uint32_t __attribute__((vector_size(4 * kLanes)));
 using Shorts = uint16_t __attribute__((vector_size(2 * kLanes)));
-
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
 
 template <typename To, typename From>
 EK_INLINE To bit_cast(From from) {
@@ -65,7 +58,7 @@ EK_INLINE float to_float(Float16 x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
   const uint32_t rest = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
   if (rest >= 0x7c00u << 13) return bit_cast<float>(sign | 0x7f800000u | (rest & 0x7fffffu));
-  // The exponent is rebiased by a product, which also normalises what is denormal in float16.
+  // The product corrects the exponent's bias, and normalises numbers that are denormal in float16.
   return bit_cast<float>(sign | bit_cast<uint32_t>(bit_cast<float>(rest) * 0x1p112f));
 }
 
@@ -96,7 +89,7 @@ EK_INLINE void convert(float x, Float16& out) {
   out.bits = static_cast<uint16_t>(sign | half);
 }
 
-// ---- kLanes numbers in a row of memory, any alignment -----------------------------------------------------
+// ---- kLanes numbers that are contiguous in memory, at any alignment ---------------------------------------
 
 EK_INLINE Floats load(const float* memory) { return load_as<Floats>(memory); }
 
@@ -122,7 +115,7 @@ EK_INLINE void store(float* memory, Floats x) { __builtin_memcpy(memory, &x, siz
 
 EK_INLINE void store(BFloat16* memory, Floats x) {
 #if defined(__AVX512BF16__)
-  // It takes numbers below the smallest normal one for zeros.
+  // This instruction treats denormal numbers as zeros.
   const __m256bh rounded = _mm512_cvtneps_pbh(x);
   __builtin_memcpy(memory, &rounded, sizeof(rounded));
 #else
@@ -148,7 +141,7 @@ EK_INLINE void store(Float16* memory, Floats x) {
 #endif
 }
 
-// ---- arithmetic: + - * are the compiler's ---------------------------------------------------------------
+// ---- arithmetic; the compiler itself has + - * / for vectors ----------------------------------------------
 
 EK_INLINE Floats broadcast(float x) { return x - Floats{}; }
 
@@ -164,7 +157,7 @@ EK_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 #endif
 }
 
-// b where either is NaN.
+// Lane by lane the larger one; b if either is NaN.
 EK_INLINE Floats maximum(Floats a, Floats b) {
 #if defined(__AVX512F__)
   return _mm512_maskz_max_ps(kAll, a, b);
@@ -192,12 +185,13 @@ EK_INLINE float sum(Floats x) {
   return part[0];
 }
 
-// exp(x) for x up to 44, at most 1 ulp off without FMA as with it; exactly 0 at -inf, denormal where it
-// should be, NaN stays NaN. With n = round(x / ln 2) and r = x - n ln 2 it is 2^n (1 + r + r^2 P(r)).
+// exp(x) for x up to 44, within 1 ulp, with and without FMA. It is exactly 0 at -inf, NaN at NaN, and
+// denormal where the exact result is. With n = round(x / ln 2) and r = x - n ln 2, exp(x) = 2^n (1 + r + r^2
+// P(r)).
 EK_INLINE Floats exponential(Floats x) {
   x = maximum(broadcast(-110.0f), x);
-  // 1.5 * 2^23 rounds to an integer and leaves n in the low bits, here with the bias of the exponent and the
-  // 64 by which the power is raised, so that it is a normal number however small the result.
+  // Adding 1.5 * 2^23 rounds to an integer and leaves n in the low bits. 127 is the bias of the exponent. The
+  // power is 2^64 times too large, so that it is a normal number even where the result is denormal.
   const float magic = 12582912.0f + 127 + 64;
   const Floats shifted = multiply_add(x, broadcast(1.44269504089f), broadcast(magic));
   const Floats n = shifted - magic;

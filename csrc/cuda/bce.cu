@@ -1,10 +1,10 @@
 // Masked binary cross-entropy on logits: loss, denominator and confusion counts in one pass, the gradient in
-// one.
+// another.
 //
-// A token's logit, label, mask and positive weight are read once, in the types and strides that they have,
-// where a chain of torch's operations would write and read again a tensor for each step. What depends on all
-// tokens leaves a block as kTokenSums numbers, which the second kernel joins. A thread has kRun tokens that
-// lie together, so that numbers without gaps come and go in 16 bytes.
+// Each pass reads a token's logit, label, mask and positive weight once, with their own dtypes and strides,
+// where a chain of torch's operations would write and read a tensor for each step. Tokens are independent
+// except for sums, which leave a block as kTokenSums numbers; a second kernel adds up the blocks. A thread
+// has kRun adjacent tokens, so that contiguous numbers are accessed 16 bytes at a time.
 
 #include "tokens.h"
 
@@ -23,7 +23,7 @@ __device__ Token token_of(const TokenBatch& batch, const Run& run, int i) {
   return token_of(batch, run.of[kLabels][i], run.of[kMask][i], run.of[kPositiveWeight][i]);
 }
 
-// Numbers [first, first + kRun) of `count` without gaps.
+// Writes numbers [first, first + kRun) of data [count], which is contiguous.
 template <typename T>
 __device__ void store_run(T* data, int64_t first, int64_t count, const float (&x)[kRun]) {
   constexpr int kEach = kPerVector<T>;
@@ -92,7 +92,7 @@ int64_t blocks_of(int64_t count) {
 
 }  // namespace
 
-// Of the number of tokens alone, and so are the bits of the sums.
+// Depends only on the number of tokens, so the summation order never changes.
 int bce_blocks(int64_t count) { return static_cast<int>(count == 0 ? 1 : blocks_of(count)); }
 
 void bce_forward(const TokenBatch& batch, float* losses, const TokenTotals& totals, cudaStream_t stream) {

@@ -1,21 +1,20 @@
-// What every kernel file (*.cu) needs: CUDA, launches, shared memory, and the names by which tests break a
-// kernel.
+// Included by every kernel file (*.cu): CUDA, launches, shared memory, and named barriers and bounds that the
+// tests can remove.
 //
-// The same sources also compile as host C++, with the threads of a block as fibers
-// (tests/cuda_on_cpu/fibers.h, EK_FIBERS). So a kernel uses what fibers.h has and no more: no cub, no
-// cooperative groups, no cuda:: barriers, collectives of whole warps, blocks of whole warps; shared memory by
-// EK_SHARED and EK_DYNAMIC_SHARED, launches by `launch`, inline PTX in elements.h alone. The compiler fuses
-// no product with a sum that the source does not
-// (-fmad=false): write fmaf where it pays.
+// The same sources also compile as host C++ with the threads of a block as fibers (EK_FIBERS,
+// tests/cuda_on_cpu/fibers.h). So a kernel uses only what fibers.h provides: no cub, no cooperative groups,
+// no cuda:: barriers; collectives of whole warps and blocks of whole warps; shared memory by EK_SHARED and
+// EK_DYNAMIC_SHARED, launches by `launch`, inline PTX only in vector.h. With -fmad=false the compiler fuses a
+// product and a sum only where the source does: write fmaf where it pays.
 //
-// Blocks of a cluster (compute capability 9 and above) meet at EK_CLUSTER_BARRIER and write into each other's
-// shared memory by `shared_of`. One that is about to be written to has to have begun, so there is such a
-// barrier before the first write as well.
+// The blocks of a cluster (compute capability 9.0 and later) meet at EK_CLUSTER_BARRIER and write into each
+// other's shared memory by `shared_of`. A block must have begun before another one writes to it, so the first
+// write needs such a barrier in front of it too.
 //
-// Each barrier, mask and bound has a name, which begins with that of the test in tests/conformance that sees
-// its absence: EK_BARRIER(masking_words) is __syncthreads(), EK_BOUND(masking_row, i < n) is i < n, and
-// EK_MUTANT(name) is false, but in the mutants that the tests make of the one build for fibers, one name at a
-// time.
+// Each barrier, mask and bound has a name, which begins with the name of the test in tests/conformance that
+// detects its absence. EK_BARRIER(masking_words) is __syncthreads(), EK_BOUND(masking_row, i < n) is i < n,
+// and EK_MUTANT(name) is false. The build for fibers can switch one name at a time: a barrier or bound is
+// absent then, and EK_MUTANT is true.
 
 #pragma once
 
@@ -59,11 +58,11 @@ __device__ inline int lane() { return threadIdx.x % kWarp; }
 __device__ inline int warp() { return threadIdx.x / kWarp; }
 
 struct Launch {
-  int64_t blocks;  // none: nothing is launched
+  int64_t blocks;  // 0: nothing is launched
   int threads;     // of a block, whole warps
   cudaStream_t stream;
   int64_t shared_bytes = 0;  // dynamic shared memory
-  int cluster = 1;           // blocks of a cluster, which divide all
+  int cluster = 1;           // blocks of a cluster; it divides `blocks`
 };
 
 #if defined(EK_FIBERS)
@@ -87,8 +86,8 @@ inline void check(cudaError_t status) {
   if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
 }
 
-// Lets a kernel have all the shared memory of a block, once for each device. Set to what a launch needs, the
-// limit could be lowered by another thread of the host between that and the launch.
+// Raises a kernel's limit of dynamic shared memory to the most that a block can have, once per device. If the
+// limit were set to what each launch needs, another host thread could lower it before the launch.
 inline void allow_shared_memory(const void* kernel) {
   static std::mutex mutex;
   static std::set<std::pair<const void*, int> > allowed;
@@ -129,7 +128,7 @@ __device__ inline void cluster_barrier() {
 #endif
 }
 
-// The place in the shared memory of the block `rank` of the cluster that `own` is in that of this block.
+// Maps an address in this block's shared memory to the same address in that of block `rank` of the cluster.
 template <typename T>
 __device__ T* shared_of(T* own, int rank) {
 #if __CUDA_ARCH__ >= 900
@@ -140,14 +139,14 @@ __device__ T* shared_of(T* own, int rank) {
 }
 #endif
 
-// Where the element `index` of a tensor lies, in elements from its first.
-__device__ inline int64_t offset(const Layout& layout, int64_t index) {
-  int64_t place = 0;
+// Offset of the element `index` of a tensor, in elements from its first.
+__device__ inline int64_t offset_of(const Layout& layout, int64_t index) {
+  int64_t offset = 0;
   for (int d = layout.dimensions - 1; d > 0; --d) {
-    place += index % layout.sizes[d] * layout.strides[d];
+    offset += index % layout.sizes[d] * layout.strides[d];
     index /= layout.sizes[d];
   }
-  return place + index * layout.strides[0];
+  return offset + index * layout.strides[0];
 }
 
 }  // namespace electra_kernels

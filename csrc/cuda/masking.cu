@@ -1,10 +1,11 @@
-// Which tokens of a row are masked. Slot j takes the floor(u (n - j))-th of those of n maskable tokens that
-// are left.
+// Chooses the masked tokens of a row without replacement. Of n maskable tokens, slot j removes the
+// floor(u (n - j))-th of the tokens that the earlier slots have left.
 //
-// One block has one row, and one launch does what would be a copy, a cumulated sum per slot, two gathers and
-// a scatter: the ids are read and written once, the tokens that are left are a bit each and stay on the chip.
-// Each slot depends on those before it, so one warp takes the tokens out, in a few instructions a slot: a
-// lane owns a run of the bits and knows how many are left before it. All else is done by all threads.
+// One launch does the work of a copy, a cumulative sum per slot, two gathers and a scatter. The ids are read
+// once and written once; the remaining tokens are one bit each, in shared memory unless the row is too long.
+// Rows are independent, so each has a block of its own. Each slot depends on the earlier ones, so a single
+// warp removes the tokens, in a few instructions per slot: a lane owns a run of the bits and knows how many
+// are set before it. All threads share the rest of the work.
 
 #include "device.h"
 
@@ -13,23 +14,23 @@ namespace {
 
 constexpr int kThreads = 128;
 
-// Place of the set bit before which `rank` are set.
-__device__ int select(uint32_t bits, int rank) {
-  int place = 0;
+// Index of the set bit that has `rank` set bits below it.
+__device__ int set_bit(uint32_t bits, int rank) {
+  int index = 0;
   for (int width = 16; width > 0; width /= 2) {
     const int below = __popc(bits & ((1u << width) - 1));
     if (rank < below) continue;
     rank -= below;
     bits >>= width;
-    place += width;
+    index += width;
   }
-  return place;
+  return index;
 }
 
-// Tokens that are left, of one warp.
-class Left {
+// The tokens of a row that are not removed yet, as bits. One warp owns them.
+class Remaining {
  public:
-  __device__ Left(uint32_t* words, int count) : words_(words) {
+  __device__ Remaining(uint32_t* words, int count) : words_(words) {
     const int run = (count + kWarp - 1) / kWarp;
     begin_ = min(lane() * run, count);
     const int end = min(begin_ + run, count);
@@ -46,16 +47,17 @@ class Left {
 
   __device__ int total() const { return total_; }
 
-  // Takes out the token before which `rank` are left, the same in every lane.
-  __device__ int take(int rank) {
-    // No lane behind the owner has so few before it: those that own nothing left have as many as the next.
+  // Removes the token that has `rank` remaining tokens before it. Returns its position in every lane.
+  __device__ int remove(int rank) {
+    // The owner is the last lane with at most `rank` tokens before its own: a lane without tokens has as many
+    // before it as the next lane.
     const int owner = kWarp - 1 - __clz(__ballot_sync(kAllLanes, before_ <= rank));
     int position = 0;
     if (lane() == owner) {
       rank -= before_;
       int w = begin_;
       for (int here; rank >= (here = __popc(words_[w])); ++w) rank -= here;
-      const int bit = select(words_[w], rank);
+      const int bit = set_bit(words_[w], rank);
       if (!EK_MUTANT(masking_taken_once)) words_[w] ^= 1u << bit;
       position = w * 32 + bit;
     }
@@ -65,13 +67,13 @@ class Left {
 
  private:
   uint32_t* words_;
-  int begin_;   // of the lane's words
-  int before_;  // left in the words before them
-  int total_;   // before anything was taken
+  int begin_;   // first word of the lane
+  int before_;  // tokens that remain in the words before it
+  int total_;   // tokens before the first was removed
 };
 
-// The id that is written where `original` stood.
-__device__ int64_t written(const MaskingOptions& options, double action, int64_t original) {
+// The id that replaces `original`: [MASK], a random id or `original` itself.
+__device__ int64_t masked_id(const MaskingOptions& options, double action, int64_t original) {
   if (action < options.mask_fraction) return options.mask_token_id;
   if (options.random_fraction <= 0) return original;
   const double remainder = (action - (1 - options.random_fraction)) / options.random_fraction;
@@ -96,15 +98,15 @@ __device__ void copy_ids(const MaskingBatch& batch, int64_t row, uint32_t* words
   }
 }
 
-// One warp: the positions of the slots that are used. Returns how many are.
-__device__ int pick(const MaskingBatch& batch, double probability, const double* uniforms, uint32_t* words,
-                    int64_t* positions) {
-  Left left(words, static_cast<int>(masking_words(batch.length)));
-  const int available = left.total();
+// Called by one warp. Writes the positions of the slots that are used and returns how many are.
+__device__ int choose_positions(const MaskingBatch& batch, double probability, const double* uniforms,
+                                uint32_t* words, int64_t* positions) {
+  Remaining tokens(words, static_cast<int>(masking_words(batch.length)));
+  const int available = tokens.total();
   int used = static_cast<int>(probability * available + 0.5);
   used = min(min(max(used, 1), available), batch.slots);
   for (int first = 0; first < used; first += kWarp) {
-    // What a slot's rank is does not depend on what others take: a warp's worth at a time.
+    // A slot's rank does not depend on the tokens that others remove, so a warp computes 32 ranks at once.
     const int slot = first + lane();
     const int remaining = available - slot;
     int rank = 0;
@@ -114,8 +116,8 @@ __device__ int pick(const MaskingBatch& batch, double probability, const double*
     }
     int position = 0;
     for (int k = 0; k < min(kWarp, used - first); ++k) {
-      const int taken = left.take(__shfl_sync(kAllLanes, rank, k));
-      if (k == lane()) position = taken;
+      const int removed = tokens.remove(__shfl_sync(kAllLanes, rank, k));
+      if (k == lane()) position = removed;
     }
     if (slot < used) positions[slot] = position;
   }
@@ -134,7 +136,7 @@ __global__ void __launch_bounds__(kThreads) mask_row(const MaskingBatch batch, c
   copy_ids(batch, row, words);
   EK_BARRIER(masking_words_complete);
   if (warp() == 0) {
-    const int used = pick(batch, options.probability, uniforms, words, positions);
+    const int used = choose_positions(batch, options.probability, uniforms, words, positions);
     if (lane() == 0) shared_used = used;
   }
   EK_BARRIER(masking_positions_complete);
@@ -146,7 +148,7 @@ __global__ void __launch_bounds__(kThreads) mask_row(const MaskingBatch batch, c
     if (slot < used) {
       const int64_t position = positions[slot];
       target = batch.input_ids[row * batch.input_row_stride + position * batch.input_stride];
-      batch.masked_ids[row * batch.length + position] = written(options, action, target);
+      batch.masked_ids[row * batch.length + position] = masked_id(options, action, target);
     } else {
       positions[slot] = 0;
     }

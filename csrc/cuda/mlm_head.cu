@@ -2,28 +2,28 @@
 //
 //     loss = logsumexp(x) - x[target]        d/dx = softmax(x) - one_hot(target)
 //
-// Where the gradient may overwrite the logits, one block reads a row into shared memory and writes its
-// gradient from there: two passes over memory, where eager soft-max, loss, sample and gradient make eight.
-// That is legal as all that is read from memory, the row and its target's logit, has been read before the
-// barrier behind which the first is overwritten; the draw reads its tile on the chip, by one warp, while the
-// others are writing.
+// If the gradient may overwrite the logits, one block reads a row into shared memory and writes its gradient
+// from there: two passes over memory, where eager soft-max, loss, sample and gradient make eight. That is
+// legal because everything that is read from global memory (the row and its target's logit) has been read
+// before the barrier in front of the first write. The draw reads its tile in shared memory, by one warp,
+// while the other warps write.
 //
-// Where blocks come in clusters, a row too long for a third of a multiprocessor's shared memory, and rows too
-// few to fill the GPU a block each, are held by a cluster: each block has a slice of the tiles and the sums
-// of all of them, so nothing else passes between the blocks. Else such a row is visited as those are whose
-// logits are kept, and read again by the kernel of the gradient.
+// On GPUs with clusters, a cluster holds a row that is too long for a third of a multiprocessor's shared
+// memory, and rows that are too few to fill the GPU with one block each. Each block has a slice of the tiles
+// and the sums of all of them, so nothing else passes between the blocks. Without clusters such a row is
+// scanned as if the logits were kept, and the gradient kernel reads it again.
 
-#include "rows.h"
+#include "scan.h"
 
 namespace electra_kernels {
 namespace {
 
-// Of those that hold rows, on a multiprocessor.
+// Target number of resident blocks per multiprocessor when rows are held in shared memory.
 constexpr int kHoldBlocks = 3;
 constexpr int kThreads = 256;
 
 struct Target {
-  int column;  // -1: there is no such column
+  int column;  // -1: the row has no such column
   float logit;
 };
 
@@ -34,7 +34,7 @@ __device__ Target target_of(const Row<T>& row, int64_t target) {
 }
 
 __device__ float loss_of(const RowSums& sums, const Target& target) {
-  return sums.is_bad ? kNaN : (sums.maximum - target.logit) + sums.log_total;
+  return sums.is_bad ? kNaN : (sums.maximum - target.logit) + sums.log_sum;
 }
 
 __device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, float loss, int token,
@@ -46,34 +46,34 @@ __device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, 
   batch.logsumexp[index] = logsumexp;
 }
 
-// The tiles that a block has of a row.
+// Tiles [begin, end) of a row, which a block has.
 struct Slice {
   int begin, end;
 
-  // Of all blocks of the row one has it: where there is no tile to draw from, that with the first.
-  __device__ bool has(const Choice& choice) const {
+  // Exactly one block of a row owns the chosen tile. If nothing can be drawn, it is the block with tile 0.
+  __device__ bool owns(const Choice& choice) const {
     const int tile = max(choice.tile, 0);
     return begin <= tile && tile < end;
   }
 };
 
-// One warp: the draw, and what is known of the row.
+// Called by one warp per block: draws from the row and writes its statistics.
 template <typename T>
 __device__ void finish_row(const Row<T>& row, int shift, const Slice& slice, const CrossEntropyBatch& batch,
                            int64_t index, const Draw& draw, const Tiles& tiles, const RowSums& sums,
                            const Target& target) {
   const Choice choice = choose(tiles, sums, draw);
-  if (!slice.has(choice)) return;
+  if (!slice.owns(choice)) return;
   const int token = draw_token(row, shift, draw, tiles, choice);
   const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
-  // Of a row with a NaN the maximum is that of the rest.
-  const bool is_top1 = target.logit == sums.maximum && sums.log_total == sums.log_total;
+  // The maximum ignores NaN, so a row with a NaN is recognised by its log_sum.
+  const bool is_top1 = target.logit == sums.maximum && sums.log_sum == sums.log_sum;
   write_statistics(batch, index, loss_of(sums, target), token, is_top1, logsumexp);
 }
 
-// The logits are kept.
+// Loss, statistics and draw; the logits are kept.
 template <typename T>
-__global__ void __launch_bounds__(kVisitWarps* kWarp, 3)
+__global__ void __launch_bounds__(kScanWarps* kWarp, 3)
     cross_entropy_row(const LogitRows rows, const CrossEntropyBatch batch, float* const scratch,
                       const Parts parts) {
   EK_DYNAMIC_SHARED(shared_sums, float);
@@ -90,24 +90,24 @@ __global__ void __launch_bounds__(kVisitWarps* kWarp, 3)
   const Target target = target_of(row, batch.targets[index]);
   const Draw draw = {batch.uniforms[index], batch.ban_original ? target.column : -1,
                      batch.inverse_temperature};
-  if (parts.visits) visit_part(row, shift, draw, tiles, parts.count);
+  if (parts.scans) scan_part(row, shift, draw, tiles, parts.count);
   EK_BARRIER(mlm_head_tiles_complete);
   if (!parts.draws || !is_last_warp) return;
   const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
   finish_row(row, shift, {0, tiles.count}, batch, index, draw, tiles, sums, target);
 }
 
-// Of a tile, what a lane will read of it.
+// Copies the columns of a tile that this lane will read.
 template <typename T>
-__device__ void copy_tile(const Row<T>& row, int first, const Places& places, const Row<T>& copy) {
+__device__ void copy_tile(const Row<T>& row, int first, const Columns& columns, const Row<T>& copy) {
   if (row.has_vectors(first, kTile)) {
     uint4 bits[kVectors<T>];
-    for (int v = 0; v < kVectors<T>; ++v) bits[v] = load16(row.logits + places.begin + v * places.step);
-    for (int v = 0; v < kVectors<T>; ++v) store16(copy.logits + places.begin + v * places.step, bits[v]);
+    for (int v = 0; v < kVectors<T>; ++v) bits[v] = load16(row.logits + columns.begin + v * columns.step);
+    for (int v = 0; v < kVectors<T>; ++v) store16(copy.logits + columns.begin + v * columns.step, bits[v]);
     return;
   }
   for (int v = 0; v < kVectors<T>; ++v) {
-    const int column = places.begin + v * places.step;
+    const int column = columns.begin + v * columns.step;
     if (row.has_vectors(column, kPerVector<T>)) {
       store16(copy.logits + column, load16(row.logits + column));
       continue;
@@ -120,12 +120,12 @@ __device__ void copy_tile(const Row<T>& row, int first, const Places& places, co
 
 template <typename T>
 __device__ void write_zeros(const Row<T>& row, int shift, int tile) {
-  const Places places = interleaved<T>(tile * kTile - shift);
+  const Columns columns = interleaved<T>(tile * kTile - shift);
   const Share<T> zeros = {};
-  store_tile(row, places, zeros);
+  store_tile(row, columns, zeros);
 }
 
-// Every block of the row has them then.
+// Writes a tile's sums to the shared memory of every block of the row.
 __device__ void share_sums(const Tiles& tiles, int tile, const TileSums& sums, int cluster) {
   if (cluster == 1) {
     if (lane() == 0) write_sums(tiles, tile, sums);
@@ -136,12 +136,12 @@ __device__ void share_sums(const Tiles& tiles, int tile, const TileSums& sums, i
   }
 }
 
-// Tiles of a block, in the dynamic shared memory of which they come first.
+// Tiles that a block holds, at the beginning of its dynamic shared memory. The sums of all tiles follow.
 constexpr int held_tiles(int size, int cluster) { return (tiles_of(size) + cluster - 1) / cluster; }
 
-// The logits become their gradient.
+// Loss, statistics and draw; the gradient overwrites the logits.
 template <typename T>
-__global__ void __launch_bounds__(kVisitWarps* kWarp, kHoldBlocks)
+__global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
     cross_entropy_row_(const LogitRows rows, const CrossEntropyBatch batch, const int cluster) {
   EK_DYNAMIC_SHARED(memory, T);
   const int64_t index = blockIdx.x / cluster;
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kVisitWarps* kWarp, kHoldBlocks)
     if (rank == 0 && warp() == 0) write_statistics(batch, index, 0, -1, false, {0, 0});
     return;
   }
-  // Where the row's vectors begin, so do those of the copy.
+  // The copy has the alignment of the row, so that both have the same vectors.
   const Row<T> copy = {memory + shift - slice.begin * kTile, row.bias, 1, row.size};
   const Tiles tiles =
       tiles_at(reinterpret_cast<float*>(memory + held * kTile), row.size, batch.inverse_temperature);
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kVisitWarps* kWarp, kHoldBlocks)
   for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) {
     const int first = tile * kTile - shift;
     copy_tile(row, first, interleaved<T>(first), copy);
-    share_sums(tiles, tile, visit_tile(copy, shift, draw, tile), cluster);
+    share_sums(tiles, tile, scan_tile(copy, shift, draw, tile), cluster);
   }
   if (cluster > 1) EK_CLUSTER_BARRIER(rows_cluster_copied);
   if (cluster == 1) EK_BARRIER(rows_copied);
@@ -177,15 +177,15 @@ __global__ void __launch_bounds__(kVisitWarps* kWarp, kHoldBlocks)
   const float scale = batch.scale == nullptr ? 1 : *batch.scale;
   for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) {
     const int first = tile * kTile - shift;
-    const Places places = interleaved<T>(first);
+    const Columns columns = interleaved<T>(first);
     Share<T> x;
-    load_tile(copy, first, places, x);
-    soft_max_less_target<T>(first, places, logsumexp, target.column, -loss_of(sums, target), scale, x);
-    store_tile(row, places, x);
+    load_tile(copy, first, columns, x);
+    soft_max_less_target<T>(first, columns, logsumexp, target.column, -loss_of(sums, target), scale, x);
+    store_tile(row, columns, x);
   }
 }
 
-// One block.
+// Launched as one block.
 __global__ void __launch_bounds__(kThreads) reduce_all_losses(const LossReduction reduction) {
   constexpr int kWarps = kThreads / kWarp;
   EK_SHARED(totals, double[kWarps]);
@@ -215,7 +215,38 @@ __global__ void __launch_bounds__(kThreads) reduce_all_losses(const LossReductio
   *reduction.reciprocal = static_cast<float>(factor);
 }
 
-// As many blocks as run at once take turns, so that there are few to end where there is nothing to do.
+// The gradient of rows whose log-sum-exp is known. A block has one tile per warp.
+template <typename T>
+__global__ void __launch_bounds__(kScanWarps* kWarp, 3)
+    gradient_row(const LogitRows rows, const GradientBatch batch, const LogitRows gradients,
+                 const int blocks) {
+  const int64_t index = blockIdx.x / blocks;
+  const int tile = static_cast<int>(blockIdx.x % blocks * (blockDim.x / kWarp)) + warp();
+  const Row<T> row = row_at<T>(rows, index), out = row_at<T>(gradients, index);
+  const int first = tile * kTile - out.shift();
+  if (tile >= tiles_of(row.size)) return;
+  const int64_t target = batch.targets == nullptr ? -1 : batch.targets[index];
+  const Columns columns = interleaved<T>(first);
+  Share<T> x;
+  if (batch.targets != nullptr && target == batch.ignore_index) {
+    for (int v = 0; v < kVectors<T>; ++v) {
+      for (int i = 0; i < kPerVector<T>; ++i) x[v][i] = 0;
+    }
+  } else {
+    const double upstream = batch.upstream == nullptr ? 1 : batch.upstream[batch.is_per_row ? index : 0];
+    const double divisor = batch.denominator == nullptr ? 1 : *batch.denominator;
+    const float scale = static_cast<float>(upstream * reciprocal_or_zero(divisor));
+    load_tile(row, first, columns, x);
+    const LogSumExp logsumexp = batch.logsumexp[index];
+    const int column = target < row.size ? static_cast<int>(target) : -1;
+    const float distance = (column_of<T>(columns, column, x) - logsumexp.maximum) - logsumexp.log_sum;
+    soft_max_less_target<T>(first, columns, logsumexp, column, distance, scale, x);
+  }
+  store_tile(out, columns, x);
+}
+
+// Only as many blocks as run at once are launched, and each handles several tiles per warp. So few blocks
+// have to start and end when the factor is 1.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     scale_row(const LogitRows rows, const float* const factors, const bool is_per_row, const int blocks) {
@@ -228,26 +259,24 @@ __global__ void __launch_bounds__(kThreads)
     const float factor = factors[is_per_row ? index : 0];
     const Row<T> row = row_at<T>(rows, index);
     const int first = tile * kTile - row.shift();
-    const Places places = interleaved<T>(first);
+    const Columns columns = interleaved<T>(first);
     Share<T> x;
-    load_tile(row, first, places, x);
+    load_tile(row, first, columns, x);
     for (int v = 0; v < kVectors<T>; ++v) {
       for (int k = 0; k < kPerVector<T>; ++k) x[v][k] *= factor;
     }
-    store_tile(row, places, x);
+    store_tile(row, columns, x);
   }
 }
 
-}  // namespace
-
-namespace {
+// ---- launches ---------------------------------------------------------------------------------------------
 
 template <typename T>
 int64_t held_bytes(int size, int cluster) {
   return held_tiles(size, cluster) * int64_t{kTile} * sizeof(T) + tiles_of(size) * 3 * int64_t{sizeof(float)};
 }
 
-// Blocks to a row that hold it; 0 where it is to be read twice.
+// Blocks that hold a row together; 0 if the row is to be read twice.
 template <typename T>
 int blocks_to_hold(const LogitRows& rows) {
   const Device device = current_device();
@@ -255,7 +284,7 @@ int blocks_to_hold(const LogitRows& rows) {
   const int64_t wanted_bytes = (device.shared_bytes - (kHoldBlocks - 1) * 1024) / kHoldBlocks;
   const int64_t wanted_blocks = 2 * device.multiprocessors;
   int cluster = 1;
-  while (cluster < device.cluster && cluster * kVisitWarps < tiles_of(rows.size) &&
+  while (cluster < device.cluster && cluster * kScanWarps < tiles_of(rows.size) &&
          (held_bytes<T>(rows.size, cluster) > wanted_bytes || rows.count * cluster < wanted_blocks)) {
     cluster *= 2;
   }
@@ -271,13 +300,13 @@ void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, f
     using T = decltype(zero);
     const int cluster = batch.overwrites ? blocks_to_hold<T>(rows) : 0;
     if (cluster > 0) {
-      const int threads = min(held_tiles(rows.size, cluster), kVisitWarps) * kWarp;
+      const int threads = min(held_tiles(rows.size, cluster), kScanWarps) * kWarp;
       launch(cross_entropy_row_<T>,
              {rows.count * cluster, threads, stream, held_bytes<T>(rows.size, cluster), cluster}, rows, batch,
              cluster);
       return;
     }
-    visit_in_parts(rows, scratch, stream, [&](const Parts& parts, const Launch& shape) {
+    scan_in_parts(rows, scratch, stream, [&](const Parts& parts, const Launch& shape) {
       launch(cross_entropy_row<T>, shape, rows, batch, scratch, parts);
     });
     if (!batch.overwrites) return;
@@ -288,6 +317,15 @@ void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, f
 
 void reduce_losses(const LossReduction& reduction, cudaStream_t stream) {
   launch(reduce_all_losses, {1, kThreads, stream}, reduction);
+}
+
+void gradient_rows(const LogitRows& rows, const GradientBatch& batch, const LogitRows& gradient,
+                   cudaStream_t stream) {
+  const int warps = warps_of(rows), blocks = (tiles_of(rows.size) + warps - 1) / warps;
+  with_type(rows.type, [&](auto zero) {
+    launch(gradient_row<decltype(zero)>, {rows.count * blocks, warps * kWarp, stream}, rows, batch, gradient,
+           blocks);
+  });
 }
 
 void scale_rows(const LogitRows& rows, const float* factors, bool is_per_row, cudaStream_t stream) {

@@ -1,38 +1,27 @@
 // electra_kernels_cuda::cross_entropy_sample, its gradients, and the row kernel of the chunked linear head:
 // see electra_kernels/ops/mlm_head.py.
 
-#include "logits.h"
+#include "rows_host.h"
 
 namespace electra_kernels {
 namespace {
 
-// What the rows of one call share.
+// Options that all rows of a call share.
 struct Options {
   int64_t ignore_index;
   double temperature;
   bool ban_original;
 };
 
-// Per row [...], written for every row.
-struct Statistics {
-  explicit Statistics(const Tensor& targets)
-      : losses(empty_like(targets, ScalarType::Float)),
-        tokens(empty_like(targets, ScalarType::Long)),
-        is_top1(empty_like(targets, ScalarType::Bool)),
-        logsumexp_parts(empty_parts(targets)) {}
-  Tensor losses, tokens, is_top1;
-  Tensor logsumexp_parts;  // [..., 2]: maximum, log_total
-};
-
-// One visit to every row of logits. With `overwrites`, the logits become their gradient times `scale`, a
-// float on the device or null.
-Statistics visit_rows(const Tensor& logits, const std::optional<Tensor>& bias, const Tensor& targets,
-                      const Tensor& uniforms, const Options& options, bool overwrites, const float* scale,
-                      cudaStream_t stream) {
+// Scans every row of logits once. With `overwrites`, the logits become their gradient times `scale`, a float
+// on the device or null.
+CrossEntropyTensors scan_rows(const Tensor& logits, const std::optional<Tensor>& bias, const Tensor& targets,
+                              const Tensor& uniforms, const Options& options, bool overwrites,
+                              const float* scale, cudaStream_t stream) {
   const Tensor view = viewable(logits);
   const LogitRows rows = rows_of(view, overwrites, bias);
   const Tensor packed_targets = packed(targets), packed_uniforms = packed(uniforms);
-  Statistics out(targets);
+  CrossEntropyTensors out(targets);
   const CrossEntropyBatch batch = {packed_targets.const_data_ptr<int64_t>(),
                                    options.ignore_index,
                                    packed_uniforms.const_data_ptr<double>(),
@@ -43,14 +32,15 @@ Statistics visit_rows(const Tensor& logits, const std::optional<Tensor>& bias, c
                                    out.losses.mutable_data_ptr<float>(),
                                    out.tokens.mutable_data_ptr<int64_t>(),
                                    out.is_top1.mutable_data_ptr<bool>(),
-                                   parts_of(out.logsumexp_parts)};
-  const Scratch scratch(logits, visit_scratch(rows));
+                                   logsumexps_of(out.logsumexps)};
+  const Scratch scratch(logits, scan_scratch(rows));
   cross_entropy_rows(rows, batch, scratch.get(), stream);
   if (overwrites) write_back(logits, view);
   return out;
 }
 
-// What "mean" divides by, 1 otherwise, and its reciprocal.
+// The sum of the losses divided by the denominator, the denominator (1 unless the reduction is "mean"), and
+// its reciprocal.
 struct Reduced {
   explicit Reduced(const Tensor& targets)
       : loss(torch::stable::new_empty(targets, {}, ScalarType::Float)),
@@ -59,7 +49,7 @@ struct Reduced {
   Tensor loss, denominator, reciprocal;
 };
 
-// The sum of the losses over the denominator; without losses, that is not written.
+// Without losses, `loss` is not written.
 Reduced reduced(const std::optional<Tensor>& losses, const Tensor& targets,
                 const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
                 cudaStream_t stream) {
@@ -79,15 +69,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
     double temperature, bool ban_original) {
   const OnDevice device(logits);
   const Options options = {ignore_index, temperature, ban_original};
-  const Statistics rows =
-      visit_rows(logits, std::nullopt, targets, uniforms, options, false, nullptr, device.stream);
+  const CrossEntropyTensors rows =
+      scan_rows(logits, std::nullopt, targets, uniforms, options, false, nullptr, device.stream);
   const Reduced sums = reduced(rows.losses, targets, normalizer, ignore_index, reduction, device.stream);
-  return {reduction == "none" ? rows.losses : sums.loss, rows.tokens, rows.is_top1, rows.logsumexp_parts,
+  return {reduction == "none" ? rows.losses : sums.loss, rows.tokens, rows.is_top1, rows.logsumexps,
           sums.denominator};
 }
 
-// The factor that is still missing is 1 / denominator in float16, which would flush the gradient to zero,
-// else 1.
+// Returns the factor that the gradient still lacks. In float16 it is 1 / denominator, which would flush the
+// gradient to zero if it were applied here; otherwise 1.
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(const Tensor& logits, const Tensor& targets,
                                                                  const Tensor& uniforms,
                                                                  const std::optional<Tensor>& normalizer,
@@ -99,8 +89,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(const Tensor& l
   const bool is_later = type_of(logits) == Type::kFloat16;
   const Tensor scale =
       reduced(std::nullopt, targets, normalizer, ignore_index, reduction, device.stream).reciprocal;
-  const Statistics rows = visit_rows(logits, std::nullopt, targets, uniforms, options, true,
-                                     is_later ? nullptr : scale.const_data_ptr<float>(), device.stream);
+  const CrossEntropyTensors rows =
+      scan_rows(logits, std::nullopt, targets, uniforms, options, true,
+                is_later ? nullptr : scale.const_data_ptr<float>(), device.stream);
   const Reduced sums = reduced(rows.losses, targets, normalizer, ignore_index, reduction, device.stream);
   Tensor factor = sums.reciprocal;
   if (!is_later) torch::stable::fill_(factor, 1.0);
@@ -115,9 +106,12 @@ Tensor cross_entropy_sample_backward(const Tensor& grad_loss, const Tensor& logi
   const Tensor packed_parts = packed(logsumexp_parts), packed_targets = packed(targets);
   const Tensor upstream = packed(grad_loss);
   Tensor gradient = empty_like(logits, logits.scalar_type());
-  const GradientBatch batch = {parts_of(packed_parts), packed_targets.const_data_ptr<int64_t>(),
-                               ignore_index,           upstream.const_data_ptr<float>(),
-                               grad_loss.dim() > 0,    denominator.const_data_ptr<double>()};
+  const GradientBatch batch = {logsumexps_of(packed_parts),
+                               packed_targets.const_data_ptr<int64_t>(),
+                               ignore_index,
+                               upstream.const_data_ptr<float>(),
+                               grad_loss.dim() > 0,
+                               denominator.const_data_ptr<double>()};
   gradient_rows(rows_of(view, false), batch, rows_of(gradient, true), device.stream);
   return gradient;
 }
@@ -137,19 +131,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_rows_(const Tensor& log
                                                                bool ban_original, bool writes_gradient) {
   const OnDevice device(logits);
   const Options options = {ignore_index, temperature, ban_original};
-  const Statistics rows =
-      visit_rows(logits, bias, targets, uniforms, options, writes_gradient, nullptr, device.stream);
-  return {rows.losses, rows.tokens, rows.is_top1, rows.logsumexp_parts};
+  const CrossEntropyTensors rows =
+      scan_rows(logits, bias, targets, uniforms, options, writes_gradient, nullptr, device.stream);
+  return {rows.losses, rows.tokens, rows.is_top1, rows.logsumexps};
 }
 
-// Its backward when the log-sum-exp is known: the logits become their unscaled gradient.
+// The backward of cross_entropy_rows_ for a known log-sum-exp: the logits become their unscaled gradient.
 void cross_entropy_rows_backward_(const Tensor& logits, const std::optional<Tensor>& bias,
                                   const Tensor& targets, const Tensor& logsumexp_parts,
                                   int64_t ignore_index) {
   const OnDevice device(logits);
   const Tensor view = viewable(logits);
   const Tensor packed_parts = packed(logsumexp_parts), packed_targets = packed(targets);
-  const GradientBatch batch = {parts_of(packed_parts),
+  const GradientBatch batch = {logsumexps_of(packed_parts),
                                packed_targets.const_data_ptr<int64_t>(),
                                ignore_index,
                                nullptr,

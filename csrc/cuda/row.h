@@ -1,12 +1,12 @@
 // A row of logits in memory, of any strides, as tiles of vectors.
 //
-// Tiles begin at the 16-byte boundaries of memory, not at those of the row: a row that starts at any element
-// (of 30,522 bfloat16 every row but each fourth does) is read by whole vectors all the same, but for its
-// first and its last.
+// Tiles begin at 16-byte boundaries of memory, not at the first element of the row. So whole vectors can be
+// read, except for the first and the last one, even if the row does not begin at such a boundary. With 30,522
+// columns in bfloat16 only one row in four does.
 
 #pragma once
 
-#include "elements.h"
+#include "vector.h"
 
 namespace electra_kernels {
 namespace {
@@ -14,7 +14,7 @@ namespace {
 constexpr float kInfinity = __builtin_inff();
 constexpr float kNaN = __builtin_nanf("");
 
-// Of a tile, those of a lane.
+// Vectors that a lane has of a tile, and their values.
 template <typename T>
 constexpr int kVectors = kTile / (kWarp * kPerVector<T>);
 template <typename T>
@@ -30,14 +30,14 @@ struct Row {
   __device__ bool has(int column) const { return column >= 0 && column < size; }
   __device__ T& operator[](int column) const { return logits[column * stride]; }
 
-  // Whether `count` columns are a run of whole vectors.
+  // Whether `count` columns from `column` on can be accessed as whole vectors.
   __device__ bool has_vectors(int column, int count) const {
     return stride == 1 && EK_BOUND(sampling_start_of_row, column >= 0) &&
            EK_BOUND(sampling_end_of_row, column + count <= size) &&
            EK_BOUND(memory_aligned, is_aligned(logits + column));
   }
 
-  // Columns by which a 16-byte boundary comes before the first.
+  // Columns from the last 16-byte boundary to the first column of the row.
   __device__ int shift() const {
     return stride == 1 ? static_cast<int>(reinterpret_cast<uintptr_t>(logits) % 16 / sizeof(T)) : 0;
   }
@@ -45,10 +45,10 @@ struct Row {
 
 template <typename T>
 __device__ Row<T> row_at(const LogitRows& rows, int64_t index) {
-  return {static_cast<T*>(rows.data) + offset(rows.layout, index), rows.bias, rows.stride, rows.size};
+  return {static_cast<T*>(rows.data) + offset_of(rows.layout, index), rows.bias, rows.stride, rows.size};
 }
 
-// NaN where there is no such column.
+// Logit of a column, bias included; NaN if the row has no such column.
 template <typename T>
 __device__ float logit_at(const Row<T>& row, int64_t column) {
   if (static_cast<uint64_t>(column) >= static_cast<uint64_t>(row.size)) return kNaN;
@@ -73,7 +73,7 @@ __device__ void add_bias(const Row<T>& row, int column, float (&x)[kPerVector<T>
   }
 }
 
-// Neighbours as floats, bias added; -inf outside of the row.
+// A vector of columns as floats, bias added; -inf outside of the row.
 template <typename T>
 __device__ void load_columns(const Row<T>& row, int column, float (&x)[kPerVector<T>]) {
   if (row.has_vectors(column, kPerVector<T>)) {
@@ -97,59 +97,60 @@ __device__ void store_columns(const Row<T>& row, int column, const float (&x)[kP
   }
 }
 
-// Where a lane's share of a tile that begins at column `first` lies: vector v at `begin + v * step`.
-struct Places {
+// The columns that a lane has of a tile: vector v begins at column `begin + v * step`.
+struct Columns {
   int begin;
   int step;
 };
 
-// Neighbours are in neighbouring lanes, for loads that a warp makes at once.
+// Adjacent vectors are in adjacent lanes, so that the loads of a warp coalesce. `first` is the tile's first
+// column.
 template <typename T>
-__device__ Places interleaved(int first) {
+__device__ Columns interleaved(int first) {
   return {first + lane() * kPerVector<T>, kWarp * kPerVector<T>};
 }
 
-// Neighbours are in one lane, for prefix sums.
+// A lane has a run of adjacent vectors, for prefix sums.
 template <typename T>
-__device__ Places in_runs(int first) {
+__device__ Columns in_runs(int first) {
   return {first + lane() * kVectors<T> * kPerVector<T>, kPerVector<T>};
 }
 
 template <typename T>
-__device__ void load_tile(const Row<T>& row, int first, const Places& places, Share<T>& x) {
+__device__ void load_tile(const Row<T>& row, int first, const Columns& columns, Share<T>& x) {
   if (row.has_vectors(first, kTile)) {
-    for (int v = 0; v < kVectors<T>; ++v) load_vector(row.logits + places.begin + v * places.step, x[v]);
+    for (int v = 0; v < kVectors<T>; ++v) load_vector(row.logits + columns.begin + v * columns.step, x[v]);
     if (row.bias == nullptr) return;
-    for (int v = 0; v < kVectors<T>; ++v) add_bias(row, places.begin + v * places.step, x[v]);
+    for (int v = 0; v < kVectors<T>; ++v) add_bias(row, columns.begin + v * columns.step, x[v]);
   } else {
-    for (int v = 0; v < kVectors<T>; ++v) load_columns(row, places.begin + v * places.step, x[v]);
+    for (int v = 0; v < kVectors<T>; ++v) load_columns(row, columns.begin + v * columns.step, x[v]);
   }
 }
 
 template <typename T>
-__device__ void store_tile(const Row<T>& row, const Places& places, const Share<T>& x) {
-  for (int v = 0; v < kVectors<T>; ++v) store_columns(row, places.begin + v * places.step, x[v]);
+__device__ void store_tile(const Row<T>& row, const Columns& columns, const Share<T>& x) {
+  for (int v = 0; v < kVectors<T>; ++v) store_columns(row, columns.begin + v * columns.step, x[v]);
 }
 
-// In the lane that has the column; in the others it says nothing.
+// The value of a column, in the lane that has it; 0 in the other lanes.
 template <typename T>
-__device__ float column_of(const Places& places, int column, const Share<T>& x) {
+__device__ float column_of(const Columns& columns, int column, const Share<T>& x) {
   float found = 0;
   for (int v = 0; v < kVectors<T>; ++v) {
     for (int i = 0; i < kPerVector<T>; ++i) {
-      if (places.begin + v * places.step + i == column) found = x[v][i];
+      if (columns.begin + v * columns.step + i == column) found = x[v][i];
     }
   }
   return found;
 }
 
-// Puts a value in the place of a column's, if that is in the tile.
+// Replaces the value of a column, if it is in the tile.
 template <typename T>
-__device__ void replace_column(int first, const Places& places, int column, float value, Share<T>& x) {
+__device__ void replace_column(int first, const Columns& columns, int column, float value, Share<T>& x) {
   if (column < first || column >= first + kTile) return;
   for (int v = 0; v < kVectors<T>; ++v) {
     for (int i = 0; i < kPerVector<T>; ++i) {
-      if (places.begin + v * places.step + i == column) x[v][i] = value;
+      if (columns.begin + v * columns.step + i == column) x[v][i] = value;
     }
   }
 }

@@ -1,16 +1,18 @@
-// The discriminator's last linear layer with its loss: hidden is read once in all, its gradient written once.
+// The discriminator's last linear layer, fused with its loss and with the gradient of its weight: hidden
+// states are read once in all, their gradient is written once.
 //
-// Torch would read hidden for the logits and again for the gradient of the weight, with the chain of small
-// tensors of the loss between. Here a warp holds a few rows in registers: they give their logits, these, a
-// lane for each row, loss and slope, and the rows times their slopes are added to the warp's share of the
-// gradient before they are dropped. That is legal because mean and sum only scale this gradient, by a number
-// that the backward knows. A block writes its share once, a second kernel adds the shares in their order.
-// The backward writes slope x weight from the logits and reads no hidden states, unless the loss is one per
-// token: then the slopes, and with them the gradients of the parameters, had to wait for the upstream
-// gradient.
+// Torch would read the hidden states for the logits and again for the gradient of the weight, and keep a
+// chain of small tensors for the loss. Here a warp holds a few rows in registers. They give their logits; the
+// logits give loss and slope, one row per lane; and the rows times their slopes are added to the warp's part
+// of the gradient before the rows are dropped. That is legal because "mean" and "sum" only scale this
+// gradient, by a number that the backward knows. Each block writes its part once, and a second kernel adds up
+// the parts in order.
 //
-// Rows that are no whole vectors of 16 bytes, or too wide for registers, are read again for the gradient
-// while a block still has them in its cache.
+// The backward writes slope x weight from the logits and reads no hidden states. A loss per token is the
+// exception: its slopes, and with them the gradients of the parameters, need the upstream gradient first.
+//
+// Rows that are not whole vectors of 16 bytes, or too wide for registers, are read again for the gradient
+// while the block still has them in its cache.
 
 #include "tokens.h"
 
@@ -20,30 +22,30 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int64_t kMaxBlocks = 512;
-constexpr int kMinBlocks = 6;  // at once: who asks for no number gets more of them, and spills
-constexpr int kUnit = 256;     // columns that a warp holds at least: 8 of a lane
+constexpr int kMinBlocks = 6;  // resident blocks per SM. Without it ptxas spills to have more.
+constexpr int kUnit = 256;     // a warp holds a multiple of these columns, 8 per lane
 constexpr int kMaxUnits = 4;
 
 // ---- rows of a warp ---------------------------------------------------------------------------------------
 
-// kRows rows from `first` on, one of each of the first lanes; behind the last row, the first row of all
-// stands in and its token is not counted.
+// Rows [first, first + kRows), one per lane of the first kRows lanes. Past the last row, row 0 stands in and
+// is not counted.
 template <int kRows>
 struct Group {
   __device__ Group(const TokenBatch& batch, int64_t first)
       : row(first + lane()),
         is_inside(lane() < kRows && EK_BOUND(rtd_head_rows_end, row < batch.count)),
-        place(batch, is_inside ? row : 0) {
-    if (is_inside) token = token_at(batch, place);
+        offsets(batch, is_inside ? row : 0) {
+    if (is_inside) token = token_at(batch, offsets);
   }
 
   int64_t row;
   bool is_inside;
-  Place place;
+  Offsets offsets;
   Token token;
 };
 
-// Writes what the logit gives and returns its slope, 0 if no gradient is asked for.
+// Writes logit and loss, adds to the sums, and returns the slope; 0 if no gradient is asked for.
 template <int kRows>
 __device__ float score(const Group<kRows>& group, float x, const HeadOutputs& out, TokenSums& sums) {
   if (!group.is_inside) return 0;
@@ -52,7 +54,7 @@ __device__ float score(const Group<kRows>& group, float x, const HeadOutputs& ou
   sums.loss += loss;
   out.logits[group.row] = x;
   if (out.losses != nullptr) out.losses[group.row] = loss;
-  if (out.shares == nullptr) return 0;
+  if (out.weight_partials == nullptr) return 0;
   const float slope = token_gradient(group.token, x, decay);
   sums.gradient += slope;
   return slope;
@@ -61,8 +63,8 @@ __device__ float score(const Group<kRows>& group, float x, const HeadOutputs& ou
 template <int kRows>
 __device__ float upstream_slope(const TokenBatch& batch, const Group<kRows>& group, float factor) {
   if (!group.is_inside) return 0;
-  const float x = number_at(batch.tensors[kLogits], group.place.in[kLogits]);
-  const float upstream = number_at(batch.tensors[kUpstream], group.place.in[kUpstream]);
+  const float x = number_at(batch.tensors[kLogits], group.offsets.of[kLogits]);
+  const float upstream = number_at(batch.tensors[kUpstream], group.offsets.of[kUpstream]);
   return scaled_gradient(group.token, x, upstream * factor);
 }
 
@@ -81,10 +83,11 @@ __device__ void load_weight(const HeadRows& rows, int64_t column, float (&weight
 
 // ---- forward ----------------------------------------------------------------------------------------------
 
-// As many as leave room in the registers for weight and gradient.
+// Rows that a warp holds: as many as leave room in the registers for weight and gradient.
 constexpr int held_rows(int pieces) { return pieces <= 2 ? 8 : pieces <= 4 ? 4 : 2; }
 
-// A piece is 16 bytes of a lane.
+// For rows of up to kMaxUnits * kUnit columns that are whole vectors. A piece is 16 bytes of a row, held by
+// one lane.
 template <typename T, int kUnits>
 __global__ void __launch_bounds__(kThreads)
     forward_held(const __grid_constant__ TokenBatch batch, const __grid_constant__ HeadRows rows,
@@ -109,12 +112,12 @@ __global__ void __launch_bounds__(kThreads)
     uint4 held[kRows][kPieces];
     EK_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      const int64_t place = __shfl_sync(kAllLanes, group.place.in[kHidden], r);
+      const int64_t offset = __shfl_sync(kAllLanes, group.offsets.of[kHidden], r);
       EK_UNROLL
       for (int p = 0; p < kPieces; ++p) {
         const int column = (p * kWarp + lane()) * kEach;
         const bool is_there = EK_BOUND(token_sizes_columns_end, column < rows.size);
-        held[r][p] = is_there ? load16(hidden + place + column) : make_uint4(0, 0, 0, 0);
+        held[r][p] = is_there ? load16(hidden + offset + column) : make_uint4(0, 0, 0, 0);
       }
     }
     float x = 0;
@@ -136,7 +139,7 @@ __global__ void __launch_bounds__(kThreads)
     EK_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const float slope = __shfl_sync(kAllLanes, slopes, r);
-      // A row without a slope may hold numbers that are not finite.
+      // A row of slope 0 may hold NaN or infinity.
       if (EK_BOUND(token_sizes_no_slope, slope != 0)) {
         EK_UNROLL
         for (int p = 0; p < kPieces; ++p) {
@@ -148,7 +151,7 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
-  if (out.shares != nullptr) {
+  if (out.weight_partials != nullptr) {
     EK_UNROLL
     for (int p = 0; p < kPieces; ++p) {
       EK_UNROLL
@@ -160,7 +163,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int column = threadIdx.x; column < rows.size; column += kThreads) {
       float total = 0;
       for (int w = 0; w < kWarps; ++w) total += joined[w * kWidth + column];
-      out.shares[blockIdx.x * rows.size + column] = total;
+      out.weight_partials[blockIdx.x * rows.size + column] = total;
     }
   }
   store_sums<kWarps>(sums, totals);
@@ -181,44 +184,45 @@ __device__ float dot(const HeadRows& rows, const T* row) {
   return reduce_warp(total, Sum());
 }
 
-// share += slopes x rows. Each thread has its own columns.
+// partial [size] += slopes [kRows] x rows [kRows, size]. Each thread has its own columns.
 template <typename T, int kRows>
-__device__ void add_rows(const HeadRows& rows, const T* hidden, const int64_t (&places)[kRows],
-                         const float (&slopes)[kRows], float* share) {
+__device__ void add_rows(const HeadRows& rows, const T* hidden, const int64_t (&offsets)[kRows],
+                         const float (&slopes)[kRows], float* partial) {
   constexpr int kEach = kPerVector<T>;
   for (int64_t column = threadIdx.x * kEach; column < rows.size; column += kThreads * kEach) {
     float total[kEach] = {};
     for (int r = 0; r < kRows; ++r) {
       if (!EK_BOUND(rtd_head_no_slope, slopes[r] != 0)) continue;
       float h[kEach];
-      load_run(hidden + places[r] + column * rows.stride, rows.stride, rows.size - column, h);
+      load_run(hidden + offsets[r] + column * rows.stride, rows.stride, rows.size - column, h);
       EK_UNROLL
       for (int i = 0; i < kEach; ++i) total[i] = fmaf(h[i], slopes[r], total[i]);
     }
     EK_UNROLL
     for (int i = 0; i < kEach; ++i) {
-      if (EK_BOUND(rtd_head_share_end, column + i < rows.size)) share[column + i] += total[i];
+      if (EK_BOUND(rtd_head_share_end, column + i < rows.size)) partial[column + i] += total[i];
     }
   }
 }
 
-// Rows of any layout and width. kIsForward: from hidden states to logits and what follows from them; if not,
+// Rows of any layout and width. With kIsForward: logits, losses and their sums from hidden states. Without:
 // the gradients of the parameters from logits and upstream gradient.
 template <typename T, bool kIsForward>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    visit_any(const __grid_constant__ TokenBatch batch, const __grid_constant__ HeadRows rows,
-              const UpstreamScale scale, const __grid_constant__ HeadOutputs out,
-              const __grid_constant__ TokenTotals totals) {
+    scan_any(const __grid_constant__ TokenBatch batch, const __grid_constant__ HeadRows rows,
+             const UpstreamScale scale, const __grid_constant__ HeadOutputs out,
+             const __grid_constant__ TokenTotals totals) {
   constexpr int kRows = 8, kBlockRows = kWarps * kRows;
   EK_SHARED(slopes, float[kBlockRows]);
-  EK_SHARED(places, int64_t[kBlockRows]);
+  EK_SHARED(offsets, int64_t[kBlockRows]);
   const T* const hidden = static_cast<const T*>(batch.tensors[kHidden].data);
-  float* const share = out.shares == nullptr ? nullptr : out.shares + blockIdx.x * rows.size;
-  if (share != nullptr) {
-    // By the thread that adds to them.
+  float* const partial =
+      out.weight_partials == nullptr ? nullptr : out.weight_partials + blockIdx.x * rows.size;
+  if (partial != nullptr) {
+    // Each thread clears the columns that it adds to, so no barrier is needed.
     constexpr int kEach = kPerVector<T>;
     for (int64_t column = threadIdx.x * kEach; column < rows.size; column += kThreads * kEach) {
-      for (int64_t c = column; c < min(column + kEach, rows.size); ++c) share[c] = 0;
+      for (int64_t c = column; c < min(column + kEach, rows.size); ++c) partial[c] = 0;
     }
   }
   const float bias = kIsForward ? bias_of(rows) : 0, factor = kIsForward ? 0 : factor_of(scale);
@@ -230,8 +234,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     if constexpr (kIsForward) {
       float x = 0;
       for (int r = 0; r < kRows; ++r) {
-        const int64_t place = __shfl_sync(kAllLanes, group.place.in[kHidden], r);
-        const float total = dot(rows, hidden + place);
+        const int64_t offset = __shfl_sync(kAllLanes, group.offsets.of[kHidden], r);
+        const float total = dot(rows, hidden + offset);
         if (lane() == r) x = total;
       }
       slope = score(group, x + bias, out, sums);
@@ -241,20 +245,20 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     }
     if (lane() < kRows) {
       slopes[warp() * kRows + lane()] = slope;
-      places[warp() * kRows + lane()] = group.place.in[kHidden];
+      offsets[warp() * kRows + lane()] = group.offsets.of[kHidden];
     }
     EK_BARRIER(rtd_head_slopes_written);
-    if (share != nullptr) add_rows(rows, hidden, places, slopes, share);
+    if (partial != nullptr) add_rows(rows, hidden, offsets, slopes, partial);
     EK_BARRIER(token_sizes_slopes_read);
   }
   store_sums<kWarps>(sums, totals);
 }
 
-// ---- joining the blocks -----------------------------------------------------------------------------------
+// ---- adding up the blocks ---------------------------------------------------------------------------------
 
 constexpr int kJoinWarps = 16;
 
-// A block has kWarp columns of the shares, and the first one the sums over the tokens.
+// Each block adds up kWarp columns of weight_partials; the first block also adds up the sums over the tokens.
 __global__ void __launch_bounds__(kJoinWarps* kWarp)
     join(const __grid_constant__ HeadOutputs out, const __grid_constant__ TokenTotals totals, int64_t size) {
   EK_SHARED(joined, double[kJoinWarps][kWarp]);
@@ -262,8 +266,9 @@ __global__ void __launch_bounds__(kJoinWarps* kWarp)
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + lane();
   const bool is_inside = EK_BOUND(rtd_head_join_end, column < size);
   double total = 0;
-  if (is_inside && out.shares != nullptr) {
-    for (int64_t i = warp(); i < totals.blocks; i += kJoinWarps) total += out.shares[i * size + column];
+  if (is_inside && out.weight_partials != nullptr) {
+    for (int64_t i = warp(); i < totals.blocks; i += kJoinWarps)
+      total += out.weight_partials[i * size + column];
   }
   joined[warp()][lane()] = total;
   EK_BARRIER(rtd_head_columns_written);
@@ -324,7 +329,7 @@ void launch_forward(const TokenBatch& batch, const HeadRows& rows, const HeadOut
                     const TokenTotals& totals, cudaStream_t stream) {
   const Launch plain = {totals.blocks, kThreads, stream};
   if (!rows.is_vectored || rows.size > kMaxUnits * kUnit) {
-    return launch(visit_any<T, true>, plain, batch, rows, UpstreamScale{}, out, totals);
+    return launch(scan_any<T, true>, plain, batch, rows, UpstreamScale{}, out, totals);
   }
   constexpr decltype(&forward_held<T, 1>) kKernels[kMaxUnits] = {forward_held<T, 1>, forward_held<T, 2>,
                                                                  forward_held<T, 3>, forward_held<T, 4>};
@@ -338,16 +343,17 @@ void launch_join(const HeadOutputs& out, const TokenTotals& totals, int64_t size
   launch(join, {blocks, kJoinWarps * kWarp, stream}, out, totals, size);
 }
 
-template <typename Visit>
-void for_type(Number type, const Visit& visit) {
-  if (type == Number::kFloat32) return visit(float());
-  if (type == Number::kBFloat16) return visit(BFloat16());
-  visit(Float16());
+// Calls body(T()) with a floating-point type.
+template <typename Body>
+void for_type(Number type, const Body& body) {
+  if (type == Number::kFloat32) return body(float());
+  if (type == Number::kBFloat16) return body(BFloat16());
+  body(Float16());
 }
 
 }  // namespace
 
-// Of the number of rows alone, and so are the bits of the sums.
+// Depends only on the number of rows, so the summation order never changes.
 int head_blocks(int64_t count) {
   const int64_t blocks = (count + kWarp - 1) / kWarp;
   return static_cast<int>(blocks == 0 ? 1 : blocks < kMaxBlocks ? blocks : kMaxBlocks);
@@ -373,7 +379,7 @@ void head_backward(const TokenBatch& batch, const HeadRows& rows, const Upstream
 void head_parameter_gradients(const TokenBatch& batch, const HeadRows& rows, const UpstreamScale& scale,
                               const HeadOutputs& out, const TokenTotals& totals, cudaStream_t stream) {
   for_type(batch.tensors[kHidden].type, [&](auto zero) {
-    launch(visit_any<decltype(zero), false>, {totals.blocks, kThreads, stream}, batch, rows, scale, out,
+    launch(scan_any<decltype(zero), false>, {totals.blocks, kThreads, stream}, batch, rows, scale, out,
            totals);
   });
   launch_join(out, totals, rows.size, stream);

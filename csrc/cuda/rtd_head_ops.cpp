@@ -5,11 +5,12 @@
 namespace electra_kernels {
 namespace {
 
+// A tensor of at most one dimension.
 Numbers vector_of(const Tensor& tensor) {
   return {tensor.const_data_ptr(), number_of(tensor), {tensor.dim() == 0 ? 1 : tensor.stride(0)}};
 }
 
-// Vectors of 16 bytes begin where rows do, and rows are whole vectors.
+// Whether every row begins at a 16-byte boundary and is made of whole vectors of 16 bytes.
 bool is_vectored(const Tensor& hidden, const TokenBatch& batch) {
   const Numbers& rows = batch.tensors[kHidden];
   const int64_t each = rows.type == Number::kFloat32 ? 4 : 8, last = hidden.dim() - 1;
@@ -19,7 +20,7 @@ bool is_vectored(const Tensor& hidden, const TokenBatch& batch) {
   return result;
 }
 
-// `tokens` may hold a copy of hidden.
+// The hidden states are taken from `tokens`, which may hold a copy of them.
 HeadRows rows_of(const Tokens& tokens, const Tensor& weight, const std::optional<Tensor>& bias) {
   HeadRows rows = {weight.size(0), 1, false, vector_of(weight), {}};
   if (bias) rows.bias = vector_of(*bias);
@@ -45,21 +46,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> linear_masked_bce(
                              : torch::stable::new_empty(labels, {}, ScalarType::Float);
   Tensor grad_weight = empty_like(weight, ScalarType::Float);
   Tensor grad_bias = torch::stable::new_empty(weight, {}, ScalarType::Float);
-  std::optional<Tensor> shares;
+  std::optional<Tensor> weight_partials;
   if (needs_parameter_gradients && !is_per_token) {
-    shares = torch::stable::new_empty(weight, {blocks, weight.size(0)}, ScalarType::Float);
+    weight_partials = torch::stable::new_empty(weight, {blocks, weight.size(0)}, ScalarType::Float);
   }
   float* const losses = loss.mutable_data_ptr<float>();
   TotalTensors sums(labels, blocks, reduction == "mean", normalizer);
   if (!is_per_token) sums.totals.loss = losses;
   sums.totals.bias_gradient = parameters_of(grad_bias);
   const HeadOutputs out = {logits.mutable_data_ptr<float>(), is_per_token ? losses : nullptr,
-                           shares ? shares->mutable_data_ptr<float>() : nullptr, parameters_of(grad_weight)};
+                           weight_partials ? weight_partials->mutable_data_ptr<float>() : nullptr,
+                           parameters_of(grad_weight)};
   head_forward(tokens.batch, rows_of(tokens, weight, bias), out, sums.totals, device.stream);
   return {loss, logits, sums.counts, sums.denominator, grad_weight, grad_bias};
 }
 
-// The gradients of weight and bias if the loss is one per token.
+// The gradients of weight and bias for a loss per token.
 void sum_parameter_gradients(const Tensor& hidden, const Tensor& weight, const Roles& roles,
                              const UpstreamScale& scale, double label_smoothing, Tensor& grad_weight,
                              Tensor& grad_bias, cudaStream_t stream) {
@@ -68,13 +70,14 @@ void sum_parameter_gradients(const Tensor& hidden, const Tensor& weight, const R
   const Tensor& labels = *roles[kLabels];
   const Tokens tokens(labels, with_hidden, label_smoothing);
   const int blocks = head_blocks(labels.numel());
-  Tensor shares = torch::stable::new_empty(weight, {blocks, weight.size(0)}, ScalarType::Float);
+  Tensor weight_partials = torch::stable::new_empty(weight, {blocks, weight.size(0)}, ScalarType::Float);
   Tensor partials = torch::stable::new_empty(weight, {kTokenSums, blocks}, ScalarType::Double);
   TokenTotals totals = {};
   totals.partials = partials.mutable_data_ptr<double>();
   totals.blocks = blocks;
   totals.bias_gradient = parameters_of(grad_bias);
-  const HeadOutputs out = {nullptr, nullptr, shares.mutable_data_ptr<float>(), parameters_of(grad_weight)};
+  const HeadOutputs out = {nullptr, nullptr, weight_partials.mutable_data_ptr<float>(),
+                           parameters_of(grad_weight)};
   head_parameter_gradients(tokens.batch, rows_of(tokens, weight, std::nullopt), scale, out, totals, stream);
 }
 

@@ -1,16 +1,16 @@
-// The binary cross-entropy of a token, which the loss on logits and the linear head share, and its sums.
+// The binary cross-entropy of a token, which the loss on logits and the linear head share, and sums over
+// tokens.
 //
 // With the smoothed label y, the positive weight p and the mask weight m of a token with logit x:
 //
 //     loss = m (p y softplus(-x) + (1 - y) softplus(x))    d/dx = m ((1 - y) sigmoid(x) - p y sigmoid(-x))
 //
-// Both come from the one exponential exp(-|x|). What is summed over all tokens leaves a block as one number
-// each, which a second kernel adds up in their order: no atomics, the same bits on every run.
+// Both need a single exponential, exp(-|x|). Each block writes one number per sum, and a second kernel adds
+// up these numbers in a fixed order. There are no atomics, so every run gives the same bits.
 
 #pragma once
 
-#include "elements.h"
-#include "reduce.h"
+#include "vector.h"
 
 namespace electra_kernels {
 
@@ -22,49 +22,43 @@ __device__ inline float number(T x) {
 }
 __device__ inline float number(BFloat16 x) { return to_float(x); }
 __device__ inline float number(Float16 x) { return to_float(x); }
-// The byte of a bool, which is not 1 in every tensor that torch takes for one.
-struct Flag {
-  uint8_t byte;
-};
 __device__ inline float number(Flag x) { return x.byte != 0; }
 
-// visit(zero of the type)
-template <typename Visit>
-__device__ auto with_type(Number type, const Visit& visit) {
+// Returns body(T()) with the type of the numbers.
+template <typename Body>
+__device__ auto with_type(Number type, const Body& body) {
   switch (type) {
     case Number::kFloat32:
-      return visit(float());
+      return body(float());
     case Number::kBFloat16:
-      return visit(BFloat16());
+      return body(BFloat16());
     case Number::kFloat16:
-      return visit(Float16());
+      return body(Float16());
     case Number::kFloat64:
-      return visit(double());
+      return body(double());
     case Number::kBool:
-      return visit(Flag());
+      return body(Flag());
     case Number::kUint8:
-      return visit(uint8_t());
+      return body(uint8_t());
     case Number::kInt32:
-      return visit(int32_t());
+      return body(int32_t());
     default:
-      return visit(int64_t());
+      return body(int64_t());
   }
 }
 
-// The types of logits, hidden states and parameters alone.
-template <typename Visit>
-__device__ auto with_float_type(Number type, const Visit& visit) {
+// As above, for the types of logits, hidden states and parameters only.
+template <typename Body>
+__device__ auto with_float_type(Number type, const Body& body) {
   switch (type) {
     case Number::kFloat32:
-      return visit(float());
+      return body(float());
     case Number::kBFloat16:
-      return visit(BFloat16());
+      return body(BFloat16());
     default:
-      return visit(Float16());
+      return body(Float16());
   }
 }
-
-__device__ inline bool is_floating(Number type) { return type <= Number::kFloat64; }
 
 __device__ inline uint2 load8(const void* memory) {
 #if defined(EK_FIBERS)
@@ -81,7 +75,7 @@ __device__ inline void unpack(uint4 bits, float* out) {
   for (int i = 0; i < static_cast<int>(16 / sizeof(T)); ++i) out[i] = number(numbers[i]);
 }
 
-// N numbers at an address that is a multiple of 16 bytes, of 8 if they are no more.
+// N numbers at an address that is a multiple of 16 bytes, or of 8 if the numbers have only 8 bytes.
 template <typename T, int N>
 __device__ inline void load_together(const T* data, float (&out)[N]) {
   if constexpr (sizeof(T) * N == 8) {
@@ -97,7 +91,7 @@ __device__ inline void load_together(const T* data, float (&out)[N]) {
   }
 }
 
-// N numbers `stride` apart, of which `available` exist; 0 stands for the others.
+// N numbers `stride` apart, of which `available` exist; the others become 0.
 template <typename T, int N>
 __device__ inline void load_run(const T* data, int64_t stride, int64_t available, float (&out)[N]) {
   constexpr int kBytes = static_cast<int>(sizeof(T)) * N;
@@ -113,9 +107,9 @@ __device__ inline void load_run(const T* data, int64_t stride, int64_t available
     out[i] = EK_BOUND(memory_number_end, i < available) ? number(data[i * stride]) : 0;
 }
 
-// As above; 1 stands for the numbers of a tensor that is not given.
+// As above, from `offset` on; the numbers of a tensor that is not given are 1.
 template <int N>
-__device__ inline void load_run(const Numbers& numbers, int64_t place, int64_t stride, int64_t available,
+__device__ inline void load_run(const Numbers& numbers, int64_t offset, int64_t stride, int64_t available,
                                 float (&out)[N]) {
   if (numbers.data == nullptr) {
     EK_UNROLL
@@ -123,21 +117,21 @@ __device__ inline void load_run(const Numbers& numbers, int64_t place, int64_t s
     return;
   }
   with_type(numbers.type, [&](auto zero) {
-    load_run(static_cast<const decltype(zero)*>(numbers.data) + place, stride, available, out);
+    load_run(static_cast<const decltype(zero)*>(numbers.data) + offset, stride, available, out);
   });
 }
 
-// ---- tokens by their number -------------------------------------------------------------------------------
+// ---- tokens by their index --------------------------------------------------------------------------------
 
-// Of 32 bits where these are enough: a division of 64 takes several times as long.
+// a / b, by a 32-bit division where that is enough: a 64-bit one takes several times as long.
 __device__ inline int64_t quotient(int64_t a, int64_t b) {
   if (((a | b) >> 31) == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
   return a / b;
 }
 
-// Where the numbers of a token lie in each tensor, and how many tokens from it on lie one step further each.
-struct Place {
-  __device__ Place(const TokenBatch& batch, int64_t token) {
+// Offsets of a token's numbers in each tensor, and how many tokens from this one on are evenly spaced.
+struct Offsets {
+  __device__ Offsets(const TokenBatch& batch, int64_t token) {
     int64_t index = token;
     available = batch.sizes[batch.dimensions - 1] - index;
     EK_ROLLED
@@ -146,46 +140,47 @@ struct Place {
       const int64_t inner = index - outer * batch.sizes[d];
       if (d == batch.dimensions - 1) available = batch.sizes[d] - inner;
       EK_UNROLL
-      for (int role = 0; role < kRoles; ++role) in[role] += inner * batch.tensors[role].strides[d];
+      for (int role = 0; role < kRoles; ++role) of[role] += inner * batch.tensors[role].strides[d];
       index = outer;
     }
     EK_UNROLL
-    for (int role = 0; role < kRoles; ++role) in[role] += index * batch.tensors[role].strides[0];
+    for (int role = 0; role < kRoles; ++role) of[role] += index * batch.tensors[role].strides[0];
   }
 
-  int64_t in[kRoles] = {};
+  int64_t of[kRoles] = {};
   int64_t available;
 };
 
-__device__ inline float number_at(const Numbers& numbers, int64_t place) {
+__device__ inline float number_at(const Numbers& numbers, int64_t offset) {
   if (numbers.data == nullptr) return 1;
   return with_type(numbers.type, [&](auto zero) {
-    return number(static_cast<const decltype(zero)*>(numbers.data)[place]);
+    return number(static_cast<const decltype(zero)*>(numbers.data)[offset]);
   });
 }
 
-constexpr int kRun = 8;  // tokens of a thread at a time: 16 bytes of half precision
+constexpr int kRun = 8;  // tokens that a thread handles together: 16 bytes of half precision
 
-// The numbers of tokens [first, first + kRun), but for their hidden states; 0 behind the last token.
+// The numbers of tokens [first, first + kRun) by their role, without hidden states; 0 past the last token.
 struct Run {
   __device__ Run(const TokenBatch& batch, int64_t first) {
-    const Place place(batch, first);
-    if (batch.dimensions == 1 || EK_BOUND(memory_row_end, place.available >= kRun)) {
+    const Offsets offsets(batch, first);
+    if (batch.dimensions == 1 || EK_BOUND(memory_row_end, offsets.available >= kRun)) {
       EK_UNROLL
       for (int role = 0; role < kHidden; ++role) {
-        load_run(batch.tensors[role], place.in[role], batch.tensors[role].strides[batch.dimensions - 1],
-                 place.available, of[role]);
+        load_run(batch.tensors[role], offsets.of[role], batch.tensors[role].strides[batch.dimensions - 1],
+                 offsets.available, of[role]);
       }
       return;
     }
     EK_ROLLED
     for (int i = 0; i < kRun; ++i) {
       const bool is_inside = EK_BOUND(memory_last_row_end, first + i < batch.count);
-      const Place own(batch, first + (is_inside ? i : 0));
+      const Offsets own(batch, first + (is_inside ? i : 0));
       EK_UNROLL
       for (int role = 0; role < kHidden; ++role) {
-        const float x = is_inside ? number_at(batch.tensors[role], own.in[role]) : 0;
-        // An index that is not known when this is compiled would put the array into memory.
+        const float x = is_inside ? number_at(batch.tensors[role], own.of[role]) : 0;
+        // `of[role][i]` has an index that is unknown at compile time, which would move the array from
+        // registers to local memory.
         EK_UNROLL
         for (int j = 0; j < kRun; ++j) of[role][j] = j == i ? x : of[role][j];
       }
@@ -197,7 +192,8 @@ struct Run {
 
 // ---- a token ----------------------------------------------------------------------------------------------
 
-// What softplus(-x) and softplus(x) are multiplied with, and the weight of the token: 0, it is not counted.
+// The factors of softplus(-x) and softplus(x), and the weight of the token; a weight of 0 means that it is
+// not counted.
 struct Token {
   float positive = 0, negative = 0, weight = 0;
   bool is_positive = false;
@@ -216,14 +212,15 @@ __device__ inline Token token_of(const TokenBatch& batch, float label, float mas
   return token;
 }
 
-__device__ inline Token token_at(const TokenBatch& batch, const Place& place) {
-  const auto number_of = [&](Role role) { return number_at(batch.tensors[role], place.in[role]); };
+__device__ inline Token token_at(const TokenBatch& batch, const Offsets& offsets) {
+  const auto number_of = [&](Role role) { return number_at(batch.tensors[role], offsets.of[role]); };
   return token_of(batch, number_of(kLabels), number_of(kMask), number_of(kPositiveWeight));
 }
 
 __device__ inline float decay_of(float x) { return expf(-fabsf(x)); }
 
-// A factor of 0 wins over an infinite softplus, NaN over both, and a mask that is not set over all.
+// A factor of 0 gives 0 even if the softplus is infinite, a NaN gives NaN, and a mask that is not set gives 0
+// whatever the logit.
 __device__ inline float token_loss(const Token& token, float x, float decay) {
   const float rest = log1pf(decay);
   float loss = token.positive != 0 ? token.positive * ((x < 0 ? -x : 0) + rest) : 0;
@@ -239,17 +236,12 @@ __device__ inline float token_gradient(const Token& token, float x, float decay)
   return EK_BOUND(rtd_head_masked_slope, token.weight != 0) ? gradient * token.weight : 0;
 }
 
-// Nothing was counted: loss and gradient are 0.
-__device__ inline double reciprocal_or_zero(double denominator) {
-  return denominator != 0 ? 1 / denominator : 0;
-}
-
 __device__ inline float factor_of(const UpstreamScale& scale) {
   const double scalar = scale.scalar == nullptr ? 1 : *scale.scalar;
   return static_cast<float>(scalar * reciprocal_or_zero(*scale.denominator));
 }
 
-// An upstream gradient that is not finite must not reach a token that is not counted.
+// The gradient of a token that is not counted is 0, even if its upstream gradient is not finite.
 __device__ inline float scaled_gradient(const Token& token, float x, float upstream) {
   if (!EK_BOUND(bce_masked_upstream, token.weight != 0)) return 0;
   return token_gradient(token, x, decay_of(x)) * upstream;
@@ -257,7 +249,7 @@ __device__ inline float scaled_gradient(const Token& token, float x, float upstr
 
 // ---- sums -------------------------------------------------------------------------------------------------
 
-// Over tokens of one thread.
+// Sums over the tokens of one thread.
 struct TokenSums {
   double loss = 0, weight = 0, gradient = 0;
   int counted = 0, predicted = 0, positive = 0, both = 0;
@@ -272,7 +264,7 @@ __device__ inline void count(const Token& token, float x, TokenSums& sums) {
   sums.both += is_predicted && token.is_positive;
 }
 
-// Column blockIdx.x of the partial sums.
+// Adds up the threads' sums and writes them to column blockIdx.x of the partial sums.
 template <int kWarps>
 __device__ void store_sums(const TokenSums& sums, const TokenTotals& totals) {
   EK_SHARED(shared, double[kTokenSums][kWarps]);
@@ -303,7 +295,8 @@ __device__ inline void store_number(const Parameters& parameters, int64_t index,
   });
 }
 
-// By a block of kTokenSums warps or more: each adds up a row of the partial sums.
+// Each of the first kTokenSums warps of a block adds up one row of the partial sums; then the totals are
+// written.
 __device__ inline void join_sums(const TokenTotals& totals) {
   EK_SHARED(shared, double[kTokenSums]);
   if (EK_BOUND(rtd_head_sums_end, warp() < kTokenSums)) {

@@ -1,4 +1,5 @@
-// Host side of the per-token losses: tensors of one shape and any strides as Numbers, and what is summed.
+// Host side of the losses per token: tensors of one shape and any strides as a TokenBatch, and memory for the
+// sums.
 
 #pragma once
 
@@ -8,35 +9,13 @@
 
 namespace electra_kernels {
 
-inline Number number_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return Number::kFloat32;
-    case ScalarType::BFloat16:
-      return Number::kBFloat16;
-    case ScalarType::Half:
-      return Number::kFloat16;
-    case ScalarType::Double:
-      return Number::kFloat64;
-    case ScalarType::Bool:
-      return Number::kBool;
-    case ScalarType::Byte:
-      return Number::kUint8;
-    case ScalarType::Int:
-      return Number::kInt32;
-    case ScalarType::Long:
-      return Number::kInt64;
-    default:
-      STD_TORCH_CHECK(false, "no dtype of logits, labels, mask or weights");
-  }
-}
-
 inline Parameters parameters_of(Tensor& tensor) { return {tensor.mutable_data_ptr(), number_of(tensor)}; }
 
-// Tensors by their role, some of them not given, whose first dimensions are those of `like`.
+// Tensors by their role, some of which are not given. The first dimensions of each are those of `like` below.
 using Roles = std::array<std::optional<Tensor>, kRoles>;
 
-// Keeps what a TokenBatch points to.
+// Owns the tensors that a TokenBatch points to. If they have too many dimensions for a kernel, they are
+// copied.
 class Tokens {
  public:
   Tokens(const Tensor& like, Roles given, double label_smoothing) : tensors(std::move(given)) {
@@ -45,20 +24,20 @@ class Tokens {
     for (auto& tensor : tensors) {
       if (tensor) tensor = torch::stable::contiguous(*tensor);
     }
-    STD_TORCH_CHECK(merge(like), "tensors without gaps have one dimension");
+    STD_TORCH_CHECK(merge(like), "contiguous tensors have one dimension");
   }
 
   Roles tensors;
   TokenBatch batch = {};
 
  private:
-  // False if they need more dimensions than a kernel takes.
+  // Returns false if more than kMaxDimensions remain.
   bool merge(const Tensor& like) {
     batch.count = like.numel();
     batch.dimensions = 0;
     for (int64_t d = 0; d < like.dim(); ++d) {
       if (like.size(d) == 1) continue;
-      if (batch.dimensions == 0 || !goes_on(d, like.size(d))) {
+      if (batch.dimensions == 0 || !continues(d, like.size(d))) {
         if (batch.dimensions == kMaxDimensions) return false;
         batch.sizes[batch.dimensions++] = 1;
       }
@@ -77,8 +56,8 @@ class Tokens {
     return true;
   }
 
-  // Whether dimension d continues the one before it in all tensors.
-  bool goes_on(int64_t d, int64_t size) const {
+  // Whether dimension d continues the one before it, in all tensors.
+  bool continues(int64_t d, int64_t size) const {
     const int last = batch.dimensions - 1;
     for (int role = 0; role < kRoles; ++role) {
       const bool is_given = tensors[role].has_value();
@@ -88,7 +67,7 @@ class Tokens {
   }
 };
 
-// What the sums over all tokens are written to.
+// The tensors that the sums over all tokens are written to.
 struct TotalTensors {
   TotalTensors(const Tensor& like, int64_t blocks, bool is_mean, const std::optional<Tensor>& normalizer)
       : partials(torch::stable::new_empty(like, {kTokenSums, blocks}, ScalarType::Double)),
@@ -107,7 +86,8 @@ struct TotalTensors {
   TokenTotals totals;
 };
 
-// The gradient of a loss per token is a tensor by its role; that of one number, a factor.
+// The upstream gradient as a tensor with a role, if the loss is one per token; otherwise it is a factor, see
+// scale_of.
 inline std::optional<Tensor> per_token(const Tensor& grad_loss, bool is_per_token) {
   return is_per_token ? std::optional<Tensor>(grad_loss) : std::nullopt;
 }

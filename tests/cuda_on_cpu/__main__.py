@@ -1,5 +1,8 @@
-"""The CUDA kernels on this processor, built with fibers: ``python tests/cuda_on_cpu suite`` runs the conformance suite
-against them, ``mutants`` their mutants, each of which the suite has to catch."""
+"""Tests of the CUDA kernels on a CPU, in a build with fibers.
+
+``python tests/cuda_on_cpu suite`` runs the conformance suite against them; ``mutants`` runs their mutants, each of
+which the suite has to catch.
+"""
 
 import subprocess
 import sys
@@ -7,17 +10,17 @@ import time
 
 import library
 
-# Not those of torch.compile: they run no other kernel than the rest, and most of their time is the compiler's.
+# Without the tests of torch.compile: they run no kernel that the others do not, and spend most of their time compiling.
 SELECTION = "(cuda-cpu and not compile and not inductor) or test_fibers or test_kernels"
 PYTEST = ["-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-p", "fiber_backend"]
 
 
 def main() -> int:
     start = time.monotonic()
-    library.build()
+    library.build_library()
     print(f"built with fibers: {time.monotonic() - start:.0f} s", flush=True)
     environment = library.environment()
-    # A mutant is caught by a test that fails, which says something only where the suite passes without it.
+    # A mutant is caught by a failing test, which proves something only if the suite passes without the mutant.
     commands = {
         "suite": [*PYTEST, "-k", SELECTION, "tests/conformance", library.HERE],
         "mutants": [f"{library.HERE}/mutants.py"],

@@ -1,4 +1,4 @@
-"""The tests here need the library of fibers, which ``python tests/cuda_on_cpu`` builds and loads."""
+"""The tests in this folder need the library with fibers, which ``python tests/cuda_on_cpu`` builds and loads."""
 
 import sys
 

@@ -1,7 +1,6 @@
-// Kernels of one block, or of one cluster, that do right or wrong in one way each, for test_fibers.py.
+// Kernels of one block or one cluster for test_fibers.py. Each is right, or has one fault.
 
-#include "../../csrc/cuda/elements.h"
-#include "../../csrc/cuda/reduce.h"
+#include "../../csrc/cuda/vector.h"
 #include "faults.h"
 
 namespace cuda_on_cpu {
@@ -46,7 +45,7 @@ __global__ void reductions(float* out) {
   out[threadIdx.x] = is_right ? neighbour() : -1;
 }
 
-// Each lane shuffles with what the documentation of CUDA says of its edges.
+// Shuffles past the edge of a warp return the own value, as CUDA documents.
 __global__ void collectives(float* out) {
   const int i = lane();
   bool is_right = __shfl_sync(kAllLanes, i, 5) == 5 && __shfl_xor_sync(kAllLanes, i, 3) == (i ^ 3);
@@ -110,14 +109,14 @@ __global__ void unaligned_vector(float* out) {
   load_vector(out + 1, x);
 }
 
-// With the dynamic memory of its launch more than a block has.
+// Together with the dynamic memory of its launch, this is more than a block has.
 __global__ void too_much_shared(float* out) {
   EK_SHARED(numbers, float[(48 << 10) / sizeof(float) - kThreads + 1]);
   numbers[threadIdx.x] = 0;
   out[threadIdx.x] = 0;
 }
 
-// In which order the threads came.
+// Writes the threads in the order in which they ran.
 __global__ void order(float* out) {
   EK_SHARED(count, int);
   if (threadIdx.x == 0) count = 0;

@@ -1,4 +1,4 @@
-"""A plugin of pytest: "cuda" is one more back end, for CPU tensors, with the kernels that `library` has built."""
+"""A pytest plugin that registers the kernels built by `library` as back end "cuda" for CPU tensors."""
 
 from library import LIBRARY
 

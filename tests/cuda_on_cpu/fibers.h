@@ -1,15 +1,15 @@
 // CUDA C++ on a CPU: the threads of a block are fibers of one processor thread (machine.h), so that the
 // kernels in csrc/cuda compile and run unmodified where there is no GPU and no CUDA toolkit.
 //
-// What a kernel may use is what stands here, and nothing of it is approximate. Grids and blocks have one
+// A kernel may use only what this file defines, all of it exactly as CUDA does. Grids and blocks have one
 // dimension.
 //
-// What the hardware leaves undefined is an error that `launch` throws: threads at different barriers, a
-// collective that lanes of the warp miss, a vector access that is not aligned, shared memory of a block that
-// has not begun or has ended, and with AddressSanitizer (which the build of the tests has) every access out
+// `launch` throws an error for what the hardware leaves undefined: threads at different barriers, a
+// collective that some lanes of the warp miss, a vector access that is not aligned, shared memory of a block
+// that has not begun or has ended, and, with AddressSanitizer (which the tests' build has), every access out
 // of bounds.
 //
-// EK_MUTANT chooses the fault that is put into the kernels.
+// The variable EK_MUTANT chooses the fault that is put into the kernels.
 
 #pragma once
 
@@ -73,7 +73,7 @@ uint64_t bits_of(T value) {
   return bits;
 }
 
-// What the lane `from` has given; a lane outside of the warp stands for the own one.
+// The value that lane `from` has given; for a lane outside of the warp, the own value.
 template <typename T>
 T shuffle(unsigned mask, T value, int from, int line) {
   if (mask != 0xffffffffu)
@@ -111,7 +111,7 @@ T exchange(T* address, T value) {
 #define __any_sync(mask, predicate) (fibers::ballot(mask, predicate, __LINE__) != 0)
 #define __all_sync(mask, predicate) (fibers::ballot(mask, predicate, __LINE__) == 0xffffffffu)
 
-// Threads take turns at their meetings alone, so these are atomic as they are.
+// Fibers switch only at barriers and collectives, so these are atomic without further care.
 template <typename T>
 T atomicAdd(T* address, T value) {
   return fibers::exchange(address, static_cast<T>(*address + value));
@@ -148,13 +148,12 @@ T __ldg(const T* address) {
 using std::max;
 using std::min;
 
-// ---- single-precision functions
-// -----------------------------------------------------------------------------
+// ---- single-precision functions ---------------------------------------------------------------------------
 
 namespace fibers {
 
-// The result that a GPU may give for `x`: up to `most` units in the last place from the right one, and always
-// the same for one x. What is exact there stays so.
+// A result that a GPU may give for `x`: up to `most` units in the last place off the right one, and always
+// the same for one x. Results that are exact on a GPU stay exact.
 inline float off_by(float x, float result, int most) {
   if (x == 0 || !std::isfinite(x) || !std::isnormal(result)) return result;
   uint32_t bits;
@@ -169,7 +168,7 @@ inline float off_by(float x, float result, int most) {
 }  // namespace fibers
 
 // Maximum errors as in NVIDIA's CUDA programming guide, "Mathematical functions", single precision. Kernels
-// find these before those of the host, as they are in the kernels' own namespace.
+// find these functions before those of the host, because they are in the kernels' own namespace.
 namespace electra_kernels {
 
 inline float expf(float x) { return fibers::off_by(x, ::expf(x), 2); }
@@ -179,7 +178,7 @@ inline float log1pf(float x) { return fibers::off_by(x, ::log1pf(x), 1); }
 
 }  // namespace electra_kernels
 
-// ---- the runtime, as far as the host functions use it -----------------------------------------------------
+// ---- the part of the runtime that the host functions use --------------------------------------------------
 
 using cudaStream_t = void*;
 using cudaError_t = int;

@@ -1,5 +1,7 @@
-"""The CUDA kernels as a library for this processor: the same sources with the threads of a block as fibers
-(`fibers.h`), compiled with AddressSanitizer."""
+"""Builds the CUDA kernels as a library for the CPU.
+
+The sources are the same. The threads of a block are fibers (`fibers.h`), and the code has AddressSanitizer in it.
+"""
 
 import os
 import subprocess
@@ -9,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import setup as builder  # noqa: E402
+from csrc import build  # noqa: E402
 
 FOLDER = ROOT / "build" / "fibers"
 LIBRARY = FOLDER / "_cuda.so"
@@ -20,33 +22,32 @@ SANITIZE = (
     "-fno-omit-frame-pointer",
     "-fno-strict-aliasing",
 )
-# As nvcc's: no contraction. g++ does not know the ending .cu.
+# No contraction, as with nvcc. g++ does not know the file ending .cu.
 FLAGS = ["-ffp-contract=off", "-DEK_FIBERS", f"-I{HERE}", "-Icsrc/cuda", "-O1", "-g", "-x", "c++"]
 
 
-def build() -> Path:
-    """Make the library, of which only what has changed is compiled again."""
-    with_torch = [*builder.TORCH_FLAGS, "-isystem", str(builder.torch_folder() / "include")]
+def build_library() -> Path:
+    """Compile the sources that have changed, and link the library."""
     folders = (ROOT / "csrc" / "cuda", ROOT / HERE)
     sources = sorted(path for folder in folders for path in (*folder.glob("*.cu"), *folder.glob("*.cpp")))
     commands = []
     for source in sources:
-        flags = [*builder.FLAGS, *SANITIZE, *FLAGS, *(with_torch if source.suffix == ".cpp" else [])]
+        flags = [*build.FLAGS, *SANITIZE, *FLAGS, *(build.torch_flags() if source.suffix == ".cpp" else [])]
         commands.append((source.name, [*flags, "-c", str(source.relative_to(ROOT))]))
-    builder.link_kernels(builder.build_objects(FOLDER / "objects", commands), LIBRARY, SANITIZE)
+    build.link_kernels(build.build_objects(FOLDER / "objects", commands), LIBRARY, SANITIZE)
     return LIBRARY
 
 
 def environment() -> dict[str, str]:
-    """Of a process that can load the library: AddressSanitizer comes first, and new memory is full of NaN."""
+    """Environment of a process that loads the library: AddressSanitizer comes first and fills new memory with NaN."""
     names = ("libasan.so", "libstdc++.so.6")
     found = [
-        subprocess.check_output([*builder.host_compiler(), f"-print-file-name={name}"], text=True).strip()
+        subprocess.check_output([*build.host_compiler(), f"-print-file-name={name}"], text=True).strip()
         for name in names
     ]
     options = {
         "detect_leaks": 0,
-        # A report becomes an exception of the launch.
+        # The launch turns a report into an exception.
         "halt_on_error": 0,
         "suppress_equal_pcs": 0,
         "max_malloc_fill_size": 1 << 30,
@@ -57,5 +58,5 @@ def environment() -> dict[str, str]:
         "ASAN_OPTIONS": ":".join(f"{name}={value}" for name, value in options.items()),
         "PYTHONPATH": str(ROOT / HERE),
         "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",  # the library of a GPU has ops of the same names
+        "CUDA_VISIBLE_DEVICES": "",  # the real CUDA library has ops of the same names
     }

@@ -1,13 +1,13 @@
-// The machine of fibers.h: runs the threads of a cluster's blocks as fibers of one processor thread, keeps
-// their shared memory, and says what is wrong.
+// The machine behind fibers.h: it runs the threads of a cluster's blocks as fibers of one processor thread,
+// keeps their shared memory, and reports faults.
 //
-// Clusters run one after the other, in random order, the blocks of one together. A thread runs until it waits
-// at a barrier or for the other lanes of its warp. Which one runs next is random too, in one half of the
-// clusters; in the other one warp runs as far as it can before the next, so what a missing barrier lets
-// through, shows. Shared memory is filled with NaN before each block, and lies on the heap, each variable by
-// itself.
+// Clusters run one after the other, in random order; the blocks of a cluster run together. A thread runs
+// until it waits at a barrier or for the other lanes of its warp. In one half of the clusters the next thread
+// is random. In the other half one warp runs as far as it can before the next one starts, which exposes
+// missing barriers. Shared memory is filled with NaN before each block. Each shared variable has a heap
+// allocation of its own, so that AddressSanitizer sees its bounds.
 //
-// EK_FIBER_SEED chooses another order.
+// The variable EK_FIBER_SEED chooses another order.
 
 #pragma once
 
@@ -29,7 +29,7 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
-// Where AddressSanitizer would clear the stack, as no function returns.
+// For functions that do not return: AddressSanitizer would clear the stack there.
 #define FIBERS_UNCHECKED __attribute__((no_sanitize_address))
 #else
 #define FIBERS_UNCHECKED
@@ -46,29 +46,29 @@ namespace fibers {
 constexpr int kWarp = 32;
 constexpr size_t kStackBytes = 64 << 10;
 
-// A place where threads wait for each other.
+// A barrier or collective, where threads wait for each other.
 struct Meeting {
   int expected = 0;
-  int line = 0;  // of the source: where the first one came from
+  int line = 0;  // of the source, where the first thread waits
   std::vector<int> waiting = {};
 };
 
 struct Warp {
   Meeting meeting;
-  uint64_t given[kWarp];  // by each lane that has come
-  uint64_t taken[kWarp];  // what they had given when the last one came
+  uint64_t given[kWarp];  // value of each lane that has arrived
+  uint64_t taken[kWarp];  // copy of the values when the last lane arrived
 };
 
 struct Fiber {
   ucontext_t context;  // where it starts
-  void* place[5];      // where it goes on
+  void* resume[5];     // where it goes on, for __builtin_longjmp
   bool is_started = false;
   char* stack = nullptr;
   size_t stack_bytes = 0;
   void* fake_stack = nullptr;
 };
 
-// A block of the cluster that runs.
+// A block of the running cluster.
 struct Block {
   Meeting meeting;
   bool has_begun = false;
@@ -95,7 +95,7 @@ class Machine {
 #endif
   }
 
-  // body() once for each thread of each block.
+  // Calls body() once for each thread of each block.
   template <typename Body>
   void launch(int64_t blocks, int threads, int cluster, size_t dynamic_bytes, size_t most_shared,
               const Body& body) {
@@ -130,7 +130,7 @@ class Machine {
     report_failure();
   }
 
-  // Of the block whose thread asks.
+  // A shared variable of the current thread's block.
   void* shared(const void* key, size_t bytes, size_t alignment) {
     for (const SharedVariable& variable : shared_) {
       if (variable.key == key && variable.rank == rank()) return variable.memory;
@@ -138,20 +138,21 @@ class Machine {
     return add_shared(key, rank(), bytes, alignment);
   }
 
-  // The place in the shared memory of another block of the cluster that `address` is in that of the own one.
+  // Maps an address in this block's shared memory to the same address in that of another block of the
+  // cluster.
   void* shared_of(const void* address, int rank) {
     const Block& block = blocks_.at(rank);
     if (!block.has_begun || block.meeting.expected == 0) {
       note("fibers: shared memory of a block that " +
            std::string(block.has_begun ? "has ended" : "has not begun"));
     }
-    const char* const place = static_cast<const char*>(address);
+    const char* const byte = static_cast<const char*>(address);
     for (const SharedVariable& own : shared_) {
       const char* const begin = static_cast<const char*>(own.memory);
-      if (own.rank != this->rank() || place < begin || place >= begin + own.bytes) continue;
+      if (own.rank != this->rank() || byte < begin || byte >= begin + own.bytes) continue;
       for (const SharedVariable& other : shared_) {
         if (other.key == own.key && other.rank == rank) {
-          return static_cast<char*>(other.memory) + (place - begin);
+          return static_cast<char*>(other.memory) + (byte - begin);
         }
       }
     }
@@ -163,7 +164,7 @@ class Machine {
 
   void wait_for_cluster(int line) { wait(cluster_, line); }
 
-  // Gives a value and takes those of all lanes.
+  // Gives a value to the warp and returns the values of all lanes.
   const uint64_t* wait_for_warp(uint64_t value, int line) {
     Warp& warp = warps_[current_ / kWarp];
     warp.given[current_ % kWarp] = value;
@@ -176,7 +177,7 @@ class Machine {
 
   int lane() const { return current_ % kWarp; }
 
-  // The thread goes on to its next meeting, then `launch` throws.
+  // Records a fault. The thread runs to its next barrier or collective, then `launch` throws.
   void note(const std::string& message) {
     if (failure_.empty()) failure_ = message;
   }
@@ -211,7 +212,7 @@ class Machine {
     return memory;
   }
 
-  // Dynamic shared memory begins at a multiple of 128 bytes behind what the kernel declares.
+  // Dynamic shared memory begins at a multiple of 128 bytes after the kernel's own shared variables.
   void check_shared(int rank) {
     size_t own = 0, dynamic = 0;
     for (const SharedVariable& variable : shared_) {
@@ -227,7 +228,7 @@ class Machine {
     while (static_cast<int>(fibers_.size()) < count) {
       fibers_.emplace_back();
       Fiber& fiber = fibers_.back();
-      // With a page in front that stops an overflow.
+      // A protected page in front of the stack stops an overflow.
       const size_t page = 4096;
       char* const memory = static_cast<char*>(mmap(nullptr, kStackBytes + page, PROT_READ | PROT_WRITE,
                                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
@@ -280,27 +281,28 @@ class Machine {
     }
     next();
     if (cluster_.expected == 0) return;
-    if (!is_broken()) note("fibers: threads wait for others that never come, " + waiting_places());
-    // They are left where they are and start anew.
+    if (!is_broken()) note("fibers: threads wait for others that never come, " + waiting_threads());
+    // The waiting fibers are abandoned; all start anew.
     for (Fiber& fiber : fibers_) start(fiber);
   }
 
-  std::string waiting_places() const {
-    std::string places = "blocks from " + std::to_string(first_block_);
-    const auto add = [&places](const Meeting& meeting, const char* of) {
+  std::string waiting_threads() const {
+    std::string description = "blocks from " + std::to_string(first_block_);
+    const auto add = [&description](const Meeting& meeting, const char* of) {
       if (meeting.waiting.empty()) return;
-      places += "; " + std::to_string(meeting.waiting.size()) + " of " + std::to_string(meeting.expected) +
-                " threads at the barrier of " + of + "line " + std::to_string(meeting.line);
+      description += "; " + std::to_string(meeting.waiting.size()) + " of " +
+                     std::to_string(meeting.expected) + " threads at the barrier of " + of + "line " +
+                     std::to_string(meeting.line);
     };
     for (const Block& block : blocks_) add(block.meeting, "");
     add(cluster_, "the cluster, ");
     for (size_t i = 0; i < warps_.size(); ++i) {
       const Meeting& meeting = warps_[i].meeting;
       if (meeting.waiting.empty()) continue;
-      places += "; " + std::to_string(meeting.waiting.size()) + " lanes of warp " + std::to_string(i) +
-                " at the collective of line " + std::to_string(meeting.line);
+      description += "; " + std::to_string(meeting.waiting.size()) + " lanes of warp " + std::to_string(i) +
+                     " at the collective of line " + std::to_string(meeting.line);
     }
-    return places;
+    return description;
   }
 
   void wait(Meeting& meeting, int line) {
@@ -324,8 +326,8 @@ class Machine {
 
   bool is_broken() const { return !failure_.empty() || !sanitizer_report().empty(); }
 
-  // Goes on with some thread that can, in haste with one of the warp that came last; with the host if there
-  // is none, or something has gone wrong.
+  // Switches to a thread that can run: a random one, or in haste one of the warp that arrived last. Switches
+  // to the host if there is no such thread, or after a fault.
   FIBERS_UNCHECKED void next() {
     int chosen = kHost;
     if (!ready_.empty() && !is_broken()) {
@@ -341,18 +343,19 @@ class Machine {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&from.fake_stack, to.stack, to.stack_bytes);
 #endif
-    // swapcontext would ask the system for the signal mask, and make AddressSanitizer clear the whole stack.
-    if (__builtin_setjmp(from.place) == 0) go_to(to);
+    // swapcontext would make a system call for the signal mask, and make AddressSanitizer clear the whole
+    // stack.
+    if (__builtin_setjmp(from.resume) == 0) go_to(to);
     arrived();
   }
 
   FIBERS_UNCHECKED [[gnu::noinline]] static void go_to(Fiber& fiber) {
-    if (fiber.is_started) __builtin_longjmp(fiber.place, 1);
+    if (fiber.is_started) __builtin_longjmp(fiber.resume, 1);
     fiber.is_started = true;
     setcontext(&fiber.context);
   }
 
-  // On a stack that has just been switched to.
+  // Called on the stack that has just been switched to.
   void arrived() {
 #if defined(__SANITIZE_ADDRESS__)
     const void* bottom = nullptr;
@@ -378,7 +381,7 @@ class Machine {
 
   std::mutex mutex_;
   std::minstd_rand random_;
-  std::deque<Fiber> fibers_;  // a context must not move
+  std::deque<Fiber> fibers_;  // a deque, because a context must not move
   std::vector<Warp> warps_;
   std::vector<int> ready_;
   std::vector<SharedVariable> shared_;

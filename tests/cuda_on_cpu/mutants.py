@@ -1,9 +1,9 @@
-"""Mutants of the CUDA kernels: each has one fault, and the conformance suite has to see it.
+"""Mutants of the CUDA kernels: each has one fault, which the conformance suite has to detect.
 
-The list stands in the kernels: every name in an EK_BARRIER, EK_CLUSTER_BARRIER, EK_BOUND or EK_MUTANT is a mutant
-without that barrier or bound. A name begins with that of the test file that has to fail: masking_words_complete is for
-tests/conformance/test_masking.py. The faults are switches in the one library, so a mutant is a fork of a process that
-has everything loaded. ``python tests/cuda_on_cpu suite`` runs the suite without any.
+The kernels themselves list the mutants: each name in an EK_BARRIER, EK_CLUSTER_BARRIER, EK_BOUND or EK_MUTANT is a
+mutant without that barrier or bound. The name begins with that of the test file that has to fail:
+masking_words_complete belongs to tests/conformance/test_masking.py. All faults are switches of one library, so a
+mutant is a fork of a process that has everything loaded. ``python tests/cuda_on_cpu suite`` runs the suite without any.
 """
 
 import gc
@@ -31,7 +31,7 @@ def names() -> list[str]:
 
 
 def test_file(name: str) -> Path:
-    """The longest file name that the mutant's begins with."""
+    """The test file that has to fail: the one with the longest name that the mutant's name begins with."""
     files = (ROOT / "tests" / "conformance").glob("test_*.py")
     matching = [path for path in files if name.startswith(path.stem.removeprefix("test_") + "_")]
     if not matching:
@@ -42,7 +42,11 @@ def test_file(name: str) -> Path:
 
 
 def start(name: str, log: Path) -> int:
-    """Run the mutant's tests in a fork up to the first that fails; its process id."""
+    """Run the mutant's tests in a fork, up to the first failure.
+
+    Returns:
+        The process id of the fork.
+    """
     process = os.fork()
     if process:
         return process
@@ -51,7 +55,7 @@ def start(name: str, log: Path) -> int:
     os.dup2(output, 2)
     os.environ["EK_MUTANT"] = name
     signal.alarm(SECONDS)
-    # Without the plugin that collects garbage at the end, which takes longer than all the rest.
+    # Without the plugin that collects garbage at the end, which takes longer than the tests.
     os._exit(pytest.main([*PYTEST, "-x", "--tb=line", "-p", "no:unraisableexception", str(test_file(name))]))
 
 
@@ -59,7 +63,12 @@ def outcome(status: int, log: Path) -> str | None:
     """How the mutant was caught; None if it was not."""
     if os.WIFSIGNALED(status):
         return f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
-    failed = re.search(r"^FAILED \S*?(\w+\.py::\S+)", log.read_text(errors="replace"), re.MULTILINE)
+    text = log.read_text(errors="replace")
+    # AddressSanitizer turns the signal of a crash into an exit status.
+    crash = re.search(r"^Fatal Python error: (.+)", text, re.MULTILINE)
+    if crash and status != 0:
+        return f"crashed: {crash[1]}"
+    failed = re.search(r"^FAILED \S*?(\w+\.py::\S+)", text, re.MULTILINE)
     return failed[1] if failed and os.WEXITSTATUS(status) == pytest.ExitCode.TESTS_FAILED else None
 
 
@@ -68,7 +77,7 @@ def main() -> int:
     folder = FOLDER / "mutants"
     folder.mkdir(parents=True, exist_ok=True)
     waiting, running, survivors = names(), {}, []
-    # So that the forks find the test files loaded.
+    # Collecting loads the test files before the forks start.
     pytest.main([*PYTEST, "-q", "--collect-only", *{str(test_file(name)) for name in waiting}])
     gc.freeze()
     total = len(waiting)

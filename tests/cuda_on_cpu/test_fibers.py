@@ -1,4 +1,4 @@
-"""The fibers themselves: what is right runs as on a GPU, and each kind of fault is seen."""
+"""The fibers themselves: correct kernels run as on a GPU, and each kind of fault is detected."""
 
 import pytest
 import torch
@@ -16,13 +16,13 @@ def run(name, threads=THREADS):
     "name",
     ["with_barrier", "dynamic_shared", "early_exit", "reductions", "collectives", "vectors", "cluster"],
 )
-def test_what_is_right_runs(name):
+def test_a_correct_kernel_runs(name):
     neighbours = (torch.arange(THREADS) + 1) % THREADS
     assert torch.equal(run(name), neighbours.float())
 
 
 @pytest.mark.parametrize("name", ["without_barrier", "cluster_without_barrier"])
-def test_without_a_barrier_some_threads_read_what_nobody_has_written(name):
+def test_without_a_barrier_some_threads_read_unwritten_memory(name):
     runs = [run(name) for _ in range(20)]
     assert all(numbers.isnan().any() for numbers in runs)
     assert not all(numbers.isnan().all() for numbers in runs)
@@ -48,21 +48,21 @@ def test_without_a_barrier_some_threads_read_what_nobody_has_written(name):
         ),
     ],
 )
-def test_a_fault_is_an_error_and_the_next_launch_is_right(name, message):
+def test_a_fault_raises_and_the_next_launch_works(name, message):
     with pytest.raises(RuntimeError, match=f"(?s)fibers: .*{message}"):
         run(name)
     assert torch.equal(run("with_barrier"), (torch.arange(THREADS) + 1.0) % THREADS)
 
 
 @pytest.mark.parametrize("threads", [31, 33, 1056])
-def test_a_block_has_whole_warps(threads):
+def test_a_block_must_have_whole_warps(threads):
     with pytest.raises(
         RuntimeError, match=f"should have whole warps and at most 1024 threads, it has {threads}"
     ):
         run("with_barrier", threads)
 
 
-def test_in_some_blocks_a_warp_runs_ahead_of_the_others_in_some_not():
+def test_one_warp_runs_ahead_of_the_others_in_some_blocks_only():
     first_warps = [{int(thread) // 32 for thread in run("order")[:32]} for _ in range(20)]
     assert {len(warps) == 1 for warps in first_warps} == {True, False}
 

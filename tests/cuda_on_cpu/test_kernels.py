@@ -1,4 +1,4 @@
-"""Paths of the CUDA kernels that only sizes beyond those of the conformance suite take."""
+"""Paths of the CUDA kernels that need larger sizes than the conformance suite has."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import electra_kernels as ek
 
 
 @pytest.mark.parametrize("length", [1025, 3000, 385_024, 385_025, 392_193, 393_216, 400_001])
-def test_masking_of_rows_with_more_words_than_lanes_and_than_shared_memory_holds(length):
+def test_masking_of_rows_with_more_words_than_a_warp_has_lanes_or_shared_memory_holds(length):
     torch.manual_seed(0)
     ids = torch.randint(5, 1000, (2, length))
     arguments = (ids, torch.rand(2, length) < 0.7)

@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("triton", reason="Triton's package has the disassembler")
 
 from benchmarks.codegen import cuda_kernels, report
-from benchmarks.codegen.cuda_kernels import LOADS, STREAMS, builder
+from benchmarks.codegen.cuda_kernels import LOADS, STREAMS
+from csrc import build
 
 pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc on the PATH")
 
@@ -23,7 +24,7 @@ def test_no_kernel_spills_or_has_narrow_accesses(kernels):
         (file, kernel, generation)
         for file, streams in STREAMS.items()
         for kernel in streams
-        for generation in builder().GENERATIONS
+        for generation in build.GENERATIONS
     }
     assert {(kernel.file, kernel.name, kernel.capability) for kernel in kernels} == expected
     assert report.faults(cuda_kernels.records(kernels)) == []
@@ -44,9 +45,7 @@ def compiled(tmp_path):
         path = tmp_path / "source.cu"
         path.write_text(f"namespace {{ {source} }}")
         target = tmp_path / "source.o"
-        builder().compile_and_link(
-            ["-arch=sm_90", "-c", str(path), "-o", str(target)], builder().cuda_compiler()
-        )
+        build.compile_and_link(["-arch=sm_90", "-c", str(path), "-o", str(target)], build.cuda_compiler())
         (kernel,) = cuda_kernels.kernels([target])
         return kernel
 

@@ -1,18 +1,12 @@
-// Numbers of the three types as floats, one at a time and 16 bytes at a time. The only file with inline PTX;
-// each instruction has its twin for fibers beside it.
+// Conversions, loads and stores of the element types, one at a time and 16 bytes at a time, and reductions
+// over a warp. This is the only file with inline PTX; the twin of each instruction for fibers stands in front
+// of it.
 
 #pragma once
 
 #include "device.h"
 
 namespace electra_kernels {
-
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
 
 #if defined(EK_FIBERS)
 
@@ -80,11 +74,12 @@ __device__ inline uint32_t bfloats_of(float low, float high) {
 
 __device__ inline uint4 load16(const void* memory) { return *static_cast<const uint4*>(memory); }
 __device__ inline void store16(void* memory, uint4 bits) { *static_cast<uint4*>(memory) = bits; }
-// What is held for later stays packed: the compiler takes the bits for others and unpacks them again.
+// Keeps values packed until they are needed again. The compiler must assume that the bits have changed, so it
+// cannot hold the unpacked floats in registers instead.
 __device__ inline void forget_unpacked(uint4& bits) {
   asm("" : "+r"(bits.x), "+r"(bits.y), "+r"(bits.z), "+r"(bits.w));
 }
-// exp2f without its care for denormal results, which are 0: that is three of its four instructions.
+// exp2f with denormal results flushed to 0. Handling them takes three of exp2f's four instructions.
 __device__ inline float power_of_two(float x) {
   float power;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
@@ -103,8 +98,7 @@ __device__ inline void convert(float x, float& out) { out = x; }
 __device__ inline void convert(float x, BFloat16& out) { out.bits = bfloat_of(x); }
 __device__ inline void convert(float x, Float16& out) { out.bits = half_of(x); }
 
-// ---- 16 bytes of them, at an address that is a multiple of 16
-// -----------------------------------------------
+// ---- 16 bytes, at an address that is a multiple of 16 -----------------------------------------------------
 
 template <typename T>
 constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
@@ -148,6 +142,29 @@ __device__ inline void store_vector(BFloat16* memory, const float (&x)[8]) {
 __device__ inline void store_vector(Float16* memory, const float (&x)[8]) {
   store16(memory, make_uint4(halves_of(x[0], x[1]), halves_of(x[2], x[3]), halves_of(x[4], x[5]),
                              halves_of(x[6], x[7])));
+}
+
+// ---- sums and maxima over a warp, in a fixed order --------------------------------------------------------
+
+struct Sum {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+// The maximum of a NaN and a number is the number.
+struct Maximum {
+  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+
+// Every lane gets the same bits, provided that combine(a, b) is the same as combine(b, a).
+template <typename T, typename Combine>
+__device__ T reduce_warp(T value, const Combine& combine) {
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    value = combine(value, __shfl_xor_sync(kAllLanes, value, step));
+  }
+  return value;
 }
 
 }  // namespace electra_kernels

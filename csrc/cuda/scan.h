@@ -1,13 +1,12 @@
-// The visit to a row of logits that sampling and the masked-LM head share: of each tile its maximum and its
-// sum of exponentials, then the draw: a tile by inverse CDF over the sums, and a token inside it, which is
-// read again.
+// The scan of a row of logits, which sampling and the masked-LM head share. The row is read once, tile by
+// tile, for the maximum of each tile and its sum of exponentials. The draw inverts the CDF in two steps: it
+// chooses a tile by the sums, reads that tile again, and chooses a token in it.
 //
-// A tile belongs to one warp, which has it in registers, so that its sums need no other warp and are the same
-// bits whatever the number of warps.
+// One warp has a tile, in registers. So a tile's sums need no other warp, and have the same bits for any
+// number of warps.
 
 #pragma once
 
-#include "reduce.h"
 #include "row.h"
 
 namespace electra_kernels {
@@ -15,27 +14,28 @@ namespace {
 
 constexpr float kLog2E = 1.44269504f;
 
-// exp(x scale), 0 where that is denormal, which in a sum with a 1 says nothing; the exponent is rounded, so
-// its error is that of a float of its size.
+// exp(x scale), with denormal results flushed to 0, which makes no difference in a sum that also has a 1. The
+// exponent is rounded to a float, so the relative error grows with its size.
 __device__ inline float exponential(float x, float scale = 1) { return power_of_two(x * (scale * kLog2E)); }
 
-// What to subtract where the maximum is x: of nothing but -inf, -inf would make NaN.
+// The number to subtract if the maximum is x. If every logit is -inf, it is 0, because -inf - -inf would give
+// NaN.
 __device__ inline float finite_or_zero(float x) { return fabsf(x) < kInfinity ? x : 0; }
 
 // ---- the tiles of a row -----------------------------------------------------------------------------------
 
-// What is drawn. Banned: negative bans nothing.
+// How a token is drawn from a row. A negative `banned` bans nothing.
 struct Draw {
   double uniform;
   int banned;
   float inverse_temperature;
 };
 
-// Each array [count], without the banned token.
+// Maxima and sums of the tiles of a row, each array [count]. The banned token is left out.
 struct Tiles {
   float* maximum;
   float* total;     // sum of exp(x - maximum)
-  float* drawable;  // sum of exp((x - maximum) / temperature); the same memory as total at temperature 1
+  float* drawable;  // sum of exp((x - maximum) / temperature); at temperature 1 the same memory as total
   int count;
 };
 
@@ -63,23 +63,23 @@ __device__ inline void write_sums(const Tiles& tiles, int tile, const TileSums& 
   tiles.drawable[tile] = sums.drawable;
 }
 
-// The same in every lane.
+// Returns the same sums in every lane.
 template <typename T>
-__device__ TileSums visit_tile(const Row<T>& row, int shift, const Draw& draw, int tile) {
+__device__ TileSums scan_tile(const Row<T>& row, int shift, const Draw& draw, int tile) {
   const int first = tile * kTile - shift;
-  const Places places = interleaved<T>(first);
+  const Columns columns = interleaved<T>(first);
   Share<T> x;
-  load_tile(row, first, places, x);
-  if (!EK_MUTANT(sampling_banned_in_sums)) replace_column<T>(first, places, draw.banned, -kInfinity, x);
+  load_tile(row, first, columns, x);
+  if (!EK_MUTANT(sampling_banned_in_sums)) replace_column<T>(first, columns, draw.banned, -kInfinity, x);
   float maximum = -kInfinity;
   for (int v = 0; v < kVectors<T>; ++v) {
     for (int i = 0; i < kPerVector<T>; ++i) maximum = fmaxf(maximum, x[v][i]);
   }
-  // A NaN may be missing in it; the sum of exponentials has it.
+  // The maximum may miss a NaN, but the sum of exponentials does not.
   maximum = reduce_warp(maximum, Maximum());
   const float reference = finite_or_zero(maximum);
   float total = 0, drawable = 0;
-  // Once, or at another temperature twice, by the same code.
+  // Runs once, or twice if the temperature is not 1.
   for (float scale = 1;; scale = draw.inverse_temperature) {
     drawable = sum_exponentials<T>(x, reference, scale);
     if (scale == 1) total = drawable;
@@ -88,18 +88,19 @@ __device__ TileSums visit_tile(const Row<T>& row, int shift, const Draw& draw, i
   return {maximum, total, drawable};
 }
 
-// Of all tiles, the same in every warp that asks. The maximum among what may be drawn is `high`.
+// Sums over all tiles of a row.
 struct RowSums {
-  float high;
+  float high;  // maximum without the banned token
   float maximum;
-  float log_total;  // logarithm of the sum of exp(x - maximum)
-  bool is_bad;      // NaN, +inf or no finite logit
+  float log_sum;  // logarithm of the sum of exp(x - maximum)
+  bool is_bad;    // the row has a NaN, +inf or no finite logit
 
-  __device__ LogSumExp logsumexp() const { return {finite_or_zero(maximum), log_total}; }
+  __device__ LogSumExp logsumexp() const { return {finite_or_zero(maximum), log_sum}; }
 };
 
-// The banned token's logit is added back (it is -inf where nothing is banned): taken off a sum that has it,
-// it would leave rounding alone where it dominates.
+// Adds up the tiles and the banned token, whose logit is -inf if nothing is banned. Subtracting the banned
+// token from a sum that includes it would leave only rounding errors where that token dominates. Every warp
+// gets the same result.
 __device__ inline RowSums sum_tiles(const Tiles& tiles, float banned_logit) {
   float high = -kInfinity;
   for (int t = lane(); t < tiles.count; t += kWarp) high = fmaxf(high, tiles.maximum[t]);
@@ -110,36 +111,32 @@ __device__ inline RowSums sum_tiles(const Tiles& tiles, float banned_logit) {
     total += tiles.total[t] * exponential(tiles.maximum[t] - reference);
   }
   total = reduce_warp(total, Sum()) + exponential(banned_logit - reference);
-  // The maximum's own share is 1, unless the row is bad.
-  const float log_total = log1pf(static_cast<float>(total - 1));
-  return {high, maximum, log_total, !(total > 0 && total < kInfinity)};
+  // The maximum contributes 1 to the total, unless the row is bad.
+  const float log_sum = log1pf(static_cast<float>(total - 1));
+  return {high, maximum, log_sum, !(total > 0 && total < kInfinity)};
 }
 
 // ---- the gradient -----------------------------------------------------------------------------------------
 
-// Nothing was counted: loss and gradient are 0.
-__device__ inline double reciprocal_or_zero(double denominator) {
-  return denominator != 0 ? 1 / denominator : 0;
-}
-
-// At the target softmax - 1 would leave rounding alone of a loss near 0: expm1 of its `distance` from the
-// log-sum-exp does not. No target is negative.
+// x = (softmax(x) - one_hot(target)) * scale for a tile that begins at column `first`. At the target, softmax
+// - 1 would lose all digits of a loss near 0; expm1 of `distance`, the target's logit minus the log-sum-exp,
+// does not. A negative target means that there is none.
 template <typename T>
-__device__ void soft_max_less_target(int first, const Places& places, const LogSumExp& logsumexp, int target,
-                                     float distance, float scale, Share<T>& x) {
+__device__ void soft_max_less_target(int first, const Columns& columns, const LogSumExp& logsumexp,
+                                     int target, float distance, float scale, Share<T>& x) {
   for (int v = 0; v < kVectors<T>; ++v) {
-    // Denormal numbers too: an upstream gradient may lift them.
+    // exp2f keeps denormal numbers: a large upstream gradient may make them normal.
     for (int i = 0; i < kPerVector<T>; ++i) {
-      x[v][i] = exp2f(((x[v][i] - logsumexp.maximum) - logsumexp.log_total) * kLog2E) * scale;
+      x[v][i] = exp2f(((x[v][i] - logsumexp.maximum) - logsumexp.log_sum) * kLog2E) * scale;
     }
   }
-  replace_column<T>(first, places, target, expm1f(distance) * scale, x);
+  replace_column<T>(first, columns, target, expm1f(distance) * scale, x);
 }
 
 // ---- the draw, by one warp --------------------------------------------------------------------------------
 
-// The lane in whose weight fraction x total lies, by float64 prefix sums; what lies below in that weight
-// becomes the fraction. Never a lane of weight 0, however the sums are rounded.
+// Chooses the lane whose weight contains fraction x total, by float64 prefix sums, and never a lane of weight
+// 0, however the sums are rounded. `fraction` becomes the position inside that lane's weight.
 __device__ inline int choose_lane(double weight, double& fraction) {
   double prefix = weight;
   for (int step = 1; step < kWarp; step *= 2) {
@@ -155,6 +152,7 @@ __device__ inline int choose_lane(double weight, double& fraction) {
   return chosen;
 }
 
+// Chooses a tile by its sum, in as many steps as it takes to narrow all tiles down to one with a warp.
 __device__ inline int choose_tile(const Tiles& tiles, float high, float scale, double& fraction) {
   int begin = 0, end = tiles.count;
   while (end - begin > 1) {
@@ -170,10 +168,10 @@ __device__ inline int choose_tile(const Tiles& tiles, float high, float scale, d
   return begin;
 }
 
-// A tile, and what is left of the uniform number in it: that makes the visits to the tile agree, whatever
-// their rounding.
+// A tile, and the position of the draw inside it as a fraction of the tile's sum. A fraction is valid however
+// the scan and the draw round their sums.
 struct Choice {
-  int tile;  // -1: there is nothing to draw
+  int tile;  // -1: nothing can be drawn
   double fraction;
 };
 
@@ -184,7 +182,8 @@ __device__ inline Choice choose(const Tiles& tiles, const RowSums& sums, const D
   return {tile, fraction};
 }
 
-// A token of the chosen tile: a run of it, then one of that; -1 where there is no tile.
+// Draws a token of the chosen tile: first the run of columns of a lane, then a column of the run. Returns -1
+// if there is no tile.
 template <typename T>
 __device__ int draw_token(const Row<T>& row, int shift, const Draw& draw, const Tiles& tiles,
                           const Choice& choice) {
@@ -192,10 +191,10 @@ __device__ int draw_token(const Row<T>& row, int shift, const Draw& draw, const 
   const float scale = draw.inverse_temperature, maximum = tiles.maximum[choice.tile];
   double fraction = choice.fraction;
   const int first = choice.tile * kTile - shift;
-  const Places places = in_runs<T>(first);
+  const Columns columns = in_runs<T>(first);
   Share<T> x;
-  load_tile(row, first, places, x);
-  if (!EK_MUTANT(sampling_banned_in_tile)) replace_column<T>(first, places, draw.banned, -kInfinity, x);
+  load_tile(row, first, columns, x);
+  if (!EK_MUTANT(sampling_banned_in_tile)) replace_column<T>(first, columns, draw.banned, -kInfinity, x);
   double weight = 0;
   for (int v = 0; v < kVectors<T>; ++v) {
     for (int i = 0; i < kPerVector<T>; ++i) weight += exponential(x[v][i] - maximum, scale);
@@ -209,7 +208,7 @@ __device__ int draw_token(const Row<T>& row, int shift, const Draw& draw, const 
 
 // ---- launches ---------------------------------------------------------------------------------------------
 
-// run(zero of the type)
+// Calls run(T()) with the element type.
 template <typename Run>
 void with_type(Type type, const Run& run) {
   if (type == Type::kFloat32) {
@@ -223,13 +222,13 @@ void with_type(Type type, const Run& run) {
 
 struct Device {
   int64_t multiprocessors;
-  int64_t shared_bytes;  // that a block may ask for
-  int cluster;           // most blocks of one
+  int64_t shared_bytes;  // most shared memory of a block
+  int cluster;           // most blocks of a cluster
 };
 
 inline Device current_device() {
 #if defined(EK_FIBERS)
-  // So small that the tests' rows are too few to fill it, or too long to be held.
+  // Small, so that the tests also have rows that are too few to fill the device, or too long to be held.
   return {2, 32 << 10, 4};
 #else
   int device = 0, multiprocessors = 0, shared_bytes = 0, has_clusters = 0;
@@ -241,27 +240,29 @@ inline Device current_device() {
 #endif
 }
 
-// A row is visited by one block, which draws from it too; or by several, and a second launch draws.
+// How a launch divides a row: one block scans it and draws from it, or `count` blocks scan it and a second
+// launch draws.
 struct Parts {
   int count;
-  bool visits, draws;
+  bool scans, draws;
 };
 
-constexpr int kVisitWarps = 8;
+constexpr int kScanWarps = 8;
 
-inline int warps_of(const LogitRows& rows, int most = kVisitWarps) { return min(tiles_of(rows.size), most); }
+inline int warps_of(const LogitRows& rows, int most = kScanWarps) { return min(tiles_of(rows.size), most); }
 
-// More than one where rows are too few for every multiprocessor to have two.
+// Blocks per row: more than one if there are too few rows to give each multiprocessor two.
 inline int parts_of(const LogitRows& rows) {
   const int64_t wanted = 2 * current_device().multiprocessors;
-  const int most = (tiles_of(rows.size) + kVisitWarps - 1) / kVisitWarps;
+  const int most = (tiles_of(rows.size) + kScanWarps - 1) / kScanWarps;
   if (rows.count == 0 || rows.count >= wanted) return 1;
   return static_cast<int>(min((2 * wanted + rows.count - 1) / rows.count, static_cast<int64_t>(most)));
 }
 
-// body(parts, launch), once or twice. The tiles' sums are in dynamic shared memory, or in scratch memory.
+// Calls body(parts, launch), once or twice. The sums of the tiles are in dynamic shared memory, or in scratch
+// memory.
 template <typename Body>
-void visit_in_parts(const LogitRows& rows, const float* scratch, cudaStream_t stream, const Body& body) {
+void scan_in_parts(const LogitRows& rows, const float* scratch, cudaStream_t stream, const Body& body) {
   const int parts = parts_of(rows), threads = warps_of(rows) * kWarp;
   const int64_t shared = scratch == nullptr ? 3 * tiles_of(rows.size) * sizeof(float) : 0;
   if (parts == 1) {
@@ -272,12 +273,13 @@ void visit_in_parts(const LogitRows& rows, const float* scratch, cudaStream_t st
   }
 }
 
+// Scans this block's part of the row.
 template <typename T>
-__device__ void visit_part(const Row<T>& row, int shift, const Draw& draw, const Tiles& tiles, int parts) {
+__device__ void scan_part(const Row<T>& row, int shift, const Draw& draw, const Tiles& tiles, int parts) {
   const int warps = static_cast<int>(blockDim.x) / kWarp;
   const int part = static_cast<int>(blockIdx.x % parts);
   for (int tile = part * warps + warp(); tile < tiles.count; tile += parts * warps) {
-    const TileSums sums = visit_tile(row, shift, draw, tile);
+    const TileSums sums = scan_tile(row, shift, draw, tile);
     if (lane() == 0) write_sums(tiles, tile, sums);
   }
 }

@@ -1,4 +1,4 @@
-// Host side of the per-token losses: tensors of any strides as Elements, and sums over fixed blocks of
+// Host side of the losses per token: tensors of any strides as Elements, and sums over fixed blocks of
 // tokens.
 
 #pragma once
@@ -7,37 +7,14 @@
 
 namespace electra_kernels {
 
-inline Number number_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return Number::kFloat32;
-    case ScalarType::BFloat16:
-      return Number::kBFloat16;
-    case ScalarType::Half:
-      return Number::kFloat16;
-    case ScalarType::Double:
-      return Number::kFloat64;
-    case ScalarType::Bool:
-      return Number::kBool;
-    case ScalarType::Byte:
-      return Number::kUint8;
-    case ScalarType::Int:
-      return Number::kInt32;
-    case ScalarType::Long:
-      return Number::kInt64;
-    default:
-      STD_TORCH_CHECK(false, "no dtype of labels, mask or weights");
-  }
-}
-
-// Keeps what the Elements of a tensor point to; of no tensor, numbers that are all 1.
+// Owns the sizes and strides that the Elements of a tensor point to. Without a tensor, all numbers are 1.
 class Strided {
  public:
   explicit Strided(const Tensor& tensor) : data_(tensor.const_data_ptr()), type_(number_of(tensor)) {
     const auto sizes = tensor.sizes();
     const auto strides = tensor.strides();
     for (size_t i = 0; i < sizes.size(); ++i) {
-      // Dimensions that continue each other are one.
+      // A dimension that continues the one before it is merged with it.
       if (!sizes_.empty() && strides_.back() == strides[i] * sizes[i]) {
         sizes_.back() *= sizes[i];
         strides_.back() = strides[i];
@@ -65,7 +42,7 @@ class Strided {
   std::vector<int64_t> sizes_, strides_;
 };
 
-// Labels, mask and positive weight, all of the logits' shape.
+// Owns what Terms points to: labels, mask and positive weight, all of the logits' shape.
 class StridedTerms {
  public:
   StridedTerms(const Tensor& labels, const std::optional<Tensor>& mask,
@@ -84,13 +61,14 @@ class StridedTerms {
   float label_smoothing_;
 };
 
-// What the loss is divided by, of "mean" alone.
+// The divisor of the loss, which is 1 unless the reduction is "mean".
 inline double denominator_of(const TokenSums& sums, const std::optional<Tensor>& normalizer,
                              const std::string& reduction) {
   if (reduction != "mean") return 1;
   return normalizer ? checked_normalizer(*normalizer) : sums.weight;
 }
 
+// The confusion counts [4]: true and false positives, false and true negatives.
 inline Tensor counts_like(const Tensor& like, const TokenSums& sums) {
   Tensor counts = torch::stable::new_empty(like, {4}, ScalarType::Long);
   int64_t* const cells = counts.mutable_data_ptr<int64_t>();
@@ -101,7 +79,7 @@ inline Tensor counts_like(const Tensor& like, const TokenSums& sums) {
   return counts;
 }
 
-// The blocks in their order, whatever thread each came from.
+// Adds up the blocks in their order, so that the sum does not depend on the threads.
 inline TokenSums total(const std::vector<TokenSums>& blocks) {
   TokenSums sums = {};
   for (const TokenSums& block : blocks) {
@@ -117,7 +95,7 @@ inline TokenSums total(const std::vector<TokenSums>& blocks) {
   return sums;
 }
 
-// The upstream gradient over the denominator: a factor if it is one number, else its numbers too.
+// The upstream gradient divided by the denominator: a factor, and for a loss per token also numbers.
 class StridedUpstream {
  public:
   StridedUpstream(const Tensor& gradient, const Tensor& denominator, bool is_per_token)
