@@ -283,5 +283,6 @@ def masked_bce_with_logits_backward(
         num_warps=_WARPS,
         IS_WIDE=_partition(count).is_wide,
         BLOCK=_BLOCK,
+        **launch.register_cap(_REGISTERS),
     )
     return gradient
