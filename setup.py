@@ -122,7 +122,7 @@ class BuildOrExplain(build_ext):
         return Path(self.build_lib) / "electra_kernels" / "_build.json"
 
     def get_outputs(self) -> list[str]:
-        """Only the files that were built, so that the install of a partly failed build misses nothing."""
+        """Return only the files that were built, so that the install of a partly failed build misses nothing."""
         outputs = [*super().get_outputs(), str(self._record())]
         return [output for output in outputs if Path(output).exists()]
 
@@ -146,7 +146,7 @@ class PlatformWheel(bdist_wheel):
 extensions = [
     Extension("electra_kernels._cpp", sources=[]),
     Extension("electra_kernels._cuda", sources=[]),
-    # Last, because it holds the table of the libraries that were built.
+    # This one is last, because it holds the table of the libraries that were built.
     Extension("electra_kernels._C", sources=["csrc/bindings.cpp"], include_dirs=pybind11_include()),
 ]
 

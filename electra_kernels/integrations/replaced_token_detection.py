@@ -261,7 +261,7 @@ class ReplacedTokenDetection(ModelPair):
         return 2 * rows + which
 
     def train(self, mode: bool = True) -> "ReplacedTokenDetection":
-        """As for any module; evaluation mode starts its numbering of the rows again."""
+        """Set the mode, as in any module; evaluation mode starts its numbering of the rows again."""
         if not mode and hasattr(self, "rows_seen"):
             self.rows_seen[1] = 0
         super().train(mode)
