@@ -2,7 +2,7 @@
 which says what was built. Everything else about the package stands in pyproject.toml.
 
 All three are optional. If a build fails, it prints its first error line and leaves the reason in
-``electra_kernels/_build.json`` for ``backends()`` and ``electra-kernels doctor``; the install goes on. Variables:
+``electra_kernels/_build.json`` for ``backends()`` and ``electra-kernels doctor``; the install continues. Variables:
 
 - ``ELECTRA_KERNELS_BUILD=require``: the install fails if the CPU kernels or ``_C`` cannot be built.
 - ``ELECTRA_KERNELS_CUDA=1``: the install fails if the CUDA kernels cannot be built; 0 leaves them out. By default they
