@@ -19,7 +19,7 @@ APART = ("conformance", "triton", *BUILDS, *CODEGEN, *GPU_CHECK, *COMPILED)
 
 def inductor_cache() -> str:
     """A folder for each version of the ops: inductor's cache identifies an op by its name only, not by its outputs."""
-    sources = sorted(Path("electra_kernels/ops").glob("*.py"))
+    sources = [*sorted(Path("electra_kernels/ops").glob("*.py")), Path("electra_kernels/backends/table.py")]
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     return str(Path("build/inductor", state).resolve())
 
