@@ -84,7 +84,7 @@ MEMORY = Sanitizer(
         ),
     ),
     (
-        "tests/test_compiled.py",
+        "tests/backends/test_compiled.py",
         *(
             f"tests/conformance/{path.name}"
             for path in sorted((ROOT / "tests" / "conformance").glob("test_*.py"))
