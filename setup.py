@@ -66,7 +66,7 @@ def build_info_module(
 class BuildOrExplain(build_ext):
     """Builds each library, or records why it could not be built.
 
-    As in setuptools, everything is written below ``build_lib``, from where a wheel is packed. For an editable
+    Everything is written below ``build_lib``, as in setuptools, and a wheel is packed from there. For an editable
     install it is copied into the source tree afterwards.
     """
 
