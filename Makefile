@@ -76,7 +76,7 @@ $(READY): $(PACKAGES) setup.py csrc/build.py electra_kernels/_version.py $(CPP)
 	  print("\n".join(f"warning: no {name}: {reason}" for name, reason in record["missing"].items()) or "Built")'
 	@touch $@
 
-# A build that was allowed to fail does not satisfy who requires it.
+# A build that was allowed to fail is no finished build where the build is required.
 ifeq ($(ELECTRA_KERNELS_BUILD)$(wildcard electra_kernels/_C*.so),require)
 $(READY): again
 endif

@@ -2,7 +2,7 @@
 which says what was built. Everything else about the package stands in pyproject.toml.
 
 All three are optional. If a build fails, it prints its first error line and leaves the reason in
-``electra_kernels/_build.json`` for ``backends()`` and ``electra-kernels doctor``; the install goes on. Variables:
+``electra_kernels/_build.json`` for ``backends()`` and ``electra-kernels doctor``; the install continues. Variables:
 
 - ``ELECTRA_KERNELS_BUILD=require``: the install fails if the CPU kernels or ``_C`` cannot be built.
 - ``ELECTRA_KERNELS_CUDA=1``: the install fails if the CUDA kernels cannot be built; 0 leaves them out. By default they
@@ -66,7 +66,7 @@ def build_info_module(
 class BuildOrExplain(build_ext):
     """Builds each library, or records why it could not be built.
 
-    As in setuptools, everything is written below ``build_lib``, from where a wheel is packed. For an editable
+    Everything is written below ``build_lib``, as in setuptools, and a wheel is packed from there. For an editable
     install it is copied into the source tree afterwards.
     """
 
@@ -122,7 +122,7 @@ class BuildOrExplain(build_ext):
         return Path(self.build_lib) / "electra_kernels" / "_build.json"
 
     def get_outputs(self) -> list[str]:
-        """Only the files that were built, so that the install of a partly failed build misses nothing."""
+        """Return only the files that were built, so that the install of a partly failed build misses nothing."""
         outputs = [*super().get_outputs(), str(self._record())]
         return [output for output in outputs if Path(output).exists()]
 
@@ -146,7 +146,7 @@ class PlatformWheel(bdist_wheel):
 extensions = [
     Extension("electra_kernels._cpp", sources=[]),
     Extension("electra_kernels._cuda", sources=[]),
-    # Last, because it holds the table of the libraries that were built.
+    # This one is last, because it holds the table of the libraries that were built.
     Extension("electra_kernels._C", sources=["csrc/bindings.cpp"], include_dirs=pybind11_include()),
 ]
 

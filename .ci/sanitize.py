@@ -40,7 +40,7 @@ class Sanitizer:
     """How to build and run under a sanitizer.
 
     Attributes:
-        flags: of compiler and linker.
+        flags: flags of the compiler and the linker.
         libraries: loaded before all others.
         settings: variables of the environment.
         tests: files, of which ``selection`` (-k) chooses the tests.
@@ -55,7 +55,7 @@ class Sanitizer:
     selection: str
 
 
-# Left out: tests of torch.compile and of PyTorch's samples, which run no other kernels and spend most of their time
+# Excluded: tests of torch.compile and of PyTorch's samples, which run no other kernels and spend most of their time
 # elsewhere, and tests that take gigabytes.
 LEFT_OUT = ("test_torch_integration", "test_uniforms", "test_opinfo", "test_offsets")
 # To find races it is enough that each kernel runs on several threads. A forked process cannot start threads there.
@@ -84,7 +84,7 @@ MEMORY = Sanitizer(
         ),
     ),
     (
-        "tests/test_compiled.py",
+        "tests/backends/test_compiled.py",
         *(
             f"tests/conformance/{path.name}"
             for path in sorted((ROOT / "tests" / "conformance").glob("test_*.py"))

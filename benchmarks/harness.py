@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.timers import HostTimer, Run, Timer, peak_extra_bytes
 
-# Which cases of an op to build. "full": all; "quick": a small one per op; "tiny": one per op with every variant, small
+# The cases of an op to build. "full": all; "quick": a small one per op; "tiny": one per op with every variant, small
 # enough for Triton's interpreter.
 Size = Literal["full", "quick", "tiny"]
 
@@ -25,7 +25,7 @@ class Case:
     """One op at one size and dtype.
 
     Attributes:
-        op: what is measured.
+        op: name of the measured op.
         sizes: symbol → number, as N, V, E.
         variants: name → function of no arguments; the first is the baseline.
         bytes_read, bytes_written: the least memory traffic of the work, computed from its sizes.
@@ -107,7 +107,7 @@ def measure(
     """Measure time and memory of every variant of a case; the first variant is the baseline.
 
     Args:
-        case: what to measure.
+        case: the case to measure.
         budget: seconds for all rounds together, of which there are 3 to 9.
         rounds: number of rounds instead, at least 2.
         timer: the host's clock by default.

@@ -63,7 +63,7 @@ def _half_rows(dtype: torch.dtype) -> int:
     return MAIN_ROWS if native else 32
 
 
-class _Given(torch.autograd.Function):
+class _FromMemory(torch.autograd.Function):
     """Returns ``memory`` as if an op had computed it, so that the loss may overwrite it in place."""
 
     @staticmethod
@@ -94,9 +94,9 @@ def _from_logits(
         return torch.autograd.grad(electra_kernels.cross_entropy_sample(logits, targets).loss, logits)
 
     def ours_in_place() -> object:
-        given = _Given.apply(leaf, memory)
-        loss = electra_kernels.cross_entropy_sample(given, targets, inplace_backward=True).loss
-        return torch.autograd.grad(loss, given)
+        computed = _FromMemory.apply(leaf, memory)
+        loss = electra_kernels.cross_entropy_sample(computed, targets, inplace_backward=True).loss
+        return torch.autograd.grad(loss, computed)
 
     in_place = variants.ours("cross_entropy_sample_", ours_in_place, everywhere=is_main)
     runs, absent = variants.collect(

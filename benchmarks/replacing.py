@@ -29,7 +29,7 @@ def _sample_replacements(input_ids: Tensor, positions: Tensor, is_main: bool) ->
     def ours() -> object:
         return electra_kernels.sample_replacements(logits, input_ids, positions, targets)
 
-    # Without torch.compile: the cases of sample_tokens and replace_tokens have it.
+    # torch.compile is left out here: the cases of sample_tokens and replace_tokens have it.
     runs, absent = variants.collect(
         eager, None, variants.ours("sample_replacements", ours, everywhere=is_main)
     )

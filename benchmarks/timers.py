@@ -30,7 +30,7 @@ class Timer(Protocol):
         """Seconds per run, over ``runs`` runs."""
 
     def floors(self, bytes_read: int, bytes_written: int) -> tuple[Run, Run]:
-        """A run that moves ``bytes_read`` bytes, and a run that moves both."""
+        """A run that moves ``bytes_read`` bytes, and a run that moves ``bytes_written`` bytes as well."""
 
 
 class HostTimer:

@@ -71,7 +71,7 @@ class PlainPair(nn.Module):
         return F.cross_entropy(logits, input_ids[chosen]), logits
 
 
-class Turns(TrainerCallback):
+class StepGate(TrainerCallback):
     """Waits for a message before each step, and sends the seconds that the step took."""
 
     def __init__(self, connection: Connection) -> None:
@@ -114,7 +114,7 @@ def train(variant: str, options: argparse.Namespace, connection: Connection) -> 
             disable_tqdm=True,
             dataloader_pin_memory=torch.cuda.is_available(),
         )
-        trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[Turns(connection)])
+        trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[StepGate(connection)])
         before = _peak()
         trainer.train()
     connection.send((before, _peak()))

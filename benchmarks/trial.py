@@ -37,7 +37,7 @@ from electra_kernels.training.schedule import Budget
 from electra_kernels.training.trainer import State, train
 
 EVALUATIONS, EVERY = 5, 16
-LENGTH = 64  # of the rows of the evaluation, whatever the length in training
+LENGTH = 64  # tokens per row of the evaluation, whatever the length in training
 GROUPS = ("recipe", "encoder", "generator", "electra")
 
 

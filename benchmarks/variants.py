@@ -36,11 +36,11 @@ def ours(op: str, run: Run, *, everywhere: bool) -> dict[str, Run]:
         return runs
     for level in table.levels.get(default, ())[1:]:
         runs[f"ours, {level}"] = _served(run, default, level)
-    others = [name for name in table.available if name != default and _has(name, op, device)]
+    others = [name for name in table.available if name != default and _serves(name, op, device)]
     return runs | {f"ours, {name}": _served(run, name, None) for name in others}
 
 
-def _has(backend: str, op: str, device: str) -> bool:
+def _serves(backend: str, op: str, device: str) -> bool:
     with use_backend(backend):
         try:
             implementation(op, device)

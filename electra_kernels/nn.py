@@ -102,7 +102,7 @@ class GeneratorHead(nn.Module):
         embedding_size: E, the width of ``hidden``.
         vocab_size: V.
         weight: [V, E], the parameter of the token embedding to tie to; by default the head has its own parameter.
-        device, dtype: of the parameters; by default those of ``weight`` if it is given, else torch's.
+        device, dtype: those of the parameters; by default those of ``weight`` if it is given, else torch's.
 
     The bias starts at 0. The head's own weight starts as a normal with standard deviation 0.02, truncated at two of
     them. A tied weight belongs to its embedding: neither ``__init__`` nor ``reset_parameters`` changes it.
@@ -186,7 +186,7 @@ class DiscriminatorHead(nn.Module):
 
     Args:
         hidden_size: H, the width of ``hidden``.
-        device, dtype: of the parameters weight [1, H] and bias [1]; by default torch's.
+        device, dtype: those of the parameters weight [1, H] and bias [1]; by default torch's.
 
     The parameters are initialised as in `GeneratorHead`.
     """

@@ -121,7 +121,7 @@ def python(folder, program):
     """Run a program that imports the package from ``folder``.
 
     Returns:
-        What the program prints, parsed as JSON.
+        The output of the program, parsed as JSON.
     """
     process = subprocess.run(
         [sys.executable, "-c", ONLY_FROM_THE_PATH + program],
@@ -394,7 +394,11 @@ print(json.dumps([hasattr(torch.ops.electra_kernels_cuda, "mask_tokens"), electr
 
 
 def test_without_nvcc_the_build_goes_on_and_gives_the_reason(sources):
-    environment = {"ELECTRA_KERNELS_CUDA": "", "CUDA_HOME": "/nonexistent", "PATH": str(gxx_alone(sources))}
+    environment = {
+        "ELECTRA_KERNELS_CUDA": "",
+        "CUDA_HOME": "/nonexistent",
+        "PATH": str(path_with_only_gxx(sources)),
+    }
     process = run_build("editable", sources, environment=environment)
     assert process.returncode == 0, process.stderr
     reason = "there is no nvcc, neither on the PATH nor in /nonexistent/bin (CUDA_HOME)"
@@ -404,13 +408,17 @@ def test_without_nvcc_the_build_goes_on_and_gives_the_reason(sources):
 
 
 def test_required_cuda_kernels_that_cannot_be_built_fail_the_build(sources):
-    environment = {"ELECTRA_KERNELS_CUDA": "1", "CUDA_HOME": "/nonexistent", "PATH": str(gxx_alone(sources))}
+    environment = {
+        "ELECTRA_KERNELS_CUDA": "1",
+        "CUDA_HOME": "/nonexistent",
+        "PATH": str(path_with_only_gxx(sources)),
+    }
     process = run_build("editable", sources, environment=environment)
     assert process.returncode != 0
     assert "electra_kernels._cuda is required but was not built: there is no nvcc" in process.stderr
 
 
-def gxx_alone(sources):
+def path_with_only_gxx(sources):
     """Make a folder for the PATH that has the programs that g++ runs, and no nvcc."""
     folder = sources / "bin"
     folder.mkdir()

@@ -18,7 +18,7 @@ from csrc import build
 ROOT = Path(__file__).parents[2]
 _USAGE = re.compile(r" Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 _KERNEL = re.compile(r"\(anonymous namespace\)::(\w+)(?:<(.*?)>)?\(")
-# From this generation on, the static shared memory of a block includes 1 KB that CUDA takes for itself.
+# The static shared memory of a block includes 1 KB for CUDA itself, from this generation on.
 _SYSTEM_SHARED, _SINCE = 1024, 90
 
 LOADS, STORES = "LDG", "STG"

@@ -52,12 +52,12 @@ def _narrow_argument(name: str, widths: Record) -> Iterator[str]:
 
     The last block of tokens may be partial, so a kernel may have a second, narrow path for it.
     """
-    could_be = widths["could_be"]
+    natural = widths["natural"]
     for counts in (widths["loads"], widths["stores"]):
-        narrow = {size: size * number for size, number in counts.items() if size < could_be <= size * number}
-        wide = sum(size * number for size, number in counts.items() if size >= could_be)
+        narrow = {size: size * number for size, number in counts.items() if size < natural <= size * number}
+        wide = sum(size * number for size, number in counts.items() if size >= natural)
         if sum(narrow.values()) > wide:
-            yield f"moves {name} by {min(narrow)} bytes a thread, could be {could_be}"
+            yield f"moves {name} by {min(narrow)} bytes a thread, could be {natural}"
 
 
 def table(records: Iterable[Record]) -> str:

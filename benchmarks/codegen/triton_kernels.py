@@ -89,7 +89,7 @@ def _argument_widths(launch: Launch, ptx: str, case: Case) -> Record:
         if name not in case.streamed:
             continue
         entry = found.setdefault(
-            name, {"could_be": natural_width(launch.tensors[name]), "loads": {}, "stores": {}}
+            name, {"natural": natural_width(launch.tensors[name]), "loads": {}, "stores": {}}
         )
         counts = entry["loads" if access.is_load else "stores"]
         counts[access.size] = counts.get(access.size, 0) + 1
@@ -104,6 +104,6 @@ def natural_width(tensor: Tensor) -> int:
 
 
 def _read_amd(launch: Launch, compiled: Any, case: Case) -> Record:
-    """Without widths by argument: AMD's addresses are not followed."""
+    """AMD's addresses are not followed, so there are no widths by argument."""
     found = assembly.amd_resources(compiled.asm["amdgcn"])
     return {"registers": found["vgpr_count"], "arguments": {}, **found}

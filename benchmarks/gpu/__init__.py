@@ -2,6 +2,6 @@
 
 `check` is the command and `plan` lists the sections with their time and memory. `scheduler` runs each section in a
 process of its own. There, `sections` dispatches: `proofs` builds and runs the sanitizer, `conformance` runs pytest
-(`outcomes` is its plugin), and `measuring` times benchmark cases. `place` knows the device and the results file.
+(`outcomes` is its plugin), and `measuring` times benchmark cases. `context` knows the device and the results file.
 `every_op` is the program under the sanitizer; `throughput` turns the time of a training step into tokens per second.
 """

@@ -1,8 +1,8 @@
 """``python -m benchmarks.gpu.check``: everything that needs a GPU: conformance, compute-sanitizer and benchmarks.
 
 Each section runs in a process of its own with a time limit, and writes its results into benchmarks/results/DEVICE.json
-at once. The check uses the Python that runs it and needs no network. All sections take 22 minutes at most. On a machine
-that is lent for 10 minutes at a time, make one call per group:
+at once. The check uses the Python that runs it and needs no network. All sections take 22 minutes at most. If a machine
+limits a command to 10 minutes, make one call per group:
 
     make gpu-check ONLY=proofs      # build, conformance, offsets beyond 32 bits
     make gpu-check ONLY=ops         # build, sanitizer, each op against eager
@@ -61,7 +61,7 @@ def main() -> int:
 
         return sections.run(arguments.section, arguments.dry_run)
     out = Path(os.environ["OUT"]) if os.environ.get("OUT") else None
-    reason = _why_not(arguments.dry_run, out)
+    reason = _obstacle(arguments.dry_run, out)
     if reason is not None:
         print(f"gpu-check: {reason}", file=sys.stderr)
         return 2
@@ -70,8 +70,8 @@ def main() -> int:
     return _run_all(plan.select(arguments.only), arguments.dry_run, out)
 
 
-def _why_not(dry_run: bool, out: Path | None) -> str | None:
-    """Why nothing can be measured here; None if it can."""
+def _obstacle(dry_run: bool, out: Path | None) -> str | None:
+    """The reason why nothing can be measured here; None if it can."""
     if out is not None and out.exists() and not out.is_dir():
         return f"OUT is {str(out)!r}, should be a folder"
     if importlib.util.find_spec("torch") is None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import outcomes
-from benchmarks.gpu.place import Place
+from benchmarks.gpu.context import SectionContext
 from benchmarks.gpu.plan import FOLDER, ROOT
 from electra_kernels import backends
 
@@ -25,37 +25,37 @@ _POLL = 2.0
 _BYTES_PER_WORKER = 5 * 2**28
 
 
-def conformance(backend: str) -> Callable[[Place], bool]:
+def conformance(backend: str) -> Callable[[SectionContext], bool]:
     """All of tests/conformance for one back end, except the tests that need most of the GPU's memory."""
 
-    def run(place: Place) -> bool:
-        if not _is_here(place, backend):
-            return place.dry_run and backend == "cuda"  # a dry run passes: the CUDA kernels need a GPU
-        if place.dry_run:
+    def run(context: SectionContext) -> bool:
+        if not _is_here(context, backend):
+            return context.dry_run and backend == "cuda"  # a dry run passes: the CUDA kernels need a GPU
+        if context.dry_run:
             selection = f"{backend}-cpu and not compiled and not bfloat16 and not float16"
-            return _pytest(place, ["-k", selection, *_workers(1), str(TESTS / "test_replacing.py")])
+            return _pytest(context, ["-k", selection, *_workers(1), str(TESTS / "test_replacing.py")])
         selected = ["-k", f"{backend}-cuda", f"--ignore={OFFSETS}", str(TESTS)]
-        return _pytest(place, [*_properties(), *_workers(_most_workers()), *selected])
+        return _pytest(context, [*_properties(), *_workers(_most_workers()), *selected])
 
     return run
 
 
-def offsets(place: Place) -> bool:
+def offsets(context: SectionContext) -> bool:
     """Offsets beyond 32 bits, one test at a time: each takes up to half of the memory of a large GPU."""
-    if place.dry_run:
-        place.facts["note"] = "tensors of that size need a GPU"
-        print(place.facts["note"])
+    if context.dry_run:
+        context.facts["note"] = "tensors of that size need a GPU"
+        print(context.facts["note"])
         return True
-    selected = " or ".join(f"{backend}-cuda" for backend in ("triton", "cuda") if _is_here(place, backend))
-    return bool(selected) and _pytest(place, ["-k", selected, str(OFFSETS)])
+    selected = " or ".join(f"{backend}-cuda" for backend in ("triton", "cuda") if _is_here(context, backend))
+    return bool(selected) and _pytest(context, ["-k", selected, str(OFFSETS)])
 
 
-def _is_here(place: Place, backend: str) -> bool:
+def _is_here(context: SectionContext, backend: str) -> bool:
     table = backends()
-    if place.device.type in table.available.get(backend, ()):
+    if context.device.type in table.available.get(backend, ()):
         return True
-    place.facts["reason"] = table.unavailable.get(backend, f"it does not run on {place.device.type}")
-    print(f"{backend} is not available: {place.facts['reason']}")
+    context.facts["reason"] = table.unavailable.get(backend, f"it does not run on {context.device.type}")
+    print(f"{backend} is not available: {context.facts['reason']}")
     return False
 
 
@@ -76,9 +76,9 @@ def _properties() -> list[str]:
     return ["--examples", str(_EXAMPLES), "--hypothesis-seed", str(_SEED)]
 
 
-def _pytest(place: Place, arguments: Sequence[str]) -> bool:
+def _pytest(context: SectionContext, arguments: Sequence[str]) -> bool:
     """Run pytest, and update the results while it runs; returns whether all tests passed."""
-    file = FOLDER / f"{place.section}.jsonl"
+    file = FOLDER / f"{context.section}.jsonl"
     file.unlink(missing_ok=True)
     command = [
         sys.executable,
@@ -92,16 +92,16 @@ def _pytest(place: Place, arguments: Sequence[str]) -> bool:
     ]
     # A test file whose import fails counts as one failure and does not stop the others.
     command += [f"--outcomes={file}", "--continue-on-collection-errors", *arguments]
-    log = FOLDER / f"{place.section}-pytest.log"
+    log = FOLDER / f"{context.section}-pytest.log"
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=_environment())
         while _is_running(process):
-            _note(place, file)
-    found = _note(place, file)
+            _note(context, file)
+    found = _note(context, file)
     # 5: no test was selected
     if process.returncode not in (0, 1, 5) and not found["failed"]:
         found["failed"], found["failures"] = 1, [f"pytest ended with {process.returncode}, see {log}"]
-        place.facts |= found
+        context.facts |= found
     print(", ".join(f"{found[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped")), f"({log})")
     print("\n".join(found["failures"]))
     return found["passed"] > 0 and found["failed"] == 0
@@ -115,10 +115,10 @@ def _is_running(process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _note(place: Place, file: Path) -> dict[str, Any]:
+def _note(context: SectionContext, file: Path) -> dict[str, Any]:
     found = outcomes.summary(file, _SHOWN)
-    place.facts |= found
-    place.write()
+    context.facts |= found
+    context.write()
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks import results
-from benchmarks.gpu.place import Place
+from benchmarks.gpu.context import SectionContext
 from benchmarks.harness import Case, Size, measure
 from benchmarks.printing import COLUMNS, show
 from benchmarks.timers import Graph, StreamTimer
@@ -21,24 +21,24 @@ _COPIED_BYTES = 1 << 30
 Cases = Callable[[Size], Iterator[Case]]
 
 
-def measure_all(place: Place, subjects: Iterable[Cases]) -> tuple[list[dict[str, Any]], bool]:
+def measure_all(context: SectionContext, subjects: Iterable[Cases]) -> tuple[list[dict[str, Any]], bool]:
     """Records of all cases, written group by group, and whether all variants of ours ran.
 
     The first groups are eager and ours of every case. The other variants follow, each in a group with the baseline.
     A run that is cut off therefore has the most important figures.
     """
-    timer = StreamTimer(place.device)
-    copied = timer.copied_per_second(1 << 20 if place.dry_run else _COPIED_BYTES)
-    place.facts["copied_bytes_per_second"] = float(f"{copied:.4g}")
+    timer = StreamTimer(context.device)
+    copied = timer.copied_per_second(1 << 20 if context.dry_run else _COPIED_BYTES)
+    context.facts["copied_bytes_per_second"] = float(f"{copied:.4g}")
     print(f"a copy moves {copied / 1e9:.0f} GB/s\n{COLUMNS}")
     found: dict[str, _Found] = {}
     for part in (first_groups, other_groups):
         for cases in subjects:
-            for case in _built(cases(place.size), place.device):
+            for case in _built(cases(context.size), context.device):
                 so_far = found.setdefault(case.name, _Found(dict(case.absent)))
                 for names in part(case):
-                    _measure_group(place, so_far, case, names, timer)
-                    place.write(_records(found))
+                    _measure_group(context, so_far, case, names, timer)
+                    context.write(_records(found))
     failed = [name for one in found.values() for name in one.absent if name.startswith("ours")]
     return _records(found), bool(_records(found)) and not failed
 
@@ -68,7 +68,9 @@ def other_groups(case: Case) -> list[list[str]]:
     return [[name] for name in sorted(others, key=lambda name: not name.startswith("ours"))]
 
 
-def _measure_group(place: Place, found: _Found, case: Case, names: Sequence[str], timer: StreamTimer) -> None:
+def _measure_group(
+    context: SectionContext, found: _Found, case: Case, names: Sequence[str], timer: StreamTimer
+) -> None:
     """Time these variants together with the baseline, which is the first variant of the case that ran."""
     beside = found.record.get("baseline")
     wanted = [*([beside] if beside else []), *names]
@@ -78,7 +80,7 @@ def _measure_group(place: Place, found: _Found, case: Case, names: Sequence[str]
         return
     found.absent |= group.absent
     if set(group.variants) - {beside}:
-        measured = measure(group, budget=_BUDGET, rounds=2 if place.dry_run else None, timer=timer)
+        measured = measure(group, budget=_BUDGET, rounds=2 if context.dry_run else None, timer=timer)
         show(group, measured)
         record = results.record(group, measured)
         # The baseline keeps its figures from the group with ours.
@@ -90,7 +92,7 @@ def _measure_group(place: Place, found: _Found, case: Case, names: Sequence[str]
 
 
 def _built(cases: Iterator[Case], device: torch.device) -> Iterator[Case]:
-    """Builds cases on the device. It is the default device only meanwhile: that costs each torch call microseconds."""
+    """Builds cases on the device, which is the default only meanwhile: a default device slows each torch call."""
     while True:
         with nullcontext() if device.type == "cpu" else device:
             case = next(cases, None)

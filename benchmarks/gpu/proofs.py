@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu.place import Place
+from benchmarks.gpu.context import SectionContext
 from benchmarks.gpu.plan import FOLDER, ROOT
 from electra_kernels import backends
 
@@ -39,13 +39,13 @@ TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 _FAULT = 9
 
 
-def build(place: Place) -> bool:
+def build(context: SectionContext) -> bool:
     """Build in place, for this GPU only. A failed build is reported, and the other sections go on without it."""
     where, environment = ["--build-lib", str(FOLDER / "lib")], dict(os.environ)
-    if not place.dry_run:
+    if not context.dry_run:
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
         where, environment["TORCH_CUDA_ARCH_LIST"] = ["--inplace"], capability
-        place.facts["architecture"] = capability
+        context.facts["architecture"] = capability
     log = FOLDER / "build-setup.log"
     with log.open("w") as output:
         status = subprocess.run(
@@ -55,37 +55,37 @@ def build(place: Place) -> bool:
             stdout=output,
             stderr=output,
         ).returncode
-    folder = (FOLDER / "lib" if place.dry_run else ROOT) / "electra_kernels"
+    folder = (FOLDER / "lib" if context.dry_run else ROOT) / "electra_kernels"
     reasons = {"all": f"see {log}"}
     if status == 0:
         reasons = json.loads((folder / "_build.json").read_text())["missing"]
-    place.facts["missing"] = reasons
+    context.facts["missing"] = reasons
     print(
         "\n".join(f"not built: {name}: {reason}" for name, reason in reasons.items()) or "everything is built"
     )
     return not reasons
 
 
-def sanitizer(place: Place) -> bool:
+def sanitizer(context: SectionContext) -> bool:
     """Run every tool on each back end of the device, all at the same time."""
-    place.facts["found"] = {}
-    program = None if place.dry_run else _compute_sanitizer()
+    context.facts["found"] = {}
+    program = None if context.dry_run else _compute_sanitizer()
     if program is None:
-        place.facts["note"] = (
-            "without compute-sanitizer, which needs a GPU" if place.dry_run else "there is none"
+        context.facts["note"] = (
+            "without compute-sanitizer, which needs a GPU" if context.dry_run else "there is none"
         )
-        print(place.facts["note"])
-    backs = [name for name in KERNELS if place.device.type in backends().available.get(name, ())]
+        print(context.facts["note"])
+    backs = [name for name in KERNELS if context.device.type in backends().available.get(name, ())]
     jobs = [(tool, backend) for tool in (TOOLS if program else ("no tool",)) for backend in backs]
-    passed = bool(jobs) and (program is not None or place.dry_run)
+    passed = bool(jobs) and (program is not None or context.dry_run)
     with ThreadPoolExecutor(max(1, len(jobs))) as threads:
-        futures = {threads.submit(_every_op, place, program, *job): job for job in jobs}
+        futures = {threads.submit(_every_op, context, program, *job): job for job in jobs}
         for future in as_completed(futures):
             is_good, words = future.result()
-            place.facts["found"][" of ".join(futures[future])] = words
+            context.facts["found"][" of ".join(futures[future])] = words
             print(f"{futures[future]}: {words}")
             passed &= is_good
-            place.write()
+            context.write()
     return passed
 
 
@@ -107,11 +107,11 @@ def checked(program: str, tool: str, backend: str) -> list[str]:
     return [program, *options, "--error-exitcode", str(_FAULT), *names]
 
 
-def _every_op(place: Place, program: str | None, tool: str, backend: str) -> tuple[bool, str]:
+def _every_op(context: SectionContext, program: str | None, tool: str, backend: str) -> tuple[bool, str]:
     """Run the program under one tool; returns whether no fault was found, and a summary."""
     wrapper = checked(program, tool, backend) if program else []
-    vocabularies = ["301"] if place.dry_run else ["301", "30522"]
-    command = [sys.executable, "-m", "benchmarks.gpu.every_op", backend, place.device.type, *vocabularies]
+    vocabularies = ["301"] if context.dry_run else ["301", "30522"]
+    command = [sys.executable, "-m", "benchmarks.gpu.every_op", backend, context.device.type, *vocabularies]
     # Each tensor gets an allocation of its own, so that an access beyond its end is seen.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     log = FOLDER / f"sanitizer-{tool}-{backend}.log"

@@ -1,4 +1,4 @@
-"""Runs one section: a function that takes its `Place` and returns whether it passed."""
+"""Runs one section: a function that takes its `SectionContext` and returns whether it passed."""
 
 import importlib.util
 import json
@@ -22,8 +22,8 @@ from benchmarks import (
     training_step,
 )
 from benchmarks.gpu import conformance, proofs, throughput
+from benchmarks.gpu.context import SectionContext, path
 from benchmarks.gpu.measuring import Cases, measure_all
-from benchmarks.gpu.place import Place, path
 from benchmarks.gpu.plan import CONCLUSION, FOLDER, ROOT, SECTIONS
 from benchmarks.gpu.scheduler import SKIPPED
 
@@ -33,22 +33,22 @@ def run(section: str, dry_run: bool) -> int:
     if section == CONCLUSION:
         conclude(json.loads((FOLDER / "outcomes.json").read_text()), dry_run)
         return 0
-    lack = None if dry_run else lack_of_memory(section, *torch.cuda.mem_get_info())
-    if lack is not None:
-        print(f"skipped: {lack}")
-        Place(section, dry_run, {"skipped": lack}).write()
+    shortage = None if dry_run else lack_of_memory(section, *torch.cuda.mem_get_info())
+    if shortage is not None:
+        print(f"skipped: {shortage}")
+        SectionContext(section, dry_run, {"skipped": shortage}).write()
         return SKIPPED
     baselines.compiler = "aot_eager" if dry_run else "inductor"
     torch.manual_seed(0)
-    place = Place(section, dry_run, {"commit": _commit(), "outcome": "did not end"})
-    place.write([])
+    context = SectionContext(section, dry_run, {"commit": _commit(), "outcome": "did not end"})
+    context.write([])
     start = time.monotonic()
-    passed = _RUN[section](place)
-    place.facts |= {
+    passed = _RUN[section](context)
+    context.facts |= {
         "seconds": round(time.monotonic() - start, 1),
         "outcome": "passed" if passed else "failed",
     }
-    place.write()
+    context.write()
     return not passed
 
 
@@ -71,7 +71,7 @@ def _commit() -> str | None:
 def conclude(outcomes: Mapping[str, str], dry_run: bool) -> None:
     """Write the outcomes into the results file, draw the plot beside it and print the targets."""
     for section, outcome in outcomes.items():
-        Place(section, dry_run, {"outcome": outcome}).write()
+        SectionContext(section, dry_run, {"outcome": outcome}).write()
     file = path(dry_run)
     written = results.read(file)
     print(f"\nresults: {file}\n\n{targets.gpu_table(written)}")
@@ -82,13 +82,13 @@ def conclude(outcomes: Mapping[str, str], dry_run: bool) -> None:
         plot.draw(written, file.with_suffix(".png"))
 
 
-def _benchmark(*subjects: Cases) -> Callable[[Place], bool]:
-    return lambda place: measure_all(place, subjects)[1]
+def _benchmark(*subjects: Cases) -> Callable[[SectionContext], bool]:
+    return lambda context: measure_all(context, subjects)[1]
 
 
-def _bce(place: Place) -> bool:
-    _, passed = measure_all(place, [bce.cases])
-    place.facts["forward_launches"] = _launches(bce.forward(place.size, place.device))
+def _bce(context: SectionContext) -> bool:
+    _, passed = measure_all(context, [bce.cases])
+    context.facts["forward_launches"] = _launches(bce.forward(context.size, context.device))
     return passed
 
 
@@ -101,21 +101,23 @@ def _launches(run: Callable[[], object]) -> int | None:
     return len(on_device) or None
 
 
-def _training_step(name: str, *before: Cases) -> Callable[[Place], bool]:
-    def run(place: Place) -> bool:
-        records, passed = measure_all(place, [*before, lambda size: training_step.cases(name, size)])
-        gpu = "" if place.dry_run else torch.cuda.get_device_name()
+def _training_step(name: str, *before: Cases) -> Callable[[SectionContext], bool]:
+    def run(context: SectionContext) -> bool:
+        records, passed = measure_all(context, [*before, lambda size: training_step.cases(name, size)])
+        gpu = "" if context.dry_run else torch.cuda.get_device_name()
         for record in records:
             if "training" in record["op"]:
-                record["step"] = throughput.figures(record, joint_step.config(name, place.size), gpu)
-                print(*(f"{who}: {what}" for who, what in record["step"]["variants"].items()), sep="\n")
-        place.write(records)
+                record["step"] = throughput.figures(record, joint_step.config(name, context.size), gpu)
+                print(
+                    *(f"{variant}: {step}" for variant, step in record["step"]["variants"].items()), sep="\n"
+                )
+        context.write(records)
         return passed
 
     return run
 
 
-_RUN: dict[str, Callable[[Place], bool]] = {
+_RUN: dict[str, Callable[[SectionContext], bool]] = {
     "build": proofs.build,
     "conformance_triton": conformance.conformance("triton"),
     "conformance_cuda": conformance.conformance("cuda"),

@@ -58,7 +58,7 @@ Tensor scalar_like(const Tensor& like, ScalarType dtype, Value value) {
 }
 
 // The messages of the checks below never reach a user: the caller then finds the bad value and names it
-// (electra_kernels/reference/_values.py).
+// (electra_kernels/backends/value_checks.py).
 inline double checked_normalizer(const Tensor& normalizer) {
   const double value = *normalizer.const_data_ptr<double>();
   STD_TORCH_CHECK(value > 0 && std::isfinite(value), "normalizer out of range");

@@ -34,7 +34,7 @@ struct Draw {
 };
 
 struct RowStatistics {
-  float maximum;       // of the raw logits; in a bad row its NaN or infinity
+  float maximum;       // the largest raw logit; in a bad row its NaN or infinity
   double log_sum;      // logarithm of the sum of exp(x - maximum), at temperature 1; 0 in a bad row
   float target_logit;  // set by cross-entropy only
   int64_t token;       // -1: nothing was drawn
@@ -97,8 +97,8 @@ struct Upstream {
 // Sums over the counted tokens, those whose mask is set and whose label is not ignored.
 struct TokenSums {
   double loss;
-  double weight;    // of the mask
-  double gradient;  // of the logits; set by the linear head only
+  double weight;    // sum of the mask weights
+  double gradient;  // sum of the gradients of the logits; set by the linear head only
   int64_t true_positives, false_positives, false_negatives, true_negatives;
   bool has_bad_label;
 };

@@ -46,7 +46,7 @@ class Rows {
 
  private:
   char* data_;
-  std::vector<int64_t> sizes_, strides_;  // of the leading dimensions, strides in bytes
+  std::vector<int64_t> sizes_, strides_;  // leading dimensions; strides in bytes
 };
 
 // Rows that are only read. Tensors may share memory lazily (copy on write): a mutable pointer would copy it.

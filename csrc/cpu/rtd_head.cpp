@@ -44,7 +44,7 @@ inline void add_rows(const T* const* rows, const float* slopes, int64_t count, i
   }
 }
 
-// As add_rows, but skips rows of slope 0: they may hold NaN or infinity.
+// Like add_rows, but skips rows of slope 0: they may hold NaN or infinity.
 template <typename T>
 inline void add_group(const T* const* rows, const float* slopes, int64_t count, int64_t size,
                       float* gradient) {

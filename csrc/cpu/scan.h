@@ -103,7 +103,8 @@ inline int64_t draw_token(const Row& row, const Draw& draw, const Tiles& tiles, 
   double point = draw.uniform * total;
   const int64_t t = invert_cdf(tiles.drawable, tiles.count, point);
   if (t < 0) return -1;
-  // As a fraction of the tile's sum, the rest of the uniform number is valid however the two passes round.
+  // The rest of the uniform number is a fraction of the tile's sum, so it is valid however the two passes
+  // round.
   const double fraction = point / tiles.drawable[t];
   alignas(64) float tile[kTile];
   const int64_t start = t * kTile;

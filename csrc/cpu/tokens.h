@@ -1,6 +1,6 @@
 // The binary cross-entropy with one token per lane, which the loss on logits and the linear head share.
 //
-// With the smoothed label y, the positive weight p and the mask weight m of a token with logit x:
+// For a token with logit x, smoothed label y, positive weight p and mask weight m:
 //
 //     loss = m (p y softplus(-x) + (1 - y) softplus(x))    d/dx = m ((1 - y) sigmoid(x) - p y sigmoid(-x))
 //

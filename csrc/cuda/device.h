@@ -59,7 +59,7 @@ __device__ inline int warp() { return threadIdx.x / kWarp; }
 
 struct Launch {
   int64_t blocks;  // 0: nothing is launched
-  int threads;     // of a block, whole warps
+  int threads;     // threads per block, whole warps
   cudaStream_t stream;
   int64_t shared_bytes = 0;  // dynamic shared memory
   int cluster = 1;           // blocks of a cluster; it divides `blocks`

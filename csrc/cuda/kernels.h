@@ -74,7 +74,7 @@ void replace_rows(const ReplacementBatch&, cudaStream_t);
 struct LogitRows {
   void* data;  // [count, size], elements of a row `stride` elements apart
   Type type;
-  Layout layout;  // of the rows
+  Layout layout;  // layout of the rows
   int64_t stride;
   int64_t count;
   int size;
@@ -128,7 +128,7 @@ struct LossReduction {
   const double* normalizer;  // [] or null
   float* loss;               // []; null: the losses are not read
   double* denominator;       // []
-  float* reciprocal;         // [] of the denominator
+  float* reciprocal;         // [], reciprocal of the denominator
 };
 void reduce_losses(const LossReduction&, cudaStream_t);
 
@@ -204,7 +204,7 @@ void bce_backward(const TokenBatch&, const UpstreamScale&, void* gradient, cudaS
 // layer.
 struct HeadRows {
   int64_t size;
-  int64_t stride;    // of their numbers
+  int64_t stride;    // elements from one number of a row to the next
   bool is_vectored;  // rows are whole, aligned vectors of 16 bytes
   Numbers weight;    // [size]
   Numbers bias;      // [] or null

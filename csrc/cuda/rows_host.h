@@ -39,7 +39,7 @@ inline void write_back(const Tensor& tensor, const Tensor& view) {
   torch::stable::copy_(target, view);
 }
 
-// With `is_written`, a tensor whose memory is shared lazily (copy on write) gets its own memory first.
+// If `is_written`, a tensor whose memory is shared lazily (copy on write) gets its own memory first.
 inline LogitRows rows_of(const Tensor& tensor, bool is_written, const std::optional<Tensor>& bias = {}) {
   const int64_t size = tensor.size(-1);
   STD_TORCH_CHECK(size <= INT32_MAX - 2 * kTile, "logits has rows that are too long");

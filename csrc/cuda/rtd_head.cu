@@ -22,7 +22,7 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int64_t kMaxBlocks = 512;
-constexpr int kMinBlocks = 6;  // resident blocks per SM. Without it ptxas spills to have more.
+constexpr int kMinBlocks = 6;  // resident blocks per SM; without a limit ptxas spills to raise occupancy
 constexpr int kUnit = 256;     // a warp holds a multiple of these columns, 8 per lane
 constexpr int kMaxUnits = 4;
 

@@ -1,7 +1,7 @@
 // The binary cross-entropy of a token, which the loss on logits and the linear head share, and sums over
 // tokens.
 //
-// With the smoothed label y, the positive weight p and the mask weight m of a token with logit x:
+// For a token with logit x, smoothed label y, positive weight p and mask weight m:
 //
 //     loss = m (p y softplus(-x) + (1 - y) softplus(x))    d/dx = m ((1 - y) sigmoid(x) - p y sigmoid(-x))
 //
@@ -47,7 +47,7 @@ __device__ auto with_type(Number type, const Body& body) {
   }
 }
 
-// As above, for the types of logits, hidden states and parameters only.
+// The same for the types of logits, hidden states and parameters only.
 template <typename Body>
 __device__ auto with_float_type(Number type, const Body& body) {
   switch (type) {
@@ -107,7 +107,7 @@ __device__ inline void load_run(const T* data, int64_t stride, int64_t available
     out[i] = EK_BOUND(memory_number_end, i < available) ? number(data[i * stride]) : 0;
 }
 
-// As above, from `offset` on; the numbers of a tensor that is not given are 1.
+// The same from `offset` on; the numbers of a tensor that is not given are 1.
 template <int N>
 __device__ inline void load_run(const Numbers& numbers, int64_t offset, int64_t stride, int64_t available,
                                 float (&out)[N]) {

@@ -1,1 +1,1 @@
-"""The back ends: the table of ops, who serves an op on which device, and the loaders of the compiled kernels."""
+"""The back ends: the table of ops, the registry that picks a back end per device, the loaders of compiled kernels."""

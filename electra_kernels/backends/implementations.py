@@ -34,7 +34,7 @@ def from_library(ops: Any, *level: int) -> dict[str, Function]:
 
     Args:
         ops: ``torch.ops.electra_kernels_cpp`` or ``torch.ops.electra_kernels_cuda``.
-        level: of the CPU library, the index of an instruction set, which its kernels take as their last argument.
+        level: for the CPU library, the index of an instruction set, which its kernels take as their last argument.
     """
     rows = RowKernels(*(_at_level(getattr(ops, name).default, *level) for name in ROW_KERNELS))
     found: dict[str, Function] = {}
@@ -65,7 +65,7 @@ def guarded(op: Op, function: Function) -> Function:
 def checking_itself(op: Op, kernel: Function, level: int) -> Function:
     """A CPU kernel, which checks values while it reads them, and before it overwrites anything.
 
-    That is cheaper than a check in advance. If the kernel refuses a value, the op's check finds the words for it; any
+    This is cheaper than a check in advance. If the kernel refuses a value, the op's check names it in an error; any
     other failure is raised as it is, and nothing is computed a second time.
     """
     check, position, in_float64 = op.check, op.compute_position, guarded(op, _specification(op))

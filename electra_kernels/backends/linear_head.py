@@ -223,8 +223,8 @@ def _gradients_per_row(
     nor the soft-max leave the range of float16.
 
     Returns:
-        The largest scale, by which the caller multiplies the gradients of weight and bias; and the gradients. That of
-        hidden is not scaled at all.
+        The largest scale, by which the caller multiplies the gradients of weight and bias; and the gradients. The
+        gradient of hidden is not scaled.
     """
     factor = scale.abs().amax() if scale.numel() else scale.new_ones(())
     # A division, because the reciprocal of a subnormal number is infinite.

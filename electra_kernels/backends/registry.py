@@ -93,7 +93,7 @@ def backends() -> Backends:
     levels = {name: _levels(name) for name in _devices if _levels(name)}
     available, unavailable = dict(_devices), dict(_unavailable)
     for name, devices in _devices.items():
-        reason = _why_not(name, gpu) if "cuda" in devices else None
+        reason = _failure_on_gpu(name, gpu) if "cuda" in devices else None
         if reason is not None:
             unavailable[name] = f"on cuda:{gpu}: {reason}"
             available[name] = tuple(device for device in devices if device != "cuda")
@@ -101,7 +101,7 @@ def backends() -> Backends:
     return Backends(serving, available, unavailable, levels)
 
 
-def _why_not(name: str, gpu: int | None) -> str | None:
+def _failure_on_gpu(name: str, gpu: int | None) -> str | None:
     """Why a back end cannot run on a GPU, such as an old driver, or None. Its first kernel there decides.
 
     A GPU is probed at its first use and not when the back end is registered, because a process that has started
@@ -180,7 +180,9 @@ def _serving(op: str, device: str, gpu: int | None) -> str:
     return next(
         name
         for name in ORDER[device]
-        if op in _implementations.get(name, ()) and device in _devices[name] and _why_not(name, gpu) is None
+        if op in _implementations.get(name, ())
+        and device in _devices[name]
+        and _failure_on_gpu(name, gpu) is None
     )
 
 

@@ -193,7 +193,7 @@ def ops_of(backend: str) -> dict[str, Op]:
     return {name: op for name, op in OPS.items() if backend == "reference" or backend in op.served_by}
 
 
-# Not ops of ``electra_kernels``: the two row kernels that a back end gives to `backends.linear_head`.
+# The two row kernels that a back end gives to `backends.linear_head`. They are no ops of ``electra_kernels``.
 ROW_KERNELS = {
     "cross_entropy_rows_": "(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor uniforms, int ignore_index, "
     f"{_DRAW}, bool writes_gradient) -> (Tensor losses, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts)",

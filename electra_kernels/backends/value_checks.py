@@ -25,8 +25,8 @@ def _require(valid: Tensor, name: str, values: Tensor, expected: str) -> None:
     if bool(valid.all()):
         return
     index = (~valid).nonzero()[0].tolist()
-    place = f"[{', '.join(map(str, index))}]" if index else ""
-    raise ValueError(f"{name}{place} is {values[tuple(index)].item()}, should be {expected}")
+    location = f"[{', '.join(map(str, index))}]" if index else ""
+    raise ValueError(f"{name}{location} is {values[tuple(index)].item()}, should be {expected}")
 
 
 def _require_unit_interval(uniforms: Tensor) -> None:

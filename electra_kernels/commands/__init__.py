@@ -1,4 +1,4 @@
 """The command line ``electra-kernels``: `main`, and one file per command.
 
-`pipeline` and `measurements` are the body of ``pretrain``; `progress`, `results` and `interrupt` serve the commands.
+`pipeline` and `measurements` are the body of ``pretrain``; `options`, `progress` and `results` serve the commands.
 """

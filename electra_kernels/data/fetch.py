@@ -90,7 +90,7 @@ def fetch_packages(packages: Sequence[Package]) -> list[Path]:
 
 def _download(name: str, version: str, kind: Kind, directory: Path) -> Path:
     """Run pip; its output serves only to explain a failure."""
-    # Not "--no-binary :all:", which builds the build requirements from source too and takes minutes.
+    # "--no-binary :all:" would build the build requirements from source too, which takes minutes.
     choice = ["--no-binary", name] if kind == "sdist" else ["--only-binary", name]
     options = ["--quiet", "--no-deps", "--no-input", "--retries", "2", "--disable-pip-version-check", *choice]
     command = [sys.executable, "-m", "pip", "download", *options]

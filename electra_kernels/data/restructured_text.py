@@ -66,7 +66,7 @@ def section_titles(source: str) -> dict[str, str]:
     """Label → title of the section that follows it. A reference to the label is shown as this title."""
     lines = [line for line in source.splitlines() if line.strip()]
     titles: dict[str, str] = {}
-    labels: list[str] = []  # of the next heading
+    labels: list[str] = []  # labels of the next heading
     for line, following in pairwise(lines):
         label = _LABEL.match(line)
         if label:

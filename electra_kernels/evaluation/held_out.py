@@ -1,4 +1,4 @@
-"""Metrics of a model on held-out text. Nothing here disturbs a training that goes on around it."""
+"""Metrics of a model on held-out text. Nothing here disturbs a training in progress."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -211,8 +211,8 @@ def _matched_pairs(word_counts: Mapping[str, int], pairs: Sequence[tuple[str, st
     real = {word for word, _ in pairs if len(word) > 1 and word.isalpha() and word.islower()}
     confusions: dict[str, set[str]] = {}
     for right, wrong in pairs:
-        rarer, commoner = sorted((word_counts.get(right, 0), word_counts.get(wrong, 0)))
-        matched = rarer >= _SMALLEST_COUNT and commoner <= _FREQUENCY_FACTOR * rarer
+        rarer, more_frequent = sorted((word_counts.get(right, 0), word_counts.get(wrong, 0)))
+        matched = rarer >= _SMALLEST_COUNT and more_frequent <= _FREQUENCY_FACTOR * rarer
         if matched and right != wrong and {right, wrong} <= real:
             confusions.setdefault(right, set()).add(wrong)
-    return {right: sorted(wrongs) for right, wrongs in confusions.items()}
+    return {right: sorted(wrong_words) for right, wrong_words in confusions.items()}

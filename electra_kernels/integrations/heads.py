@@ -140,9 +140,9 @@ def masked_lm_head(model: PreTrainedModel) -> Head:
     output = model.get_output_embeddings()
     vocab_size = model.config.vocab_size
     if not isinstance(output, nn.Linear) or output.weight.shape[0] != vocab_size:
-        what = "no Linear" if not isinstance(output, nn.Linear) else f"of {output.weight.shape[0]} rows"
+        found = "no Linear" if not isinstance(output, nn.Linear) else f"of {output.weight.shape[0]} rows"
         raise ValueError(
-            f"the output embeddings of {name} are {what}, should be a Linear with a row for each of the {vocab_size} "
+            f"the output embeddings of {name} are {found}, should be a Linear with a row for each of the {vocab_size} "
             "tokens: give head=, a function (model, hidden [..., H]) → (features [..., E], weight [V, E], bias [V] or "
             "None)"
         )

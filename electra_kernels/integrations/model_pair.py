@@ -96,7 +96,7 @@ class ModelPair(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As for any model of transformers; the tokenizer of the folder is loaded too."""
+        """Load the pair as any model of transformers, and with it the tokenizer of the folder."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         folder = Path(pretrained_model_name_or_path or "", "discriminator")
@@ -111,7 +111,7 @@ class ModelPair(PreTrainedModel):
         state_dict: dict[Any, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """As for any model of transformers; also write ``generator/`` and ``discriminator/`` for plain transformers.
+        """Save the pair as any model, and both models in ``generator/`` and ``discriminator/`` for plain transformers.
 
         The tokenizer, if the model was given one, is written into all three folders.
         """

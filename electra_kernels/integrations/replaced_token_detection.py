@@ -248,7 +248,7 @@ class ReplacedTokenDetection(ModelPair):
     def _next_rows(self, count: int) -> Tensor:
         """The numbers [B] of this batch's rows in the run, and count them; the ranks' numbers follow one another.
 
-        The counts stay on the device, and are saved, so that a resumed run goes on with the next row.
+        The counts stay on the device, and are saved, so that a resumed run continues with the next row.
         """
         rank, ranks = 0, 1
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -261,7 +261,7 @@ class ReplacedTokenDetection(ModelPair):
         return 2 * rows + which
 
     def train(self, mode: bool = True) -> "ReplacedTokenDetection":
-        """As for any module; evaluation mode starts its numbering of the rows again."""
+        """Set the mode, as in any module; evaluation mode starts its numbering of the rows again."""
         if not mode and hasattr(self, "rows_seen"):
             self.rows_seen[1] = 0
         super().train(mode)

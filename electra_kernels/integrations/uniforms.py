@@ -1,7 +1,7 @@
 """Uniform numbers of a row that depend only on the seed and on the number of the row.
 
 The rows of a run are numbered one after the other, over ranks, micro-batches and steps. However a global batch is
-cut, each row gets the same numbers, and a resumed run goes on with the next ones.
+cut, each row gets the same numbers, and a resumed run continues with the next ones.
 
 A `torch.Generator` cannot do that. It returns numbers in the order of the requests, so a rank would have to draw those
 of all other ranks too, for batches whose widths it never sees. Its state would have to be saved per rank, it differs

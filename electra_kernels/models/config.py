@@ -234,13 +234,13 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}, should be one of {', '.join(map(repr, choices))}")
 
 
-def _check_names(what: str, values: dict[str, Any], cls: type[EncoderConfig] | type[ElectraConfig]) -> None:
+def _check_names(owner: str, values: dict[str, Any], cls: type[EncoderConfig] | type[ElectraConfig]) -> None:
     if not isinstance(values, dict):
-        raise ValueError(f"{what} is {type(values).__name__}, should be a dict")
+        raise ValueError(f"{owner} is {type(values).__name__}, should be a dict")
     known = [field.name for field in fields(cls)]
     for name in values:
         if name not in known:
-            raise ValueError(f"{what} has {name!r}, should have only {', '.join(known)}")
+            raise ValueError(f"{owner} has {name!r}, should have only {', '.join(known)}")
     for field in fields(cls):
         if field.default is MISSING and field.name not in values:
-            raise ValueError(f"{what} has no {field.name!r}, should have it")
+            raise ValueError(f"{owner} has no {field.name!r}, should have it")

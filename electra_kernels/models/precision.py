@@ -1,4 +1,4 @@
-"""Whether a device computes in bfloat16 natively, so that autocast makes a step faster and not slower."""
+"""Tells whether a device computes in bfloat16 natively, so that autocast makes a step faster and not slower."""
 
 import torch
 

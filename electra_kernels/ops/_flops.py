@@ -1,6 +1,6 @@
 """FLOP formulas of the ops that contain a matrix product, for ``torch.utils.flop_counter``.
 
-As in torch, only products count, at 2 FLOPs per multiply-add. A formula has the name of its op and gets the arguments
+Only products count, as in torch, at 2 FLOPs per multiply-add. A formula has the name of its op and gets the arguments
 of the schema with shapes instead of tensors.
 """
 

@@ -92,7 +92,7 @@ def options(values: tuple[float, ...], defaults: tuple[float, ...]) -> tuple[Any
         return tuple(map(float, values))
     if values == defaults:
         return defaults
-    # Not torch.full((), value), which would keep the value that the graph was captured with.
+    # torch.full((), value) would keep the value that the graph was captured with.
     return tuple(torch.ones((), dtype=torch.float64, device="cpu") * value for value in values)
 
 

@@ -1,7 +1,6 @@
 """Masked binary cross-entropy in plain PyTorch: the specification of the op in `electra_kernels.ops.bce`.
 
-With the smoothed label y, the positive weight p and the mask weight m of a token with logit x
-(torch.nn.BCEWithLogitsLoss):
+For a token with logit x, smoothed label y, positive weight p and mask weight m (torch.nn.BCEWithLogitsLoss):
 
     loss   = m (p y softplus(-x) + (1 - y) softplus(x))
     d/dx   = m ((1 - y) sigmoid(x) - p y sigmoid(-x))

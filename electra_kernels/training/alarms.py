@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 from electra_kernels.training.trainer import State
 
-_GRADIENT_FACTOR = (
-    20.0  # limit of the gradient norm, as a multiple of the median over the last _REPORTS reports
-)
+# The limit of the gradient norm, as a multiple of the median over the last _REPORTS reports.
+_GRADIENT_FACTOR = 20.0
 _REPORTS = 20
 _RECALL = 0.002
-_PLATEAU = 0.98  # as a share of the entropy of the word frequencies
+_PLATEAU = 0.98  # share of the entropy of the word frequencies
 _STRONG_ACCURACY = 0.8
-_WEAK_LOSS, _NO_GAIN = 0.35, 0.99  # as shares of the entropy of the share of replaced tokens
+_WEAK_LOSS, _NO_GAIN = 0.35, 0.99  # shares of the entropy of the replaced share
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,9 @@ class Alarm:
     """A condition of the training that needs attention.
 
     Attributes:
-        name: of the condition.
-        step: at which it was noticed.
-        message: what is wrong and what to try.
+        name: name of the condition.
+        step: step at which it was noticed.
+        message: the fault, and a remedy to try.
     """
 
     name: str

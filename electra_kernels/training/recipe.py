@@ -17,7 +17,7 @@ class Recipe:
         vocab_size: entries of the WordPiece vocabulary, if it is trained on the text.
         muon_learning_rate: peak learning rate of `Muon` for the matrices inside the layers; None: AdamW trains all.
         beta2: AdamW's decay of the mean of squared gradients. A short run needs less than 0.999.
-        weight_decay: of matrices; biases and norms do not decay.
+        weight_decay: decay of matrices; biases and norms do not decay.
         clip: the largest gradient norm; None: no clipping.
         head_start: share of the run before the generator's own samples are used.
         head_start_replacements: the discriminator's input until then: "unigram" draws, or None: only the generator

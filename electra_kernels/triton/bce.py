@@ -71,7 +71,7 @@ def _block_tokens(start, count, BLOCK, IS_WHOLE):
 
 @triton.jit
 def _add_block(sums, logits, terms, losses, start, count, label_smoothing, sizes, strides, BLOCK, IS_WHOLE):
-    """Add one block to the sums and write its losses. ``strides``: of the logits, and of the three terms."""
+    """Add one block to the sums and write its losses. ``strides`` are those of the logits and of the terms."""
     token, inside = _block_tokens(start, count, BLOCK, IS_WHOLE)
     x = tl.load(logits + offsets_of(token, sizes, strides[0]), mask=inside, other=0).to(tl.float32)
     label, weight, positive, negative = load_terms(terms, label_smoothing, token, inside, sizes, strides[1])
@@ -147,7 +147,7 @@ def bce_join(
 def _write_block(
     logits, terms, grad_loss, denominator, gradient, start, count, label_smoothing, sizes, strides, BLOCK, IS_WHOLE
 ):  # fmt: skip
-    """Write the gradient of one block. ``strides``: of the logits, of the three terms, and of the upstream gradient."""
+    """Write the gradient of one block. ``strides``: the logits', the terms', the upstream gradient's."""
     token, inside = _block_tokens(start, count, BLOCK, IS_WHOLE)
     x = tl.load(logits + offsets_of(token, sizes, strides[0]), mask=inside, other=0).to(tl.float32)
     _, weight, positive, negative = load_terms(terms, label_smoothing, token, inside, sizes, strides[1])

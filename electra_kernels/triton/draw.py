@@ -62,7 +62,7 @@ def draw_token(
     inverse_temperature,
     VECTOR: tl.constexpr,
     BIAS_VECTOR: tl.constexpr,
-    BANS: tl.constexpr,  # Whether ``banned`` is looked at. A negative one bans nothing.
+    BANS: tl.constexpr,  # Whether ``banned`` is used. A negative one bans nothing.
 ):
     """Draw a token of the row by inverse CDF, first over its tiles, then inside one; -1 if nothing can be drawn.
 

@@ -91,7 +91,7 @@ def scale_rows_(
 ):
     """gradient *= scale, computed in float32; a scale of 1, read on the device, moves no other memory.
 
-    As many programs as the GPU runs at once take turns at the blocks, so that leaving early costs few programs.
+    The grid has as many programs as the GPU runs at once. They take turns at the blocks, so leaving early is cheap.
     """
     if not PER_ROW and tl.load(scale) == 1:
         return

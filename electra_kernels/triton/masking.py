@@ -1,6 +1,6 @@
 """`mask_tokens`: see electra_kernels/ops/masking.py.
 
-Of the n maskable tokens of a row, slot j takes number floor(u (n - j)) of those that earlier slots have left. Removing
+In a row with n maskable tokens, slot j takes number floor(u (n - j)) of those that earlier slots have left. Removing
 tokens one by one would be a sequential chain over the slots. The kernel goes the other way instead. A slot knows its
 rank among the tokens left at its turn; then each earlier slot, from the latest to the first, raises every rank that is
 at least its own by one. The result is the rank among all n maskable tokens. All slots of a row do this at once, with

@@ -85,7 +85,7 @@ def join_partials(
     """Launch `head_join`.
 
     Args:
-        partition: of the kernel that wrote the partial results.
+        partition: partition of the kernel that wrote the partial results.
         sums: partial_sums, normalizer, loss, counts and denominator; all None to join gradients alone.
         partial_gradients: [partials, pitch] float32, or None for gradients of zero.
         grad_weight: [H], to be written.

@@ -73,7 +73,7 @@ def load_terms(terms, label_smoothing, token, inside, sizes, strides):
         terms: pointers to labels, mask and pos_weight, of any types; the last two may be None.
         label_smoothing: in [0, 1].
         token: numbers of the tokens.
-        inside: which of them exist.
+        inside: true where the token exists.
         sizes: as `collapse` gives them.
         strides: those of labels, mask and pos_weight.
 

@@ -5,8 +5,7 @@ import torch
 
 import electra_kernels as ek
 from electra_kernels import backends, use_backend
-from electra_kernels.backends import linear_head
-from electra_kernels.backends import registry as routing
+from electra_kernels.backends import linear_head, registry
 from electra_kernels.backends.implementations import checking_itself
 from electra_kernels.backends.table import OPS
 
@@ -44,11 +43,11 @@ def test_every_compiled_op_serves_the_cpu():
 def test_the_best_level_serves_unless_another_is_asked_for():
     assert f"cpp: instruction set {LEVELS[0]}" in str(backends())
     with use_backend("cpp"):
-        default = routing.implementation("sample_tokens", "cpu")
-    assert default is routing.implementation("sample_tokens", "cpu")
+        default = registry.implementation("sample_tokens", "cpu")
+    assert default is registry.implementation("sample_tokens", "cpu")
     for name in LEVELS:
         with use_backend("cpp", isa=name):
-            chosen = routing.implementation("sample_tokens", "cpu")
+            chosen = registry.implementation("sample_tokens", "cpu")
             assert (chosen is default) == (name == LEVELS[0])
 
 
@@ -65,10 +64,10 @@ def test_an_unknown_level_is_a_value_error():
 def test_the_backward_runs_at_the_level_of_its_forward(monkeypatch):
     lowest = f"cpp:{LEVELS[-1]}"
     calls = []
-    functions = dict(routing._implementations[lowest])
+    functions = dict(registry._implementations[lowest])
     backward = functions["sample_tokens_backward"]
     functions["sample_tokens_backward"] = lambda *arguments: calls.append(lowest) or backward(*arguments)
-    monkeypatch.setitem(routing._implementations, lowest, functions)
+    monkeypatch.setitem(registry._implementations, lowest, functions)
     logits = torch.randn(3, 5, requires_grad=True)
     with use_backend("cpp", isa=LEVELS[-1]):
         _, logsumexp = ek.sample_tokens(logits)

@@ -113,8 +113,8 @@ def test_a_target_is_compared_with_its_own_case():
     case["variants"]["ours"] = case["variants"]["fast"]
     file = {"machine": {"device": "cpu", "capability": "AVX2"}, "cases": [case]}
     lines = targets.table(file).splitlines()
-    (met,) = (line for line in lines if "linear_masked_bce" in line)
-    assert met.endswith("✓ |")
+    (target,) = (line for line in lines if "linear_masked_bce" in line)
+    assert target.endswith("✓ |")
     assert sum("not measured" in line for line in lines) == len(targets.CPU_TARGETS) - 1
     case["variants"]["ours"] = case["variants"]["slow"]
     assert "1x | ✗ |" in targets.table(file)

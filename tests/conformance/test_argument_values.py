@@ -59,7 +59,7 @@ def test_a_float_label_out_of_range_is_refused(device):
 @pytest.mark.parametrize("name", ["masked_bce_with_logits", "linear_masked_bce"])
 @pytest.mark.parametrize("mask", ["none", "all", "some"])
 def test_a_label_of_minus_100_in_an_unsigned_dtype_is_refused(device, name, mask):
-    """As uint8, -100 is 156, which is neither ignored nor a label."""
+    """In uint8, -100 becomes 156, which is neither ignored nor a label."""
     skip_unless_values_are_checked(device)
     case = build(name, device)
     labels = torch.zeros_like(case.tensors["labels"], dtype=torch.int64)

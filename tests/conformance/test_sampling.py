@@ -99,7 +99,7 @@ def test_a_token_of_probability_zero_is_never_drawn(device, dtype):
 
 
 def test_a_boundary_of_the_cdf_belongs_to_the_token_above_it(device):
-    """With equal weights every boundary of the CDF is exact."""
+    """Under equal weights every boundary of the CDF is exact."""
     vocabulary = 1024
     boundaries = torch.arange(1, vocabulary, 73, dtype=torch.float64, device=device) / vocabulary
     logits = torch.zeros(len(boundaries), vocabulary, device=device)

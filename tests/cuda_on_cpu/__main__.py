@@ -10,7 +10,7 @@ import time
 
 import library
 
-# Without the tests of torch.compile: they run no kernel that the others do not, and spend most of their time compiling.
+# Excludes the tests of torch.compile: they run no kernel that others do not, and mostly spend their time compiling.
 SELECTION = "(cuda-cpu and not compile and not inductor) or test_fibers or test_kernels"
 PYTEST = ["-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-p", "fiber_backend"]
 

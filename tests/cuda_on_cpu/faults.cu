@@ -45,7 +45,7 @@ __global__ void reductions(float* out) {
   out[threadIdx.x] = is_right ? neighbour() : -1;
 }
 
-// Shuffles past the edge of a warp return the own value, as CUDA documents.
+// Shuffles past the edge of a warp return the lane's own value, as CUDA documents.
 __global__ void collectives(float* out) {
   const int i = lane();
   bool is_right = __shfl_sync(kAllLanes, i, 5) == 5 && __shfl_xor_sync(kAllLanes, i, 3) == (i ^ 3);

@@ -73,7 +73,7 @@ uint64_t bits_of(T value) {
   return bits;
 }
 
-// The value that lane `from` has given; for a lane outside of the warp, the own value.
+// The value that lane `from` has given; for a lane outside of the warp, the caller's own.
 template <typename T>
 T shuffle(unsigned mask, T value, int from, int line) {
   if (mask != 0xffffffffu)

@@ -49,7 +49,7 @@ constexpr size_t kStackBytes = 64 << 10;
 // A barrier or collective, where threads wait for each other.
 struct Meeting {
   int expected = 0;
-  int line = 0;  // of the source, where the first thread waits
+  int line = 0;  // source line at which the first thread waits
   std::vector<int> waiting = {};
 };
 
@@ -60,8 +60,8 @@ struct Warp {
 };
 
 struct Fiber {
-  ucontext_t context;  // where it starts
-  void* resume[5];     // where it goes on, for __builtin_longjmp
+  ucontext_t context;  // the entry of the fiber
+  void* resume[5];     // the point to resume at, for __builtin_longjmp
   bool is_started = false;
   char* stack = nullptr;
   size_t stack_bytes = 0;
@@ -76,7 +76,7 @@ struct Block {
 
 struct SharedVariable {
   const void* key;
-  int rank;  // of its block in the cluster
+  int rank;  // rank of its block in the cluster
   void* memory;
   size_t bytes;
 };
@@ -385,10 +385,10 @@ class Machine {
   std::vector<Warp> warps_;
   std::vector<int> ready_;
   std::vector<SharedVariable> shared_;
-  size_t most_shared_ = 0;  // bytes of a block
+  size_t most_shared_ = 0;  // bytes per block
   std::vector<Block> blocks_;
   Meeting cluster_;
-  int threads_ = kWarp;  // of a block
+  int threads_ = kWarp;  // threads per block
   int64_t first_block_ = 0;
   bool is_hasty_ = false;
   Fiber host_;

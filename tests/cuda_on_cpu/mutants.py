@@ -55,7 +55,7 @@ def start(name: str, log: Path) -> int:
     os.dup2(output, 2)
     os.environ["EK_MUTANT"] = name
     signal.alarm(SECONDS)
-    # Without the plugin that collects garbage at the end, which takes longer than the tests.
+    # Disables the plugin that collects garbage at the end, which takes longer than the tests.
     os._exit(pytest.main([*PYTEST, "-x", "--tb=line", "-p", "no:unraisableexception", str(test_file(name))]))
 
 

@@ -1,4 +1,4 @@
-"""With Trainer and accelerate: how a batch is cut does not change the gradient, and evaluation has metrics."""
+"""Trainer and accelerate: how a batch is cut does not change the gradient, and evaluation has metrics."""
 
 import pytest
 import torch

@@ -153,10 +153,10 @@ def test_tied_encoders_must_have_the_same_sizes():
     with pytest.raises(ValueError, match=r"generator\.hidden_size is 16, should be 32 .* tie='all'"):
         ElectraConfig(TINY, smaller, 4, tie="all")
     assert ElectraConfig(TINY, smaller, 4, tie="embeddings").generator is smaller
-    thinner = dataclasses.replace(TINY, embedding_size=8)
+    narrower = dataclasses.replace(TINY, embedding_size=8)
     with pytest.raises(ValueError, match=r"generator\.embedding_size is 8, should be 16 .* tie='embeddings'"):
-        ElectraConfig(TINY, thinner, 4, tie="embeddings")
-    assert ElectraConfig(TINY, thinner, 4, tie="none").generator is thinner
+        ElectraConfig(TINY, narrower, 4, tie="embeddings")
+    assert ElectraConfig(TINY, narrower, 4, tie="none").generator is narrower
     with pytest.raises(ValueError, match=r"generator\.vocab_size is 50, should be 100 .* tie='none'"):
         ElectraConfig(TINY, dataclasses.replace(TINY, vocab_size=50), 4, tie="none")
 

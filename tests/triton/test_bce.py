@@ -35,7 +35,7 @@ THEIRS = tuple(getattr(reference, function.__name__) for function in OURS)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("count", [15, 16, 17, 64, 65, 200])
 def test_programs_that_take_several_blocks_match_the_reference(monkeypatch, count, reduction):
-    """With more than a million tokens, a program takes several blocks, and the last program takes fewer."""
+    """Given more than a million tokens, a program takes several blocks, and the last program takes fewer."""
     monkeypatch.setattr(bce, "_BLOCK", 16)
     monkeypatch.setattr(bce, "PROGRAMS", 4)
     inputs = _inputs((count,))
@@ -45,7 +45,7 @@ def test_programs_that_take_several_blocks_match_the_reference(monkeypatch, coun
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_sums_over_many_blocks_lose_no_digits(monkeypatch, reduction):
-    """As with 2^31 tokens, each lane adds 127 small numbers to a large one. Float32 would drop them."""
+    """Each lane adds, as for 2^31 tokens, 127 small numbers to a large one. Float32 would drop them."""
     monkeypatch.setattr(bce, "_BLOCK", 16)
     monkeypatch.setattr(bce, "PROGRAMS", 1)
     logits, mask = torch.full((2048,), 0.378, device=DEVICE), torch.full((2048,), 0.9, device=DEVICE)

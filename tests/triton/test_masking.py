@@ -28,7 +28,7 @@ def _inputs(rows, length, slots):
 @pytest.mark.parametrize(("length", "slots"), [(15, 3), (16, 16), (17, 17), (50, 40), (50, 60)])
 @pytest.mark.parametrize("probability", [0.3, 1.0])
 def test_rows_of_several_blocks_match_the_reference(monkeypatch, length, slots, probability):
-    """As in rows of more than a thousand tokens, the counts of one block continue in the next."""
+    """The counts of one block continue in the next, as in rows of more than a thousand tokens."""
     monkeypatch.setattr(masking, "_BLOCK", 16)
     inputs = _inputs(4, length, slots)
     expected = reference.mask_tokens(*inputs, *_options(probability))

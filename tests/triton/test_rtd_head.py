@@ -39,7 +39,7 @@ def _results(functions, inputs, reduction, hidden_in_backward=None):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 100])
 def test_programs_that_take_several_tiles_match_the_reference(monkeypatch, rows, reduction):
-    """With thousands of rows, a program has several tiles, and more rows than its loop over losses has lanes."""
+    """Given thousands of rows, a program has several tiles, and more rows than its loop over losses has lanes."""
     monkeypatch.setattr(hidden_tiles, "_TILE", 64)
     monkeypatch.setattr(rtd_head, "_LANES", 8)
     monkeypatch.setattr(hidden_tiles, "PROGRAMS", 4)
@@ -50,7 +50,7 @@ def test_programs_that_take_several_tiles_match_the_reference(monkeypatch, rows,
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_sums_over_many_tiles_lose_no_digits(monkeypatch, reduction):
-    """As with 2^31 rows, a program adds 599 small slopes to a large one. Float32 would drop them."""
+    """A program adds, as for 2^31 rows, 599 small slopes to a large one. Float32 would drop them."""
     monkeypatch.setattr(hidden_tiles, "_TILE", 16)
     monkeypatch.setattr(hidden_tiles, "PROGRAMS", 1)
     hidden, weight = torch.ones(600, 9, device=DEVICE), torch.zeros(9, device=DEVICE)
@@ -114,7 +114,7 @@ def test_the_backward_does_not_read_hidden(reduction):
 
 
 def test_forward_launches_two_kernels_and_backward_one_or_two(monkeypatch):
-    """With reduction "none" the backward has a second kernel, which joins the parameters' gradients."""
+    """The backward of reduction "none" has a second kernel, which joins the parameters' gradients."""
     launches = []
     run = launch.run
 

@@ -107,7 +107,7 @@ def compare(options: Options, log: Log) -> Path:
     held-out text that is used for nothing else, is the rate of the objective.
 
     Args:
-        options: what to compare.
+        options: the options of the command line.
         log: called with each line of progress.
 
     Raises:

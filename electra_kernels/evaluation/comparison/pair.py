@@ -59,7 +59,7 @@ def train_pair(
         minutes: length of both runs together, or None: each has ``steps``.
         steps: length of each run where ``minutes`` is None.
         seed: seed of the initial weights, the batches and the corruptions.
-        device: where to train.
+        device: device of the training.
         report: called at each point of the two curves.
 
     Returns:

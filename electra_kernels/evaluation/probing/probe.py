@@ -102,7 +102,7 @@ def _batches(examples: Examples) -> list[Examples]:
     count = len(examples.input_ids)
     epochs = math.ceil(STEPS * BATCH_ROWS / count)
     order = torch.cat([torch.randperm(count) for _ in range(epochs)])
-    return [examples.take(index) for index in order[: STEPS * BATCH_ROWS].split(BATCH_ROWS)]
+    return [examples.select(index) for index in order[: STEPS * BATCH_ROWS].split(BATCH_ROWS)]
 
 
 def _on_device(encoder: nn.Module, score: Score) -> Score:

@@ -1,4 +1,4 @@
-"""Which tokens were replaced by draws from the word frequencies?"""
+"""The task of finding tokens that were replaced by draws from the word frequencies."""
 
 from functools import partial
 

@@ -30,7 +30,7 @@ class Examples:
     asked: Tensor
     labels: Tensor
 
-    def take(self, index: Tensor | slice) -> "Examples":
+    def select(self, index: Tensor | slice) -> "Examples":
         """The rows of ``index``, without the columns in which all of them have padding."""
         width = int(self.attention_mask[index].sum(-1).max())
         parts = (self.input_ids, self.attention_mask, self.asked, self.labels)
@@ -39,7 +39,7 @@ class Examples:
     def batches(self) -> Iterator["Examples"]:
         """All rows in their order, in batches of up to `BATCH_ROWS`."""
         for start in range(0, len(self.input_ids), BATCH_ROWS):
-            yield self.take(slice(start, start + BATCH_ROWS))
+            yield self.select(slice(start, start + BATCH_ROWS))
 
     def answers(self) -> Tensor:
         """The labels that count, bool [n]."""
@@ -57,7 +57,7 @@ class Task:
     Attributes:
         name: key in tables and files.
         per: "token" or "row".
-        metric: what `measure` returns, "AUC" or "accuracy".
+        metric: name of the result of `measure`, "AUC" or "accuracy".
         baselines: rule that needs no model → its metric.
         train: examples that a head is fitted to.
         test: examples that it is judged by; none of their sentences is in ``train``.

@@ -11,7 +11,7 @@ from electra_kernels.training.objectives.detection import LabelledRows, RowDetec
 
 
 class SentenceOrder(RowDetection):
-    """With probability 0.5 the sentences of a row are shuffled.
+    """The sentences of a row are shuffled with probability 0.5.
 
     The label says whether the row has changed: a shuffle that leaves it as it was (every second one of two sentences
     does) is labelled so. A row of one sentence has no label. The ends of a row count as sentences although they may be

@@ -179,6 +179,5 @@ def test_the_table_has_a_line_for_each_kernel():
     registers = (max(one["registers"] for one in records[first::3]) for first in range(3))
     assert line.startswith("| triton `copy_rows` | 2 | ")
     assert all(str(number) in line for number in registers)
-    assert line.endswith(
-        " | 0 | 0 | 4 | 4 |"
-    )  # no spills and no shared memory, 4 bytes where the stride is odd
+    # No spills and no shared memory, 4 bytes where the stride is odd.
+    assert line.endswith(" | 0 | 0 | 4 | 4 |")

@@ -24,7 +24,7 @@ from benchmarks import (
     training_step,
 )
 from benchmarks.gpu import check, measuring, plan, sections, throughput
-from benchmarks.gpu import place as place_module
+from benchmarks.gpu import context as context_module
 from benchmarks.harness import Case, measure
 from benchmarks.timers import Graph, StreamTimer
 from electra_kernels.models import Electra, Encoder
@@ -39,9 +39,9 @@ def timer():
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.setattr(place_module, "path", lambda dry_run: tmp_path / "device.json")
-    return place_module.Place("bench", dry_run=True)
+def context(tmp_path, monkeypatch):
+    monkeypatch.setattr(context_module, "path", lambda dry_run: tmp_path / "device.json")
+    return context_module.SectionContext("bench", dry_run=True)
 
 
 def run_command(*arguments, **environment):
@@ -56,12 +56,16 @@ def test_a_section_says_that_it_needs_more_memory_than_is_free():
     assert sections.lack_of_memory("offsets", 9 * 10**9, 80 * 10**9) == words
 
 
-def test_a_skipped_section_keeps_earlier_results(place, monkeypatch):
-    place.write([case_record("old")])
-    monkeypatch.setattr(sections, "Place", lambda name, dry_run, facts: place_module.Place(name, True, facts))
+def test_a_skipped_section_keeps_earlier_results(context, monkeypatch):
+    context.write([case_record("old")])
+    monkeypatch.setattr(
+        sections,
+        "SectionContext",
+        lambda name, dry_run, facts: context_module.SectionContext(name, True, facts),
+    )
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 80 * 10**9))
     assert sections.run("offsets", dry_run=False) == 77
-    written = results.read(place_module.path(dry_run=True))
+    written = results.read(context_module.path(dry_run=True))
     assert "it needs" in written["sections"]["offsets"]["skipped"]
     assert [case["op"] for case in written["cases"]] == ["old"]
 
@@ -75,14 +79,14 @@ def test_without_a_gpu_the_check_exits_with_one_line():
 
 def test_a_python_without_torch_is_reported(monkeypatch):
     monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
-    assert "has no torch" in check._why_not(dry_run=True, out=None)
+    assert "has no torch" in check._obstacle(dry_run=True, out=None)
 
 
 def test_an_out_that_is_a_file_is_reported(tmp_path):
     (tmp_path / "file").touch()
     words = f"OUT is '{tmp_path / 'file'}', should be a folder"
-    assert check._why_not(dry_run=True, out=tmp_path / "file") == words
-    assert check._why_not(dry_run=True, out=tmp_path / "new") is None
+    assert check._obstacle(dry_run=True, out=tmp_path / "file") == words
+    assert check._obstacle(dry_run=True, out=tmp_path / "new") is None
 
 
 def case_record(op):
@@ -131,7 +135,7 @@ def test_the_buffer_is_written_until_the_run_is_queued(timer):
     assert 2e-3 <= timer.seconds(run, 3, back_to_back=False) < 1
     before = "".join("r" if entry == "run" else "w" for entry in log).split("r")
     assert before[0] == "w"  # the time to queue the run is not known yet
-    # From then on, the writes of 1 ms each take longer than queueing the run.
+    # The writes of 1 ms each take longer than queueing the run from then on.
     assert all(len(writes) >= 1 + 3 for writes in before[1:-1])
     assert before[-1] == ""
 
@@ -159,36 +163,36 @@ def test_on_a_cpu_a_graph_calls_its_run():
     assert graph.peak_extra_bytes is None
 
 
-def test_a_variant_that_fails_does_not_stop_the_others(place):
+def test_a_variant_that_fails_does_not_stop_the_others(context):
     def fail():
         raise RuntimeError("out of memory\nand more")
 
     runs = {"eager": fail, "torch.compile": lambda: None, "ours": fail}
     (record,), passed = measuring.measure_all(
-        place, [lambda size: iter([Case("op", {"N": 1}, runs, bytes_read=4)])]
+        context, [lambda size: iter([Case("op", {"N": 1}, runs, bytes_read=4)])]
     )
     assert not passed
     assert record["baseline"] == "torch.compile"
     assert record["absent"] == dict.fromkeys(("eager", "ours"), "RuntimeError: out of memory")
 
 
-def test_ours_and_eager_come_first_and_each_group_is_written_at_once(place, monkeypatch):
+def test_ours_and_eager_come_first_and_each_group_is_written_at_once(context, monkeypatch):
     log = []
 
     def case(op):
         names = ("eager", "torch.compile", "ours", "ours, reference", "ours in place")
         return Case(op, {"N": 1}, {name: lambda: None for name in names}, bytes_read=4)
 
-    def measure_and_look(group, **options):
-        written = place.path.exists() and [
-            (one["op"], list(one["variants"])) for one in results.read(place.path)["cases"]
+    def measure_and_read_results(group, **options):
+        written = context.path.exists() and [
+            (one["op"], list(one["variants"])) for one in results.read(context.path)["cases"]
         ]
         log.append((group.op, list(group.variants), written))
         return measure(group, **options)
 
-    monkeypatch.setattr(measuring, "measure", measure_and_look)
-    monkeypatch.setattr(type(place), "path", place_module.path(dry_run=True), raising=False)
-    (one, other), passed = measuring.measure_all(place, [lambda size: iter([case("one"), case("two")])])
+    monkeypatch.setattr(measuring, "measure", measure_and_read_results)
+    monkeypatch.setattr(type(context), "path", context_module.path(dry_run=True), raising=False)
+    (one, other), passed = measuring.measure_all(context, [lambda size: iter([case("one"), case("two")])])
     first = ["eager", "ours", "ours in place"]
     assert [(op, group) for op, group, _ in log] == [
         ("one", first),
@@ -202,7 +206,7 @@ def test_ours_and_eager_come_first_and_each_group_is_written_at_once(place, monk
     assert one["baseline"] == "eager"
 
 
-# Without the step of Base, which differs from Small's only in its sizes.
+# The step of Base is left out: it differs from Small's only in its sizes.
 CASES = {
     "masking": masking.cases,
     "sampling": sampling.cases,
@@ -217,15 +221,15 @@ CASES = {
 
 
 @pytest.mark.parametrize("subject", CASES)
-def test_every_case_runs_with_the_timer_for_gpus(place, monkeypatch, subject):
+def test_every_case_runs_with_the_timer_for_gpus(context, monkeypatch, subject):
     monkeypatch.setattr(baselines, "compiler", "eager")
     monkeypatch.setattr(StreamTimer, "_MOST_WRITES", 1)  # writing a CPU's cache is slow
-    records, passed = measuring.measure_all(place, [CASES[subject]])
+    records, passed = measuring.measure_all(context, [CASES[subject]])
     assert passed
     for record in records:
         assert not record["absent"]
         assert all(figures["median_seconds"] > 0 for figures in record["variants"].values())
-    written = results.read(place_module.path(dry_run=True))
+    written = results.read(context_module.path(dry_run=True))
     assert [case["op"] for case in written["cases"]] == [record["op"] for record in records]
     targets.gpu_table(written)
 

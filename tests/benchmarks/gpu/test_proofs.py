@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import every_op, outcomes, place, plan, proofs
+from benchmarks.gpu import context, every_op, outcomes, plan, proofs
 
 TESTS = """
 import pytest, time
@@ -124,7 +124,7 @@ def test_the_sanitizer_runs_every_op_of_a_back_end(tmp_path, monkeypatch):
     )
     program.chmod(0o755)
     monkeypatch.setattr(proofs, "FOLDER", tmp_path)
-    here = place.Place("sanitizer", dry_run=True)
+    here = context.SectionContext("sanitizer", dry_run=True)
     found = proofs._every_op(here, str(program), "racecheck", "cuda")
     assert found == (True, "========= ERROR SUMMARY: 0 errors")
     command = (tmp_path / "sanitizer-racecheck-cuda.log").read_text()

@@ -85,8 +85,8 @@ def test_a_label_per_row_can_be_learned(corpus):
     """The side with a label per row learns where the error is plain: one word that the text never has."""
     setting, _ = pair_setting(corpus)
     counts = setting.text.counts
-    strange = (torch.arange(counts.numel()) == counts.argmin()).long()
-    setting = replace(setting, text=replace(setting.text, counts=strange))
+    one_token_counts = (torch.arange(counts.numel()) == counts.argmin()).long()
+    setting = replace(setting, text=replace(setting.text, counts=one_token_counts))
     _, run = pair_runs(0)
     recipe = replace(setting.recipe, batch_size=32, learning_rate=run.learning_rate)
     losses = []

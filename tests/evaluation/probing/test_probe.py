@@ -27,7 +27,7 @@ def encoder(tokenizer):
     return Encoder(EncoderConfig(tokenizer.get_vocab_size(), 16, 16, 1, 2, 32, initializer_range=0.2))
 
 
-class Knows(nn.Module):
+class AnswerEncoder(nn.Module):
     """An encoder of the rows of a task whose state of a token is the answer."""
 
     def __init__(self, task):
@@ -62,7 +62,7 @@ class Noise(nn.Module):
 @pytest.mark.parametrize("frozen", [True, False])
 def test_an_encoder_that_knows_the_answer_has_a_perfect_figure(task, frozen, monkeypatch):
     monkeypatch.setattr(probing, "STEPS", 5)
-    assert probe(Knows(task), task, frozen=frozen, seed=0) == 1.0
+    assert probe(AnswerEncoder(task), task, frozen=frozen, seed=0) == 1.0
 
 
 def test_an_encoder_that_knows_nothing_is_at_chance(task):
@@ -139,9 +139,9 @@ def test_no_row_is_used_again_before_all_have_been_used(task, monkeypatch):
 
 def test_padding_has_no_effect(encoder, task):
     """The features of a row do not depend on the rows beside it."""
-    rows = task.test.take(torch.tensor([0, len(task.test.input_ids) - 1]))
+    rows = task.test.select(torch.tensor([0, len(task.test.input_ids) - 1]))
     assert not rows.attention_mask[0].all()
-    alone = task.test.take(slice(0, 1))
+    alone = task.test.select(slice(0, 1))
     together, single = (
         probing.features(encoder.eval(), task.per, part.input_ids, part.attention_mask)[0]
         for part in (rows, alone)

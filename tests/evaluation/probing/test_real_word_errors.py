@@ -34,7 +34,7 @@ def test_no_wrong_word_of_the_test_part_was_wrong_in_training(corpus, tokenizer)
 
 
 def test_no_test_sentence_is_in_the_training_part(corpus, tokenizer):
-    leaky = Corpus([*corpus.held_out, *corpus.train], corpus.held_out, 0.0)
+    overlapping = Corpus([*corpus.held_out, *corpus.train], corpus.held_out, 0.0)
     items = {}
 
     def watched(documents, *rest):
@@ -44,7 +44,7 @@ def test_no_test_sentence_is_in_the_training_part(corpus, tokenizer):
     errors_of = module.real_word_errors
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "real_word_errors", watched)
-        task = error_detection(leaky, tokenizer, 64, 0)
+        task = error_detection(overlapping, tokenizer, 64, 0)
     judged = {module._original(item) for item in items[0] if module._is_judged(item)}
     training = [module._original(item) for item in items[1] if not module._is_judged(item)]
     shared = sum(sentence in judged for sentence in training)

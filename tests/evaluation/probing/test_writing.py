@@ -78,9 +78,9 @@ def test_the_input_shows_neither_capital_nor_comma_and_the_labels_are_those_of_t
 @pytest.mark.parametrize("make", [capitalised, comma_follows])
 def test_no_test_sentence_is_in_the_training_part(make, corpus, tokenizer):
     shared = corpus.held_out[0].paragraphs[1]
-    disguised = shared.upper().replace(",", "")
-    leaky = Corpus([*corpus.train, Document("copy", (shared, disguised))], corpus.held_out, 0.0)
-    task = make(leaky, tokenizer, LENGTH, 0)
+    uppercased = shared.upper().replace(",", "")
+    overlapping = Corpus([*corpus.train, Document("copy", (shared, uppercased))], corpus.held_out, 0.0)
+    task = make(overlapping, tokenizer, LENGTH, 0)
     rows = [set(map(tuple, part.input_ids.tolist())) for part in (task.train, task.test)]
     assert len(rows[0]) == len(task.train.input_ids) == 420
     assert not rows[0] & rows[1]

@@ -42,7 +42,7 @@ def make(name, electra_config, sentences):
 def sentences(rows, facts):
     """Rows in which every objective has something to learn: sentences that count up, in one of two languages.
 
-    A sentence has four words and a stop, and goes on where the last one ended; documents differ in their words.
+    A sentence has four words and a stop, and continues where the last one ended; documents differ in their words.
     """
     generator = torch.Generator().manual_seed(0)
     stop, first, count = 5, 6, 512

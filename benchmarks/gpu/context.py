@@ -1,4 +1,4 @@
-"""The place of a section: the device that it runs on, and the file that it writes to."""
+"""The context of a section: the device that it runs on, and the file that it writes to."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from benchmarks.harness import Size
 
 
 @dataclass
-class Place:
+class SectionContext:
     """The device, the size and the results of one section.
 
     Attributes:
