@@ -69,7 +69,7 @@ $(PACKAGES): pyproject.toml .ci/constraints.txt .ci/venv.sh
 	@bash .ci/venv.sh $(PYTHON) $(VENV)
 	@touch $@
 
-$(READY): $(PACKAGES) setup.py csrc/build.py electra_kernels/_version.py $(CPP)
+$(READY): $(PACKAGES) setup.py csrc/build.py electra_kernels/_version.py electra_kernels/backends/table.py $(CPP)
 	@echo "Building the kernels"
 	@$(BIN)/python -m pip install -qq --no-build-isolation --no-deps -e .
 	@$(BIN)/python -c 'import json; record = json.load(open("electra_kernels/_build.json")); \

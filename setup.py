@@ -11,6 +11,7 @@ All three are optional. If a build fails, it prints its first error line and lea
   GENERATIONS of csrc/build.py.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -74,7 +75,9 @@ class BuildOrExplain(build_ext):
         self.built: dict[str, list[str]] = {}
         self.reasons: dict[str, str] = {}
         super().build_extensions()
-        record = {"version": version(), "missing": self.reasons}
+        # The package loads the kernels only with the table of ops that they were built for.
+        table = hashlib.sha256((build.ROOT / "electra_kernels/backends/table.py").read_bytes()).hexdigest()
+        record = {"version": version(), "table": table, "missing": self.reasons}
         self._record().write_text(json.dumps(record) + "\n")
 
     def build_extension(self, extension: Extension) -> None:

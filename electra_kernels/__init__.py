@@ -1,5 +1,8 @@
 """Fused kernels for training Transformer encoders as per-token classifiers, as drop-in torch ops."""
 
+from importlib import import_module
+from types import ModuleType
+
 import electra_kernels._interrupt  # noqa: F401 -- first, because the rest takes seconds
 from electra_kernels._version import __version__
 from electra_kernels.backends.registry import backends, use_backend
@@ -39,3 +42,10 @@ __all__ = [
     "sample_tokens",
     "use_backend",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """``electra_kernels.nn`` without an import of its own; it is loaded at its first use."""
+    if name == "nn":
+        return import_module("electra_kernels.nn")
+    raise AttributeError(f"module 'electra_kernels' has no attribute {name!r}")

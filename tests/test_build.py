@@ -330,6 +330,16 @@ def test_a_build_of_another_version_is_not_used(unpacked_wheel, tmp_path):
     assert unavailable["cpp"] == f"electra_kernels._cpp is not built: {expected}"
 
 
+def test_a_build_for_another_table_of_ops_is_not_used(unpacked_wheel, tmp_path):
+    """A kernel that got its arguments in another order would crash the process."""
+    shutil.copytree(unpacked_wheel, tmp_path, dirs_exist_ok=True)
+    table = tmp_path / "electra_kernels" / "backends" / "table.py"
+    table.write_text(table.read_text() + "# changed\n")
+    unavailable = python(tmp_path, "print(json.dumps(electra_kernels.backends().unavailable))")
+    expected = "it was built for another table of ops: install again"
+    assert unavailable["cpp"] == f"electra_kernels._cpp is not built: {expected}"
+
+
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc on the PATH")
 
 

@@ -3,6 +3,8 @@
 import copy
 import math
 import pickle
+import subprocess
+import sys
 import warnings
 from functools import partial
 
@@ -260,3 +262,12 @@ def test_the_generator_head_ignores_targets_of_ignore_index():
     expected = torch.nn.functional.cross_entropy(hidden @ head.weight.T, targets, ignore_index=-1)
     torch.testing.assert_close(ours.loss, expected)
     assert (ours.tokens < 0).tolist() == [False, True, False]
+
+
+def test_nn_is_loaded_at_its_first_use():
+    program = (
+        "import sys, electra_kernels; before = 'electra_kernels.nn' in sys.modules; "
+        "print(before, electra_kernels.nn.GeneratorHead.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "GeneratorHead"]

@@ -1,5 +1,6 @@
 """The record of the build: which libraries it made, how, and why one is missing."""
 
+import hashlib
 import importlib
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from electra_kernels._version import __version__
 
 _RECORD = Path(__file__).parents[1] / "_build.json"
+_TABLE = Path(__file__).parent / "table.py"
 _LIBRARIES = ("_cpp", "_cuda", "_C")
 _FACTS = ("compiler", "flags", "architecture", "libraries")
 
@@ -21,6 +23,9 @@ def missing() -> dict[str, str]:
     if version != __version__:
         reason = f"it was built for version {version}, this is {__version__}: install again"
         return dict.fromkeys(_LIBRARIES, reason)
+    # A kernel reads its arguments by the schema that it was built for: with another one it would crash.
+    if record.get("table") != hashlib.sha256(_TABLE.read_bytes()).hexdigest():
+        return dict.fromkeys(_LIBRARIES, "it was built for another table of ops: install again")
     reasons: dict[str, str] = record["missing"]
     return reasons
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from electra_kernels.reference.common import ignored_labels
 
-# The only environment variable that the package reads at run time.
+# The debug switch is read here and nowhere else.
 _DEBUG = os.environ.get("ELECTRA_KERNELS_DEBUG") == "1"
 
 

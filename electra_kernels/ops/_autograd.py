@@ -1,7 +1,9 @@
 """The gradient of an op: an `autograd.Function` around the opaque op, and the same formula for raw ``torch.ops`` calls.
 
-A public function calls the Function, which torch can trace, export and step through. A Function refuses forward mode
-and the transforms of torch.func, of which the ops have no rule.
+In eager mode a public function calls the Function, which a debugger can step through, and which refuses forward mode
+and the transforms of torch.func, because the ops have no rule for them. While torch.compile or torch.export trace, it
+calls the opaque op, whose registered gradient is the same formula: dynamo would take the body of a Function apart, and
+strict export would lose the gradient.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -18,10 +20,12 @@ from electra_kernels.ops._library import _library, public_name
 
 
 def needs_autograd(*inputs: Tensor | None) -> bool:
-    """Whether a call goes through its Function: it needs a gradient, or has dual numbers, which the Function refuses.
+    """Whether a call goes through its Function: an input needs a gradient, or is a dual number, which it refuses.
 
     Without a gradient the opaque op is called at once, which saves a third of the time of a small call.
     """
+    if torch.compiler.is_compiling():
+        return False
     enabled = torch.is_grad_enabled()
     for value in inputs:
         if value is None:
@@ -37,8 +41,16 @@ def save_backend(ctx: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
-def same_backend(ctx: Any) -> AbstractContextManager[None]:
-    """Run a backward on the back end of its forward; autograd's threads for CUDA do not know the choice."""
+def same_backend(ctx: Any, grad: Tensor) -> AbstractContextManager[None]:
+    """Run a backward on the back end of its forward; autograd's threads for CUDA do not know the choice.
+
+    Raises:
+        RuntimeError: the upstream gradient is a dual number, whose tangent would be lost.
+    """
+    if forward_ad.unpack_dual(grad).tangent is not None:
+        raise RuntimeError(
+            "the upstream gradient is a dual number: the gradient of this op has no forward mode"
+        )
     return nullcontext() if ctx.backend is None else use_backend(ctx.backend)
 
 

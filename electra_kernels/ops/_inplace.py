@@ -82,7 +82,7 @@ class CrossEntropySample(torch.autograd.Function):
             return (None,) * 8
         gradient, factor = ctx.saved_tensors
         ctx.overwritten.check(gradient)
-        with same_backend(ctx):
+        with same_backend(ctx, grad_loss):
             torch.ops.electra_kernels.scale_gradient_(gradient, grad_loss * factor)
         torch.autograd.graph.increment_version(gradient)
         return gradient.detach(), *[None] * 7

@@ -62,7 +62,7 @@ class _MaskedBCEWithLogits(torch.autograd.Function):
         if grad_loss is None:
             return (None,) * 7
         gradient = overload("masked_bce_with_logits_backward", ctx.label_smoothing)
-        with same_backend(ctx):
+        with same_backend(ctx, grad_loss):
             grad = gradient(grad_loss, *ctx.saved_tensors, ctx.label_smoothing)
         return grad, *[None] * 6
 
@@ -111,7 +111,7 @@ def masked_bce_with_logits(
     (smoothing,) = options((label_smoothing,), (0.0,))
     function = (
         _MaskedBCEWithLogits.apply
-        if needs_autograd(logits)
+        if needs_autograd(logits, labels, *terms, denominator)
         else overload("masked_bce_with_logits", smoothing)
     )
     return function(logits, labels, *terms, denominator, smoothing, reduction)[0]

@@ -85,7 +85,7 @@ class _CrossEntropySample(torch.autograd.Function):
         if grad_loss is None:
             return (None,) * 8
         gradient = torch.ops.electra_kernels.cross_entropy_sample_backward
-        with same_backend(ctx):
+        with same_backend(ctx, grad_loss):
             grad = gradient(grad_loss, *ctx.saved_tensors, ctx.ignore_index)
         return grad, *[None] * 7
 
@@ -154,7 +154,9 @@ def cross_entropy_sample(
         if torch.is_grad_enabled() and logits.requires_grad and not torch.compiler.is_compiling():
             return SampledLoss(*_inplace.CrossEntropySample.apply(*arguments))
     op = overload("cross_entropy_sample", temperature)
-    loss, tokens, is_top1, *_ = (_CrossEntropySample.apply if needs_autograd(logits) else op)(*arguments)
+    loss, tokens, is_top1, *_ = (_CrossEntropySample.apply if needs_autograd(logits, denominator) else op)(
+        *arguments
+    )
     return SampledLoss(loss, tokens, is_top1)
 
 
@@ -224,7 +226,7 @@ class _LinearCrossEntropySample(torch.autograd.Function):
         if grad_loss is None:
             return (None,) * 11
         gradient = torch.ops.electra_kernels.linear_cross_entropy_sample_backward
-        with same_backend(ctx):
+        with same_backend(ctx, grad_loss):
             gradients = gradient(grad_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.reduction, ctx.needs)
         needed = (gradient if need else None for gradient, need in zip(gradients, ctx.needs))
         return *needed, *[None] * 8
@@ -284,6 +286,6 @@ def linear_cross_entropy_sample(
     (temperature,) = options((temperature,), (1.0,))
     settings = (ignore_index, reduction, temperature, ban_original, needs)
     op = overload("linear_cross_entropy_sample", temperature)
-    function = _LinearCrossEntropySample.apply if needs_autograd(*parameters) else op
+    function = _LinearCrossEntropySample.apply if needs_autograd(*parameters, denominator) else op
     loss, tokens, is_top1, *_ = function(*parameters, targets, uniforms, denominator, *settings)
     return SampledLoss(loss, tokens, is_top1)

@@ -77,7 +77,7 @@ class _LinearMaskedBCE(torch.autograd.Function):
         if grad_loss is None:
             return (None,) * 10
         gradient = overload("linear_masked_bce_backward", ctx.label_smoothing)
-        with same_backend(ctx):
+        with same_backend(ctx, grad_loss):
             grad_hidden, grad_weight, grad_bias = gradient(
                 grad_loss, *ctx.saved_tensors, ctx.label_smoothing, ctx.reduction
             )
@@ -138,7 +138,9 @@ def linear_masked_bce(
     denominator = normalizer_tensor(normalizer, reduction, hidden.device)
     needs = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
     (smoothing,) = options((label_smoothing,), (0.0,))
-    inputs = (hidden, weight, bias)
-    function = _LinearMaskedBCE.apply if needs_autograd(*inputs) else overload("linear_masked_bce", smoothing)
-    loss, logits, counts, *_ = function(*inputs, labels, *terms, denominator, smoothing, reduction, needs)
+    arguments = (hidden, weight, bias, labels, *terms, denominator)
+    function = (
+        _LinearMaskedBCE.apply if needs_autograd(*arguments) else overload("linear_masked_bce", smoothing)
+    )
+    loss, logits, counts, *_ = function(*arguments, smoothing, reduction, needs)
     return TokenLoss(loss, logits, counts)

@@ -53,7 +53,7 @@ class _SampleTokens(torch.autograd.Function):
     def backward(ctx: Any, grad_logsumexp: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad_logsumexp is None:
             return (None,) * 4
-        with same_backend(ctx):
+        with same_backend(ctx, grad_logsumexp):
             grad = torch.ops.electra_kernels.sample_tokens_backward(grad_logsumexp, *ctx.saved_tensors)
         return grad, None, None, None
 

@@ -175,6 +175,32 @@ def test_an_exported_op_is_saved_loaded_and_takes_any_batch_size(device, name):
         assert_equal(as_list(loaded(other.tensors)), other.outputs())
 
 
+@pytest.mark.parametrize("name", DIFFERENTIABLE_CUSTOM_OPS)
+def test_a_strictly_exported_op_has_its_gradients(device, name):
+    """Strict export traces with dynamo, which would take an autograd.Function apart and drop its backward."""
+    case = build(name, device)
+
+    class Module(torch.nn.Module):
+        def forward(self, tensors):
+            return as_list(case.function(**tensors, **case.options))
+
+    leaves, expected = case.leaves(), case.leaves()
+    exported = torch.export.export(Module(), ({**case.tensors, **leaves},), strict=True).module()
+    differentiable_output(exported({**case.tensors, **leaves})).sum().backward()
+    differentiable_output(case.outputs(**expected)).sum().backward()
+    assert_equal([leaf.grad for leaf in leaves.values()], [leaf.grad for leaf in expected.values()])
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE_CUSTOM_OPS)
+def test_a_double_backward_of_a_compiled_op_is_refused(device, name):
+    case = build(name, device)
+    leaves = case.leaves()
+    compiled = torch.compile(lambda **leaves: differentiable_output(case.outputs(**leaves)), backend="eager")
+    gradients = torch.autograd.grad(compiled(**leaves).sum(), list(leaves.values()), create_graph=True)
+    with pytest.raises(RuntimeError, match=f"{name} cannot be differentiated twice"):
+        sum(gradient.sum() for gradient in gradients).backward()
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_meta_tensors_give_shapes_and_dtypes(device, name):
     case = build(name, device)

@@ -60,6 +60,26 @@ def test_forward_mode_is_refused_instead_of_giving_no_derivative(device, name):
         case(**{argument: forward_ad.make_dual(value, torch.ones_like(value))})
 
 
+@pytest.mark.parametrize("name", DIFFERENTIABLE_CUSTOM_OPS)
+def test_a_dual_upstream_gradient_is_refused(device, name):
+    case = build(name, device)
+    leaves = case.leaves()
+    loss = _loss(case, **leaves)
+    with forward_ad.dual_level():
+        upstream = forward_ad.make_dual(torch.ones_like(loss), torch.ones_like(loss))
+        with pytest.raises(RuntimeError, match="the upstream gradient is a dual number"):
+            torch.autograd.grad(loss, list(leaves.values()), upstream)
+
+
+@pytest.mark.parametrize("name", ["labels", "mask", "pos_weight"])
+@pytest.mark.parametrize("op", ["masked_bce_with_logits", "linear_masked_bce"])
+def test_a_dual_label_mask_or_weight_is_refused(device, op, name):
+    case = build(op, device)
+    value = torch.full(case.tensors["labels"].shape, 0.5, device=device)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match=NO_FORWARD_MODE):
+        case(**{name: forward_ad.make_dual(value, torch.ones_like(value))})
+
+
 def test_the_gradient_in_place_is_refused_under_transforms(device):
     case = build("cross_entropy_sample", device)
 
