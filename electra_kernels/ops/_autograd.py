@@ -24,20 +24,18 @@ def needs_autograd(*inputs: Tensor | None) -> bool:
 
     Without a gradient the opaque op is called at once, which saves a third of the time of a small call.
     """
-    if torch.compiler.is_compiling():
-        return False
     enabled = torch.is_grad_enabled()
     for value in inputs:
         if value is None:
             continue
         if (enabled and value.requires_grad) or forward_ad.unpack_dual(value).tangent is not None:
-            return True
+            return not torch.compiler.is_compiling()
     return False
 
 
 def save_backend(ctx: Any) -> None:
     """Remember the choice of `use_backend` for the backward, and ask for None where an output has no gradient."""
-    ctx.backend = None if torch.compiler.is_compiling() else current_choice()
+    ctx.backend = current_choice()
     ctx.set_materialize_grads(False)
 
 
