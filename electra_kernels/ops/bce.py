@@ -46,7 +46,8 @@ class _MaskedBCEWithLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        output = overload("masked_bce_with_logits", arguments[5])(*arguments)
+        *_, label_smoothing, _ = arguments
+        output = overload("masked_bce_with_logits", label_smoothing)(*arguments)
         _MaskedBCEWithLogits.save(ctx, arguments, output)
         return output
 

@@ -68,7 +68,8 @@ class _CrossEntropySample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        output = overload("cross_entropy_sample", arguments[6])(*arguments)
+        *_, temperature, _ = arguments
+        output = overload("cross_entropy_sample", temperature)(*arguments)
         _CrossEntropySample.save(ctx, arguments, output)
         return output
 
@@ -210,7 +211,8 @@ class _LinearCrossEntropySample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        output = overload("linear_cross_entropy_sample", arguments[8])(*arguments)
+        *_, temperature, _, _ = arguments
+        output = overload("linear_cross_entropy_sample", temperature)(*arguments)
         _LinearCrossEntropySample.save(ctx, arguments, output)
         return output
 

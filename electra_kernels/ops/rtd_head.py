@@ -57,7 +57,8 @@ class _LinearMaskedBCE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        output = overload("linear_masked_bce", arguments[7])(*arguments)
+        *_, label_smoothing, _, _ = arguments
+        output = overload("linear_masked_bce", label_smoothing)(*arguments)
         _LinearMaskedBCE.save(ctx, arguments, output)
         return output
 
