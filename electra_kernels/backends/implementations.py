@@ -29,22 +29,23 @@ def from_package(backend: str) -> dict[str, Function]:
     return {name: guarded(op, _function(op, package, rows)) for name, op in ops_of(backend).items()}
 
 
-def from_library(ops: Any, *level: int) -> dict[str, Function]:
+def from_library(ops: Any, level: int | None = None) -> dict[str, Function]:
     """Implementations by op name, from the ops of a compiled library.
 
     Args:
         ops: ``torch.ops.electra_kernels_cpp`` or ``torch.ops.electra_kernels_cuda``.
         level: for the CPU library, the index of an instruction set, which its kernels take as their last argument.
     """
-    rows = RowKernels(*(_at_level(getattr(ops, name).default, *level) for name in ROW_KERNELS))
+    keywords = {} if level is None else {"level": level}
+    rows = RowKernels(*(partial(getattr(ops, name).default, **keywords) for name in ROW_KERNELS))
     found: dict[str, Function] = {}
-    for name, op in ops_of("cpp" if level else "cuda").items():
+    for name, op in ops_of("cuda" if level is None else "cpp").items():
         if op.idea == _LINEAR_HEAD:
             found[name] = guarded(op, _linear_head(op, rows))
-        elif level:
-            found[name] = checking_itself(op, getattr(ops, name).default, *level)
-        else:
+        elif level is None:
             found[name] = guarded(op, getattr(ops, name).default)
+        else:
+            found[name] = checking_itself(op, getattr(ops, name).default, level)
     return found
 
 
@@ -98,7 +99,3 @@ def _function(op: Op, package: str, rows: RowKernels) -> Function:
 
 def _linear_head(op: Op, rows: RowKernels) -> Function:
     return partial(getattr(linear_head, op.name), rows)
-
-
-def _at_level(kernel: Function, *level: int) -> Function:
-    return (lambda *arguments: kernel(*arguments, *level)) if level else kernel
