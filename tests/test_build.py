@@ -1,5 +1,6 @@
 """The build of the compiled libraries. Each test builds a copy of the sources, without pip, which is quicker."""
 
+import hashlib
 import json
 import os
 import platform
@@ -27,7 +28,12 @@ NO_COMPILER = {"CXX": "/nonexistent/g++"}
 # Environment and recorded reason of builds without CUDA.
 NO_CUDA = {"ELECTRA_KERNELS_CUDA": "0"}
 NO_CUDA_REASON = "ELECTRA_KERNELS_CUDA is 0"
-BUILT_RECORD = {"version": electra_kernels.__version__, "missing": {"_cuda": NO_CUDA_REASON}}
+TABLE = Path(electra_kernels.__file__).parent / "backends" / "table.py"
+BUILT_RECORD = {
+    "version": electra_kernels.__version__,
+    "table": hashlib.sha256(TABLE.read_bytes()).hexdigest(),
+    "missing": {"_cuda": NO_CUDA_REASON},
+}
 
 # The compiler of a machine without Python's headers: it ignores the folder of Python.h. To be quick, it compiles the
 # kernels, which do not need Python, to empty objects.
@@ -394,11 +400,13 @@ def test_the_cuda_library_loads_without_cuda_and_exports_nothing_of_its_runtime(
     assert not [name for name in symbols if re.match("_*cuda[A-Z]", name)]
     program = f"""
 import torch
-torch.ops.load_library({str(library)!r})
-print(json.dumps([hasattr(torch.ops.electra_kernels_cuda, "mask_tokens"), electra_kernels.backends().unavailable]))
+from electra_kernels.backends.compiled import load
+load("electra_kernels_cuda", {str(library)!r})
+has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key("electra_kernels_cuda::mask_tokens", "CUDA")
+print(json.dumps([has_kernel, electra_kernels.backends().unavailable]))
 """
-    has_op, unavailable = python(cuda_build, program)
-    assert has_op
+    has_kernel, unavailable = python(cuda_build, program)
+    assert has_kernel
     if torch.version.cuda is None:
         assert unavailable["cuda"] == "this torch is built without CUDA"
 
