@@ -15,12 +15,13 @@ namespace {
 // outputs are not valid.
 bool replace_row(const int64_t* originals, int64_t stride, int64_t length, const int64_t* positions,
                  const int64_t* used, const int64_t* tokens, int64_t slots, int64_t* ids, bool* is_replaced) {
-  if (stride == 1) {
+  // An empty row has null pointers, which memcpy and memset must not get.
+  if (stride == 1 && length > 0) {
     std::memcpy(ids, originals, length * sizeof(int64_t));
   } else {
     for (int64_t i = 0; i < length; ++i) ids[i] = originals[i * stride];
   }
-  std::memset(is_replaced, 0, length);
+  if (length > 0) std::memset(is_replaced, 0, length);
   bool is_valid = true;
   // In this loop the flag says that a slot has the position; in the next, that its token differs.
   for (int64_t slot = 0; slot < slots; ++slot) {
