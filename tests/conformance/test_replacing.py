@@ -30,6 +30,15 @@ def test_a_token_that_equals_the_original_is_labelled_as_original(device):
     assert replaced.is_replaced.tolist() == [[False, False, True]]
 
 
+@pytest.mark.parametrize(("batch", "slots"), [(2, 0), (2, 3), (0, 3)])
+def test_rows_of_length_0_stay_empty(device, batch, slots):
+    """Their pointers are null, which the sanitizers refuse in memcpy."""
+    ids = torch.empty(batch, 0, dtype=torch.int64, device=device)
+    nothing = torch.full((batch, slots), -1, device=device)
+    replaced = replace_tokens(ids, nothing, nothing)
+    assert (replaced.input_ids.shape, replaced.is_replaced.shape) == ((batch, 0), (batch, 0))
+
+
 @pytest.mark.parametrize("position", [0, 2, -1, 99])
 def test_a_negative_token_keeps_the_original_whatever_its_position(device, position):
     ids = _ids([5, 6, 7], device=device)
