@@ -3,9 +3,9 @@
 from electra_kernels.ops._flops import register_flop_formulas
 from electra_kernels.ops._results import MaskedTokens, ReplacedTokens, SampledLoss, TokenLoss
 from electra_kernels.ops.bce import masked_bce_with_logits
-from electra_kernels.ops.masking import gather_rows, mask_tokens
+from electra_kernels.ops.masking import mask_tokens
 from electra_kernels.ops.mlm_head import cross_entropy_sample, linear_cross_entropy_sample
-from electra_kernels.ops.replacing import replace_tokens, sample_replacements
+from electra_kernels.ops.replacing import gather_rows, replace_tokens, sample_replacements
 from electra_kernels.ops.rtd_head import linear_masked_bce
 from electra_kernels.ops.sampling import sample_tokens
 

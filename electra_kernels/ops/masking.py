@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from electra_kernels.ops._checks import (
-    FLOATING,
     check_dim,
     check_fraction,
     check_integer,
@@ -122,21 +121,3 @@ def _check_options(
     check_integer("max_predictions", max_predictions)
     if max_predictions < 1:
         raise ValueError(f"max_predictions is {max_predictions}, should be at least 1 or None")
-
-
-def gather_rows(hidden: Tensor, positions: Tensor) -> Tensor:
-    """Rows of hidden [B, T, E] at positions [B, K], as [B, K, E]; plain torch, differentiable.
-
-    Raises:
-        TypeError, ValueError: ``hidden`` or ``positions`` has a wrong shape, dtype or device.
-    """
-    check_tensor("hidden", hidden, FLOATING, None)
-    check_dim("hidden", hidden, 3, "[B, T, E]")
-    check_tensor("positions", positions, (torch.int64,), hidden.device)
-    if positions.dim() != 2 or positions.shape[0] != hidden.shape[0]:
-        raise ValueError(
-            f"positions has shape {list(positions.shape)}, should be [B, K] with B = {hidden.shape[0]}"
-        )
-    # Indexing has a deterministic gradient on every device; that of torch.gather uses float atomics on CUDA.
-    rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
-    return hidden[rows, positions]

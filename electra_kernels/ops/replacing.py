@@ -1,9 +1,10 @@
-"""Replacing: writes sampled tokens into the sequence and labels the tokens that changed."""
+"""Replacing: reads hidden states at the masked positions, writes sampled tokens there and labels what changed."""
 
 import torch
 from torch import Tensor
 
 from electra_kernels.ops._checks import (
+    FLOATING,
     check_dim,
     check_flag,
     check_int64,
@@ -110,3 +111,21 @@ def sample_replacements(
     sample = overload("sample_replacements", temperature)
     arguments = (input_ids, positions, targets, uniforms, temperature, ban_original)
     return ReplacedTokens(*sample(logits.detach(), *arguments))
+
+
+def gather_rows(hidden: Tensor, positions: Tensor) -> Tensor:
+    """Rows of hidden [B, T, E] at positions [B, K], as [B, K, E]; plain torch, differentiable.
+
+    Raises:
+        TypeError, ValueError: ``hidden`` or ``positions`` has a wrong shape, dtype or device.
+    """
+    check_tensor("hidden", hidden, FLOATING, None)
+    check_dim("hidden", hidden, 3, "[B, T, E]")
+    check_tensor("positions", positions, (torch.int64,), hidden.device)
+    if positions.dim() != 2 or positions.shape[0] != hidden.shape[0]:
+        raise ValueError(
+            f"positions has shape {list(positions.shape)}, should be [B, K] with B = {hidden.shape[0]}"
+        )
+    # Indexing has a deterministic gradient on every device; that of torch.gather uses float atomics on CUDA.
+    rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
+    return hidden[rows, positions]
