@@ -64,8 +64,8 @@ def outcome(status: int, log: Path) -> str | None:
     if os.WIFSIGNALED(status):
         return f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
     text = log.read_text(errors="replace")
-    # AddressSanitizer turns the signal of a crash into an exit status.
-    crash = re.search(r"^Fatal Python error: (.+)", text, re.MULTILINE)
+    # AddressSanitizer turns the signal of a crash into an exit status. pytest's dots may stand before the message.
+    crash = re.search(r"Fatal Python error: (.+)", text)
     if crash and status != 0:
         return f"crashed: {crash[1]}"
     failed = re.search(r"^FAILED \S*?(\w+\.py::\S+)", text, re.MULTILINE)
