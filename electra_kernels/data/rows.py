@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from electra_kernels.data.batch import TokenBatch
 from electra_kernels.data.text import Document
 from electra_kernels.data.vocabulary import SpecialIds, special_ids
 from electra_kernels.errors import UserError
@@ -29,6 +30,23 @@ class Rows:
     input_ids: Tensor
     document: Tensor
     special_ids: SpecialIds
+
+    @property
+    def length(self) -> int:
+        return self.input_ids.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def batch(self, index: Tensor, numbers: Tensor) -> TokenBatch:
+        """The rows ``index`` [B], with their ``numbers`` [B] in the run."""
+        return TokenBatch(
+            self.input_ids[index],
+            self.attention_mask[index],
+            self.maskable[index],
+            self.document[index],
+            numbers,
+        )
 
     @cached_property
     def attention_mask(self) -> Tensor:

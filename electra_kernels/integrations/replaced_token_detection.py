@@ -17,7 +17,6 @@ from electra_kernels.integrations.configuration import (
 from electra_kernels.integrations.head_losses import sampled_loss, token_loss
 from electra_kernels.integrations.heads import HeadFunction, masked_lm_head, token_head
 from electra_kernels.integrations.model_pair import ModelPair, run_base_model
-from electra_kernels.integrations.uniforms import row_uniforms
 from electra_kernels.integrations.word_embeddings import start_from_one_embedding, word_embedding_name
 from electra_kernels.ops import (
     MaskedTokens,
@@ -26,6 +25,7 @@ from electra_kernels.ops import (
     mask_tokens,
     replace_tokens,
 )
+from electra_kernels.row_uniforms import row_uniforms
 
 
 @dataclass
@@ -64,7 +64,7 @@ class ReplacedTokenDetection(ModelPair):
     positions only.
 
     The uniforms of a row are not drawn from a `torch.Generator`. They are SplitMix64 of ``seed`` and of the number of
-    the row in the run (`integrations.uniforms` explains why), so they do not depend on ranks, micro-batches or
+    the row in the run (`electra_kernels.row_uniforms` explains why), so they do not depend on ranks, micro-batches or
     padding. The ranks number their rows one after the other, which needs the same number of rows on each rank, as
     Trainer and accelerate provide (``even_batches``). If ranks have different numbers of rows, two rows may get the
     same uniforms: give masking_uniforms and sampling_uniforms then. In evaluation mode each call of ``eval()`` starts

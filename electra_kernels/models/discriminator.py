@@ -23,6 +23,7 @@ class Discriminator(nn.Module):
         replaced: ReplacedTokens,
         attention_mask: Tensor | None = None,
         *,
+        segments: Tensor | None = None,
         normalizer: float | Tensor | None = None,
     ) -> TokenLoss:
         """Detect the replaced tokens.
@@ -30,6 +31,7 @@ class Discriminator(nn.Module):
         Args:
             replaced: the batch as `electra_kernels.replace_tokens` returns it.
             attention_mask: [B, T], nonzero at real tokens, which the loss covers; None for all.
+            segments: as in `Encoder`.
             normalizer: denominator of the loss, as in `electra_kernels.linear_masked_bce`.
 
         Returns:
@@ -38,10 +40,12 @@ class Discriminator(nn.Module):
         Raises:
             TypeError, ValueError: as the op and `Encoder`.
         """
-        hidden = self.transform(self.encoder(replaced.input_ids, attention_mask))
+        hidden = self.transform(self.encoder(replaced.input_ids, attention_mask, segments=segments))
         return self.head(hidden, replaced.is_replaced, attention_mask, normalizer=normalizer)
 
-    def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def logits(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, segments: Tensor | None = None
+    ) -> Tensor:
         """input_ids [B, T] → logits [B, T] float32, above 0 where a token looks replaced."""
-        hidden = self.transform(self.encoder(input_ids, attention_mask))
+        hidden = self.transform(self.encoder(input_ids, attention_mask, segments=segments))
         return F.linear(hidden, self.head.weight, self.head.bias).squeeze(-1).float()

@@ -57,6 +57,8 @@ class Electra(Proposer):
         attention_mask: Tensor | None,
         maskable: Tensor,
         *,
+        segments: Tensor | None = None,
+        masked: MaskedTokens | None = None,
         masking_uniforms: Tensor | None = None,
         sampling_uniforms: Tensor | None = None,
         replacements: str | None = "generator",
@@ -72,6 +74,8 @@ class Electra(Proposer):
             attention_mask: [B, T], nonzero at real tokens. None, which is faster, if there is no padding.
             maskable: [B, T] bool or integer, nonzero where a token may be replaced. Set it to 0 at special tokens
                 and padding, so that they are never replaced.
+            segments: as in `Encoder`, for packed rows.
+            masked: the batch after `Proposer.mask`, if it was masked before.
             masking_uniforms: [B, K, 2] float64, as in `electra_kernels.mask_tokens`.
             sampling_uniforms: [B, K] float64 in [0, 1), one number per replacement.
             replacements: the source of the replacements. "generator" is the one of the configuration. "unigram" draws
@@ -87,6 +91,8 @@ class Electra(Proposer):
             input_ids,
             attention_mask,
             maskable,
+            segments=segments,
+            masked=masked,
             masking_uniforms=masking_uniforms,
             sampling_uniforms=sampling_uniforms,
             replacements=replacements,
@@ -95,6 +101,6 @@ class Electra(Proposer):
         if mlm is not None and replaced is None:
             return ElectraOutput(mlm.loss, mlm, None, masked, None)
         assert replaced is not None
-        rtd = self.discriminator(replaced, attention_mask, normalizer=rtd_normalizer)
+        rtd = self.discriminator(replaced, attention_mask, segments=segments, normalizer=rtd_normalizer)
         loss = rtd.loss if mlm is None else mlm.loss + self.config.rtd_weight * rtd.loss
         return ElectraOutput(loss, mlm, rtd, masked, replaced)

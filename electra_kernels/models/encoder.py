@@ -44,8 +44,10 @@ class Embeddings(nn.Module):
         self.token_type = _embedding(config.type_vocab_size, size, std)
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """input_ids, token_type_ids [B, T] int64 (None: all 0) → [B, T, E].
+    def forward(
+        self, input_ids: Tensor, token_type_ids: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """input_ids, token_type_ids (None: all 0), positions (None: 0 to T - 1) [B, T] int64 → [B, T, E].
 
         Raises:
             ValueError: T is above the number of absolute positions.
@@ -58,7 +60,7 @@ class Embeddings(nn.Module):
                 raise ValueError(
                     f"input_ids has shape {list(input_ids.shape)}, should be [B, T] with T at most {limit}"
                 )
-            types = types + self.position.weight[:length]
+            types = types + (self.position.weight[:length] if positions is None else self.position(positions))
         return self.norm(self.word(input_ids) + types)
 
 
@@ -155,6 +157,7 @@ class Encoder(nn.Module):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         *,
+        segments: Tensor | None = None,
         dropout: bool = True,
     ) -> Tensor:
         """Compute the hidden state of every token.
@@ -164,6 +167,8 @@ class Encoder(nn.Module):
             attention_mask: [B, T], nonzero where a token may be attended to. With None, which is faster, no mask is
                 built: every token may be attended to.
             token_type_ids: [B, T] int64, by default all 0.
+            segments: [B, T] int64 for packed rows: the piece that a token belongs to, 0 at padding. A token attends to
+                its own piece only, and its position counts from the start of the piece.
             dropout: False disables dropout in training mode too.
 
         Returns:
@@ -173,16 +178,29 @@ class Encoder(nn.Module):
             ValueError: T is above the number of absolute positions.
         """
         rate = self.config.dropout if self.training and dropout else 0.0
-        hidden = F.dropout(self.embeddings(input_ids, token_type_ids), rate)
+        positions = None if segments is None else positions_in_pieces(segments)
+        hidden = F.dropout(self.embeddings(input_ids, token_type_ids, positions), rate)
         if self.projection is not None:
             hidden = self.projection(hidden)
         mask = None if attention_mask is None else (attention_mask != 0)[:, None, None, :]
+        if segments is not None:
+            mask = (segments[:, :, None] == segments[:, None, :])[:, None]
         rotation = None
         if self.config.position_embedding == "rotary":
             rotation = rotations(input_ids.shape[1], self.config.head_size, input_ids.device)
+            if positions is not None:
+                rotation = tuple(part.squeeze(1)[positions].unsqueeze(2) for part in rotation)  # type: ignore[assignment]
         for layer in self.layers:
             hidden = layer(hidden, mask, rotation, rate)
         return hidden if self.final_norm is None else self.final_norm(hidden)
+
+
+def positions_in_pieces(segments: Tensor) -> Tensor:
+    """[B, T], the position of each token counted from the start of its piece."""
+    column = torch.arange(segments.shape[1], device=segments.device)
+    is_start = torch.ones_like(segments, dtype=torch.bool)
+    is_start[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return column - (column * is_start).cummax(-1).values
 
 
 def rotations(length: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,7 @@ class Generator(nn.Module):
         masked: MaskedTokens,
         attention_mask: Tensor | None = None,
         *,
+        segments: Tensor | None = None,
         normalizer: float | Tensor | None = None,
         temperature: float = 1.0,
         ban_original: bool = False,
@@ -45,8 +46,8 @@ class Generator(nn.Module):
         Args:
             masked: the batch as `electra_kernels.mask_tokens` returns it.
             attention_mask: [B, T], nonzero at real tokens; None if there is no padding.
+            segments, dropout: as in `Encoder`.
             normalizer, temperature, ban_original, uniforms: as in `electra_kernels.linear_cross_entropy_sample`.
-            dropout: as in `Encoder`.
 
         Returns:
             loss [] float32, tokens [B, K] int64 and is_top1 [B, K] bool.
@@ -54,7 +55,7 @@ class Generator(nn.Module):
         Raises:
             TypeError, ValueError: as the op and `Encoder`.
         """
-        hidden = self.encoder(masked.input_ids, attention_mask, dropout=dropout)
+        hidden = self.encoder(masked.input_ids, attention_mask, segments=segments, dropout=dropout)
         return self.head(
             self.transform(gather_rows(hidden, masked.positions)),
             masked.targets,
@@ -64,7 +65,9 @@ class Generator(nn.Module):
             uniforms=uniforms,
         )
 
-    def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def logits(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, segments: Tensor | None = None
+    ) -> Tensor:
         """input_ids [B, T] → logits [B, T, V] float32 at every position; for inspection, not for training."""
-        hidden = self.transform(self.encoder(input_ids, attention_mask))
+        hidden = self.transform(self.encoder(input_ids, attention_mask, segments=segments))
         return F.linear(hidden, self.head.weight, self.head.bias).float()

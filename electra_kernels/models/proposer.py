@@ -52,12 +52,25 @@ class Proposer(nn.Module):
             self.generator = Generator(_generator_encoder(config, encoder))
         self.unigram = _unigram(config, unigram)
 
+    def mask(self, input_ids: Tensor, maskable: Tensor, *, uniforms: Tensor | None = None) -> MaskedTokens:
+        """Mask the tokens that the generator has to predict: `electra_kernels.mask_tokens` as configured."""
+        return mask_tokens(
+            input_ids,
+            maskable,
+            mask_token_id=self.config.mask_token_id,
+            vocab_size=self.config.discriminator.vocab_size,
+            probability=self.config.mask_probability,
+            uniforms=uniforms,
+        )
+
     def propose(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None,
         maskable: Tensor,
         *,
+        segments: Tensor | None = None,
+        masked: MaskedTokens | None = None,
         masking_uniforms: Tensor | None = None,
         sampling_uniforms: Tensor | None = None,
         replacements: str | None = "generator",
@@ -69,14 +82,8 @@ class Proposer(nn.Module):
         """
         self._check_replacements(replacements)
         config = self.config
-        masked = mask_tokens(
-            input_ids,
-            maskable,
-            mask_token_id=config.mask_token_id,
-            vocab_size=config.discriminator.vocab_size,
-            probability=config.mask_probability,
-            uniforms=masking_uniforms,
-        )
+        if masked is None:
+            masked = self.mask(input_ids, maskable, uniforms=masking_uniforms)
         if sampling_uniforms is None:
             sampling_uniforms = draw_uniforms(masked.targets.shape, device=masked.targets.device)
         mlm = None
@@ -84,6 +91,7 @@ class Proposer(nn.Module):
             mlm = self.generator(
                 masked,
                 attention_mask,
+                segments=segments,
                 normalizer=mlm_normalizer,
                 temperature=config.temperature,
                 ban_original=config.ban_original,

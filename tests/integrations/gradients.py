@@ -20,7 +20,7 @@ from transformers import (
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from electra_kernels.integrations import DataCollatorForReplacedTokens, ReplacedTokenDetection
-from electra_kernels.integrations.uniforms import row_uniforms
+from electra_kernels.row_uniforms import row_uniforms
 
 ROWS, V = 16, 90
 

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, Trainer, TrainingArguments
 
 from electra_kernels.integrations import DataCollatorForReplacedTokens, ReplacedTokenDetection
-from electra_kernels.integrations.uniforms import row_uniforms
+from electra_kernels.row_uniforms import row_uniforms
 
 from .gradients import KeepGradients, rows, tokenizer
 from .tiny import SIZE

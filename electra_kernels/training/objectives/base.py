@@ -1,22 +1,14 @@
 """The interface of an objective: it makes a batch, computes a loss and names its metrics."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from electra_kernels.data.batch import TokenBatch
 from electra_kernels.data.facts import TextFacts
 from electra_kernels.data.rows import Rows
 from electra_kernels.models import ElectraConfig, Encoder
-
-
-class TokenBatch(NamedTuple):
-    """``input_ids`` [B, T] int64, ``attention_mask`` and ``maskable`` [B, T] bool, ``document`` [B] int64."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    maskable: Tensor
-    document: Tensor
 
 
 class Objective(nn.Module):
@@ -67,5 +59,4 @@ class Objective(nn.Module):
 
 def token_batch(rows: Rows, index: Tensor, device: torch.device) -> TokenBatch:
     """The rows with the numbers ``index`` [B], on ``device``."""
-    parts = (rows.input_ids, rows.attention_mask, rows.maskable, rows.document)
-    return TokenBatch(*(part[index].to(device, non_blocking=True) for part in parts))
+    return rows.batch(index, index).to(device)

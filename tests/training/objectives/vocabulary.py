@@ -16,7 +16,7 @@ def batch_of(texts, documents=None):
     ids = torch.tensor([row + [SPECIAL.pad] * (LENGTH - len(row)) for row in rows])
     document = torch.arange(len(rows)) if documents is None else torch.tensor(documents)
     special = torch.tensor([SPECIAL.pad, SPECIAL.unk, SPECIAL.cls, SPECIAL.sep, SPECIAL.mask])
-    return TokenBatch(ids, ids != SPECIAL.pad, ~torch.isin(ids, special), document)
+    return TokenBatch(ids, ids != SPECIAL.pad, ~torch.isin(ids, special), document, torch.arange(len(ids)))
 
 
 def texts_of(ids):

@@ -3,7 +3,7 @@
 import torch
 from scipy import stats
 
-from electra_kernels.integrations.uniforms import row_uniforms
+from electra_kernels.row_uniforms import row_uniforms
 
 
 def test_numbers_are_uniform_in_all_53_bits():
