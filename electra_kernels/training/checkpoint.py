@@ -20,7 +20,7 @@ from torch import nn
 from electra_kernels.data.rows import SHORTEST_ROW
 from electra_kernels.data.vocabulary import load_vocabulary, save_vocabulary
 from electra_kernels.errors import UserError
-from electra_kernels.files import replace_whole, stop_signals_deferred, write_whole
+from electra_kernels.files import replace_folder, replace_whole, write_whole
 from electra_kernels.models import Electra, ElectraConfig, Encoder, EncoderConfig
 from electra_kernels.training.recipe import Recipe
 
@@ -96,32 +96,17 @@ def is_configuration(path: Path) -> bool:
     return isinstance(values, dict) and "recipe" in values and ("model" in values or "encoder" in values)
 
 
-def unfinished_folders(directory: Path) -> tuple[Path, Path]:
-    """The folder in which a new checkpoint is written, and the one that keeps the old checkpoint meanwhile."""
-    partial, previous = (directory.with_name(f"{directory.name}.{name}") for name in ("partial", "previous"))
-    return partial, previous
-
-
 def _save(
     directory: Path, config: dict[str, Any], model: nn.Module, checkpoint: Checkpoint | EncoderCheckpoint
 ) -> None:
     config |= {"recipe": checkpoint.recipe.to_dict(), "objective": checkpoint.objective}
-    partial, previous = unfinished_folders(directory)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        write_whole(partial / "config.json", json.dumps(config, indent=2) + "\n")
-        save_weights(model, partial / "model.safetensors")
-        save_vocabulary(checkpoint.tokenizer, partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)  # makes room on a full disk
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-    with stop_signals_deferred():
-        if directory.exists():
-            os.replace(directory, previous)
-        os.replace(partial, directory)
-    shutil.rmtree(previous, ignore_errors=True)
+
+    def write(folder: Path) -> None:
+        write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        save_weights(model, folder / "model.safetensors")
+        save_vocabulary(checkpoint.tokenizer, folder)
+
+    replace_folder(directory, write)
 
 
 def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
