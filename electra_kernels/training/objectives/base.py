@@ -10,6 +10,7 @@ from electra_kernels.data.batch import TokenBatch
 from electra_kernels.data.facts import TextFacts
 from electra_kernels.data.rows import Rows
 from electra_kernels.models import ElectraConfig, Encoder
+from electra_kernels.models.encoder import Layer
 
 
 class Objective(nn.Module):
@@ -52,6 +53,16 @@ class Objective(nn.Module):
         encoder = self.model.encoder
         assert isinstance(encoder, Encoder)
         return encoder
+
+    def layers(self) -> list[nn.Module]:
+        """The Transformer layers, which the trainer compiles, shards and, in part, trains with Muon."""
+        return [part for part in self.modules() if isinstance(part, Layer)]
+
+    def checkpoint_layers(self) -> None:
+        """Compute the layers again in the backward pass instead of keeping their values."""
+        for part in self.modules():
+            if isinstance(part, Encoder):
+                part.checkpoint_layers = True
 
     def batch(self, tokens: TokenBatch, seed: int) -> Any:
         """The input of `forward`: named tuples of tensors, on the device of ``tokens``.
