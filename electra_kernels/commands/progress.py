@@ -2,12 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from electra_kernels.training.log import StepRecord
 from electra_kernels.training.trainer import State
+
+_RATE_SECONDS = (
+    600.0  # the time left follows from the rate over this time, which has steps and evaluations in it
+)
 
 
 def print_plainly(console: Console, line: str, style: str | None = None) -> None:
@@ -22,18 +28,16 @@ class Bar:
         self.console, self.progress, self.task = console, progress, task
         self.last_step = -1.0
 
-    def update(self, state: State, evaluation: Mapping[str, float]) -> None:
+    def update(self, state: State | StepRecord, evaluation: Mapping[str, float]) -> None:
         """Show the state of the run and the metrics of its last evaluation."""
-        losses = {name: value for name, value in state.metrics.items() if name.endswith("_loss")}
-        parts = [f"{name.removesuffix('_loss')} {value:.3f}" for name, value in losses.items()]
-        if "auc_random" in evaluation:
-            parts.append(f"AUC {evaluation['auc_random']:.3f}")
-        parts.append(f"{state.tokens / max(state.seconds, 1e-9):,.0f} tokens/s")
-        line = "  ".join(parts)
-        self._show(state.fraction, line)
+        line = "  ".join(_figures(state, evaluation))
+        step = f"step {state.step:6,}" + (f" of {state.steps:,}" if isinstance(state, StepRecord) else "")
+        self._show(state.fraction, f"{step}  {line}")
         if evaluation.get("step", -1.0) > self.last_step:
             self.last_step = evaluation["step"]
-            self.log(f"step {state.step:6,}  {line}")
+            remaining = self.progress.tasks[self.task].time_remaining
+            left = f"  {timedelta(seconds=remaining)} left" if remaining and state.fraction < 1.0 else ""
+            self.log(f"{step}  {line}{left}")
 
     def update_pair(self, step: int, fraction: float, figures: Mapping[str, float]) -> None:
         """Show how far the pair has come, and the AUCs of the sides that have one."""
@@ -47,6 +51,15 @@ class Bar:
 
     def _show(self, fraction: float, line: str) -> None:
         self.progress.update(self.task, completed=fraction, figures=line)
+
+
+def _figures(state: State | StepRecord, evaluation: Mapping[str, float]) -> list[str]:
+    losses = {name: value for name, value in state.metrics.items() if name.endswith("_loss")}
+    figures = [f"{name.removesuffix('_loss')} {value:.3f}" for name, value in losses.items()]
+    if "auc_random" in evaluation:
+        figures.append(f"AUC {evaluation['auc_random']:.3f}")
+    average = state.tokens / max(state.seconds, 1e-9)
+    return [*figures, f"{state.metrics.get('tokens_per_second', average):,.0f} tokens/s"]
 
 
 class Progress:
@@ -72,5 +85,10 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
         )
-        with RichProgress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
+        with RichProgress(
+            *columns,
+            console=self.console,
+            disable=not self.console.is_terminal,
+            speed_estimate_period=_RATE_SECONDS,
+        ) as progress:
             yield Bar(self.console, progress, progress.add_task(title, total=1.0, figures=""))

@@ -7,9 +7,10 @@ fail went above (benchmarks/FINDINGS.md). They fit those sizes; a larger model m
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from electra_kernels.training.log import StepRecord
 from electra_kernels.training.trainer import State
 
 # The limit of the gradient norm, as a multiple of the median over the last _REPORTS reports.
@@ -53,7 +54,7 @@ class Monitor:
         self._since: dict[str, float] = {}
         self._given: set[str] = set()
 
-    def check(self, state: State) -> list[Alarm]:
+    def check(self, state: State | StepRecord) -> list[Alarm]:
         """The new alarms, for conditions that have held without a break for their share of the training."""
         alarms = []
         for condition in _CONDITIONS:
@@ -74,43 +75,43 @@ class Monitor:
 class _Condition:
     name: str
     patience: float  # share of the training during which the condition must hold
-    holds: Callable[[dict[str, float], Monitor], bool]
+    holds: Callable[[Mapping[str, float], Monitor], bool]
     message: str
 
 
-def _is_not_finite(metrics: dict[str, float], monitor: Monitor) -> bool:
+def _is_not_finite(metrics: Mapping[str, float], monitor: Monitor) -> bool:
     return not all(map(math.isfinite, metrics.values()))
 
 
-def _explodes(metrics: dict[str, float], monitor: Monitor) -> bool:
+def _explodes(metrics: Mapping[str, float], monitor: Monitor) -> bool:
     if len(monitor.norms) < _REPORTS // 2:
         return False
     return metrics.get("gradient_norm", 0.0) > _GRADIENT_FACTOR * statistics.median(monitor.norms)
 
 
-def _finds_nothing(metrics: dict[str, float], monitor: Monitor) -> bool:
+def _finds_nothing(metrics: Mapping[str, float], monitor: Monitor) -> bool:
     """Recall near 0 is no alarm while the loss is below that of the base rate: the discriminator still learns."""
     is_silent = metrics.get("recall", 1.0) < _RECALL
     return is_silent and metrics.get("rtd_loss", math.inf) > _NO_GAIN * _share_entropy(metrics)
 
 
-def _has_no_label(metrics: dict[str, float], monitor: Monitor) -> bool:
+def _has_no_label(metrics: Mapping[str, float], monitor: Monitor) -> bool:
     return metrics.get("labelled", 1.0) == 0.0
 
 
-def _is_at_plateau(metrics: dict[str, float], monitor: Monitor) -> bool:
+def _is_at_plateau(metrics: Mapping[str, float], monitor: Monitor) -> bool:
     return metrics.get("mlm_loss", 0.0) > _PLATEAU * monitor.plateau > 0.0
 
 
-def _is_too_strong(metrics: dict[str, float], monitor: Monitor) -> bool:
+def _is_too_strong(metrics: Mapping[str, float], monitor: Monitor) -> bool:
     return metrics.get("mlm_accuracy", 0.0) > _STRONG_ACCURACY
 
 
-def _is_too_weak(metrics: dict[str, float], monitor: Monitor) -> bool:
+def _is_too_weak(metrics: Mapping[str, float], monitor: Monitor) -> bool:
     return metrics.get("rtd_loss", math.inf) < _WEAK_LOSS * _share_entropy(metrics)
 
 
-def _share_entropy(metrics: dict[str, float]) -> float:
+def _share_entropy(metrics: Mapping[str, float]) -> float:
     """Nats per token: the loss of a discriminator that always gives the share of replaced tokens as probability."""
     share = metrics.get("replaced", 0.0)
     if not 0.0 < share < 1.0:
