@@ -1,84 +1,55 @@
 """A pre-training run: text → token cache → rows → training → model → report."""
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from electra_kernels import backends
-from electra_kernels._version import __version__
-from electra_kernels.commands.measurements import Measurements
+from electra_kernels.commands.measurements import Measurements, has_trained_generator
+from electra_kernels.commands.planning import Planned, plan_run
 from electra_kernels.commands.progress import Progress
 from electra_kernels.commands.run_folder import RunFolder
+from electra_kernels.commands.run_options import (
+    Options,
+    check_objective,
+    identity_of,
+    recipe_of,
+    row_lengths,
+)
 from electra_kernels.data.batch import RowSource
-from electra_kernels.data.packing import plan_rows
+from electra_kernels.data.packing import Plan, plan_rows
 from electra_kernels.data.prepare import prepare
 from electra_kernels.data.rows import PackedRows
+from electra_kernels.data.text import Corpus
 from electra_kernels.data.token_cache import TokenCache, open_cache
-from electra_kernels.errors import UserError
+from electra_kernels.evaluation.comparison.pair import train_pair
+from electra_kernels.evaluation.real_word_errors import ErrorPairs, error_pairs_or_reason
+from electra_kernels.evaluation.report import write_metrics, write_report
 from electra_kernels.models import electra_config
+from electra_kernels.models.precision import has_native_bfloat16
 from electra_kernels.training import loop
 from electra_kernels.training.alarms import Monitor
-from electra_kernels.training.calibration import (
-    choose_micro_batch,
-    choose_threads,
-    step_seconds,
-    steps_of_minutes,
-)
+from electra_kernels.training.checkpoint import load_checkpoint, save_objective
 from electra_kernels.training.checkpoints import Checkpoints
 from electra_kernels.training.lock import locked
-from electra_kernels.training.log import Log
-from electra_kernels.training.objectives import OBJECTIVES, Objective, make_objective
+from electra_kernels.training.log import LOG, Log, read_log
+from electra_kernels.training.objectives import (
+    OBJECTIVES,
+    Objective,
+    make_objective,
+)
+from electra_kernels.training.profiler import profile_step
 from electra_kernels.training.recipe import RECIPES, Recipe
-from electra_kernels.training.schedule import Phase, Schedule
-from electra_kernels.training.trainer import Execution, Position, Trainer
-from electra_kernels.training.world import World, join_world
+from electra_kernels.training.trainer import Position, Trainer
+from electra_kernels.training.world import AgreedError, World, join_world
 
-
-@dataclass(frozen=True)
-class Options:
-    """The options of ``electra-kernels pretrain``; None leaves a number to the configuration.
-
-    The first group decides the result of a run, together with the data. The second decides only how it is computed.
-    """
-
-    output: Path
-    text: Sequence[Path] = ()
-    data: Path | None = None
-    config: str = "demo"
-    objective: str = "replaced_tokens"
-    vocabulary: Path | None = None
-    vocab_size: int | None = None
-    minutes: float | None = None
-    steps: int | None = None
-    phases: Schedule | None = None
-    batch_size: int | None = None
-    pack: bool = True
-    seed: int = 0
-
-    micro_batch: int | None = None
-    shard: bool = False
-    checkpoint_layers: bool = False
-    compile: bool = False
-    threads: int | None = None
-    save_minutes: float = 30.0
-    resume: str = "auto"
-    pair_minutes: float = 0.0
-
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is decided before the first step, and kept in run.json for a resumed run."""
-
-    schedule: Schedule
-    execution: Execution
-    threads: int
+STEP_REPEATS = 20  # upper limit; a large model is timed for fewer steps
 
 
 def pretrain(options: Options, progress: Progress) -> Path:
@@ -93,32 +64,47 @@ def pretrain(options: Options, progress: Progress) -> Path:
         OSError: a file cannot be written before the training begins.
         KeyboardInterrupt: the run was stopped; its argument says what was saved.
     """
-    _check_objective(options)
+    check_objective(options)
     with join_world() as world, _locked(options.output, world):
         folder = RunFolder(options.output)
         world.on_main(folder.check)
         cache = _token_cache(options, world, progress)
-        recipe = _recipe(options)
-        identity = _identity(options, recipe, cache)
+        recipe = recipe_of(options)
+        identity = identity_of(options, recipe, cache)
         _check_ranks(identity, recipe, world)
         known = world.on_main(lambda: _known_run(folder, options, identity))
         make = partial(_objective, options, recipe, cache)
-        sources = {length: _rows(options, cache, length, make, world) for length in _lengths(options, recipe)}
-        plan = _plan(options, recipe, make, sources, known, world, progress)
-        torch.set_num_threads(plan.threads)
-        recipe = replace(recipe, length=plan.schedule.phases[-1].length, steps=plan.schedule.steps)
+        sources = {length: _rows(options, cache, length, world) for length in row_lengths(options, recipe)}
+        planned = plan_run(options, recipe, make, sources, known, world, progress)
+        length = planned.schedule.phases[-1].length
+        recipe = replace(recipe, length=length, steps=planned.schedule.steps)
+        measurements = world.everywhere(lambda: Measurements(cache, length))
+        # Downloads come before the training, so that the user learns early of one that fails.
+        error_pairs = world.on_main(lambda: error_pairs_or_reason(progress.log))
+
         trainer = Trainer(
-            make(), recipe, plan.schedule, seed=options.seed, world=world, execution=plan.execution
+            make(), recipe, planned.schedule, seed=options.seed, world=world, execution=planned.execution
         )
         checkpoints = Checkpoints(folder.checkpoints, world, progress.log)
-        trainer.position = _restored(options, trainer, checkpoints, known)
-        description = _describe(options, recipe, cache, plan, world)
+        trainer.position = _restored(options, trainer, checkpoints, known, progress)
+        description = _describe(options, recipe, cache, planned, world)
         if world.is_main:
-            run = {"identity": identity, **description, "schedule": str(plan.schedule)}
+            run = {**description, "identity": identity, "schedule": str(planned.schedule)}
             folder.write_run(run) if known else folder.begin(run)
-        measurements = Measurements(cache, recipe.length, trainer.objective, world)
-        _train(options, trainer, sources, folder, checkpoints, measurements, description, progress)
-        return _finish(options, folder, make, measurements, description, sources, progress)
+        _train(options, trainer, sources, folder, checkpoints, measurements, progress)
+        if not world.is_main:
+            return folder.folder
+        description["run"] |= {"tokens": trainer.position.tokens, "seconds": trainer.position.seconds}
+        return _report(
+            options,
+            make().to(world.device),
+            recipe,
+            measurements,
+            error_pairs,
+            description,
+            sources[length],
+            progress,
+        )
 
 
 @contextmanager
@@ -127,16 +113,6 @@ def _locked(output: Path, world: World) -> Iterator[None]:
     with ExitStack() as stack:
         world.everywhere(lambda: stack.enter_context(locked(output)) if world.is_main else None)
         yield
-
-
-def _check_objective(options: Options) -> None:
-    if options.objective not in OBJECTIVES:
-        raise UserError(f"--objective is {options.objective}, should be one of {', '.join(OBJECTIVES)}")
-    if options.pair_minutes and not issubclass(OBJECTIVES[options.objective], ReplacedTokenDetection):
-        raise UserError(
-            f"--pair-minutes is given with --objective {options.objective}, should be left out: the pair is part of "
-            "the report on replaced tokens"
-        )
 
 
 def _token_cache(options: Options, world: World, progress: Progress) -> TokenCache:
@@ -161,35 +137,6 @@ def _prepared(options: Options, folder: Path, vocab_size: int, progress: Progres
         )
 
 
-def _recipe(options: Options) -> Recipe:
-    recipe = RECIPES[options.config]
-    return replace(recipe, batch_size=options.batch_size or recipe.batch_size)
-
-
-def _lengths(options: Options, recipe: Recipe) -> list[int]:
-    """The row lengths of the phases, each once."""
-    return list(dict.fromkeys(phase.length for phase in _schedule(options, recipe).phases))
-
-
-def _schedule(options: Options, recipe: Recipe) -> Schedule:
-    """The schedule as it was asked for, before ``minutes`` are turned into steps."""
-    return options.phases or one_phase(recipe.length, options.steps or recipe.steps)
-
-
-def _identity(options: Options, recipe: Recipe, cache: TokenCache) -> dict[str, Any]:
-    """Everything that decides the result of a run, in the words of the command line."""
-    return {
-        "--config": options.config,
-        "--objective": options.objective,
-        "--minutes": options.minutes,
-        "steps": str(_schedule(options, recipe)),
-        "--batch-size": recipe.batch_size,
-        "--seed": options.seed,
-        "packing": options.pack,
-        "the data": cache.meta["digest"],
-    }
-
-
 def _check_ranks(identity: dict[str, Any], recipe: Recipe, world: World) -> None:
     """Refuse ranks with different options or data, and a batch that cannot be shared out."""
     for name, value in identity.items():
@@ -211,9 +158,7 @@ def _known_run(folder: RunFolder, options: Options, identity: dict[str, Any]) ->
 def _objective(options: Options, recipe: Recipe, cache: TokenCache) -> Objective:
     """A new objective on the CPU; the seed decides its weights."""
     torch.manual_seed(options.seed)
-    config = electra_config(
-        options.config, vocab_size=cache.vocab_size, mask_token_id=cache.special_ids.mask
-    )
+    config = electra_config(options.config, vocab_size=cache.vocab_size, mask_token_id=cache.special_ids.mask)
     return make_objective(options.objective, config, cache.facts, recipe)
 
 
@@ -228,74 +173,12 @@ def _rows(options: Options, cache: TokenCache, length: int, world: World) -> Pac
     return PackedRows(cache, world.everywhere(plan))
 
 
-
-def _planned(
-    options: Options,
-    recipe: Recipe,
-    make: MakeObjective,
-    sources: Mapping[int, RowSource],
-    known: dict[str, Any] | None,
-    world: World,
-    progress: Progress,
-) -> Planned:
-    """Decide micro-batch, threads and steps: as asked for, as in the run that is continued, or by trials."""
-    earlier = known["execution"] if known else {}
-    if earlier.get("ranks") != world.size:
-        earlier = {}
-    micro_batch = options.micro_batch or earlier.get("micro_batch")
-    threads = options.threads or earlier.get("threads")
-    asked, longest = _schedule(options, recipe), sources[max(sources)]
-    if micro_batch is None or threads is None:
-        # The ranks try by themselves, so each needs a world of its own.
-        alone, execution = World(device=world.device), replace(_execution(options, None), shard=False)
-        trial = Trainer(make(), recipe, asked, seed=options.seed, world=alone, execution=execution)
-        torch.set_num_threads(threads or 1)
-        micro_batch = micro_batch or choose_micro_batch(trial, longest, recipe.batch_size // world.size, world)
-        threads = threads or choose_threads(trial, longest, micro_batch, world)
-        del trial
-    torch.set_num_threads(threads)
-    execution = _execution(options, micro_batch)
-    progress.log(f"{world.size} ranks, {micro_batch} rows at once on each, {threads} threads")
-    if known is not None:
-        return Planned(parse_schedule(known["schedule"]), execution, threads)
-    if options.minutes is None:
-        return Planned(asked, execution, threads)
-    seconds = [
-        step_seconds(
-            Trainer(make(), recipe, asked, seed=options.seed, world=world, execution=execution),
-            sources[phase.length],
-        )
-        for phase in asked.phases
-    ]
-    schedule = _in_minutes(options.minutes, asked, seconds, recipe.least_steps)
-    progress.log(_length_message(options.minutes, schedule, seconds))
-    return Planned(schedule, execution, threads)
-
-
-def _execution(options: Options, micro_batch: int | None) -> Execution:
-    return Execution(micro_batch, options.shard, options.checkpoint_layers, options.compile)
-
-
-def _in_minutes(minutes: float, asked: Schedule, seconds: Sequence[float], least: int) -> Schedule:
-    """The phases of ``asked`` with as many steps as fit into ``minutes``, and at least ``least`` in all."""
-    shares = [phase.steps / asked.steps for phase in asked.phases]
-    steps = steps_of_minutes(minutes, seconds, shares)
-    factor = max(1.0, least / sum(steps))
-    return Schedule(
-        tuple(Phase(phase.length, round(factor * count)) for phase, count in zip(asked.phases, steps))
-    )
-
-
-def _length_message(minutes: float, schedule: Schedule, seconds: Sequence[float]) -> str:
-    expected = sum(phase.steps * each for phase, each in zip(schedule.phases, seconds)) / 60
-    line = f"{schedule.steps:,} steps, about {expected:.1f} minutes"
-    if expected > 1.05 * minutes:
-        line += f" instead of {minutes:g}: with fewer steps this configuration shows nothing"
-    return line
-
-
 def _restored(
-    options: Options, trainer: Trainer, checkpoints: Checkpoints, known: dict[str, Any] | None, progress: Progress
+    options: Options,
+    trainer: Trainer,
+    checkpoints: Checkpoints,
+    known: dict[str, Any] | None,
+    progress: Progress,
 ) -> Position:
     """Load the state to continue from; the position is 0 for a new run."""
     path = None if options.resume in ("auto", "never") else Path(options.resume)
@@ -333,8 +216,8 @@ def _train(
             checkpoints=checkpoints,
             log=log,
             monitor=Monitor(measurements.plateau),
-            evaluate=lambda: measurements.evaluate(trainer.objective),
-            save_model=lambda step: save_model(trainer, measurements.cache.tokenizer, folder.model, progress.log),
+            evaluate=lambda: measurements.evaluate(trainer.objective, world),
+            save_model=lambda step: _save_model(trainer, measurements.cache, folder.model, progress),
             show=bar.update,
             alarm=progress.log,
             save_minutes=options.save_minutes,
@@ -342,3 +225,106 @@ def _train(
     if log is not None:
         log.end(trainer.position.step)
     progress.log(f"the model is in {folder.model}")
+
+
+def _save_model(trainer: Trainer, cache: TokenCache, target: Path, progress: Progress) -> None:
+    """Write the model that users keep; all ranks gather its weights, and rank 0 writes them."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(trainer.objective, options=options)
+    if not trainer.world.is_main:
+        return
+    try:
+        save_objective(target, trainer.objective, cache.tokenizer, trainer.recipe, state)
+    except OSError as error:
+        step = trainer.position.step
+        progress.log(
+            f"the model of step {step:,} could not be written: {error.strerror or error}; training goes on"
+        )
+
+
+def _describe(
+    options: Options, recipe: Recipe, cache: TokenCache, planned: Planned, world: World
+) -> dict[str, Any]:
+    """The part of run.json and metrics.json that says what is run, on which text and on which machine."""
+    names = (
+        "source",
+        "documents",
+        "held_out_documents",
+        "tokens",
+        "held_out_tokens",
+        "overlap",
+        "vocab_size",
+    )
+    return {
+        "config": options.config,
+        "objective": options.objective,
+        "model": str(options.output / "model"),
+        "recipe": recipe.to_dict(),
+        "text": {name: cache.meta[name] for name in names},
+        "execution": {**asdict(planned.execution), "ranks": world.size, "threads": planned.threads},
+        "run": {
+            "steps": planned.schedule.steps,
+            "seed": options.seed,
+            "threads": planned.threads,
+            "device": _device_name(world.device),
+            "bfloat16": has_native_bfloat16(world.device),
+            "backend": backends().serving["linear_cross_entropy_sample", world.device.type],
+            "torch": torch.__version__,
+        },
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def _report(
+    options: Options,
+    objective: Objective,
+    recipe: Recipe,
+    measurements: Measurements,
+    error_pairs: ErrorPairs | str,
+    description: dict[str, Any],
+    rows: RowSource,
+    progress: Progress,
+) -> Path:
+    """Measure the trained model and write metrics.json and the report; returns its path.
+
+    Args:
+        objective: a new one, on the device, whose steps are timed.
+    """
+    log = read_log(options.output / LOG)
+    metrics = {
+        **description,
+        "evaluations": [_figures(record) for record in log.of_kind("evaluation")],
+        "alarms": [f"alarm at step {alarm['step']:,}: {alarm['message']}" for alarm in log.of_kind("alarm")],
+    }
+    if not has_trained_generator(objective.model):
+        metrics["final"] = metrics["evaluations"][-1]
+        return write_metrics(options.output, metrics)
+    progress.log("measuring on held-out text")
+    device = next(objective.parameters()).device
+    model = load_checkpoint(options.output / "model", device).model
+    metrics |= measurements.of_electra(model, error_pairs)
+    metrics["step_seconds"] = profile_step(objective, rows, recipe, repeats=STEP_REPEATS, seed=options.seed)
+    samples = measurements.samples(model)
+    report = write_report(options.output, metrics, samples)
+    if options.pair_minutes:
+        corpus = Corpus(measurements.training_sample(), measurements.held_out, description["text"]["overlap"])
+        with progress.bar("one label per token, one per sequence") as bar:
+            metrics["pair"] = train_pair(
+                corpus,
+                minutes=options.pair_minutes,
+                seed=options.seed,
+                device=device,
+                report=bar.update_pair,
+            )
+        write_report(options.output, metrics, samples)
+    return report
+
+
+def _figures(record: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation without what only the log needs."""
+    return {name: value for name, value in record.items() if name not in ("kind", "time")}

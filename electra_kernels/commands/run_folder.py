@@ -10,10 +10,10 @@ from electra_kernels.errors import UserError
 from electra_kernels.evaluation.report import METRICS, PAGES
 from electra_kernels.files import recover_folder, unfinished_folders, write_whole
 from electra_kernels.training.checkpoint import FILES, is_configuration
+from electra_kernels.training.log import EVENTS, LOG
 
 RUN = "run.json"
-LOG = "metrics.jsonl"
-_FOLDERS = ("checkpoints", "tensorboard")
+_FOLDERS = ("checkpoints", EVENTS)
 
 
 class RunFolder:
@@ -24,15 +24,31 @@ class RunFolder:
 
     Args:
         folder: an existing folder.
-
-    Raises:
-        UserError: a file or folder has the name of a result but was not written by ``pretrain``.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.model, self.checkpoints = folder, folder / "model", folder / "checkpoints"
+
+    def check(self) -> None:
+        """Put back a model that a killed process had moved away, and look at what the folder holds.
+
+        Raises:
+            UserError: a file or folder has the name of a result but was not written by ``pretrain``.
+        """
         recover_folder(self.model)
-        self._refuse_foreign_files()
+        folders = [path for path in (self.model, *unfinished_folders(self.model)) if path.exists()]
+        if _has_keys(self.folder / RUN, "identity"):
+            return
+        foreign = [path for path in folders if not _is_own_model(path)]
+        results = [] if _has_keys(self.folder / METRICS, "recipe", "run") else [METRICS, LOG, *_FOLDERS]
+        if not folders and results:
+            results += PAGES
+        foreign += [self.folder / name for name in (RUN, *results) if (self.folder / name).exists()]
+        if foreign:
+            raise UserError(
+                f"--output {self.folder} holds {foreign[0].name}, which is not from electra-kernels pretrain and would "
+                "be replaced: choose another folder, or move it away"
+            )
 
     def known(self) -> dict[str, Any] | None:
         """The content of run.json; None if there is none yet."""
@@ -41,7 +57,9 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise UserError(f"{self.folder / RUN} is damaged ({error}); --resume never starts again") from error
+            raise UserError(
+                f"{self.folder / RUN} is damaged ({error}); --resume never starts again"
+            ) from error
         return dict(values)
 
     def require_same_run(self, identity: dict[str, Any]) -> None:
@@ -82,21 +100,9 @@ class RunFolder:
     def write_run(self, run: dict[str, Any]) -> None:
         """Write run.json, whole or not at all."""
         write_whole(
-            self.folder / RUN, json.dumps({"electra_kernels": __version__, **run}, indent=2, default=str) + "\n"
+            self.folder / RUN,
+            json.dumps({"electra_kernels": __version__, **run}, indent=2, default=str) + "\n",
         )
-
-    def _refuse_foreign_files(self) -> None:
-        folders = [path for path in (self.model, *unfinished_folders(self.model)) if path.exists()]
-        foreign = [path for path in folders if not _is_own_model(path)]
-        is_own = _has_keys(self.folder / RUN, "identity") or _has_keys(self.folder / METRICS, "recipe", "run")
-        if not is_own:
-            results = (METRICS, RUN, LOG, *_FOLDERS, *(() if folders else PAGES))
-            foreign += [self.folder / name for name in results if (self.folder / name).exists()]
-        if foreign:
-            raise UserError(
-                f"--output {self.folder} holds {foreign[0].name}, which is not from electra-kernels pretrain and would "
-                "be replaced: choose another folder, or move it away"
-            )
 
 
 def _is_own_model(folder: Path) -> bool:

@@ -9,20 +9,19 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch.distributed.checkpoint as dcp
-from torch import nn
 from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.optim import Optimizer
 
-from electra_kernels.errors import UserError
 from electra_kernels.files import sync
-from electra_kernels.training.world import World
+from electra_kernels.training.trainer import Position, Trainer
+from electra_kernels.training.world import AgreedError, World
 
 _NAME = re.compile(r"step-(\d+)")
 _METADATA = ".metadata"
@@ -42,22 +41,14 @@ class Checkpoints:
         self.folder, self.world, self.warn = folder, world, warn
         self._saving: tuple[int, Future[Any]] | None = None
 
-    def save(self, step: int, module: nn.Module, optimizers: Iterable[Optimizer], position: Any) -> None:
-        """Copy the state to the memory of the CPU, and write it in a thread. Call it on all ranks at the same step.
-
-        Args:
-            step: names the checkpoint.
-            module: the model, not wrapped by DistributedDataParallel.
-            optimizers: of its parameters.
-            position: whatever else the run needs to continue; it is pickled.
-        """
+    def save(self, trainer: Trainer) -> None:
+        """Copy the state to the memory of the CPU, and write it in a thread. All ranks call this at the same step."""
         self.finish()
+        step = trainer.position.step
         partial = self._partial(step)
         if self.world.is_main:
             shutil.rmtree(partial, ignore_errors=True)
-        model, optimizer = get_state_dict(module, list(optimizers))
-        state = {"model": model, "optimizer": optimizer, "position": position}
-        future = dcp.async_save(state, checkpoint_id=partial, process_group=self.world.saving)
+        future = dcp.async_save(_state(trainer), checkpoint_id=partial, process_group=self.world.saving)
         assert isinstance(future, Future)
         self._saving = (step, future)
 
@@ -86,34 +77,37 @@ class Checkpoints:
             self._publish(step)
         return True
 
-    def restore(self, module: nn.Module, optimizers: Iterable[Optimizer], path: Path | None = None) -> Any:
-        """Load the newest checkpoint that can be read, or the one at ``path``, into the model and its optimizers.
+    def restore(self, trainer: Trainer, path: Path | None = None) -> bool:
+        """Load the newest checkpoint that can be read, or the one at ``path``, into a new trainer.
 
         Returns:
-            The position that was saved with it; None if there is no checkpoint.
+            Whether there was one.
 
         Raises:
             UserError: there are checkpoints, but none of them can be read or fits the model.
         """
         listed = self.world.on_main(lambda: whole_checkpoints(self.folder) if path is None else [path])
-        optimizers, problem = list(optimizers), ""
+        problem = ""
         for candidate in listed:
-            model, optimizer = get_state_dict(module, optimizers)
-            state: dict[str, Any] = {"model": model, "optimizer": optimizer, "position": None}
+            state = _state(trainer)
             try:
                 dcp.load(state, checkpoint_id=candidate, process_group=self.world.control)
-            except (CheckpointException, OSError, RuntimeError, KeyError, pickle.UnpicklingError, EOFError) as error:
+            except (CheckpointException, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
                 problem = f"{candidate} cannot be loaded: {_reason(error)}"
                 if self.world.is_main:
                     self.warn(problem)
                 continue
             set_state_dict(
-                module, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+                trainer.objective,
+                trainer.optimizers,
+                model_state_dict=state["model"],
+                optim_state_dict=state["optimizer"],
             )
-            return state["position"]
+            trainer.position = Position(**state["position"])
+            return True
         if problem:
-            raise UserError(f"no checkpoint can be read; {problem}; --resume never starts again")
-        return None
+            raise AgreedError(f"no checkpoint can be read; {problem}; --resume never starts again")
+        return False
 
     def _partial(self, step: int) -> Path:
         return self.folder / f"step-{step}.partial"
@@ -130,6 +124,11 @@ class Checkpoints:
             return
         for old in whole_checkpoints(self.folder)[_KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _state(trainer: Trainer) -> dict[str, Any]:
+    model, optimizer = get_state_dict(trainer.objective, trainer.optimizers)
+    return {"model": model, "optimizer": optimizer, "position": asdict(trainer.position)}
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:

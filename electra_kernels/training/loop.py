@@ -3,7 +3,7 @@
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 
@@ -72,19 +72,23 @@ def run(
             is_late = time.monotonic() - saved >= 60 * save_minutes
             if world.largest(is_late) or is_last or stop.agreed:
                 saved = time.monotonic()
-                checkpoints.save(record.step, trainer.objective, trainer.optimizers, asdict(trainer.position))
+                checkpoints.save(trainer)
         is_whole = checkpoints.finish()
         if stop.agreed:
             save_model(trainer.position.step)
             step = f"step {trainer.position.step:,} of {trainer.schedule.steps:,}"
             raise stop.error(
-                f"{step} is saved; the same command continues there" if is_whole else f"{step} could not be saved"
+                f"{step} is saved; the same command continues there"
+                if is_whole
+                else f"{step} could not be saved"
             )
 
 
 def _is_due(evaluated: int, record: StepRecord) -> bool:
     """Whether a share of the training has passed since the evaluation at step ``evaluated``."""
-    return record.step * EVALUATIONS // record.steps > evaluated * EVALUATIONS // record.steps or evaluated == 0
+    return (
+        record.step * EVALUATIONS // record.steps > evaluated * EVALUATIONS // record.steps or evaluated == 0
+    )
 
 
 def _load(record: StepRecord, world: World, flops: float | None) -> dict[str, float]:

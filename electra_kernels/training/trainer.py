@@ -46,6 +46,9 @@ class Execution:
     compile: bool = False
 
 
+_ALONE, _WHOLE = World(), Execution()
+
+
 @dataclass
 class Position:
     """How far a training has come: finished steps, tokens without padding, and seconds of training."""
@@ -78,8 +81,8 @@ class Trainer:
         schedule: Schedule,
         *,
         seed: int,
-        world: World = World(),
-        execution: Execution = Execution(),
+        world: World = _ALONE,
+        execution: Execution = _WHOLE,
     ) -> None:
         self.recipe, self.schedule, self.seed = recipe, schedule, seed
         self.world, self.execution = world, execution

@@ -24,9 +24,9 @@ from electra_kernels.evaluation.held_out import FixedCorruption, isolated, stand
 from electra_kernels.evaluation.probing import probe
 from electra_kernels.evaluation.probing.replaced_tokens import replaced_tokens
 from electra_kernels.models import ElectraConfig
+from electra_kernels.training.log import StepRecord
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.objectives.detection import RowDetection, TokenDetection
-from electra_kernels.training.log import StepRecord
 from electra_kernels.training.trainer import Position
 
 CURVE_POINTS = 12

@@ -20,10 +20,10 @@ from electra_kernels.evaluation.comparison.setting import (
 from electra_kernels.evaluation.probing import probe
 from electra_kernels.models import Encoder
 from electra_kernels.training.alarms import Monitor
-from electra_kernels.training.checkpoint import save_weights
-from electra_kernels.training.objectives import Objective
 from electra_kernels.training.calibration import step_seconds, steps_of_minutes
+from electra_kernels.training.checkpoint import save_weights
 from electra_kernels.training.log import StepRecord
+from electra_kernels.training.objectives import Objective
 from electra_kernels.training.schedule import one_phase
 from electra_kernels.training.trainer import Position, Trainer
 from electra_kernels.training.world import World

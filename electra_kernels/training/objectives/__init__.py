@@ -1,6 +1,8 @@
 """The training objectives, and the table of their names."""
 
 from electra_kernels.data.batch import TokenBatch
+from electra_kernels.data.facts import TextFacts
+from electra_kernels.models import ElectraConfig
 from electra_kernels.training.objectives.base import Objective, means, ratio, token_batch
 from electra_kernels.training.objectives.corrupted import CorruptedRows, CorruptedTokens, ShuffledWords
 from electra_kernels.training.objectives.masked_batch import MaskedBatch, masked_batch
@@ -14,6 +16,7 @@ from electra_kernels.training.objectives.replaced_tokens import (
     joint_step,
 )
 from electra_kernels.training.objectives.sentences import NextSentence, SentenceOrder
+from electra_kernels.training.recipe import Recipe
 
 _CLASSES: tuple[type[Objective], ...] = (
     ReplacedTokenDetection,
@@ -30,6 +33,20 @@ _CLASSES: tuple[type[Objective], ...] = (
     NextSentence,
 )
 OBJECTIVES: dict[str, type[Objective]] = {objective.name: objective for objective in _CLASSES}
+
+
+def make_objective(name: str, config: ElectraConfig, text: TextFacts, recipe: Recipe) -> Objective:
+    """The objective called ``name``, with the head start of the recipe where it has a generator."""
+    objective = OBJECTIVES[name]
+    if issubclass(objective, GeneratorObjective):
+        return objective(
+            config,
+            text,
+            head_start=recipe.head_start,
+            head_start_replacements=recipe.head_start_replacements,
+        )
+    return objective(config, text)
+
 
 __all__ = [
     "OBJECTIVES",
@@ -50,6 +67,7 @@ __all__ = [
     "UniformGenerator",
     "UnigramGenerator",
     "joint_step",
+    "make_objective",
     "masked_batch",
     "means",
     "ratio",
