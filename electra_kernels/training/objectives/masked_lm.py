@@ -6,14 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from electra_kernels import MaskedTokens, ReplacedTokens, mask_tokens
+from electra_kernels import ReplacedTokens
 from electra_kernels.data.batch import TokenBatch
 from electra_kernels.data.facts import TextFacts
 from electra_kernels.models import ElectraConfig, Encoder, Generator, Proposer
 from electra_kernels.models.encoder import linear
 from electra_kernels.training.objectives.base import Objective, ratio
 from electra_kernels.training.objectives.masked_batch import MaskedBatch, masked_batch, prediction_metrics
-from electra_kernels.training.objectives.replaced_tokens import GeneratorObjective, proposal_metrics
+from electra_kernels.training.objectives.replaced_tokens import (
+    GeneratorObjective,
+    proposal_metrics,
+    without_generator,
+)
 
 
 class MaskedLanguageModel(Objective):
@@ -34,20 +38,10 @@ class MaskedLanguageModel(Objective):
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
         super().__init__(config, text)
         self.model = Generator(Encoder(config.discriminator))
-
-    def mask(self, input_ids: Tensor, maskable: Tensor, *, uniforms: Tensor) -> MaskedTokens:
-        """The masks of `electra_kernels.models.Proposer.mask`."""
-        return mask_tokens(
-            input_ids,
-            maskable,
-            mask_token_id=self.config.mask_token_id,
-            vocab_size=self.config.discriminator.vocab_size,
-            probability=self.config.mask_probability,
-            uniforms=uniforms,
-        )
+        self.proposer = Proposer(without_generator(config), self.model.encoder, text.counts)  # it masks
 
     def batch(self, tokens: TokenBatch, seed: int) -> MaskedBatch:
-        return masked_batch(self.mask, tokens, self.config.mask_probability, seed)
+        return masked_batch(self.proposer.mask, tokens, self.config.mask_probability, seed)
 
     def counts(self, batch: MaskedBatch) -> Tensor:
         """[1]: masked tokens."""

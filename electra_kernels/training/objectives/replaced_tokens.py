@@ -185,6 +185,11 @@ class ReplacedTokenDetectionMasked(ReplacedTokenDetection):
         return loss, metrics | detection_metrics(rtd, masked)
 
 
+def without_generator(config: ElectraConfig) -> ElectraConfig:
+    """The configuration with draws from a fixed distribution in place of a model as generator."""
+    return replace(config, generator=None, generator_kind="unigram", tie="none")
+
+
 class FixedGenerator(Objective):
     """Replaced-token detection with replacements drawn from one distribution, whatever their context.
 
@@ -198,8 +203,7 @@ class FixedGenerator(Objective):
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
         super().__init__(config, text)
-        fixed = replace(config, generator=None, generator_kind="unigram", tie="none")
-        self.model = Electra(fixed, self.shares(text))
+        self.model = Electra(without_generator(config), self.shares(text))
 
     @staticmethod
     def shares(text: TextFacts) -> Tensor:

@@ -184,6 +184,30 @@ def test_the_batch_follows_from_the_seed_and_the_numbers_of_the_rows(make, token
         assert not all(map(torch.equal, flat(first), flat(other)))
 
 
+def test_every_encoder_is_told_the_pieces_of_packed_rows(make, tokens):
+    objective, told = make("none"), []
+    if not objective.packs:
+        return
+    batch = objective.batch(pack(tokens), seed=5)
+    for encoder in (part for part in objective.modules() if isinstance(part, Encoder)):
+        encoder.register_forward_hook(
+            lambda encoder, inputs, options, output: told.append(options["segments"]), with_kwargs=True
+        )
+    objective(batch, 1.0)
+    assert told
+    assert all(torch.equal(segments, pack(tokens).segments) for segments in told)
+
+
+def test_no_value_is_read_on_the_way_to_the_gradient(make, tokens):
+    """On the meta device, which has no values: reading one raises there, and waits for the device on a GPU."""
+    objective, meta = make().to("meta"), torch.device("meta")
+    rows = pack(tokens) if objective.packs else tokens
+    batch = objective.batch(rows.to(meta), seed=5)
+    loss, _ = objective(batch, 1.0, objective.counts(batch))
+    loss.backward()
+    assert loss.device == meta
+
+
 def test_packed_rows_are_refused_where_a_row_must_be_one_piece(make, tokens):
     objective = make()
     if objective.packs:
