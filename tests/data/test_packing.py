@@ -124,13 +124,16 @@ def test_each_digest_length_seed_and_packing_has_a_plan(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["starts.npy", "lengths.npy", "rows.npy", "plan.json"])
-@pytest.mark.parametrize("damage", [lambda f: f.unlink(), lambda f: os.truncate(f, f.stat().st_size // 2)])
+@pytest.mark.parametrize("damage", [0.0, 0.5, None])
 def test_a_torn_plan_is_made_again(tmp_path, name, damage):
     corpus = store(tmp_path, CORPUS)
     whole = plan_rows(corpus, 20, seed=3)
     expected = rows_of(whole)
     (folder,) = (tmp_path / "plans").iterdir()
-    damage(folder / name)
+    if damage is None:
+        (folder / name).unlink()
+    else:
+        os.truncate(folder / name, int(damage * (folder / name).stat().st_size))
     assert rows_of(plan_rows(corpus, 20, seed=3)) == expected
     assert list((tmp_path / "plans").iterdir()) == [folder]
 
