@@ -2,7 +2,9 @@
 
 A document of n tokens is cut into pieces of T - 2 tokens and a shorter rest. A piece stands in its row as
 [CLS], tokens, [SEP], so a full piece fills a row. The rests are packed by best fit: the longest first, each into the
-row with the least room that suffices. A document that fits into a row is never cut.
+row with the least room that suffices. A document that fits into a row is never cut, so the padding depends on the
+lengths of the documents: on ordinary text it is below 0.1 %, but documents that are all a little longer than half a
+row leave the other half empty.
 
 Documents are packed in windows of about a million pieces. Finished windows go to disk, so the memory is that of one
 window, up to 150 MB, and 4 bytes for each row of the plan.

@@ -168,6 +168,23 @@ def test_batches_are_on_the_device(loader):
     assert next(loader(NumberedRows(), device=torch.device("meta"))).input_ids.device.type == "meta"
 
 
+def test_for_a_gpu_the_thread_pins_and_the_consumer_moves(loader, monkeypatch):
+    done = []
+
+    def record(name):
+        def recorded(batch, *device):
+            done.append((name, threading.current_thread().name))
+            return batch
+
+        monkeypatch.setattr(TokenBatch, name, recorded)
+
+    record("pin_memory")
+    record("to")
+    next(loader(NumberedRows(), device=torch.device("cuda")))
+    assert ("pin_memory", "row loader") in done
+    assert [event for event in done if event[0] == "to"] == [("to", threading.current_thread().name)]
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

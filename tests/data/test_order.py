@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -19,12 +19,14 @@ def test_every_epoch_is_a_permutation(count):
         assert torch.equal(epochs(count, seed, 3).sort(1).values, torch.arange(count).expand(3, -1))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**40))
 def test_every_later_epoch_is_a_permutation(count, seed, epoch):
     rows = row_indices(epoch * count + torch.arange(count), count, seed)
     assert rows.sort().values.tolist() == list(range(count))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2**40), st.lists(st.integers(0, 2**60), min_size=1, max_size=20))
 def test_a_row_depends_on_its_number_alone(count, numbers):
     together = row_indices(torch.tensor(numbers), count, 7)
