@@ -44,7 +44,8 @@ class TokenBatch(NamedTuple):
 class RowSource(Protocol):
     """Rows of ``length`` tokens, read by their index."""
 
-    length: int
+    @property
+    def length(self) -> int: ...
 
     def __len__(self) -> int: ...
 

@@ -2,12 +2,15 @@
 
 A document of n tokens is cut into pieces of T - 2 tokens and a shorter rest. A piece stands in its row as
 [CLS], tokens, [SEP], so a full piece fills a row. The rests are packed by best fit: the longest first, each into the
-row with the least room that suffices. A document that fits into a row is never cut.
+row with the least room that suffices. A document that fits into a row is never cut, so the padding depends on the
+lengths of the documents: on ordinary text it is below 0.1 %, but documents that are all a little longer than half a
+row leave the other half empty.
 
 Documents are packed in windows of about a million pieces. Finished windows go to disk, so the memory is that of one
 window, up to 150 MB, and 4 bytes for each row of the plan.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -27,6 +30,7 @@ from electra_kernels.errors import UserError
 SHORTEST_ROW = 8  # tokens of text in a row that is not packed; fewer give too little context
 _SPECIAL = 2  # cells of a row that a piece takes for [CLS] and [SEP]
 _WINDOW = 2**20  # documents and full pieces that are packed together; about 100 MB at the peak
+_ARRAYS = ("starts", "lengths", "rows")
 _VERSION = 1  # of a plan; increase it with every change of the rules or of the files
 
 
@@ -166,17 +170,15 @@ def _pack(pieces: _Pieces, length: int, random: np.random.Generator) -> _Pieces:
 
 
 def _load(place: Path, rule: dict[str, Any]) -> Plan | None:
-    """The plan in a folder; None if there is none, or it is not whole after a loss of power."""
+    """The plan in a folder; None if there is none, if it follows another rule, or if a loss of power tore it."""
     try:
         facts = json.loads((place / "plan.json").read_text())
-        starts, lengths, rows = (
-            np.load(place / f"{name}.npy", mmap_mode="r") for name in ("starts", "lengths", "rows")
-        )
-    except (FileNotFoundError, ValueError):
+        starts, lengths, rows = (np.load(place / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
+        if facts["rule"] != rule or not len(starts) == len(lengths) == rows[-1]:
+            return None
+        return Plan(rule["length"], rule["seed"] is not None, starts, lengths, rows, **facts["counts"])
+    except (FileNotFoundError, EOFError, ValueError, TypeError, LookupError):
         return None
-    if facts["rule"] != rule or len(starts) != len(lengths) or rows[-1] != len(starts):
-        return None
-    return Plan(rule["length"], rule["seed"] is not None, starts, lengths, rows, **facts["counts"])
 
 
 def _save(place: Path, store: TokenStore, rule: dict[str, Any]) -> None:
@@ -194,7 +196,9 @@ def _save(place: Path, store: TokenStore, rule: dict[str, Any]) -> None:
             raise OSError(error.errno, error.strerror or str(error), str(place)) from error
         try:
             os.rename(unfinished, place)
-        except OSError:  # place exists and is not empty
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
             if _load(place, rule) is None:
                 shutil.rmtree(place)
                 os.rename(unfinished, place)
@@ -203,7 +207,8 @@ def _save(place: Path, store: TokenStore, rule: dict[str, Any]) -> None:
 def _write(folder: Path, offsets: np.ndarray, rule: dict[str, Any]) -> None:
     """Write the three arrays and plan.json, window by window."""
     packed, width = rule["seed"] is not None, rule["length"] - _SPECIAL
-    shortest, random = 1 if packed else SHORTEST_ROW, np.random.default_rng(rule["seed"])
+    shortest = 1 if packed else SHORTEST_ROW
+    random = np.random.default_rng(rule["seed"] % 2**64 if packed else 0)
     kept, dropped, dropped_tokens = _count(offsets, width, shortest)
     per_row = []
     with (

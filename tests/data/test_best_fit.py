@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from electra_kernels.data.best_fit import best_fit
@@ -16,6 +16,7 @@ def one_by_one(sizes, capacity):
     return sorted(rooms)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=200), st.integers(0, 2**32))
 def test_rows_are_filled_like_one_piece_at_a_time(sizes, seed):
     sizes = np.array(sizes, dtype=np.int32)
