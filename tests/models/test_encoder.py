@@ -1,12 +1,10 @@
-import contextlib
 import dataclasses
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from electra_kernels.models import Encoder, EncoderConfig
-from electra_kernels.models.encoder import attend, rotate, rotations
+from electra_kernels.models.encoder import rotate, rotations
 
 CONFIG = EncoderConfig(100, 16, 32, 2, 4, 64, max_position_embeddings=20)
 EVERY_KIND = [
@@ -173,32 +171,6 @@ def test_bfloat16_autocast_stays_close(position, norm):
     with torch.autocast("cpu", torch.bfloat16):
         hidden = ours(ids, mask)
     assert (hidden.float() - ours(ids, mask))[mask == 1].abs().max() <= 0.1
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_attention_in_half_precision_equals_float32_rounded_once(dtype):
-    parts = [torch.randn(2, 3, 5, 8, dtype=dtype).requires_grad_() for _ in range(3)]
-    upstream = torch.randn(2, 3, 5, 8, dtype=dtype)
-    mask = torch.ones(2, 1, 1, 5, dtype=torch.bool)
-    mask[1, ..., 3:] = False
-    wide = [part.detach().float().requires_grad_() for part in parts]
-    expected = F.scaled_dot_product_attention(*wide, mask)
-    expected.backward(upstream.float())
-    for context in (contextlib.nullcontext(), torch.autocast("cpu", torch.bfloat16)):
-        for part in parts:
-            part.grad = None
-        with context:
-            attended = attend(*parts, mask, 0.0)
-        attended.backward(upstream)
-        assert torch.equal(attended, expected.to(dtype))
-        for part, of_float32 in zip(parts, wide):
-            assert torch.equal(part.grad, of_float32.grad.to(dtype))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_attention_on_the_meta_device_has_the_right_shape_and_dtype(dtype):
-    attended = attend(*torch.empty(3, 2, 3, 5, 8, dtype=dtype, device="meta"), None, 0.0)
-    assert (attended.shape, attended.dtype) == ((2, 3, 5, 8), dtype)
 
 
 def test_an_encoder_compiles_into_one_graph_under_autocast_and_in_half_precision():
