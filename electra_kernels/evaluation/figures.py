@@ -4,20 +4,27 @@ The figures are drawn without pyplot, so the matplotlib back end of the user sta
 """
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogFormatter
 
 from electra_kernels.evaluation.comparison.intervals import Interval
 
 PER_TOKEN, PER_ROW, MUTED = "#1a6e5c", "#c2571a", "#8a8f98"
+COLOURS = (PER_TOKEN, PER_ROW, "#4b5fa8", "#a23b72", "#b8901d", "#5c6b73")
+_BINS = 300  # points of a curve that is drawn
+_LARGE = 10_000  # a value from which an axis has k and M instead of zeros
 
 
 def _png(draw: Callable[..., None], *arguments: Any, size: tuple[float, float] = (5.2, 3.6)) -> bytes:
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     canvas, axis = FigureCanvasAgg(figure), figure.subplots()
     draw(axis, *arguments)
     axis.spines[["top", "right"]].set_visible(False)
@@ -91,63 +98,89 @@ def _draw_comparison(
     axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def mlm_figure(evaluations: Sequence[dict[str, float]], plateau: float) -> bytes:
-    """Held-out loss of the generator against the plateau of word frequencies."""
-    return _png(_draw_mlm, evaluations, plateau)
+@dataclass(frozen=True)
+class Curve:
+    """One line of a `curves_figure`.
+
+    Attributes:
+        label: in the legend; without any label there is no legend.
+        points: (step, value), in the order of the steps; a value of None or NaN is left out.
+        colour, style: of matplotlib.
+        is_faint: thin: a training curve beside that of held-out text.
+    """
+
+    label: str
+    points: Sequence[tuple[float, float | None]]
+    colour: str
+    style: str = "-"
+    is_faint: bool = False
 
 
-def _draw_mlm(axis: Axes, evaluations: Sequence[dict[str, float]], plateau: float) -> None:
-    minutes = [point["seconds"] / 60 for point in evaluations]
-    _line(axis, minutes, [p["mlm_loss"] for p in evaluations], PER_TOKEN, "generator")
-    axis.axhline(plateau, color=MUTED, linestyle="--", linewidth=1)
-    axis.annotate(
-        "word frequency alone", (minutes[-1], plateau), fontsize=8, color=MUTED, ha="right", va="bottom"
+def curves_figure(
+    title: str,
+    unit: str,
+    curves: Sequence[Curve],
+    *,
+    level: tuple[str, float] | None = None,
+    resumed: Sequence[int] = (),
+    scale: str = "linear",
+    from_zero: bool = False,
+) -> bytes:
+    """Curves over the steps of a run.
+
+    Args:
+        title, unit: above the picture and at its vertical axis. The unit "AUC" adds the line of chance.
+        curves: of many points, the means of neighbours are drawn, in a band from the smallest to the largest.
+        level: label and value of a dashed horizontal line.
+        resumed: steps at which the run was resumed; each gets a dotted vertical line.
+        scale: of the vertical axis, "linear" or "log".
+        from_zero: whether the vertical axis begins at 0.
+    """
+
+    def draw(axis: Axes) -> None:
+        for step in resumed:
+            axis.axvline(step, color=MUTED, linestyle=":", linewidth=1)
+        for curve in curves:
+            _draw_curve(axis, curve)
+        if level is not None:
+            axis.axhline(level[1], color=MUTED, linestyle="--", linewidth=1, label=level[0])
+        axis.set(xlabel="step", ylabel=unit, title=title, yscale=scale)
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if scale == "log":
+            axis.yaxis.set_major_formatter(LogFormatter())
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2.0, 0.5)))
+        elif axis.get_ylim()[1] > _LARGE:
+            axis.yaxis.set_major_formatter(EngFormatter(sep=""))
+        if from_zero:
+            axis.set_ylim(0.0, 1.25 * axis.get_ylim()[1])
+        if unit == "AUC":
+            _chance(axis)
+            _finish_auc(axis)
+        elif level is not None or any(curve.label for curve in curves):
+            axis.margins(y=0.25)  # room for the legend
+            axis.legend(fontsize=8, frameon=False)
+
+    return _png(draw)
+
+
+def _draw_curve(axis: Axes, curve: Curve) -> None:
+    points = [(step, value) for step, value in curve.points if value is not None and math.isfinite(value)]
+    groups = np.array_split(np.array(points, dtype=float).reshape(-1, 2), max(1, min(_BINS, len(points))))
+    steps, means = np.array([group.mean(0) for group in groups if len(group)]).reshape(-1, 2).T
+    low, high = (
+        np.array([extreme(group[:, 1]) for group in groups if len(group)]) for extreme in (np.min, np.max)
     )
-    axis.set(xlabel="minutes", ylabel="nats per masked token", title="Masked language model, held-out text")
-
-
-def rtd_figure(evaluations: Sequence[dict[str, float]]) -> bytes:
-    """Held-out loss of the discriminator on the generator's samples, against the entropy of its base rate."""
-    return _png(_draw_rtd, evaluations)
-
-
-def _draw_rtd(axis: Axes, evaluations: Sequence[dict[str, float]]) -> None:
-    minutes = [point["seconds"] / 60 for point in evaluations]
-    _line(axis, minutes, [p["rtd_loss"] for p in evaluations], PER_TOKEN, "discriminator")
-    entropy = [p["base_rate_entropy"] for p in evaluations]
     axis.plot(
-        minutes,
-        entropy,
-        "--",
-        color=MUTED,
-        linewidth=1,
-        label="always predicting the share of replaced tokens",
+        steps,
+        means,
+        curve.style,
+        color=curve.colour,
+        marker="o" if len(points) == 1 else "",
+        linewidth=1.0 if curve.is_faint else 2.0,
+        alpha=0.6 if curve.is_faint else 1.0,
+        label=curve.label,
     )
-    axis.set(xlabel="minutes", ylabel="nats per token", title="Replaced-token detection, held-out text")
-    low, high = min(p["rtd_loss"] for p in evaluations), max(entropy)
-    axis.set_ylim(0.7 * low, 1.6 * high)
-    axis.legend(fontsize=8, frameon=False)
-
-
-def auc_figure(evaluations: Sequence[dict[str, float]], frequency: float) -> bytes:
-    """AUC on fixed random replacements and on the generator's own samples, against the two baselines."""
-    return _png(_draw_auc, evaluations, frequency)
-
-
-def _draw_auc(axis: Axes, evaluations: Sequence[dict[str, float]], frequency: float) -> None:
-    minutes = [point["seconds"] / 60 for point in evaluations]
-    _line(axis, minutes, [p["auc_random"] for p in evaluations], PER_TOKEN, "fixed random replacements")
-    axis.axhline(
-        frequency, color=PER_TOKEN, linestyle="--", linewidth=1, label="rarity of the word, on these"
-    )
-    if "auc_samples" in evaluations[-1]:
-        samples = [p["auc_samples"] for p in evaluations]
-        _line(axis, minutes, samples, PER_ROW, "the generator's own samples (they get harder)")
-        rarity = [p["auc_samples_frequency"] for p in evaluations]
-        axis.plot(minutes, rarity, "--", color=PER_ROW, linewidth=1, label="rarity of the word, on these")
-    _chance(axis)
-    axis.set(xlabel="minutes", ylabel="AUC", title="Finding replaced tokens, held-out text")
-    _finish_auc(axis)
+    axis.fill_between(steps, low, high, color=curve.colour, alpha=0.12, linewidth=0)
 
 
 def step_figure(seconds: dict[str, float]) -> bytes:
@@ -166,6 +199,7 @@ def _finish_auc(axis: Axes) -> None:
     """Set limits that show every curve and leave room for the legend above them."""
     low, high = axis.get_ylim()
     axis.set_ylim(min(low, 0.45), max(high + 0.2, 0.95))
+    axis.set_yticks([tick for tick in axis.get_yticks() if axis.get_ylim()[0] <= tick <= 1.0])
     axis.legend(fontsize=8, frameon=False, loc="upper left")
 
 

@@ -1,8 +1,11 @@
-"""The report of a run: one HTML page with its pictures inside, metrics.json with every figure, the curves as PNG."""
+"""The report of a run: one HTML page with its pictures inside, and the curves as PNG files.
 
-import json
-import math
-from collections.abc import Sequence
+It is made of the files in the output folder, so it can be made while the run is going on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -10,83 +13,163 @@ from electra_kernels.evaluation import figures
 from electra_kernels.evaluation.colouring import ScoredToken
 from electra_kernels.evaluation.comparison.pair import LEARNING_RATES
 from electra_kernels.evaluation.pages import render
+from electra_kernels.evaluation.run_curves import NAMES, Records, learning_pictures, machine_pictures
+from electra_kernels.evaluation.run_folder import METRICS as METRICS
+from electra_kernels.evaluation.run_folder import Run, read_run, write_metrics
 from electra_kernels.files import write_whole
+from electra_kernels.training.log import finite as finite
 
-METRICS = "metrics.json"
-PAGES = (
-    "report.html",
-    "auc.png",
-    "mlm_loss.png",
-    "rtd_loss.png",
-)  # `write_report` makes these from the metrics
+PAGES = ("report.html", *(f"{name}.png" for name in NAMES))  # what `make_report` writes
+
+# Name of a metric on held-out text → how the summary calls it, and its format.
+_SUMMARY = {
+    "auc_random": ("AUC, fixed random replacements", ".3f"),
+    "auc_frequency": ("the same by the rarity of the word alone", ".3f"),
+    "auc_samples": ("AUC, the generator's own samples", ".3f"),
+    "auc_samples_frequency": ("the same by the rarity of the word alone", ".3f"),
+    "recall": ("share of the replaced tokens found at probability 0.5", ".1%"),
+    "rtd_loss": ("discriminator, nats per token", ".3f"),
+    "base_rate_entropy": ("the same by always predicting the share of replaced tokens", ".3f"),
+    "replaced": ("share of the tokens that are replaced", ".1%"),
+    "mlm_loss": ("generator, nats per masked token", ".2f"),
+    "unigram_entropy": ("the same by word frequency alone", ".2f"),
+    "mlm_accuracy": ("generator, masked tokens right", ".1%"),
+}
 
 
-def write_report(directory: Path, metrics: dict[str, Any], samples: Sequence[Sequence[ScoredToken]]) -> Path:
-    """Write metrics.json, the learning curves as PNG, and report.html, which shows both; returns its path."""
-    write_metrics(directory, metrics)
-    curves = _curves(metrics)
-    for name, picture in curves.items():
+def write_report(
+    directory: Path, metrics: dict[str, Any], samples: Sequence[Sequence[ScoredToken]] = ()
+) -> Path:
+    """Write metrics.json with the coloured samples, then the report; returns its path."""
+    tokens = [[asdict(token) for token in sample] for sample in samples]
+    write_metrics(directory, metrics | {"samples": tokens})
+    return make_report(directory)
+
+
+def make_report(directory: Path) -> Path:
+    """Write report.html and the curves of the run in ``directory``, which may be going on; returns the page's path.
+
+    Raises:
+        UserError: ``directory`` is not the output of a run.
+        OSError: a file cannot be read or written.
+    """
+    run = read_run(directory)
+    records = Records(run.log.of_kind("step"), run.evaluations, run.baselines, run.resumed)
+    learning, machine = learning_pictures(records), machine_pictures(records)
+    for name, picture in (learning | machine).items():
         write_whole(directory / f"{name}.png", picture)
     page = directory / "report.html"
-    write_whole(page, report_page(metrics, samples, curves))
+    write_whole(page, report_page(run, learning, machine))
     return page
 
 
-def report_page(
-    metrics: dict[str, Any], samples: Sequence[Sequence[ScoredToken]], curves: dict[str, bytes]
-) -> str:
-    """The HTML of the report."""
-    pair = metrics["pair"]
+def report_page(run: Run, learning: Mapping[str, bytes], machine: Mapping[str, bytes]) -> str:
+    """The HTML of the report, with the pictures of `run_curves` in it."""
+    results = run.results or {}
+    pair, errors, step_seconds = (results.get(name) for name in ("pair", "real_word_errors", "step_seconds"))
     return render(
         "report.html",
-        **metrics,
-        pair_pictures=[]
-        if pair is None
-        else [figures.pair_rows_figure(pair), figures.pair_tokens_figure(pair)],
+        objective=_words(run.options.get("objective", "a model")),
+        config=run.options.get("config"),
+        status=_status(run),
+        pair=pair,
+        pair_pictures=[figures.pair_rows_figure(pair), figures.pair_tokens_figure(pair)] if pair else [],
         pair_rates=list(LEARNING_RATES.values()),
-        summary=_summary(metrics["final"], metrics["baselines"]),
-        samples=samples,
-        error_scores=_error_scores(metrics["real_word_errors"]),
-        curves=curves,
-        step_picture=figures.step_figure(metrics["step_seconds"]),
+        text=run.options.get("text"),
+        facts=_facts(run),
+        summary_title="Held-out text" + ("" if results else ", so far"),
+        summary=_summary(run),
+        alarms=run.alarms,
+        samples=[[ScoredToken(**token) for token in sample] for sample in results.get("samples", [])],
+        model=results.get("model", str(run.folder / "model")),
+        real_word_errors=errors,
+        error_scores=_error_scores(errors or {}),
+        learning=learning,
+        machine=machine,
+        step_picture=figures.step_figure(step_seconds) if step_seconds else None,
     )
 
 
-def write_metrics(directory: Path, metrics: dict[str, Any]) -> Path:
-    """Write metrics.json alone; returns its path."""
-    path = directory / METRICS
-    write_whole(path, json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
-    return path
+def _status(run: Run) -> str | None:
+    """How far a run is that has no results yet."""
+    if run.results is not None:
+        return None
+    log = run.log
+    if not log.records:
+        return "The training has not begun."
+    of = "" if not log.steps else f" of {log.steps:,} ({log.step / log.steps:.0%})"
+    last = datetime.fromtimestamp(log.records[-1]["time"], timezone.utc)
+    written = f"The last record is of {last:%Y-%m-%d %H:%M:%S} UTC."
+    if log.end == "finished":
+        return f"All {log.step:,} steps are done; the measurements after the training are not there yet. {written}"
+    if log.end is not None:
+        return f"Stopped at step {log.step:,}{of}: {log.end}. The same command resumes it. {written}"
+    remaining = _remaining(run)
+    left = "" if remaining is None else f", about {timedelta(seconds=round(remaining))} left"
+    return f"In progress: step {log.step:,}{of}{left}. {written}"
 
 
-def finite(values: Any) -> Any:
-    """The same values with None for NaN and infinity, which JSON does not have."""
-    if isinstance(values, dict):
-        return {name: finite(value) for name, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [finite(value) for value in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values
+def _remaining(run: Run) -> float | None:
+    """Seconds until the last step, at the rate since the run began or was last resumed."""
+    log = run.log
+    starts = [record for record in log.records if record["kind"] in ("start", "step")][:1] + log.of_kind(
+        "start"
+    )
+    if not starts or not log.steps or log.step <= starts[-1]["step"]:
+        return None
+    rate = (log.records[-1]["time"] - starts[-1]["time"]) / (log.step - starts[-1]["step"])
+    return rate * (log.steps - log.step)
 
 
-def _summary(final: dict[str, float], baselines: dict[str, float]) -> list[tuple[str, str]]:
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """What was run, for how long and where; what is not known is left out."""
+    about = dict(run.options.get("run", {}))
+    steps = run.log.of_kind("step")
+    about |= {name: steps[-1][name] for name in ("tokens", "seconds") if steps and name in steps[-1]}
+    about |= (run.results or {}).get("run", {})
+    recipe = run.options.get("recipe", {})
+    done = run.log.step or about.get("steps", 0)
     rows = [
-        ("AUC, fixed random replacements", f"{final['auc_random']:.3f}"),
-        ("the same by the rarity of the word alone", f"{baselines['auc_frequency']:.3f}"),
+        ("configuration", run.options.get("config")),
+        ("objective", _words(run.options.get("objective", ""))),
     ]
-    if "mlm_loss" in final:
+    if {"batch_size", "length"} <= recipe.keys():
+        rows.append(("rows per step", f"{recipe['batch_size']:,} of {recipe['length']:,} tokens"))
+    rows.append(("steps", f"{done:,}"))
+    if about.get("seconds") and "tokens" in about:
+        tokens, seconds = about["tokens"], about["seconds"]
         rows += [
-            ("AUC, the generator's own samples", f"{final['auc_samples']:.3f}"),
-            ("the same by the rarity of the word alone", f"{final['auc_samples_frequency']:.3f}"),
-            ("share of these found at probability 0.5", f"{final['recall']:.1%}"),
-            ("generator, nats per masked token", f"{final['mlm_loss']:.2f}"),
-            ("the same by word frequency alone", f"{baselines['unigram_entropy']:.2f}"),
-            ("generator, masked tokens right", f"{final['mlm_accuracy']:.1%}"),
+            ("tokens", f"{tokens:,}"),
+            ("time", f"{timedelta(seconds=round(seconds))}, evaluations included"),
+            ("speed", f"{tokens / seconds:,.0f} tokens/s"),
         ]
-    return rows
+    if run.resumed:
+        rows.append(("resumed at step", ", ".join(f"{step:,}" for step in run.resumed)))
+    threads = f", {about['threads']} threads" if "threads" in about else ""
+    rows.append(
+        (
+            "device",
+            f"{about.get('device', 'unknown')}{threads}{', bfloat16' if about.get('bfloat16') else ''}",
+        )
+    )
+    rows += [(name, about.get(name)) for name in ("ranks", "backend", "torch", "seed")]
+    return [
+        (name.replace("backend", "back end"), str(value)) for name, value in rows if value not in (None, "")
+    ]
 
 
-def _error_scores(errors: dict[str, Any]) -> list[tuple[str, str]]:
-    if "reason" in errors:
+def _summary(run: Run) -> list[tuple[str, str]]:
+    """The metrics on held-out text: those after the training, or of the last evaluation."""
+    last = (run.results or {}).get("final") or (run.evaluations[-1] if run.evaluations else {})
+    metrics = {name: value for name, value in last.items() if isinstance(value, int | float)}
+    known = {name: value for name, value in (metrics | run.baselines).items() if name in _SUMMARY}
+    rows = [(label, format(known[name], form)) for name, (label, form) in _SUMMARY.items() if name in known]
+    others = metrics.keys() - known.keys() - {"step", "seconds", "time"}
+    return rows + [(_words(name), f"{metrics[name]:.4g}") for name in metrics if name in others]
+
+
+def _error_scores(errors: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "auc" not in errors:
         return []
     return [
         ("the discriminator", f"{errors['auc']:.3f}"),
@@ -95,11 +178,5 @@ def _error_scores(errors: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _curves(metrics: dict[str, Any]) -> dict[str, bytes]:
-    """Name → PNG of what was measured on held-out text during the run."""
-    evaluations, baselines = metrics["evaluations"], metrics["baselines"]
-    pictures = {"auc": figures.auc_figure(evaluations, baselines["auc_frequency"])}
-    if "mlm_loss" in evaluations[-1]:
-        pictures["mlm_loss"] = figures.mlm_figure(evaluations, baselines["unigram_entropy"])
-        pictures["rtd_loss"] = figures.rtd_figure(evaluations)
-    return pictures
+def _words(name: str) -> str:
+    return name.replace("_", " ")
