@@ -1,4 +1,4 @@
-"""The command line: ``electra-kernels pretrain | compare | evaluate | detect | doctor``.
+"""The command line: ``electra-kernels prepare | pretrain | compare | evaluate | detect | doctor``.
 
 Each command is a module with ``add_command``, which declares its options, and ``run``. A module imports whatever takes
 long, or belongs to an optional package, inside its functions, so that ``--help`` needs none of it.
@@ -15,10 +15,10 @@ import torch
 
 from electra_kernels._interrupt import describe_stop, stop_signals_raise
 from electra_kernels._version import __version__
-from electra_kernels.commands import compare, detect, doctor, evaluate, pretrain
+from electra_kernels.commands import compare, detect, doctor, evaluate, prepare, pretrain
 from electra_kernels.errors import UserError
 
-_COMMANDS = (pretrain, compare, evaluate, detect, doctor)
+_COMMANDS = (prepare, pretrain, compare, evaluate, detect, doctor)
 _REQUIRED_PACKAGES = ("matplotlib", "rich", "safetensors", "scipy", "tokenizers")
 
 
