@@ -1,0 +1,137 @@
+"""``electra-kernels prepare``: text in, a token cache out."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from electra_kernels.commands.options import Commands, number, output_folder
+from electra_kernels.commands.pretrain import LARGEST_VOCABULARY
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LARGEST_PROCESSES = 1024
+
+
+def add_command(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "prepare",
+        help="turn text into a token cache, once, for pretrain --data",
+        description="Train a vocabulary on text, or take a given one, and write the text as token ids: "
+        "OUTPUT/tokens.bin, offsets.npy, counts.npy, tokenizer/, held_out.jsonl and meta.json. Interrupted, the same "
+        "command continues where it was.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--output", type=output_folder, required=True, help="folder for the token cache")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="files or folders: .txt and .md (one paragraph per line, an empty line between documents), .jsonl, "
+        ".parquet, each also .gz or .zst, or a saved Hugging Face dataset; - is standard input; by default the documentation of "
+        "five Python packages is downloaded from the package index",
+    )
+    add_reading_options(parser)
+    add_vocabulary_options(parser)
+    parser.add_argument(
+        "--processes",
+        type=number(int, largest=LARGEST_PROCESSES),
+        help="number of processes (default: one per core)",
+    )
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--field",
+        default="text",
+        help="field or column with the text in .jsonl, .parquet and saved datasets (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--wrapped",
+        action="store_true",
+        help="lines are broken at a width: an empty line separates paragraphs, and a file is a document",
+    )
+
+
+def add_vocabulary_options(parser: argparse.ArgumentParser) -> None:
+    vocabulary = parser.add_mutually_exclusive_group()
+    vocabulary.add_argument(
+        "--vocabulary",
+        type=Path,
+        help="tokenizer.json (WordPiece, BPE or Unigram) or vocab.txt to use; by default a WordPiece vocabulary is "
+        "trained on a sample of the text",
+    )
+    vocabulary.add_argument(
+        "--vocab-size",
+        type=number(int, largest=LARGEST_VOCABULARY),
+        default=30_522,
+        help="entries of the trained vocabulary (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cased",
+        action="store_true",
+        help="the trained vocabulary distinguishes capitals from small letters",
+    )
+    parser.add_argument(
+        "--keep-accents",
+        action=argparse.BooleanOptionalAction,
+        help="whether the trained vocabulary keeps the accents of Latin letters (default: with --cased, and if "
+        "at least 1 %% of the words have one); marks of other scripts are always kept",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from electra_kernels.commands.progress import print_plainly
+    from electra_kernels.data.prepare import prepare
+    from electra_kernels.training.lock import locked
+
+    console = Console(stderr=True)
+    names = ("vocabulary", "vocab_size", "cased", "keep_accents", "wrapped", "field", "processes")
+    options = {name: getattr(arguments, name) for name in names}
+    with locked(arguments.output), _bars(console) as progress:
+        cache = prepare(
+            arguments.text,
+            arguments.output,
+            log=lambda line: print_plainly(console, line),
+            progress=progress,
+            **options,
+        )
+    print(cache.folder)
+    return 0
+
+
+@contextmanager
+def _bars(console: "Console") -> Iterator[Callable[[str, int, int], None]]:
+    """A bar per step, with MB/s and the time left; nothing unless standard error is a terminal."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(f"{stage:8}", total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield progress
