@@ -1,7 +1,9 @@
 """The training objectives, and the table of their names."""
 
-from electra_kernels.training.objectives.base import Objective, TokenBatch, token_batch
+from electra_kernels.data.batch import TokenBatch
+from electra_kernels.training.objectives.base import Objective, means, ratio, token_batch
 from electra_kernels.training.objectives.corrupted import CorruptedRows, CorruptedTokens, ShuffledWords
+from electra_kernels.training.objectives.masked_batch import MaskedBatch, masked_batch
 from electra_kernels.training.objectives.masked_lm import AllTokensMLM, MaskedLanguageModel, ReplaceMLM
 from electra_kernels.training.objectives.replaced_tokens import (
     GeneratorObjective,
@@ -9,6 +11,7 @@ from electra_kernels.training.objectives.replaced_tokens import (
     ReplacedTokenDetectionMasked,
     UniformGenerator,
     UnigramGenerator,
+    joint_step,
 )
 from electra_kernels.training.objectives.sentences import NextSentence, SentenceOrder
 
@@ -34,6 +37,7 @@ __all__ = [
     "CorruptedRows",
     "CorruptedTokens",
     "GeneratorObjective",
+    "MaskedBatch",
     "MaskedLanguageModel",
     "NextSentence",
     "Objective",
@@ -45,5 +49,9 @@ __all__ = [
     "TokenBatch",
     "UniformGenerator",
     "UnigramGenerator",
+    "joint_step",
+    "masked_batch",
+    "means",
+    "ratio",
     "token_batch",
 ]
