@@ -30,7 +30,7 @@ from electra_kernels.data.text import Corpus
 from electra_kernels.data.token_cache import TokenCache, open_cache
 from electra_kernels.evaluation.comparison.pair import train_pair
 from electra_kernels.evaluation.real_word_errors import ErrorPairs, error_pairs_or_reason
-from electra_kernels.evaluation.report import write_metrics, write_report
+from electra_kernels.evaluation.report import make_report, write_metrics, write_report
 from electra_kernels.models import electra_config
 from electra_kernels.models.precision import has_native_bfloat16
 from electra_kernels.training import loop
@@ -46,7 +46,7 @@ from electra_kernels.training.objectives import (
 )
 from electra_kernels.training.profiler import profile_step
 from electra_kernels.training.recipe import RECIPES, Recipe
-from electra_kernels.training.trainer import Position, Trainer
+from electra_kernels.training.trainer import Trainer
 from electra_kernels.training.world import AgreedError, World, join_world
 
 STEP_REPEATS = 20  # upper limit; a large model is timed for fewer steps
@@ -86,7 +86,7 @@ def pretrain(options: Options, progress: Progress) -> Path:
             make(), recipe, planned.schedule, seed=options.seed, world=world, execution=planned.execution
         )
         checkpoints = Checkpoints(folder.checkpoints, world, progress.log)
-        trainer.position = _restored(options, trainer, checkpoints, known, progress)
+        _restore(options, trainer, checkpoints, known, progress)
         description = _describe(options, recipe, cache, planned, world)
         if world.is_main:
             run = {**description, "identity": identity, "schedule": str(planned.schedule)}
@@ -132,6 +132,10 @@ def _prepared(options: Options, folder: Path, vocab_size: int, progress: Progres
             folder,
             vocabulary=options.vocabulary,
             vocab_size=vocab_size,
+            cased=options.cased,
+            keep_accents=options.keep_accents,
+            wrapped=options.wrapped,
+            field=options.field,
             log=progress.log,
             progress=show,
         )
@@ -173,23 +177,17 @@ def _rows(options: Options, cache: TokenCache, length: int, world: World) -> Pac
     return PackedRows(cache, world.everywhere(plan))
 
 
-def _restored(
+def _restore(
     options: Options,
     trainer: Trainer,
     checkpoints: Checkpoints,
     known: dict[str, Any] | None,
     progress: Progress,
-) -> Position:
-    """Load the state to continue from; the position is 0 for a new run."""
+) -> None:
+    """Load the state to continue from, if there is one."""
     path = None if options.resume in ("auto", "never") else Path(options.resume)
-    if path is None and known is None:
-        return Position()
-    values = checkpoints.restore(trainer.objective, trainer.optimizers, path)
-    if values is None:
-        return Position()
-    position = Position(**values)
-    progress.log(f"continuing at step {position.step:,} of {trainer.schedule.steps:,}")
-    return position
+    if (path or known) and checkpoints.restore(trainer, path):
+        progress.log(f"continuing at step {trainer.position.step:,} of {trainer.schedule.steps:,}")
 
 
 def _train(
@@ -219,7 +217,7 @@ def _train(
             evaluate=lambda: measurements.evaluate(trainer.objective, world),
             save_model=lambda step: _save_model(trainer, measurements.cache, folder.model, progress),
             show=bar.update,
-            alarm=progress.log,
+            warn=progress.log,
             save_minutes=options.save_minutes,
         )
     if log is not None:
@@ -230,7 +228,7 @@ def _train(
 def _save_model(trainer: Trainer, cache: TokenCache, target: Path, progress: Progress) -> None:
     """Write the model that users keep; all ranks gather its weights, and rank 0 writes them."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_model_state_dict(trainer.objective, options=options)
+    state: dict[str, Any] = get_model_state_dict(trainer.objective, options=options)
     if not trainer.world.is_main:
         return
     try:
@@ -302,8 +300,8 @@ def _report(
         "alarms": [f"alarm at step {alarm['step']:,}: {alarm['message']}" for alarm in log.of_kind("alarm")],
     }
     if not has_trained_generator(objective.model):
-        metrics["final"] = metrics["evaluations"][-1]
-        return write_metrics(options.output, metrics)
+        write_metrics(options.output, metrics | {"final": metrics["evaluations"][-1]})
+        return make_report(options.output)
     progress.log("measuring on held-out text")
     device = next(objective.parameters()).device
     model = load_checkpoint(options.output / "model", device).model

@@ -1,18 +1,15 @@
 """``electra-kernels prepare``: text in, a token cache out."""
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from electra_kernels.commands.options import Commands, number, output_folder
-from electra_kernels.commands.pretrain import LARGEST_VOCABULARY
 
-if TYPE_CHECKING:
-    from rich.console import Console
+Options: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 
 LARGEST_PROCESSES = 1024
+LARGEST_VOCABULARY = 2**21  # the largest in use have a million entries
 
 
 def add_command(commands: Commands) -> None:
@@ -32,8 +29,8 @@ def add_command(commands: Commands) -> None:
         default=[],
         metavar="PATH",
         help="files or folders: .txt and .md (one paragraph per line, an empty line between documents), .jsonl, "
-        ".parquet, each also .gz or .zst, or a saved Hugging Face dataset; - is standard input; by default the documentation of "
-        "five Python packages is downloaded from the package index",
+        ".parquet, each also .gz or .zst, or a saved Hugging Face dataset; - is standard input; by default the "
+        "documentation of five Python packages is downloaded from the package index",
     )
     add_reading_options(parser)
     add_vocabulary_options(parser)
@@ -44,7 +41,7 @@ def add_command(commands: Commands) -> None:
     )
 
 
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
+def add_reading_options(parser: Options) -> None:
     parser.add_argument(
         "--field",
         default="text",
@@ -57,7 +54,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_vocabulary_options(parser: argparse.ArgumentParser) -> None:
+def add_vocabulary_options(parser: Options, *, size: int | None = 30_522) -> None:
     vocabulary = parser.add_mutually_exclusive_group()
     vocabulary.add_argument(
         "--vocabulary",
@@ -68,8 +65,8 @@ def add_vocabulary_options(parser: argparse.ArgumentParser) -> None:
     vocabulary.add_argument(
         "--vocab-size",
         type=number(int, largest=LARGEST_VOCABULARY),
-        default=30_522,
-        help="entries of the trained vocabulary (default: %(default)s)",
+        default=size,
+        help=f"entries of the trained vocabulary (default: {size or 'as the configuration says'})",
     )
     parser.add_argument(
         "--cased",
@@ -85,53 +82,14 @@ def add_vocabulary_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from electra_kernels.commands.progress import print_plainly
+    from electra_kernels.commands.progress import Progress
     from electra_kernels.data.prepare import prepare
     from electra_kernels.training.lock import locked
 
-    console = Console(stderr=True)
+    progress = Progress()
     names = ("vocabulary", "vocab_size", "cased", "keep_accents", "wrapped", "field", "processes")
     options = {name: getattr(arguments, name) for name in names}
-    with locked(arguments.output), _bars(console) as progress:
-        cache = prepare(
-            arguments.text,
-            arguments.output,
-            log=lambda line: print_plainly(console, line),
-            progress=progress,
-            **options,
-        )
+    with locked(arguments.output), progress.preparing() as show:
+        cache = prepare(arguments.text, arguments.output, log=progress.log, progress=show, **options)
     print(cache.folder)
     return 0
-
-
-@contextmanager
-def _bars(console: "Console") -> Iterator[Callable[[str, int, int], None]]:
-    """A bar per step, with MB/s and the time left; nothing unless standard error is a terminal."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(f"{stage:8}", total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield progress

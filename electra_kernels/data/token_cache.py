@@ -1,8 +1,10 @@
 """The token cache: a text as token ids on disk, with its vocabulary, made by `electra_kernels.data.prepare`."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,14 @@ class TokenCache:
             return [Document.from_json(line) for line in path.read_bytes().splitlines()]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: cannot be read: {error}") from error
+
+    def documents(self, tokens: int) -> Iterator[Document]:
+        """The first training documents as text, of up to ``tokens`` tokens, in the words of the vocabulary."""
+        count = int(np.searchsorted(self.offsets, tokens, side="right")) - 1
+        bounds = self.offsets[: max(2, count + 1)].tolist()
+        ids = (self.tokens[start:end].tolist() for start, end in pairwise(bounds))
+        for number, text in enumerate(self.tokenizer.decode_batch(list(ids))):
+            yield Document(f"document {number}", (text,))
 
 
 def open_cache(folder: Path) -> TokenCache:

@@ -32,6 +32,7 @@ def run(
     evaluate: Callable[[], Mapping[str, float]],
     save_model: Callable[[int], None],
     show: Show,
+    warn: Callable[[str], None],
     save_minutes: float,
     flops: float | None = None,
 ) -> None:
@@ -46,6 +47,7 @@ def run(
         evaluate: figures on held-out text; called on all ranks, `EVALUATIONS` times.
         save_model: saves the model that users keep, after each evaluation; called on all ranks with the step.
         show: shows the progress; called on rank 0.
+        warn: prints an alarm; called on rank 0.
         save_minutes: time between checkpoints.
         flops: floating-point operations of a step on all ranks, if the share of the peak is to be logged.
 
@@ -68,6 +70,7 @@ def run(
                 log.step(record)
                 for alarm in monitor.check(record):
                     log.alarm(alarm.step, alarm.message)
+                    warn(str(alarm))
                 show(record, figures)
             is_late = time.monotonic() - saved >= 60 * save_minutes
             if world.largest(is_late) or is_last or stop.agreed:

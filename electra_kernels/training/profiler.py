@@ -104,7 +104,7 @@ class PhaseTimer:
             self.switch_to(_OPTIMIZER)
             return batch
 
-        objective.batch = timed_batch  # type: ignore[method-assign]
+        objective.batch = timed_batch  # type: ignore[assignment, method-assign]
         self._watch(generator, _GENERATOR)
         self._watch(generator.transform, _GENERATOR)
         self._watch(discriminator.encoder, _DISCRIMINATOR)

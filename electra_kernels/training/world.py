@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -85,7 +85,7 @@ class World:
         for rank, message in enumerate(self.gather(error)):
             if message is not None:
                 raise AgreedError(message if rank == 0 else f"rank {rank}: {message}")
-        return result  # type: ignore[return-value]
+        return cast(T, result)
 
     def on_main(self, function: Callable[[], T]) -> T:
         """Call ``function`` on rank 0 only, and return its result, which is pickled, on every rank.
@@ -97,7 +97,7 @@ class World:
         results: list[Any] = [result]
         if self.size > 1:
             dist.broadcast_object_list(results, src=0, group=self.control)
-        return results[0]  # type: ignore[no-any-return]
+        return cast(T, results[0])
 
     def require_same(self, name: str, value: object) -> None:
         """Check that all ranks have the same ``value``.
