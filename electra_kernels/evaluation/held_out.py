@@ -140,8 +140,8 @@ def evaluate_electra(model: Electra, fixed: FixedCorruption, share: Share = _ALL
         token), ``mlm_accuracy`` and ``sampled_accuracy`` (share of the masked tokens whose original was drawn), and on
         the samples of the generator, over the tokens that could be replaced: ``auc_samples``,
         ``auc_samples_frequency`` (AUC of the rarity of the token alone), ``rtd_loss``, ``base_rate_entropy`` (nats, the
-        loss of always predicting the share of replaced tokens), ``recall`` and ``precision`` at probability 0.5, and
-        ``replaced``, the share of replaced tokens.
+        loss of always predicting the share of replaced tokens), ``recall`` at probability 0.5 and ``replaced``, the
+        share of replaced tokens.
     """
     device = next(model.parameters()).device
     with isolated(model):
@@ -174,7 +174,6 @@ def _evaluate_samples(
         "rtd_loss": float(masked_bce_with_logits(logits, labels)),
         "base_rate_entropy": binary_entropy(replaced),
         "recall": float((logits[labels] > 0).double().mean()),  # the mean of nothing is nan
-        "precision": float(labels[logits > 0].double().mean()),
         "replaced": replaced,
     }
 

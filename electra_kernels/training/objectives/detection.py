@@ -34,15 +34,14 @@ class LabelledRows(NamedTuple):
 def detection_metrics(rtd: TokenLoss, normalizer: Tensor) -> dict[str, Tensor]:
     """Metrics of the judged tokens, where ``normalizer`` [] is the denominator of ``rtd.loss``.
 
-    ``replaced``: their replaced share. ``rtd_loss``: mean loss. ``recall`` and ``precision``: at probability 0.5.
+    ``replaced``: their replaced share. ``rtd_loss``: mean loss. ``recall``: at probability 0.5.
     """
-    true_positives, false_positives, false_negatives, _ = rtd.counts
+    true_positives, _, false_negatives, _ = rtd.counts
     replaced, judged = true_positives + false_negatives, rtd.counts.sum()
     return {
         "replaced": ratio(replaced, judged),
         "rtd_loss": ratio(rtd.loss.detach() * normalizer, judged),
         "recall": ratio(true_positives, replaced),
-        "precision": ratio(true_positives, true_positives + false_positives),
     }
 
 
@@ -51,7 +50,7 @@ class TokenDetection(Objective):
 
     per = "token"
     labels = "every token"
-    metrics = ("replaced", "rtd_loss", "recall", "precision")
+    metrics = ("replaced", "rtd_loss", "recall")
     model: Discriminator
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:

@@ -163,7 +163,7 @@ class AllTokensMLM(RestorationObjective):
         input_ids, attention_mask = batch.tokens.input_ids, batch.tokens.attention_mask
         hidden = self.model.encoder(replaced.input_ids, attention_mask, segments=batch.tokens.segments)
         targets = input_ids.masked_fill(~attention_mask, -100)
-        # Of the head only the losses are used. Fixed uniforms keep its draws away from torch's global generator.
+        # Only the head's losses are used. Fixed uniforms keep its draws away from torch's global generator.
         uniforms = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
         states = self.model.transform(hidden)
         word = self.model.head(states, targets, reduction="none", uniforms=uniforms).loss

@@ -101,7 +101,7 @@ class ReplacedTokenDetection(GeneratorObjective):
     labels = "every token"
     detects = "which words do not fit, also real words in the wrong place"
     cannot_detect = "which word would be right; replacements as plausible as the original"
-    metrics = ("mlm_loss", "mlm_accuracy", "sampled_accuracy", "replaced", "rtd_loss", "recall", "precision")
+    metrics = ("mlm_loss", "mlm_accuracy", "sampled_accuracy", "replaced", "rtd_loss", "recall")
     model: Electra
 
     def __init__(self, config: ElectraConfig, text: TextFacts, **options: Any) -> None:
@@ -198,7 +198,7 @@ class FixedGenerator(Objective):
 
     per = "token"
     labels = "every token"
-    metrics = ("replaced", "rtd_loss", "recall", "precision")
+    metrics = ("replaced", "rtd_loss", "recall")
     model: Electra
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from electra_kernels.training.objectives import AllTokensMLM, MaskedLanguageModel, ReplaceMLM, means
+from electra_kernels import mask_tokens
+from electra_kernels.training.objectives import (
+    AllTokensMLM,
+    MaskedLanguageModel,
+    ReplaceMLM,
+    masked_batch,
+    means,
+)
 from electra_kernels.training.objectives.masked_lm import copy_loss
 
 from .float64 import assert_same_loss_and_gradients, log_probabilities, mlm_loss, picked
@@ -24,6 +31,19 @@ def test_masked_lm_is_the_cross_entropy_at_the_masks(electra_config, facts, shor
     assert_same_loss_and_gradients(objective, loss, F.nll_loss(chosen[used], masked.targets[used]))
     right = chosen[used].argmax(-1) == masked.targets[used]
     assert means(sums)["mlm_accuracy"] == pytest.approx(right.float().mean().item())
+
+
+def test_masks_and_samples_have_numbers_of_their_own(short_and_long_rows):
+    tokens, given = short_and_long_rows, []
+
+    def mask(input_ids, maskable, *, uniforms):
+        given.append(uniforms)
+        return mask_tokens(input_ids, maskable, mask_token_id=4, vocab_size=150, uniforms=uniforms)
+
+    batch = masked_batch(mask, tokens, 0.15, seed=0)
+    assert batch.sampling_uniforms.shape == batch.masked.targets.shape
+    assert given[0].shape == (*batch.masked.targets.shape, 2)
+    assert not torch.isin(batch.sampling_uniforms, given[0]).any()
 
 
 def test_replace_mlm_predicts_the_original_behind_the_samples(
