@@ -32,8 +32,8 @@ def add_command(commands: Commands) -> None:
         default=[],
         metavar="PATH",
         help="files or folders: .txt and .md (one paragraph per line, an empty line between documents), .jsonl, "
-        ".parquet, each also .gz or .zst, or a saved Hugging Face dataset; - is standard input; by default the documentation of "
-        "five Python packages is downloaded from the package index",
+        ".parquet, each also .gz or .zst, or a saved Hugging Face dataset; - is standard input; by default the "
+        "documentation of five Python packages is downloaded from the package index",
     )
     add_reading_options(parser)
     add_vocabulary_options(parser)

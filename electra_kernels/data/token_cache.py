@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ TOKENS, OFFSETS, COUNTS, TOKENIZER, HELD_OUT, META = (
     "held_out.jsonl",
     "meta.json",
 )
+
+WORK = "shards"  # folder of unfinished work in that of the cache
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class TokenCache:
     def vocab_size(self) -> int:
         return len(self.counts)
 
-    @cached_property
+    @property
     def facts(self) -> TextFacts:
         return text_facts(self.tokenizer, self.counts)
 
@@ -118,4 +119,4 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
 
 
 def _unfinished(folder: Path) -> bool:
-    return (folder / "shards" / "plan.json").is_file()
+    return (folder / WORK / "plan.json").is_file()
