@@ -10,6 +10,8 @@ from electra_kernels.data.document import Document
 SHARE = 1 / 20
 LARGEST = 16 << 20  # bytes; an evaluation needs no more, whatever the size of the corpus
 _TOLERANCE = 1 / 4  # of the wanted amount, so that documents of usual length stay whole
+_HASHES = 1 << 64
+_MANY = 256 << 20  # bytes of text
 TOO_LITTLE = "too little text: it needs at least two different paragraphs, one of them to hold out"
 
 
@@ -30,6 +32,14 @@ def name_hash(name: str) -> int:
     """64 bits of the SHA-256 of a name, which may contain bytes that are not UTF-8."""
     data = name.encode(errors="surrogateescape")
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
+
+
+def largest_hash(wanted: int, total: int) -> int:
+    """Documents with larger hashes will not be held out, in a text that has many documents.
+
+    Documents have at most 1 MiB, so 48 or more are left to choose from.
+    """
+    return _HASHES if total < _MANY else int(min(1.0, 3 * wanted / total) * _HASHES)
 
 
 def wanted_size(total: int, share: float = SHARE) -> int:

@@ -1,18 +1,15 @@
 """Paths → the input files in them, and the reasons why others are passed over."""
 
-import gzip
 import hashlib
 import importlib.util
-import io
 import json
 import mimetypes
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, cast
 
+from electra_kernels.data.compression import decompression_errors, open_decompressed
 from electra_kernels.data.notes import Notes
 from electra_kernels.errors import UserError
 
@@ -26,6 +23,7 @@ _MIME = mimetypes.MimeTypes(filenames=())  # the tables of Python, not those of 
 _RESULTS = {  # files of a run or of a model, should they lie beside text
     "vocab.txt", "merges.txt", "vocab.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "config.json", "meta.json", "held_out.jsonl", "metrics.json", "metrics.jsonl", "added_tokens.json",
+    "tokens.bin", "offsets.npy", "counts.npy", "electra-kernels.lock", "report.html",
 }  # fmt: skip
 _SNIFFED = 4096
 _EXPANSION = 3  # of compressed text; only the progress bar and the size of a sample depend on it
@@ -73,12 +71,12 @@ def find_inputs(paths: Sequence[Path], notes: Notes, *, leave_out: Path | None =
         UserError: a path is missing, or is a file of a kind that cannot be read.
     """
     found: dict[Path, Input] = {}
-    skipped = leave_out.resolve() if leave_out else None
+    visited = {leave_out.resolve()} if leave_out else set()
     paths = list(dict.fromkeys(Path(path) for path in paths))
     for path, name in zip(paths, _distinct_names(paths)):
         if not path.exists():
             raise UserError(f"{path}: no such file or directory")
-        for each in _walk(path, name, notes, skipped) if path.is_dir() else [_given_file(path, name)]:
+        for each in _given_folder(path, name, notes, visited) if path.is_dir() else [_given_file(path, name)]:
             if each.path.resolve() in found:
                 notes.add("file given twice", str(each.path))
             else:
@@ -106,36 +104,6 @@ def read_standard_input(copy: Path) -> Input:
     return replace(_file(copy, "standard input", kind, compression), stamp=digest.hexdigest())
 
 
-def open_decompressed(path: Path, compression: str) -> BinaryIO:
-    """Open a file for reading, decompressed.
-
-    Raises:
-        OSError: the file cannot be opened.
-        UserError: it needs a package that is not installed.
-    """
-    if compression == "gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    if compression == "zst":
-        if importlib.util.find_spec("zstandard") is None:
-            raise UserError(f"{path}: reading it needs the package zstandard (pip install zstandard)")
-        import zstandard
-
-        file = open(path, "rb")  # noqa: SIM115 -- the stream closes it
-        stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
-        return io.BufferedReader(cast(io.RawIOBase, stream), 1 << 17)
-    return open(path, "rb")
-
-
-def decompression_errors() -> tuple[type[Exception], ...]:
-    """The exceptions of a damaged compressed file."""
-    errors: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
-    if importlib.util.find_spec("zstandard") is not None:
-        import zstandard
-
-        errors += (zstandard.ZstdError,)
-    return errors
-
-
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
     absolute = [path.absolute() for path in paths]
     depths = [1] * len(paths)
@@ -151,6 +119,8 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
 
 def _given_file(path: Path, name: str) -> Input:
     """A file that the user named. It must be readable; in a folder it would be passed over."""
+    if not path.is_file():
+        raise UserError(f"{path}: not a regular file; - reads from standard input")
     found = _classify(path, name)
     if isinstance(found, Input):
         return found
@@ -161,34 +131,48 @@ def _given_file(path: Path, name: str) -> Input:
     raise UserError(f"{path}: not a kind of text file that can be read ({found}); should be {FORMATS}")
 
 
-def _walk(
-    folder: Path, name: str, notes: Notes, leave_out: Path | None, given: bool = True
-) -> Iterator[Input]:
-    reason = _reason_to_skip(folder)
-    if folder.resolve() == leave_out or (reason and not given):
-        notes.add(reason or "output of this command", f"{folder}/")
-        return
-    if reason and (folder / "tokens.bin").is_file():
+def _given_folder(folder: Path, name: str, notes: Notes, visited: set[Path]) -> Iterator[Input]:
+    is_output = folder.resolve() in visited
+    if (folder / "tokens.bin").is_file() and not is_output:
         raise UserError(f"{folder}: a token cache, not text; pretrain reads it with --data")
+    yield from _folder(folder, name, notes, visited)
+
+
+def _folder(folder: Path, name: str, notes: Notes, visited: set[Path]) -> Iterator[Input]:
+    visited.add(folder.resolve())
     if (folder / "dataset_dict.json").is_file():
         yield from _dataset_dict(folder, name, notes)
-        return
-    if (folder / "dataset_info.json").is_file():
+    elif (folder / "dataset_info.json").is_file():
         yield _dataset(folder, name)
-        return
-    for child in sorted(folder.iterdir()):
-        if child.name.startswith("."):
-            notes.add("hidden file or folder", str(child))
-        elif child.is_dir():
-            yield from _walk(child, f"{name}/{child.name}", notes, leave_out, given=False)
-        elif _is_result(child):
-            notes.add("file of a model or of an earlier run", str(child))
-        elif child.is_file():
-            found = _classify(child, f"{name}/{child.name}")
-            if isinstance(found, Input):
-                yield found
-            else:
-                notes.add(found, str(child))
+    else:
+        for child in sorted(folder.iterdir()):
+            yield from _child(child, f"{name}/{child.name}", notes, visited)
+
+
+def _child(path: Path, name: str, notes: Notes, visited: set[Path]) -> Iterator[Input]:
+    """What is read of an entry of a folder; why it is passed over goes to the notes."""
+    found: Input | str
+    if path.name.startswith("."):
+        found = "hidden file or folder"
+    elif path.is_dir():
+        found = (
+            "folder that was read already, or the output"
+            if path.resolve() in visited
+            else _reason_to_skip(path)
+        )
+        if not found:
+            yield from _folder(path, name, notes, visited)
+            return
+    elif not path.is_file():
+        found = "broken link, or no regular file"
+    elif _is_result(path):
+        found = "file of a model or of an earlier run"
+    else:
+        found = _classify(path, name)
+    if isinstance(found, Input):
+        yield found
+    else:
+        notes.add(found, str(path))
 
 
 def _reason_to_skip(folder: Path) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import heapq
 import json
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +20,8 @@ from tokenizers import Tokenizer
 from electra_kernels.data.document import Document
 from electra_kernels.data.held_out import Candidate, candidate, divide
 from electra_kernels.data.notes import Notes
-from electra_kernels.data.reading import Piece, Reader
+from electra_kernels.data.pieces import Piece, hash_piece
+from electra_kernels.data.reading import Reader
 from electra_kernels.data.vocabulary import load_vocabulary, special_ids
 from electra_kernels.files import write_whole
 from electra_kernels.special_tokens import all_special
@@ -48,12 +49,12 @@ class Shard:
     def file(self, suffix: str) -> Path:
         return self.stem.with_name(self.stem.name + suffix)
 
-    def result(self, suffix: str) -> dict[str, Any] | None:
-        """What a finished pass has written; None if it is not finished."""
-        path = self.file(suffix)
-        if not path.is_file():
-            return None
-        result: dict[str, Any] = json.loads(path.read_text())
+    def is_finished(self, suffix: str) -> bool:
+        return self.file(suffix).is_file()
+
+    def finished(self, suffix: str) -> dict[str, Any]:
+        """What a finished pass has written."""
+        result: dict[str, Any] = json.loads(self.file(suffix).read_text())
         return result
 
 
@@ -65,8 +66,9 @@ class Survey:
         shard: the text.
         field, wrapped: see `Reader`.
         largest_held_out: bytes of the documents with the smallest hashes that are written to .candidates.jsonl.
+        largest_hash: documents with larger hashes are not written.
         sample: bytes of the documents that are written to .sample.jsonl, at even distances.
-        all: whether the sample should be all text, rather than documents at even distances.
+        sample_all: whether the sample should be all text, rather than documents at even distances.
     """
 
     SUFFIX = ".survey.json"
@@ -75,13 +77,14 @@ class Survey:
     field: str
     wrapped: bool
     largest_held_out: int
+    largest_hash: int
     sample: int
-    all: bool
+    sample_all: bool
 
     def __call__(self, report: Report) -> None:
-        lowest, sampled, total, count = _Lowest(self.largest_held_out), 0, 0, 0
+        lowest, sampled, total, count = _Lowest(self.largest_held_out, self.largest_hash), 0, 0, 0
         notes, ragged, lines, hashes = Notes(), 0, 0, []
-        before = 0  # bytes of the pieces that are read
+        before = unreported = 0  # bytes of the pieces that are read, and of text
         with open(self.shard.file(".sample.jsonl"), "w", encoding="ascii") as sample:
             for piece in self.shard.pieces:
                 hashes.append(hash_piece(piece))
@@ -91,13 +94,17 @@ class Survey:
                     total, count = total + size, count + 1
                     lowest.add(document)
                     position = before + min(reader.position, piece.text_size)
-                    share = 1.0 if self.all else position / max(self.shard.text_size, 1)
+                    share = 1.0 if self.sample_all else position / max(self.shard.text_size, 1)
                     if sampled + size <= self.sample and sampled <= self.sample * share:
                         sample.write(document.to_json() + "\n")
                         sampled += size
-                    report(size)
+                    unreported += size
+                    if unreported >= _BATCH:
+                        report(unreported)
+                        unreported = 0
                 before += piece.text_size
                 lines, ragged = lines + reader.lines, ragged + reader.ragged
+        report(unreported)
         lowest.write(self.shard.file(".candidates.jsonl"))
         result = {
             "bytes": total,
@@ -152,9 +159,9 @@ class Encoding:
                 ids = np.fromiter((i for each in encoded for i in each), dtype)
                 lengths = array("q", filter(None, map(len, encoded)))
                 counts += np.bincount(ids, minlength=vocab_size)
-                ids.tofile(token_file)
-                lengths.tofile(length_file)
-                digest.update(ids.tobytes())
+                token_file.write(ids.data)
+                length_file.write(lengths)
+                digest.update(ids.data)
                 documents, tokens = documents + len(lengths), tokens + len(ids)
                 report(sum(document.size for document in batch))
         np.save(self.shard.file(".counts.npy"), counts)
@@ -177,13 +184,14 @@ class Encoding:
 class _Lowest:
     """The documents with the smallest hashes, up to a number of bytes, but at least one."""
 
-    def __init__(self, largest: int) -> None:
-        self.largest, self.size = largest, 0
+    def __init__(self, largest: int, largest_hash: int) -> None:
+        self.largest, self.largest_hash, self.size = largest, largest_hash, 0
         self.heap: list[tuple[int, str, Candidate, Document]] = []  # the largest hash first
 
     def add(self, document: Document) -> None:
         each = candidate(document)
-        if self.heap and self.size >= self.largest and -each.hash <= self.heap[0][0]:
+        full = self.heap and self.size >= self.largest and -each.hash <= self.heap[0][0]
+        if full or each.hash > self.largest_hash:
             return
         heapq.heappush(self.heap, (-each.hash, each.name, each, document))
         self.size += each.size
@@ -195,7 +203,7 @@ class _Lowest:
         write_whole(path, "".join(lines))
 
 
-def encode_documents(tokenizer: Tokenizer, documents: list[Document]) -> list[list[int]]:
+def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[list[int]]:
     """The token ids of each document, without special tokens around them.
 
     In a byte-level vocabulary a word has its mark only after a blank, so a paragraph begins with one there.
@@ -214,24 +222,6 @@ def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
 def paragraph_hash(paragraph: str) -> bytes:
     """8 bytes that stand for a paragraph."""
     return hashlib.blake2b(paragraph.encode(), digest_size=8).digest()
-
-
-def hash_piece(piece: Piece) -> str:
-    """SHA-256 of the bytes of a piece. That of a table covers the whole file and belongs to its first piece."""
-    digest = hashlib.sha256()
-    source = piece.input
-    files = sorted(source.path.glob("*.arrow")) if source.kind == "dataset" else [source.path]
-    by_bytes = source.kind in ("text", "json") and not source.compression
-    if piece.start and not by_bytes:
-        return ""
-    for path in files:
-        with open(path, "rb") as file:
-            file.seek(piece.start)
-            left = piece.stop - piece.start if by_bytes and piece.stop is not None else 1 << 62
-            while left > 0 and (block := file.read(min(left, 1 << 20))):
-                digest.update(block)
-                left -= len(block)
-    return digest.hexdigest()
 
 
 def special_token_ids(tokenizer: Tokenizer) -> list[int]:
@@ -264,3 +254,9 @@ def _tokenizer(folder: Path) -> Tokenizer:
 def _hashes(path: Path) -> frozenset[bytes]:
     data = path.read_bytes()
     return frozenset(data[start : start + 8] for start in range(0, len(data), 8))
+
+
+def read_jsonl(path: Path) -> Iterator[Document]:
+    """The documents in a file of lines of `Document.to_json`."""
+    with open(path, "rb") as file:
+        yield from map(Document.from_json, file)

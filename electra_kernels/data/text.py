@@ -18,7 +18,8 @@ from electra_kernels.data.held_out import (
 )
 from electra_kernels.data.inputs import find_inputs
 from electra_kernels.data.notes import Notes
-from electra_kernels.data.reading import Reader, split_input
+from electra_kernels.data.pieces import split_input
+from electra_kernels.data.reading import Reader
 from electra_kernels.errors import UserError
 
 __all__ = ["Corpus", "Document", "read_documents", "split_held_out"]

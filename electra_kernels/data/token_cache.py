@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,8 @@ TOKENS, OFFSETS, COUNTS, TOKENIZER, HELD_OUT, META = (
     "held_out.jsonl",
     "meta.json",
 )
+
+WORK = "shards"  # folder of unfinished work in that of the cache
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class TokenCache:
     def vocab_size(self) -> int:
         return len(self.counts)
 
-    @cached_property
+    @property
     def facts(self) -> TextFacts:
         return text_facts(self.tokenizer, self.counts)
 
@@ -128,4 +129,4 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
 
 
 def _unfinished(folder: Path) -> bool:
-    return (folder / "shards" / "plan.json").is_file()
+    return (folder / WORK / "plan.json").is_file()

@@ -17,6 +17,7 @@ from electra_kernels.data.word_pieces import (
 )
 from electra_kernels.errors import UserError
 from electra_kernels.files import write_whole
+from electra_kernels.models.tokenizer import save_tokenizer
 from electra_kernels.special_tokens import (
     USUAL_NAMES,
     find_roles,
@@ -113,12 +114,13 @@ def describe_vocabulary(tokenizer: Tokenizer) -> str:
 
 
 def save_vocabulary(tokenizer: Tokenizer, directory: Path) -> None:
-    """Write tokenizer.json and vocab.txt to a directory, each whole or not at all."""
+    """Write tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt, each whole or not at all."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    write_whole(directory / "tokenizer.json", tokenizer.to_str(pretty=True))
-    write_whole(directory / "vocab.txt", "".join(f"{token}\n" for token, _ in tokens))
+    save_tokenizer(tokenizer, directory)
+    if isinstance(tokenizer.model, models.WordPiece):
+        tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        write_whole(directory / "vocab.txt", "".join(f"{token}\n" for token, _ in tokens))
 
 
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:

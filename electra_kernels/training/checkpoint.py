@@ -24,7 +24,7 @@ from electra_kernels.models import Electra, ElectraConfig, Encoder, EncoderConfi
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.recipe import Recipe
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 @dataclass
