@@ -8,7 +8,7 @@ from electra_kernels.errors import UserError
 from electra_kernels.evaluation.colouring import ScoredToken
 from electra_kernels.evaluation.pages import render
 from electra_kernels.evaluation.report import PAGES, make_report, report_page, write_report
-from electra_kernels.evaluation.run_folder import read_run, write_metrics
+from electra_kernels.evaluation.run_files import read_run, write_metrics
 from electra_kernels.training.log import Log, StepRecord
 
 SAMPLES = [
@@ -129,7 +129,8 @@ def test_a_value_that_is_missing_is_an_error(metrics):
 OPTIONS = {
     "config": "small",
     "objective": "replaced_tokens",
-    "run": {"device": "NVIDIA H200", "seed": 7, "ranks": 8},
+    "execution": {"ranks": 8, "micro_batch": 32, "shard": True, "compile": False},
+    "run": {"device": "NVIDIA H200", "seed": 7},
 }
 METRICS = {
     "mlm_loss": 4.0,
@@ -171,7 +172,9 @@ def test_a_run_that_is_going_on_says_how_far_it_is(log, page):
     assert "<h2>Held-out text, so far</h2>" in found
     assert '<td class="n">0.540</td>' in found
     assert '<td class="">3,200 tokens/s</td>' in found
-    assert '<td class="">NVIDIA H200</td>' in found
+    assert '<td class="">8 × NVIDIA H200</td>' in found
+    assert '<td class="">32 rows at a time, shard</td>' in found
+    assert '<td class="">40 of 100</td>' in found
 
 
 def test_the_curves_come_from_the_log(log, tmp_path):
@@ -225,8 +228,8 @@ def test_a_run_that_has_only_begun_has_a_page(page, tmp_path):
 
 
 def test_alarms_of_the_log_are_shown(log, page):
-    log.alarm(40, "alarm at step 40: <a loss> is NaN")
-    assert "<li>alarm at step 40: &lt;a loss&gt; is NaN</li>" in page()
+    log.alarm(40, "<a loss> is NaN")
+    assert "<li>at step 40: &lt;a loss&gt; is NaN</li>" in page()
 
 
 def test_a_finished_run_has_its_measurements(log, page, metrics, tmp_path):
