@@ -14,8 +14,8 @@ from electra_kernels.evaluation.colouring import ScoredToken
 from electra_kernels.evaluation.comparison.pair import LEARNING_RATES
 from electra_kernels.evaluation.pages import render
 from electra_kernels.evaluation.run_curves import NAMES, Records, learning_pictures, machine_pictures
-from electra_kernels.evaluation.run_folder import METRICS as METRICS
-from electra_kernels.evaluation.run_folder import Run, read_run, write_metrics
+from electra_kernels.evaluation.run_files import METRICS as METRICS
+from electra_kernels.evaluation.run_files import Run, read_run, write_metrics
 from electra_kernels.files import write_whole
 from electra_kernels.training.log import finite as finite
 
@@ -123,39 +123,50 @@ def _remaining(run: Run) -> float | None:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     """What was run, for how long and where; what is not known is left out."""
-    about = dict(run.options.get("run", {}))
+    options = {
+        "config": "",
+        "objective": "",
+        "recipe": {},
+        "execution": {},
+        "run": {},
+        "schedule": "",
+    } | run.options
+    recipe, about = options["recipe"], {**options["execution"], **options["run"]}
     steps = run.log.of_kind("step")
     about |= {name: steps[-1][name] for name in ("tokens", "seconds") if steps and name in steps[-1]}
     about |= (run.results or {}).get("run", {})
-    recipe = run.options.get("recipe", {})
-    done = run.log.step or about.get("steps", 0)
-    rows = [
-        ("configuration", run.options.get("config")),
-        ("objective", _words(run.options.get("objective", ""))),
-    ]
+    total = run.log.steps or about.get("steps") or 0
+    rows = [("configuration", options["config"]), ("objective", _words(options["objective"]))]
     if {"batch_size", "length"} <= recipe.keys():
         rows.append(("rows per step", f"{recipe['batch_size']:,} of {recipe['length']:,} tokens"))
-    rows.append(("steps", f"{done:,}"))
+    rows.append(("schedule", options["schedule"]))
+    rows.append(("steps", f"{run.log.step:,} of {total:,}" if run.results is None else f"{total:,}"))
     if about.get("seconds") and "tokens" in about:
-        tokens, seconds = about["tokens"], about["seconds"]
         rows += [
-            ("tokens", f"{tokens:,}"),
-            ("time", f"{timedelta(seconds=round(seconds))}, evaluations included"),
-            ("speed", f"{tokens / seconds:,.0f} tokens/s"),
+            ("tokens", f"{about['tokens']:,}"),
+            ("time", f"{timedelta(seconds=round(about['seconds']))}"),
+            ("speed", f"{about['tokens'] / about['seconds']:,.0f} tokens/s"),
         ]
-    if run.resumed:
-        rows.append(("resumed at step", ", ".join(f"{step:,}" for step in run.resumed)))
-    threads = f", {about['threads']} threads" if "threads" in about else ""
-    rows.append(
-        (
-            "device",
-            f"{about.get('device', 'unknown')}{threads}{', bfloat16' if about.get('bfloat16') else ''}",
-        )
+    rows.append(("resumed at step", ", ".join(f"{step:,}" for step in run.resumed)))
+    rows.append(("device", _device(about)))
+    rows.append(("each rank", _execution(about)))
+    rows += [(label, about.get(name, "")) for name, label in (("backend", "back end"), ("torch", "torch"))]
+    rows.append(("seed", str(about.get("seed", ""))))
+    return [row for row in rows if row[1]]
+
+
+def _device(about: Mapping[str, Any]) -> str:
+    ranks = f"{about['ranks']} × " if about.get("ranks", 1) > 1 else ""
+    threads = f", {about['threads']} threads" if about.get("threads") else ""
+    return f"{ranks}{about.get('device', '')}{threads}{', bfloat16' if about.get('bfloat16') else ''}"
+
+
+def _execution(about: Mapping[str, Any]) -> str:
+    """The choices of how a step is computed that are on."""
+    chosen = [f"{about['micro_batch']:,} rows at a time"] if about.get("micro_batch") else []
+    return ", ".join(
+        chosen + [_words(name) for name in ("shard", "checkpoint_layers", "compile") if about.get(name)]
     )
-    rows += [(name, about.get(name)) for name in ("ranks", "backend", "torch", "seed")]
-    return [
-        (name.replace("backend", "back end"), str(value)) for name, value in rows if value not in (None, "")
-    ]
 
 
 def _summary(run: Run) -> list[tuple[str, str]]:

@@ -8,18 +8,9 @@ from electra_kernels.evaluation.figures import COLOURS, MUTED, PER_ROW, PER_TOKE
 
 # Names of the pictures, which are also files: NAME.png.
 NAMES = (
-    "auc",
-    "mlm_loss",
-    "rtd_loss",
-    "losses",
-    "metrics",
-    "shares",
-    "gradient_norm",
-    "learning_rate",
-    "tokens_per_second",
-    "time_and_padding",
-    "memory",
-)
+    "auc mlm_loss rtd_loss losses metrics shares "
+    "gradient_norm learning_rate tokens_per_second time_and_padding memory"
+).split()
 _SHARES = {
     "mlm_accuracy": "masked tokens predicted",
     "sampled_accuracy": "samples equal to the original",
@@ -32,28 +23,10 @@ _TIME_AND_PADDING = {
     "padding": "cells that are padding",
 }
 # Names in a record that are no metric of an objective, or have their place in a picture by name.
-_PLACED = {
-    "kind",
-    "time",
-    "step",
-    "steps",
-    "tokens",
-    "seconds",
-    "gradient_norm",
-    "tokens_per_second",
-    "memory",
-} | {
-    "learning_rate",
-    "muon_learning_rate",
-    "auc_random",
-    "auc_samples",
-    "auc_samples_frequency",
-    "base_rate_entropy",
-    "mlm_loss",
-    "rtd_loss",
-    *_SHARES,
-    *_TIME_AND_PADDING,
-}
+_PLACED = set(
+    "kind time step steps tokens seconds learning_rate muon_learning_rate gradient_norm memory tokens_per_second "
+    "steps_per_second auc_random auc_samples auc_samples_frequency base_rate_entropy mlm_loss rtd_loss".split()
+).union(_SHARES, _TIME_AND_PADDING)
 
 
 @dataclass(frozen=True)

@@ -79,16 +79,23 @@ def step_flops(step: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def mfu(flops_per_step: float, steps_per_second: float, peak: float, devices: int = 1) -> float:
+def mfu(
+    flops_per_step: float, steps_per_second: float, devices: int = 1, *, peak: float | None = None
+) -> float | None:
     """Model FLOPs utilisation (Chowdhery et al. 2022, PaLM): the used share of the peak of all devices.
 
     Args:
-        flops_per_step: of the global batch.
+        flops_per_step: of the global batch, on all devices together.
         steps_per_second: optimiser steps.
-        peak: FLOP/s of one device, from `peak_flops`.
-        devices: number of devices that share the step.
+        devices: number of devices that share a step.
+        peak: FLOP/s of one device; None: that of the current GPU in bfloat16.
+
+    Returns:
+        None if the peak is not known.
     """
-    return flops_per_step * steps_per_second / (peak * devices)
+    if peak is None and torch.cuda.is_available():
+        peak = device_peak_flops(torch.device("cuda", torch.cuda.current_device()))
+    return None if peak is None else flops_per_step * steps_per_second / (peak * devices)
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from electra_kernels.errors import UserError
+from electra_kernels.evaluation import report
 from electra_kernels.evaluation.colouring import ScoredToken
 from electra_kernels.evaluation.pages import render
 from electra_kernels.evaluation.report import PAGES, make_report, report_page, write_report
-from electra_kernels.evaluation.run_folder import read_run, write_metrics
+from electra_kernels.evaluation.run_files import read_run, write_metrics
 from electra_kernels.training.log import Log, StepRecord
 
 SAMPLES = [
@@ -65,8 +66,12 @@ def metrics():
 
 
 @pytest.fixture
-def write(metrics, tmp_path):
-    """Write the report with some of the metrics replaced, and return the page in one line."""
+def write(metrics, tmp_path, monkeypatch):
+    """Write the report with some of the metrics replaced, and return the page in one line.
+
+    Without the learning curves, which take time.
+    """
+    monkeypatch.setattr(report, "learning_pictures", lambda records: {})
 
     def written(**changed):
         return " ".join(write_report(tmp_path, metrics | changed, SAMPLES).read_text().split())
@@ -85,8 +90,8 @@ def test_a_replaced_token_is_marked_and_the_text_is_escaped(write):
     assert "<b>" not in page
 
 
-def test_the_report_has_the_figures_and_its_pictures_inside(write):
-    page = write()
+def test_the_report_has_the_figures_and_its_pictures_inside(metrics, tmp_path):
+    page = " ".join(write_report(tmp_path, metrics, SAMPLES).read_text().split())
     assert "text of &lt;Tom &amp; Jerry&gt;, 1,000 documents with 1,000,000 tokens" in page
     assert '<td class="">10,000 tokens/s</td>' in page
     assert '<td class="">AVX2, 2 threads</td>' in page
@@ -129,7 +134,8 @@ def test_a_value_that_is_missing_is_an_error(metrics):
 OPTIONS = {
     "config": "small",
     "objective": "replaced_tokens",
-    "run": {"device": "NVIDIA H200", "seed": 7, "ranks": 8},
+    "execution": {"ranks": 8, "micro_batch": 32, "shard": True, "compile": False},
+    "run": {"device": "NVIDIA H200", "seed": 7},
 }
 METRICS = {
     "mlm_loss": 4.0,
@@ -171,7 +177,9 @@ def test_a_run_that_is_going_on_says_how_far_it_is(log, page):
     assert "<h2>Held-out text, so far</h2>" in found
     assert '<td class="n">0.540</td>' in found
     assert '<td class="">3,200 tokens/s</td>' in found
-    assert '<td class="">NVIDIA H200</td>' in found
+    assert '<td class="">8 × NVIDIA H200</td>' in found
+    assert '<td class="">32 rows at a time, shard</td>' in found
+    assert '<td class="">40 of 100</td>' in found
 
 
 def test_the_curves_come_from_the_log(log, tmp_path):
@@ -225,16 +233,14 @@ def test_a_run_that_has_only_begun_has_a_page(page, tmp_path):
 
 
 def test_alarms_of_the_log_are_shown(log, page):
-    log.alarm(40, "alarm at step 40: <a loss> is NaN")
-    assert "<li>alarm at step 40: &lt;a loss&gt; is NaN</li>" in page()
+    log.alarm(40, "<a loss> is NaN")
+    assert "<li>at step 40: &lt;a loss&gt; is NaN</li>" in page()
 
 
-def test_a_finished_run_has_its_measurements(log, page, metrics, tmp_path):
+def test_a_finished_run_has_its_measurements(log, page, write, metrics):
     log.end(40)
     assert "All 40 steps are done; the measurements after the training are not there yet." in page()
-    metrics["run"]["steps"] = 40
-    write_report(tmp_path, metrics, SAMPLES)
-    found = page()
+    found = write(run=metrics["run"] | {"steps": 40})
     assert '<p class="status">' not in found
     assert "the original, struck out" in found
     assert "<p>Not measured: no network.</p>" in found

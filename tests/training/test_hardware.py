@@ -90,4 +90,14 @@ def test_the_head_counts_like_the_products_that_it_replaces():
 
 def test_utilisation_is_shared_by_the_devices():
     """8 devices of 312 TFLOP/s at 2 steps of 624 TFLOPs per second use half of their peak."""
-    assert mfu(624e12, 2.0, 312e12, devices=8) == pytest.approx(0.5)
+    assert mfu(624e12, 2.0, 8, peak=312e12) == pytest.approx(0.5)
+
+
+def test_utilisation_of_the_current_gpu(monkeypatch):
+    assert torch.cuda.is_available() or mfu(1e12, 1.0) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
+    assert mfu(312e12, 1.0, 2) == pytest.approx(0.5)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA GeForce MX150")
+    assert mfu(312e12, 1.0, 2) is None

@@ -40,7 +40,7 @@ def test_a_record_can_be_read_as_soon_as_it_is_written(tmp_path, open_log):
     log.start(0, 100, ranks=2)
     log.step(record(10, gradient_norm=0.25))
     log.evaluation(10, 5.0, {"auc_random": 0.75})
-    log.alarm(10, "alarm at step 10: too high")
+    log.alarm(10, "too high")
     lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["start", "step", "evaluation", "alarm"]
     del lines[1]["time"]

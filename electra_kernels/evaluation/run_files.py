@@ -18,8 +18,8 @@ class Run:
 
     Attributes:
         folder: its output folder.
-        options: run.json: "config", "objective", "recipe", "text" and "run" (device, seed …), of which a run may
-            leave out any.
+        options: run.json: "config", "objective", "recipe", "text", "execution" (ranks …) and "run" (device, seed …),
+            of which a run may leave out any.
         log: metrics.jsonl.
         results: metrics.json, with the measurements after the training; None if there are none of this run.
     """
@@ -36,9 +36,8 @@ class Run:
 
     @property
     def alarms(self) -> list[str]:
-        return [record["message"] for record in self.log.of_kind("alarm")] or (self.results or {}).get(
-            "alarms", []
-        )
+        logged = [f"at step {record['step']:,}: {record['message']}" for record in self.log.of_kind("alarm")]
+        return logged or (self.results or {}).get("alarms", [])
 
     @property
     def resumed(self) -> list[int]:
