@@ -36,7 +36,7 @@ def best_fit(sizes: np.ndarray, capacity: int, order: np.ndarray) -> np.ndarray:
             rows[pieces[: full * each + rest]] = np.repeat(chosen, each)[: len(pieces)]
             pieces = pieces[full * each + rest :]
             room.put(space - each * size, chosen[:full])
-            room.put(space - rest * size, chosen[full : full + 1] if rest else chosen[:0])
+            room.put(space - rest * size, chosen[full : full + bool(rest)])
             room.put(space, chosen[full + bool(rest) :])
     return rows
 

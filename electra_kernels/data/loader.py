@@ -59,12 +59,16 @@ class Loader(Iterator[TokenBatch]):
         if batch_size < 1 or batch_size % ranks:
             raise ValueError(f"batch_size: {batch_size} should be a positive multiple of the {ranks} ranks")
         share = batch_size // ranks
-        pin = device.type == "cuda"
+        # Each thread has a current device of its own. Pinned on the default one, every rank would open a context on it.
+        on_device = torch.cuda.device(device) if device.type == "cuda" else None
 
         def read(step: int) -> TokenBatch:
             entries = step * batch_size + rank * share + torch.arange(share)
             batch = rows.batch(row_indices(entries, len(rows), seed), first_row + entries)
-            return batch.pin_memory() if pin else batch
+            if on_device is None:
+                return batch
+            with on_device:
+                return batch.pin_memory()
 
         self.device = device
         self.waited = 0.0

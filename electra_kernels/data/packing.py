@@ -10,7 +10,6 @@ Documents are packed in windows of about a million pieces. Finished windows go t
 window, up to 150 MB, and 4 bytes for each row of the plan.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -119,7 +118,9 @@ def plan_rows(
     places = [place / "plans" / name for place in (store.folder, folder) if place is not None]
     plan = next(filter(None, (_load(place, rule) for place in places)), None)
     if plan is None:
-        place = places[0] if os.access(store.folder, os.W_OK) else places[-1]
+        beside = store.folder / "plans"
+        is_writable = os.access(beside if beside.is_dir() else store.folder, os.W_OK)
+        place = places[0] if is_writable else places[-1]
         _save(place, store, rule)
         plan = _load(place, rule)
         assert plan is not None, f"{place} was just written"
@@ -184,24 +185,25 @@ def _load(place: Path, rule: dict[str, Any]) -> Plan | None:
 def _save(place: Path, store: TokenStore, rule: dict[str, Any]) -> None:
     """Compute a plan in a folder of its own, and move it to ``place`` when it is whole.
 
-    Of several processes that compute the same plan, the first one's is kept.
+    Of several processes that compute the same plan, the first one's is kept. It sweeps away the unfinished ones, also
+    those of processes that were killed.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f"{place.name}.") as scratch:
+    with tempfile.TemporaryDirectory(
+        dir=place.parent, prefix=f"{place.name}.", ignore_cleanup_errors=True
+    ) as scratch:
         unfinished = Path(scratch) / place.name
-        unfinished.mkdir()
         try:
+            unfinished.mkdir()
             _write(unfinished, store.offsets, rule)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(place)) from error
-        try:
+            if place.exists() and _load(place, rule) is None:
+                shutil.rmtree(place)
             os.rename(unfinished, place)
         except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
             if _load(place, rule) is None:
-                shutil.rmtree(place)
-                os.rename(unfinished, place)
+                raise OSError(error.errno, error.strerror or str(error), str(place)) from error
+    for leftover in place.parent.glob(f"{place.name}.*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write(folder: Path, offsets: np.ndarray, rule: dict[str, Any]) -> None:

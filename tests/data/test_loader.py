@@ -178,10 +178,23 @@ def test_for_a_gpu_the_thread_pins_and_the_consumer_moves(loader, monkeypatch):
 
         monkeypatch.setattr(TokenBatch, name, recorded)
 
+    class Entered:
+        """Stands for `torch.cuda.device`."""
+
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            done.append((str(self.device), threading.current_thread().name))
+
+        def __exit__(self, *error):
+            pass
+
     record("pin_memory")
     record("to")
-    next(loader(NumberedRows(), device=torch.device("cuda")))
-    assert ("pin_memory", "row loader") in done
+    monkeypatch.setattr(torch.cuda, "device", Entered)
+    next(loader(NumberedRows(), device=torch.device("cuda", 3)))
+    assert done[:2] == [("cuda:3", "row loader"), ("pin_memory", "row loader")]
     assert [event for event in done if event[0] == "to"] == [("to", threading.current_thread().name)]
 
 

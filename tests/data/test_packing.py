@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,19 +148,32 @@ def test_a_plan_of_other_rules_is_made_again(tmp_path, monkeypatch):
     assert json.loads((folder / "plan.json").read_text())["rule"]["version"] == 99
 
 
-def test_the_plan_of_the_fastest_process_is_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_early", [True, False])
+def test_the_plan_of_the_fastest_process_is_kept(tmp_path, monkeypatch, is_early):
+    """The other one finishes, and sweeps up, before or after we write our files."""
     corpus, write = store(tmp_path, CORPUS), packing._write
 
     def write_second(folder, offsets, rule):
-        write(folder, offsets, rule)
-        if not list((tmp_path / "plans").glob("*/plan.json")):
-            monkeypatch.setattr(packing, "_write", write)
-            plan_rows(corpus, 20, seed=3)
+        monkeypatch.setattr(packing, "_write", write)
+        steps = [lambda: plan_rows(corpus, 20, seed=3), lambda: write(folder, offsets, rule)]
+        for step in steps if is_early else reversed(steps):
+            step()
 
     monkeypatch.setattr(packing, "_write", write_second)
-    plan_rows(corpus, 20, seed=3)
+    plan = plan_rows(corpus, 20, seed=3)
     (folder,) = (tmp_path / "plans").iterdir()
-    assert (folder / "plan.json").is_file()
+    assert Path(plan.starts.filename).parent == folder
+
+
+def test_leftovers_of_killed_processes_are_swept_up(tmp_path):
+    leftover = tmp_path / "plans" / f"20-packed-3-{'d' * 16}.k1ll3d"
+    leftover.mkdir(parents=True)
+    (leftover / "starts.npy").write_bytes(b"half")
+    other = plan_rows(store(tmp_path, CORPUS), 20, seed=4)
+    assert leftover.exists(), "it may be of a process that is at work"
+    plan_rows(store(tmp_path, CORPUS), 20, seed=3)
+    assert not leftover.exists()
+    assert Path(other.starts.filename).exists()
 
 
 def test_a_failed_write_leaves_nothing_and_names_the_plan(tmp_path, monkeypatch):
