@@ -12,13 +12,13 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from electra_kernels import backends
 from electra_kernels.commands.measurements import Measurements, has_trained_generator
-from electra_kernels.commands.planning import Planned, plan_run
+from electra_kernels.commands.planning import Planned, count_flops, plan_run
 from electra_kernels.commands.progress import Progress
 from electra_kernels.commands.run_folder import RunFolder
 from electra_kernels.commands.run_options import (
     Options,
-    check_objective,
     identity_of,
+    objective_class,
     recipe_of,
     row_lengths,
 )
@@ -31,6 +31,7 @@ from electra_kernels.data.token_cache import TokenCache, open_cache
 from electra_kernels.evaluation.comparison.pair import train_pair
 from electra_kernels.evaluation.real_word_errors import ErrorPairs, error_pairs_or_reason
 from electra_kernels.evaluation.report import make_report, write_metrics, write_report
+from electra_kernels.files import replace_folder
 from electra_kernels.models import electra_config
 from electra_kernels.models.precision import has_native_bfloat16
 from electra_kernels.training import loop
@@ -40,10 +41,10 @@ from electra_kernels.training.checkpoints import Checkpoints
 from electra_kernels.training.lock import locked
 from electra_kernels.training.log import LOG, Log, read_log
 from electra_kernels.training.objectives import (
-    OBJECTIVES,
     Objective,
     make_objective,
 )
+from electra_kernels.training.objectives.transformers_pair import TransformersPair
 from electra_kernels.training.profiler import profile_step
 from electra_kernels.training.recipe import RECIPES, Recipe
 from electra_kernels.training.trainer import Trainer
@@ -64,7 +65,7 @@ def pretrain(options: Options, progress: Progress) -> Path:
         OSError: a file cannot be written before the training begins.
         KeyboardInterrupt: the run was stopped; its argument says what was saved.
     """
-    check_objective(options)
+    objective_class(options)  # before any work, refuse options that do not go together
     with join_world() as world, _locked(options.output, world):
         folder = RunFolder(options.output)
         world.on_main(folder.check)
@@ -91,7 +92,8 @@ def pretrain(options: Options, progress: Progress) -> Path:
         if world.is_main:
             run = {**description, "identity": identity, "schedule": str(planned.schedule)}
             folder.write_run(run) if known else folder.begin(run)
-        _train(options, trainer, sources, folder, checkpoints, measurements, progress)
+        flops = count_flops(make, trainer, sources[length])
+        _train(options, trainer, sources, folder, checkpoints, measurements, flops, progress)
         if not world.is_main:
             return folder.folder
         description["run"] |= {"tokens": trainer.position.tokens, "seconds": trainer.position.seconds}
@@ -162,13 +164,22 @@ def _known_run(folder: RunFolder, options: Options, identity: dict[str, Any]) ->
 def _objective(options: Options, recipe: Recipe, cache: TokenCache) -> Objective:
     """A new objective on the CPU; the seed decides its weights."""
     torch.manual_seed(options.seed)
+    if options.generator is not None and options.discriminator is not None:
+        return TransformersPair(
+            options.generator,
+            options.discriminator,
+            cache.tokenizer,
+            cache.special_ids,
+            embeddings=options.embeddings,
+        )
     config = electra_config(options.config, vocab_size=cache.vocab_size, mask_token_id=cache.special_ids.mask)
+    config = replace(config, whole_word_masking=options.whole_word_masking, max_ngram=options.max_ngram)
     return make_objective(options.objective, config, cache.facts, recipe)
 
 
 def _rows(options: Options, cache: TokenCache, length: int, world: World) -> PackedRows:
     """The training rows of one length; rank 0 plans them and the others read its plan."""
-    pack = options.pack and OBJECTIVES[options.objective].packs
+    pack = options.pack and objective_class(options).packs
 
     def plan() -> Plan:
         return plan_rows(cache, length, seed=options.seed, pack=pack, folder=options.output / "plans")
@@ -197,6 +208,7 @@ def _train(
     folder: RunFolder,
     checkpoints: Checkpoints,
     measurements: Measurements,
+    flops: float | None,
     progress: Progress,
 ) -> None:
     """Train to the end of the schedule, unless the run that is continued has already reached it."""
@@ -219,6 +231,7 @@ def _train(
             show=bar.update,
             warn=progress.log,
             save_minutes=options.save_minutes,
+            flops=flops,
         )
     if log is not None:
         log.end(trainer.position.step)
@@ -231,8 +244,12 @@ def _save_model(trainer: Trainer, cache: TokenCache, target: Path, progress: Pro
     state: dict[str, Any] = get_model_state_dict(trainer.objective, options=options)
     if not trainer.world.is_main:
         return
+    objective = trainer.objective
     try:
-        save_objective(target, trainer.objective, cache.tokenizer, trainer.recipe, state)
+        if isinstance(objective, TransformersPair):
+            replace_folder(target, lambda folder: objective.save(folder, state))
+        else:
+            save_objective(target, objective, cache.tokenizer, trainer.recipe, state)
     except OSError as error:
         step = trainer.position.step
         progress.log(

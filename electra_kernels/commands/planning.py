@@ -16,6 +16,7 @@ from electra_kernels.training.calibration import (
     step_seconds,
     steps_of_minutes,
 )
+from electra_kernels.training.hardware import device_peak_flops, step_flops
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import Phase, Schedule, parse_schedule
@@ -77,6 +78,21 @@ def plan_run(
     schedule = _in_minutes(options.minutes, asked, seconds, recipe.least_steps)
     progress.log(_length_message(options.minutes, schedule, seconds))
     return Planned(schedule, execution, threads)
+
+
+def count_flops(make: MakeObjective, trainer: Trainer, rows: RowSource) -> float | None:
+    """Floating-point operations of a step of all ranks; None where the peak of the device is not known.
+
+    They are counted for a few rows by a model that is thrown away, because compiled layers cannot be counted.
+    """
+    device = trainer.world.device
+    if device_peak_flops(device) is None:
+        return None
+    count = min(trainer.recipe.batch_size, trainer.execution.micro_batch or 1)
+    plain = Trainer(make(), trainer.recipe, trainer.schedule, seed=0, world=World(device=device))
+    index = torch.arange(count) % len(rows)
+    batch = rows.batch(index, index).to(device)
+    return step_flops(lambda: plain.step(batch)) * trainer.recipe.batch_size / count
 
 
 def _threads_of_user() -> int | None:

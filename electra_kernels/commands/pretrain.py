@@ -63,6 +63,31 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         default="replaced_tokens",
         help="training objective; an unknown name lists the known ones (default: %(default)s)",
     )
+    for name, example in (
+        ("generator", "a masked language model"),
+        ("discriminator", "a classifier of tokens"),
+    ):
+        group.add_argument(
+            f"--{name}",
+            type=Path,
+            metavar="FOLDER",
+            help=f"instead of the reference models, {example} of Hugging Face transformers: a folder with a "
+            "config.json, and with weights to continue from",
+        )
+    group.add_argument(
+        "--embeddings",
+        choices=("shared", "gradient_disentangled", "separate"),
+        default="shared",
+        help="word embeddings of --generator and --discriminator (default: %(default)s); gradient_disentangled is "
+        "DeBERTaV3's",
+    )
+    group.add_argument("--whole-word-masking", action="store_true", help="mask all tokens of a word together")
+    group.add_argument(
+        "--max-ngram",
+        type=number(int, largest=100),
+        default=1,
+        help="mask spans of 1 to this number of words or tokens (default: %(default)s)",
+    )
     group.add_argument(
         "--seed",
         type=number(int, allow_zero=True),
@@ -92,6 +117,17 @@ def _add_length_options(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=number(int, largest=LARGEST_BATCH),
         help="rows of a step over all ranks instead of the configuration's",
+    )
+    group.add_argument(
+        "--learning-rate",
+        type=number(float),
+        help="peak learning rate of AdamW instead of the configuration's",
+    )
+    group.add_argument(
+        "--muon-learning-rate",
+        type=number(float),
+        help="train the matrices of the layers with Muon, at this peak rate; without it, --learning-rate trains all "
+        "weights with AdamW",
     )
     group.add_argument(
         "--no-pack",

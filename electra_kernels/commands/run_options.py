@@ -7,7 +7,8 @@ from typing import Any
 
 from electra_kernels.data.token_cache import TokenCache
 from electra_kernels.errors import UserError
-from electra_kernels.training.objectives import OBJECTIVES, ReplacedTokenDetection
+from electra_kernels.training.objectives import OBJECTIVES, Objective, ReplacedTokenDetection
+from electra_kernels.training.objectives.transformers_pair import TransformersPair
 from electra_kernels.training.recipe import RECIPES, Recipe
 from electra_kernels.training.schedule import Schedule, one_phase
 
@@ -24,6 +25,11 @@ class Options:
     data: Path | None = None
     config: str = "demo"
     objective: str = "replaced_tokens"
+    generator: Path | None = None
+    discriminator: Path | None = None
+    embeddings: str = "shared"
+    whole_word_masking: bool = False
+    max_ngram: int = 1
     vocabulary: Path | None = None
     vocab_size: int | None = None
     cased: bool = False
@@ -34,6 +40,8 @@ class Options:
     steps: int | None = None
     phases: Schedule | None = None
     batch_size: int | None = None
+    learning_rate: float | None = None
+    muon_learning_rate: float | None = None
     pack: bool = True
     seed: int = 0
 
@@ -47,19 +55,37 @@ class Options:
     pair_minutes: float = 0.0
 
 
-def check_objective(options: Options) -> None:
+def objective_class(options: Options) -> type[Objective]:
+    """The class of the objective.
+
+    Raises:
+        UserError: the name is unknown, or an option does not go with it.
+    """
+    if (options.generator is None) != (options.discriminator is None):
+        raise UserError("--generator and --discriminator should be given together")
     if options.objective not in OBJECTIVES:
         raise UserError(f"--objective is {options.objective}, should be one of {', '.join(OBJECTIVES)}")
-    if options.pair_minutes and not issubclass(OBJECTIVES[options.objective], ReplacedTokenDetection):
+    objective = OBJECTIVES[options.objective] if options.generator is None else TransformersPair
+    if options.generator is not None and options.objective != ReplacedTokenDetection.name:
+        raise UserError(f"--objective is {options.objective}, should be left out with --generator")
+    if options.pair_minutes and not issubclass(objective, ReplacedTokenDetection):
         raise UserError(
-            f"--pair-minutes is given with --objective {options.objective}, should be left out: the pair is part of "
+            f"--pair-minutes is given with the objective {objective.name}, should be left out: the pair is part of "
             "the report on replaced tokens"
         )
+    return objective
 
 
 def recipe_of(options: Options) -> Recipe:
+    """The recipe of the configuration with the given numbers; a given rate of AdamW alone turns Muon off."""
     recipe = RECIPES[options.config]
-    return replace(recipe, batch_size=options.batch_size or recipe.batch_size)
+    rates: dict[str, Any] = {}
+    if options.learning_rate or options.muon_learning_rate:
+        rates = {
+            "learning_rate": options.learning_rate or recipe.learning_rate,
+            "muon_learning_rate": options.muon_learning_rate,
+        }
+    return replace(recipe, batch_size=options.batch_size or recipe.batch_size, **rates)
 
 
 def row_lengths(options: Options, recipe: Recipe) -> list[int]:
@@ -77,9 +103,16 @@ def identity_of(options: Options, recipe: Recipe, cache: TokenCache) -> dict[str
     return {
         "--config": options.config,
         "--objective": options.objective,
+        "--generator": None if options.generator is None else str(options.generator),
+        "--discriminator": None if options.discriminator is None else str(options.discriminator),
+        "--embeddings": options.embeddings,
+        "--whole-word-masking": options.whole_word_masking,
+        "--max-ngram": options.max_ngram,
         "--minutes": options.minutes,
         "steps": str(asked_schedule(options, recipe)),
         "--batch-size": recipe.batch_size,
+        "--learning-rate": recipe.learning_rate,
+        "--muon-learning-rate": recipe.muon_learning_rate,
         "--seed": options.seed,
         "packing": options.pack,
         "the data": cache.meta["digest"],

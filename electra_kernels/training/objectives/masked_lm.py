@@ -38,7 +38,9 @@ class MaskedLanguageModel(Objective):
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
         super().__init__(config, text)
         self.model = Generator(Encoder(config.discriminator))
-        self.proposer = Proposer(without_generator(config), self.model.encoder, text.counts)  # it masks
+        self.proposer = Proposer(  # it masks
+            without_generator(config), self.model.encoder, text.counts, starts_word=text.starts_word
+        )
 
     def batch(self, tokens: TokenBatch, seed: int) -> MaskedBatch:
         return masked_batch(self.proposer.mask, tokens, self.config.mask_probability, seed)
@@ -76,7 +78,7 @@ class RestorationObjective(GeneratorObjective):
     def __init__(self, config: ElectraConfig, text: TextFacts, **options: Any) -> None:
         super().__init__(config, text, **options)
         self.model = Generator(Encoder(config.discriminator))
-        self.proposer = Proposer(config, self.model.encoder, text.counts)
+        self.proposer = Proposer(config, self.model.encoder, text.counts, starts_word=text.starts_word)
 
     @property
     def _proposer(self) -> Proposer:

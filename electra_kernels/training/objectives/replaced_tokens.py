@@ -106,7 +106,7 @@ class ReplacedTokenDetection(GeneratorObjective):
 
     def __init__(self, config: ElectraConfig, text: TextFacts, **options: Any) -> None:
         super().__init__(config, text, **options)
-        self.model = Electra(config, text.counts)
+        self.model = Electra(config, text.counts, starts_word=text.starts_word)
 
     @property
     def encoder(self) -> Encoder:
@@ -203,7 +203,7 @@ class FixedGenerator(Objective):
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
         super().__init__(config, text)
-        self.model = Electra(without_generator(config), self.shares(text))
+        self.model = Electra(without_generator(config), self.shares(text), starts_word=text.starts_word)
 
     @staticmethod
     def shares(text: TextFacts) -> Tensor:
