@@ -73,7 +73,6 @@ class TransformersPair(Objective):
         "replaced",
         "rtd_loss",
         "recall",
-        "precision",
     )
     packs = False  # these models cannot confine attention to a piece of a row
     model: "ReplacedTokenDetection"
