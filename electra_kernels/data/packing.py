@@ -28,7 +28,7 @@ from electra_kernels.errors import UserError
 
 SHORTEST_ROW = 8  # tokens of text in a row that is not packed; fewer give too little context
 _SPECIAL = 2  # cells of a row that a piece takes for [CLS] and [SEP]
-_WINDOW = 2**20  # documents and full pieces that are packed together; about 100 MB at the peak
+_WINDOW = 2**20  # documents and full pieces that are packed together
 _ARRAYS = ("starts", "lengths", "rows")
 _VERSION = 1  # of a plan; increase it with every change of the rules or of the files
 
