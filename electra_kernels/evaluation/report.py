@@ -28,12 +28,12 @@ _SUMMARY = {
     "auc_samples": ("AUC, the generator's own samples", ".3f"),
     "auc_samples_frequency": ("the same by the rarity of the word alone", ".3f"),
     "recall": ("share of the replaced tokens found at probability 0.5", ".1%"),
-    "rtd_loss": ("discriminator, nats per token", ".3f"),
+    "rtd_loss": ("replaced-token detection, nats per token", ".3f"),
     "base_rate_entropy": ("the same by always predicting the share of replaced tokens", ".3f"),
     "replaced": ("share of the tokens that are replaced", ".1%"),
-    "mlm_loss": ("generator, nats per masked token", ".2f"),
+    "mlm_loss": ("masked tokens, nats per token", ".2f"),
     "unigram_entropy": ("the same by word frequency alone", ".2f"),
-    "mlm_accuracy": ("generator, masked tokens right", ".1%"),
+    "mlm_accuracy": ("masked tokens predicted", ".1%"),
 }
 
 
