@@ -19,7 +19,7 @@ from electra_kernels.commands import compare, detect, doctor, evaluate, pretrain
 from electra_kernels.errors import UserError
 
 _COMMANDS = (pretrain, report, compare, evaluate, detect, doctor)
-_REQUIRED_PACKAGES = ("matplotlib", "rich", "safetensors", "scipy", "tensorboard", "tokenizers")
+_REQUIRED_PACKAGES = ("matplotlib", "rich", "safetensors", "scipy", "tokenizers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
