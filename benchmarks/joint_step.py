@@ -15,10 +15,15 @@ from benchmarks import baselines, masking, variants
 from benchmarks.harness import Case, Size
 from benchmarks.timers import Graph, Run
 from electra_kernels import gather_rows
+from electra_kernels.data.batch import TokenBatch
+from electra_kernels.data.facts import TextFacts
+from electra_kernels.data.vocabulary import SpecialIds
 from electra_kernels.models import Electra, ElectraConfig, EncoderConfig, Generator, electra_config
 from electra_kernels.models.precision import has_native_bfloat16
-from electra_kernels.training.optimizers import make_optimizers
+from electra_kernels.training.objectives import ReplacedTokenDetection
 from electra_kernels.training.recipe import RECIPES
+from electra_kernels.training.schedule import one_phase
+from electra_kernels.training.trainer import Trainer
 
 LENGTH = 128
 
@@ -168,22 +173,23 @@ def _loss_of_all_rows(
 def _demo_step() -> Case:
     """The step of ``make demo`` with its optimisers, by the default back ends; the baseline is the reference."""
     recipe = RECIPES["demo"]
-    model = Electra(
-        electra_config("demo", vocab_size=recipe.vocab_size, mask_token_id=baselines.MASK)
-    ).train()
-    optimizers = make_optimizers(model, recipe)
+    special = SpecialIds(pad=0, unk=100, cls=101, sep=102, mask=baselines.MASK)
+    facts = TextFacts(torch.ones(recipe.vocab_size), special, sentence_ends=torch.empty(0, dtype=torch.int64))
+    config = electra_config("demo", vocab_size=recipe.vocab_size, mask_token_id=baselines.MASK)
+    trainer = Trainer(
+        ReplacedTokenDetection(config, facts), recipe, one_phase(recipe.length, recipe.steps), seed=0
+    )
     input_ids = torch.randint(1000, recipe.vocab_size, (recipe.batch_size, recipe.length))
     everywhere = torch.ones_like(input_ids, dtype=torch.bool)
+    numbers = torch.arange(recipe.batch_size)
+    batch = TokenBatch(input_ids, everywhere, everywhere, numbers, numbers)
 
     def run() -> None:
-        model(input_ids, everywhere, everywhere).loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        trainer.step(batch)
 
     served = variants.ours("linear_cross_entropy_sample", run, everywhere=True)
     reference = served.pop("ours, reference", run)
-    size = sum(parameter.nbytes for parameter in model.parameters())
+    size = sum(parameter.nbytes for parameter in trainer.objective.parameters())
     return Case(
         "demo step with optimiser",
         {"B": recipe.batch_size, "T": recipe.length, "V": recipe.vocab_size},

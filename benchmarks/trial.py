@@ -4,14 +4,14 @@
 
 The command prints evaluations during training, then one line of JSON. Values are fields of `Recipe` (``recipe.``),
 `EncoderConfig` (``encoder.``) and `ElectraConfig` (``electra.``). With ``generator.`` the generator gets an encoder of
-its own, which differs from ``encoder.`` in the named fields. Minutes are processor time of one thread, so that two
-trials can run at the same time. The evaluation uses every sixteenth document of the demo's training text, which the
-trial does not train on.
+its own, which differs from ``encoder.`` in the named fields. Minutes become steps at a rate that is measured first, on
+one thread, so that two trials can run at the same time. The evaluation uses every sixteenth document of the demo's
+training text, which the trial does not train on.
 """
 
 import argparse
+import copy
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,25 +31,20 @@ from electra_kernels.evaluation.real_word_errors import (
     real_word_errors,
 )
 from electra_kernels.models import ElectraConfig, electra_config
-from electra_kernels.training.objectives import ReplacedTokenDetection
-from electra_kernels.training.recipe import RECIPES
-from electra_kernels.training.schedule import Budget
-from electra_kernels.training.trainer import State, train
+from electra_kernels.training.calibration import step_seconds, steps_of_minutes
+from electra_kernels.training.objectives import Objective, ReplacedTokenDetection
+from electra_kernels.training.recipe import RECIPES, Recipe
+from electra_kernels.training.schedule import one_phase
+from electra_kernels.training.trainer import Trainer
 
 EVALUATIONS, EVERY = 5, 16
 LENGTH = 64  # tokens per row of the evaluation, whatever the length in training
 GROUPS = ("recipe", "encoder", "generator", "electra")
 
 
-class ProcessorBudget(Budget):
-    """Counts processor time, not time spent waiting."""
-
-    clock = staticmethod(time.process_time)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trial", description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=5.0, help="processor time")
+    parser.add_argument("--minutes", type=float, default=5.0, help="length of the training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("numbers", nargs="*", metavar="GROUP.NAME=VALUE", help=f"GROUP: {', '.join(GROUPS)}")
     arguments = parser.parse_args(argv)
@@ -85,7 +80,7 @@ def trial(changed: Mapping[str, Mapping[str, Any]], minutes: float | None, seed:
 
     Args:
         changed: from `changes`.
-        minutes: processor time; None trains for ``recipe.steps``.
+        minutes: length, at the rate of this machine; None trains for ``recipe.steps``.
         seed: decides the weights and the batches.
     """
     corpus = _corpus()
@@ -102,21 +97,30 @@ def trial(changed: Mapping[str, Mapping[str, Any]], minutes: float | None, seed:
         head_start_replacements=recipe.head_start_replacements,
     )
     fixed = FixedCorruption(encode_rows(corpus.held_out, tokenizer, LENGTH), counts)
-    budget = ProcessorBudget(recipe.steps, minutes)
+    steps = recipe.steps
+    if minutes is not None:
+        seconds = step_seconds(_trainer(copy.deepcopy(objective), recipe, steps, seed), rows)
+        steps = steps_of_minutes(minutes, [seconds], [1.0])[0]
+    trainer = _trainer(objective, recipe, steps, seed)
     points: list[dict[str, float]] = []
-
-    def report(state: State) -> None:
-        if state.fraction >= (len(points) + 1) / EVALUATIONS:
-            with budget.paused():
-                points.append({"step": state.step} | evaluate_electra(objective.model, fixed))
+    for record in trainer.train([rows]):
+        if record.fraction >= (len(points) + 1) / EVALUATIONS:
+            points.append({"step": record.step} | evaluate_electra(objective.model, fixed))
             print(_line(points[-1]), flush=True)
-
-    state = train(objective, rows, recipe, budget, seed=seed, report=report)
     discriminator, word_counts = objective.model.discriminator, count_words(corpus.train)
     items = real_word_errors(corpus.held_out, word_counts, fetch_error_pairs())
     with isolated(objective):
         errors = evaluate_real_word_errors(items, tokenizer, discriminator.logits, word_counts, LENGTH)
-    return {"changed": changed, "tokens": state.tokens, "points": points, "real_word_errors": errors}
+    return {
+        "changed": changed,
+        "tokens": trainer.position.tokens,
+        "points": points,
+        "real_word_errors": errors,
+    }
+
+
+def _trainer(objective: Objective, recipe: Recipe, steps: int, seed: int) -> Trainer:
+    return Trainer(objective, recipe, one_phase(recipe.length, steps), seed=seed)
 
 
 def _corpus() -> Corpus:

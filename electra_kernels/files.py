@@ -1,6 +1,9 @@
 """Writing a file completely or not at all, and blocks that no signal may interrupt."""
 
+import ctypes
+import errno
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -72,3 +75,74 @@ def stop_signals_deferred() -> Iterator[None]:
             signal.signal(number, handler)
         if received:
             signal.raise_signal(received[0])
+
+
+def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
+    """Write a folder beside ``target`` and put it there when it is complete and on the disk.
+
+    Where the system can exchange two names (Linux, on local file systems), ``target`` is never absent. Elsewhere it is
+    absent between two renames, and the old folder is then ``target.previous``; `recover_folder` puts it back.
+
+    Args:
+        target: path of the folder, which may exist.
+        write: called with the path of an empty folder.
+
+    Raises:
+        OSError: the folder cannot be written; ``target`` is as it was, and the unfinished folder is removed.
+    """
+    partial, previous = unfinished_folders(target)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # makes room on a full disk
+        raise
+    with stop_signals_deferred():
+        if target.exists() and not _exchange(partial, target):
+            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(target, previous)
+        if not target.exists():
+            os.replace(partial, target)
+    shutil.rmtree(partial, ignore_errors=True)  # the old folder, after an exchange
+    shutil.rmtree(previous, ignore_errors=True)
+    sync(target.parent)
+
+
+def recover_folder(target: Path) -> None:
+    """Put a folder back that `replace_folder` had moved away when its process was killed."""
+    _, previous = unfinished_folders(target)
+    if previous.exists() and not target.exists():
+        os.replace(previous, target)
+
+
+def unfinished_folders(target: Path) -> tuple[Path, Path]:
+    """The folder in which `replace_folder` writes, and the one that may keep the old content meanwhile."""
+    partial, previous = (target.with_name(f"{target.name}.{name}") for name in ("partial", "previous"))
+    return partial, previous
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders at once; False where the system or the file system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    working_directory, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename(working_directory, os.fsencode(one), working_directory, os.fsencode(other), exchange) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def sync(path: Path) -> None:
+    """Write a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 # The multipliers of SplitMix64 (Steele, Lea and Flood 2014, section 3; the finaliser is Stafford's variant 13), as
 # signed 64-bit numbers. torch's int64 arithmetic wraps around, on every device.
-_GOLDEN, _FIRST, _SECOND = (
+GOLDEN, _FIRST, _SECOND = (
     value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
 
@@ -35,9 +35,9 @@ def row_uniforms(rows: Tensor, count: int, seed: int) -> Tensor:
     Returns:
         [B, count] float64 on the device of ``rows``, which is not synchronised.
     """
-    start = _mix(_mix(torch.full_like(rows, seed) * _GOLDEN) + rows * _GOLDEN)
-    steps = torch.arange(1, count + 1, device=rows.device) * _GOLDEN
-    return _logical_shift(_mix(start[:, None] + steps), 11).double() * 2.0**-53
+    start = splitmix(splitmix(torch.full_like(rows, seed) * GOLDEN) + rows * GOLDEN)
+    steps = torch.arange(1, count + 1, device=rows.device) * GOLDEN
+    return _logical_shift(splitmix(start[:, None] + steps), 11).double() * 2.0**-53
 
 
 @row_uniforms.register_fake
@@ -45,7 +45,8 @@ def _(rows: Tensor, count: int, seed: int) -> Tensor:
     return rows.new_empty((rows.shape[0], count), dtype=torch.float64)
 
 
-def _mix(bits: Tensor) -> Tensor:
+def splitmix(bits: Tensor) -> Tensor:
+    """The finaliser of SplitMix64, a permutation of all int64."""
     bits = (bits ^ _logical_shift(bits, 30)) * _FIRST
     bits = (bits ^ _logical_shift(bits, 27)) * _SECOND
     return bits ^ _logical_shift(bits, 31)

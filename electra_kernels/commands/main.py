@@ -1,4 +1,4 @@
-"""The command line: ``electra-kernels pretrain | report | compare | evaluate | detect | doctor``.
+"""The command line: ``electra-kernels prepare | pretrain | report | compare | evaluate | detect | doctor``.
 
 Each command is a module with ``add_command``, which declares its options, and ``run``. A module imports whatever takes
 long, or belongs to an optional package, inside its functions, so that ``--help`` needs none of it.
@@ -15,11 +15,11 @@ import torch
 
 from electra_kernels._interrupt import describe_stop, stop_signals_raise
 from electra_kernels._version import __version__
-from electra_kernels.commands import compare, detect, doctor, evaluate, pretrain, report
+from electra_kernels.commands import compare, detect, doctor, evaluate, prepare, pretrain, report
 from electra_kernels.errors import UserError
 
-_COMMANDS = (pretrain, report, compare, evaluate, detect, doctor)
-_REQUIRED_PACKAGES = ("matplotlib", "rich", "safetensors", "scipy", "tokenizers")
+_COMMANDS = (prepare, pretrain, report, compare, evaluate, detect, doctor)
+_REQUIRED_PACKAGES = ("matplotlib", "rich", "safetensors", "scipy", "tensorboard", "tokenizers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def command_line() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     """Run a command; an error that the user can correct becomes one line."""
     try:
-        if hasattr(arguments, "output"):
+        if arguments.command != "pretrain":
             _require_one_process()
         if arguments.command != "doctor":
             _require_packages()
@@ -86,8 +86,8 @@ def _require_one_process() -> None:
     rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "")
     if rank is not None and world_size.isdecimal() and int(world_size) > 1:
         raise UserError(
-            f"started as RANK {rank} of WORLD_SIZE {world_size}, as torchrun does: this trainer runs one process, "
-            "start it without torchrun"
+            f"started as RANK {rank} of WORLD_SIZE {world_size}, as torchrun does: only pretrain runs in several "
+            "processes, start this command without torchrun"
         )
 
 

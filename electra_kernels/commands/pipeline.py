@@ -1,233 +1,272 @@
-"""A pre-training run: text → vocabulary → rows → training → checkpoint → report."""
+"""A pre-training run: text → token cache → rows → training → model → report."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from electra_kernels import backends
-from electra_kernels.commands.measurements import (
-    FINAL_ROWS,
-    coloured_samples,
-    evaluate_held_out,
-    has_trained_generator,
-    measure_electra,
-)
+from electra_kernels.commands.measurements import Measurements, has_trained_generator
+from electra_kernels.commands.planning import Planned, plan_run
 from electra_kernels.commands.progress import Progress
-from electra_kernels.commands.results import Results
-from electra_kernels.data.prepared import PreparedText, prepare_text
-from electra_kernels.data.rows import spread
-from electra_kernels.errors import UserError
-from electra_kernels.evaluation.comparison.pair import train_pair
-from electra_kernels.evaluation.held_out import FixedCorruption, unigram_entropy
-from electra_kernels.evaluation.real_word_errors import error_pairs_or_reason
-from electra_kernels.evaluation.report import write_metrics, write_report
-from electra_kernels.models import Electra, electra_config
-from electra_kernels.models.precision import has_native_bfloat16
-from electra_kernels.training.alarms import Monitor
-from electra_kernels.training.checkpoint import (
-    Checkpoint,
-    EncoderCheckpoint,
-    save_checkpoint,
-    save_encoder,
+from electra_kernels.commands.run_folder import RunFolder
+from electra_kernels.commands.run_options import (
+    Options,
+    check_objective,
+    identity_of,
+    recipe_of,
+    row_lengths,
 )
+from electra_kernels.data.batch import RowSource
+from electra_kernels.data.packing import Plan, plan_rows
+from electra_kernels.data.prepare import prepare
+from electra_kernels.data.rows import PackedRows
+from electra_kernels.data.text import Corpus
+from electra_kernels.data.token_cache import TokenCache, open_cache
+from electra_kernels.evaluation.comparison.pair import train_pair
+from electra_kernels.evaluation.real_word_errors import ErrorPairs, error_pairs_or_reason
+from electra_kernels.evaluation.report import make_report, write_metrics, write_report
+from electra_kernels.models import electra_config
+from electra_kernels.models.precision import has_native_bfloat16
+from electra_kernels.training import loop
+from electra_kernels.training.alarms import Monitor
+from electra_kernels.training.checkpoint import load_checkpoint, save_objective
+from electra_kernels.training.checkpoints import Checkpoints
 from electra_kernels.training.lock import locked
+from electra_kernels.training.log import LOG, Log, read_log
 from electra_kernels.training.objectives import (
     OBJECTIVES,
-    GeneratorObjective,
     Objective,
-    ReplacedTokenDetection,
+    make_objective,
 )
 from electra_kernels.training.profiler import profile_step
 from electra_kernels.training.recipe import RECIPES, Recipe
-from electra_kernels.training.schedule import Budget
-from electra_kernels.training.trainer import State, train
+from electra_kernels.training.trainer import Trainer
+from electra_kernels.training.world import AgreedError, World, join_world
 
-EVALUATIONS = 12  # during the training
-CURVE_ROWS = 192  # held-out rows of each of them
 STEP_REPEATS = 20  # upper limit; a large model is timed for fewer steps
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options of ``electra-kernels pretrain``; None leaves a number to the configuration."""
-
-    output: Path
-    objective: str = "replaced_tokens"
-    config: str = "demo"
-    text: Sequence[Path] = ()
-    vocabulary: Path | None = None
-    vocab_size: int | None = None
-    minutes: float | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    pair_minutes: float = 0.0
-    seed: int = 0
-
-
 def pretrain(options: Options, progress: Progress) -> Path:
-    """Train a model and write its checkpoint, metrics and report into ``options.output``.
+    """Train a model and write its checkpoints, log, metrics and report into ``options.output``.
 
     Returns:
-        The path of the report, or of metrics.json if the objective has no model as generator.
+        The path of the report.
 
     Raises:
-        UserError: an option or the text cannot be used, another process writes to the folder, or the folder holds
-            results of another program.
-        OSError: a file cannot be written.
-        KeyboardInterrupt: the run was stopped; its argument names the model that was saved last.
+        UserError: an option or the text cannot be used, another process writes to the folder, or the folder belongs
+            to another run.
+        OSError: a file cannot be written before the training begins.
+        KeyboardInterrupt: the run was stopped; its argument says what was saved.
     """
-    _check_objective(options)
-    with locked(options.output):
-        results = Results(options.output)
-        try:
-            return _pretrain(options, results, progress)
-        except KeyboardInterrupt as stop:
-            raise type(stop)(results.last_saved()) from None
+    check_objective(options)
+    with join_world() as world, _locked(options.output, world):
+        folder = RunFolder(options.output)
+        world.on_main(folder.check)
+        cache = _token_cache(options, world, progress)
+        recipe = recipe_of(options)
+        identity = identity_of(options, recipe, cache)
+        _check_ranks(identity, recipe, world)
+        known = world.on_main(lambda: _known_run(folder, options, identity))
+        make = partial(_objective, options, recipe, cache)
+        sources = {length: _rows(options, cache, length, world) for length in row_lengths(options, recipe)}
+        planned = plan_run(options, recipe, make, sources, known, world, progress)
+        length = planned.schedule.phases[-1].length
+        recipe = replace(recipe, length=length, steps=planned.schedule.steps)
+        measurements = world.everywhere(lambda: Measurements(cache, length))
+        # Downloads come before the training, so that the user learns early of one that fails.
+        error_pairs = world.on_main(lambda: error_pairs_or_reason(progress.log))
 
-
-def _pretrain(options: Options, results: Results, progress: Progress) -> Path:
-    recipe = _recipe(options)
-    text = prepare_text(
-        options.text,
-        options.vocabulary,
-        length=recipe.length,
-        vocab_size=recipe.vocab_size,
-        log=progress.log,
-    )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    objective = _objective(options, recipe, text).to(device)
-    model = objective.model
-    # Downloads come before the training, so that the user learns early of one that fails.
-    error_pairs = error_pairs_or_reason(progress.log) if has_trained_generator(model) else []
-
-    state, curves = _train(options, recipe, text, objective, results, progress)
-    progress.log(f"the model is in {results.model}")
-
-    metrics = _describe(options, recipe, text, state, device) | curves
-    if not has_trained_generator(model):
-        rows = spread(text.held_out, FINAL_ROWS)
-        metrics["final"] = evaluate_held_out(objective, FixedCorruption(rows, text.counts))
-        return write_metrics(options.output, metrics)
-    progress.log("measuring on held-out text")
-    metrics |= measure_electra(model, text, recipe.length, error_pairs)
-    metrics["step_seconds"] = profile_step(
-        objective, text.train, recipe, repeats=STEP_REPEATS, seed=options.seed
-    )
-    samples = coloured_samples(model, text)
-    report = write_report(options.output, metrics, samples)
-    if options.pair_minutes:
-        metrics["pair"] = _pair(options, text, device, progress)
-        write_report(options.output, metrics, samples)
-    return report
-
-
-def _check_objective(options: Options) -> None:
-    if options.objective not in OBJECTIVES:
-        raise UserError(f"--objective is {options.objective}, should be one of {', '.join(OBJECTIVES)}")
-    if options.pair_minutes and not issubclass(OBJECTIVES[options.objective], ReplacedTokenDetection):
-        raise UserError(
-            f"--pair-minutes is given with --objective {options.objective}, should be left out: the pair is part of "
-            "the report on replaced tokens"
+        trainer = Trainer(
+            make(), recipe, planned.schedule, seed=options.seed, world=world, execution=planned.execution
+        )
+        checkpoints = Checkpoints(folder.checkpoints, world, progress.log)
+        _restore(options, trainer, checkpoints, known, progress)
+        description = _describe(options, recipe, cache, planned, world)
+        if world.is_main:
+            run = {**description, "identity": identity, "schedule": str(planned.schedule)}
+            folder.write_run(run) if known else folder.begin(run)
+        _train(options, trainer, sources, folder, checkpoints, measurements, progress)
+        if not world.is_main:
+            return folder.folder
+        description["run"] |= {"tokens": trainer.position.tokens, "seconds": trainer.position.seconds}
+        return _report(
+            options,
+            make().to(world.device),
+            recipe,
+            measurements,
+            error_pairs,
+            description,
+            sources[length],
+            progress,
         )
 
 
-def _recipe(options: Options) -> Recipe:
-    recipe = RECIPES[options.config]
-    return replace(
-        recipe,
-        vocab_size=options.vocab_size or recipe.vocab_size,
-        steps=options.steps or recipe.steps,
-        batch_size=options.batch_size or recipe.batch_size,
-    )
+@contextmanager
+def _locked(output: Path, world: World) -> Iterator[None]:
+    """Rank 0 holds the lock of the folder for all ranks."""
+    with ExitStack() as stack:
+        world.everywhere(lambda: stack.enter_context(locked(output)) if world.is_main else None)
+        yield
 
 
-def _objective(options: Options, recipe: Recipe, text: PreparedText) -> Objective:
-    facts, objective = text.facts, OBJECTIVES[options.objective]
-    config = electra_config(options.config, vocab_size=text.vocab_size, mask_token_id=facts.special_ids.mask)
+def _token_cache(options: Options, world: World, progress: Progress) -> TokenCache:
+    """The prepared data; rank 0 prepares a text into OUTPUT/data first."""
+    folder = options.data
+    if folder is None:
+        folder = options.output / "data"
+        size = options.vocab_size or RECIPES[options.config].vocab_size
+        world.on_main(lambda: _prepared(options, folder, size, progress))
+    return world.everywhere(lambda: open_cache(folder))
+
+
+def _prepared(options: Options, folder: Path, vocab_size: int, progress: Progress) -> None:
+    with progress.preparing() as show:
+        prepare(
+            options.text,
+            folder,
+            vocabulary=options.vocabulary,
+            vocab_size=vocab_size,
+            cased=options.cased,
+            keep_accents=options.keep_accents,
+            wrapped=options.wrapped,
+            field=options.field,
+            log=progress.log,
+            progress=show,
+        )
+
+
+def _check_ranks(identity: dict[str, Any], recipe: Recipe, world: World) -> None:
+    """Refuse ranks with different options or data, and a batch that cannot be shared out."""
+    for name, value in identity.items():
+        world.require_same(name, value)
+    if recipe.batch_size % world.size:
+        raise AgreedError(
+            f"--batch-size is {recipe.batch_size}, should be a multiple of the number of ranks, {world.size}"
+        )
+
+
+def _known_run(folder: RunFolder, options: Options, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The run in the output folder that this command continues; None for a new run."""
+    if options.resume != "auto":
+        return None
+    folder.require_same_run(identity)
+    return folder.known()
+
+
+def _objective(options: Options, recipe: Recipe, cache: TokenCache) -> Objective:
+    """A new objective on the CPU; the seed decides its weights."""
     torch.manual_seed(options.seed)
-    if issubclass(objective, GeneratorObjective):
-        return objective(
-            config,
-            facts,
-            head_start=recipe.head_start,
-            head_start_replacements=recipe.head_start_replacements,
-        )
-    return objective(config, facts)
+    config = electra_config(options.config, vocab_size=cache.vocab_size, mask_token_id=cache.special_ids.mask)
+    return make_objective(options.objective, config, cache.facts, recipe)
+
+
+def _rows(options: Options, cache: TokenCache, length: int, world: World) -> PackedRows:
+    """The training rows of one length; rank 0 plans them and the others read its plan."""
+    pack = options.pack and OBJECTIVES[options.objective].packs
+
+    def plan() -> Plan:
+        return plan_rows(cache, length, seed=options.seed, pack=pack, folder=options.output / "plans")
+
+    world.on_main(lambda: bool(plan()))
+    return PackedRows(cache, world.everywhere(plan))
+
+
+def _restore(
+    options: Options,
+    trainer: Trainer,
+    checkpoints: Checkpoints,
+    known: dict[str, Any] | None,
+    progress: Progress,
+) -> None:
+    """Load the state to continue from, if there is one."""
+    path = None if options.resume in ("auto", "never") else Path(options.resume)
+    if (path or known) and checkpoints.restore(trainer, path):
+        progress.log(f"continuing at step {trainer.position.step:,} of {trainer.schedule.steps:,}")
 
 
 def _train(
     options: Options,
-    recipe: Recipe,
-    text: PreparedText,
-    objective: Objective,
-    results: Results,
+    trainer: Trainer,
+    sources: Mapping[int, RowSource],
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    measurements: Measurements,
     progress: Progress,
-) -> tuple[State, dict[str, Any]]:
-    """Train; evaluate and save the model several times on the way.
-
-    Returns:
-        The state at the end, and the lists "evaluations" and "alarms" for metrics.json.
-    """
-    fixed = FixedCorruption(spread(text.held_out, CURVE_ROWS), text.counts)
-    monitor = Monitor(unigram_entropy(text.held_out, text.counts))
-    budget = Budget(recipe.steps, options.minutes)
-    evaluations: list[dict[str, float]] = []
-    alarms: list[str] = []
+) -> None:
+    """Train to the end of the schedule, unless the run that is continued has already reached it."""
+    world = trainer.world
+    if trainer.position.step >= trainer.schedule.steps:
+        progress.log(f"the run in {folder.folder} is finished; --resume never would start it again")
+        return
+    log = Log(folder.folder, step=trainer.position.step, warn=progress.log) if world.is_main else None
+    if log is not None:
+        log.start(trainer.position.step, trainer.schedule.steps)
     with progress.bar("pre-training") as bar:
+        loop.run(
+            trainer,
+            [sources[phase.length] for phase in trainer.schedule.phases],
+            checkpoints=checkpoints,
+            log=log,
+            monitor=Monitor(measurements.plateau),
+            evaluate=lambda: measurements.evaluate(trainer.objective, world),
+            save_model=lambda step: _save_model(trainer, measurements.cache, folder.model, progress),
+            show=bar.update,
+            warn=progress.log,
+            save_minutes=options.save_minutes,
+        )
+    if log is not None:
+        log.end(trainer.position.step)
+    progress.log(f"the model is in {folder.model}")
 
-        def report(state: State) -> None:
-            for alarm in map(str, monitor.check(state)):
-                alarms.append(alarm)
-                progress.log(alarm)
-            if state.fraction >= len(evaluations) / EVALUATIONS:
-                figures = evaluate_held_out(objective, fixed)
-                evaluations.append({"step": state.step, "seconds": state.seconds, **figures})
-                results.save_model(state.step, partial(_save, objective, text.tokenizer, recipe))
-            bar.update(state, evaluations[-1] if evaluations else {})
 
-        state = train(objective, text.train, recipe, budget, seed=options.seed, report=report)
-    return state, {"evaluations": evaluations, "alarms": alarms}
-
-
-def _save(objective: Objective, tokenizer: Tokenizer, recipe: Recipe, directory: Path) -> None:
-    if isinstance(objective.model, Electra):
-        save_checkpoint(directory, Checkpoint(objective.model, tokenizer, recipe, objective.name))
-    else:
-        save_encoder(directory, EncoderCheckpoint(objective.encoder, tokenizer, recipe, objective.name))
+def _save_model(trainer: Trainer, cache: TokenCache, target: Path, progress: Progress) -> None:
+    """Write the model that users keep; all ranks gather its weights, and rank 0 writes them."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = get_model_state_dict(trainer.objective, options=options)
+    if not trainer.world.is_main:
+        return
+    try:
+        save_objective(target, trainer.objective, cache.tokenizer, trainer.recipe, state)
+    except OSError as error:
+        step = trainer.position.step
+        progress.log(
+            f"the model of step {step:,} could not be written: {error.strerror or error}; training goes on"
+        )
 
 
 def _describe(
-    options: Options, recipe: Recipe, text: PreparedText, state: State, device: torch.device
+    options: Options, recipe: Recipe, cache: TokenCache, planned: Planned, world: World
 ) -> dict[str, Any]:
-    """The part of metrics.json that says what was run, on which text and on which machine."""
+    """The part of run.json and metrics.json that says what is run, on which text and on which machine."""
+    names = (
+        "source",
+        "documents",
+        "held_out_documents",
+        "tokens",
+        "held_out_tokens",
+        "overlap",
+        "vocab_size",
+    )
     return {
         "config": options.config,
         "objective": options.objective,
         "model": str(options.output / "model"),
         "recipe": recipe.to_dict(),
-        "text": {
-            "source": text.source,
-            "documents": len(text.corpus.train),
-            "held_out_documents": len(text.corpus.held_out),
-            "tokens": int(text.train.maskable.sum()),
-            "held_out_tokens": int(text.held_out.maskable.sum()),
-            "overlap": text.corpus.overlap,
-            "vocab_size": text.vocab_size,
-        },
+        "text": {name: cache.meta[name] for name in names},
+        "execution": {**asdict(planned.execution), "ranks": world.size, "threads": planned.threads},
         "run": {
-            "steps": state.step,
-            "tokens": state.tokens,
-            "seconds": state.seconds,
+            "steps": planned.schedule.steps,
             "seed": options.seed,
-            "threads": torch.get_num_threads(),
-            "device": _device_name(device),
-            "bfloat16": has_native_bfloat16(device),
-            "backend": backends().serving["linear_cross_entropy_sample", device.type],
+            "threads": planned.threads,
+            "device": _device_name(world.device),
+            "bfloat16": has_native_bfloat16(world.device),
+            "backend": backends().serving["linear_cross_entropy_sample", world.device.type],
             "torch": torch.__version__,
         },
     }
@@ -239,13 +278,51 @@ def _device_name(device: torch.device) -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
-def _pair(options: Options, text: PreparedText, device: torch.device, progress: Progress) -> dict[str, Any]:
-    """Train the controlled pair, which has its own vocabulary and rows of the same text."""
-    with progress.bar("one label per token, one per sequence") as bar:
-        return train_pair(
-            text.corpus,
-            minutes=options.pair_minutes,
-            seed=options.seed,
-            device=device,
-            report=bar.update_pair,
-        )
+def _report(
+    options: Options,
+    objective: Objective,
+    recipe: Recipe,
+    measurements: Measurements,
+    error_pairs: ErrorPairs | str,
+    description: dict[str, Any],
+    rows: RowSource,
+    progress: Progress,
+) -> Path:
+    """Measure the trained model and write metrics.json and the report; returns its path.
+
+    Args:
+        objective: a new one, on the device, whose steps are timed.
+    """
+    log = read_log(options.output / LOG)
+    metrics = {
+        **description,
+        "evaluations": [_figures(record) for record in log.of_kind("evaluation")],
+        "alarms": [f"alarm at step {alarm['step']:,}: {alarm['message']}" for alarm in log.of_kind("alarm")],
+    }
+    if not has_trained_generator(objective.model):
+        write_metrics(options.output, metrics | {"final": metrics["evaluations"][-1]})
+        return make_report(options.output)
+    progress.log("measuring on held-out text")
+    device = next(objective.parameters()).device
+    model = load_checkpoint(options.output / "model", device).model
+    metrics |= measurements.of_electra(model, error_pairs)
+    metrics["step_seconds"] = profile_step(objective, rows, recipe, repeats=STEP_REPEATS, seed=options.seed)
+    samples = measurements.samples(model)
+    report = write_report(options.output, metrics, samples)
+    if options.pair_minutes:
+        corpus = Corpus(measurements.training_sample(), measurements.held_out, description["text"]["overlap"])
+        with progress.bar("one label per token, one per sequence") as bar:
+            metrics["pair"] = train_pair(
+                corpus,
+                minutes=options.pair_minutes,
+                seed=options.seed,
+                device=device,
+                report=bar.update_pair,
+            )
+        write_report(options.output, metrics, samples)
+    return report
+
+
+def _figures(record: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation without what only the log needs."""
+    return {name: value for name, value in record.items() if name not in ("kind", "time")}

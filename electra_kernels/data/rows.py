@@ -1,20 +1,102 @@
-"""Documents → rows of T token ids → an endless stream of batches of row indices."""
+"""Rows of T token ids: read from a token cache as a plan says, or held in memory."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from electra_kernels.data.batch import TokenBatch
+from electra_kernels.data.packing import SHORTEST_ROW, Plan, TokenStore
 from electra_kernels.data.text import Document
 from electra_kernels.data.vocabulary import SpecialIds, special_ids
 from electra_kernels.errors import UserError
 
-SHORTEST_ROW = 8
 _CHUNK_PARAGRAPHS = 4096
+
+
+class PackedRows:
+    """The rows of a plan, read from the memory map of a token cache.
+
+    Memory is that of the batch: neither the tokens nor the plan are loaded.
+
+    Args:
+        store: the token cache.
+        plan: the result of `electra_kernels.data.packing.plan_rows` for it.
+    """
+
+    def __init__(self, store: TokenStore, plan: Plan) -> None:
+        self.length = plan.length
+        self._ids = store.special_ids
+        # Plain views: an operation on a memory map costs several times as much.
+        self._tokens, self._offsets = np.asarray(store.tokens), np.asarray(store.offsets)
+        self._starts, self._lengths = np.asarray(plan.starts), np.asarray(plan.lengths)
+        self._rows, self._packed = np.asarray(plan.rows), plan.packed
+
+    def __len__(self) -> int:
+        return len(self._rows) - 1
+
+    def batch(self, index: Tensor, numbers: Tensor) -> TokenBatch:
+        """The rows ``index`` [B] on the CPU, with their ``numbers`` [B] in the run.
+
+        Raises:
+            IndexError: an index is out of range.
+        """
+        first, end = self._rows[index.numpy()], self._rows[index.numpy() + 1]
+        row = np.repeat(np.arange(len(index)), end - first)
+        nth = np.arange(len(row)) - np.searchsorted(row, row)
+        piece = first[row] + nth
+        starts, lengths = self._starts[piece], self._lengths[piece].astype(np.int64)
+        spans = _spans(row, len(index), starts, lengths, self.length)
+        cells = np.arange(len(index) * self.length)
+        # The cells of [CLS], [SEP] and padding read the token that is next to the piece, and are overwritten.
+        tokens = self._tokens.take(np.repeat(spans.source - spans.begin, spans.size) + cells, mode="clip")
+        input_ids = tokens.astype(np.int64)
+        input_ids[spans.begin[spans.of_piece]] = self._ids.cls
+        input_ids[spans.begin[spans.of_piece] + lengths + 1] = self._ids.sep
+        segment = np.zeros_like(spans.size)
+        segment[spans.of_piece] = nth + 1
+        segments = np.repeat(segment, spans.size)
+        is_token = segments > 0
+        np.putmask(input_ids, ~is_token, self._ids.pad)
+        maskable = is_token.copy()
+        for special in astuple(self._ids):
+            maskable &= input_ids != special
+        document = np.searchsorted(self._offsets, self._starts[first], side="right") - 1
+        shape = (len(index), self.length)
+        return TokenBatch(
+            torch.from_numpy(input_ids).view(shape),
+            torch.from_numpy(is_token).view(shape),
+            torch.from_numpy(maskable).view(shape),
+            torch.from_numpy(document),
+            numbers,
+            torch.from_numpy(segments).view(shape) if self._packed else None,
+        )
+
+
+class _Spans(NamedTuple):
+    """The cells of a batch, row after row, as spans: the pieces of a row with [CLS] and [SEP], then its padding."""
+
+    of_piece: np.ndarray  # [P], the span of each piece
+    size: np.ndarray  # [P + B], cells
+    begin: np.ndarray  # [P + B], first cell
+    source: np.ndarray  # [P + B], the token of the store for the first cell
+
+
+def _spans(row: np.ndarray, rows: int, starts: np.ndarray, lengths: np.ndarray, width: int) -> _Spans:
+    of_piece = np.arange(len(row)) + row
+    is_padding = np.ones(len(row) + rows, bool)
+    is_padding[of_piece] = False
+    size, source = np.empty_like(is_padding, np.int64), np.zeros_like(is_padding, np.int64)
+    size[of_piece] = lengths + 2
+    size[is_padding] = width - np.bincount(row, size[of_piece], rows).astype(np.int64)
+    source[of_piece] = starts - 1
+    source[is_padding] = source[np.flatnonzero(is_padding) - 1]
+    return _Spans(of_piece, size, np.cumsum(size) - size, source)
 
 
 @dataclass

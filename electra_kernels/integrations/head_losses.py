@@ -1,6 +1,7 @@
 """The fused losses applied to the head of a Hugging Face model, whatever its last layer is."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -13,6 +14,8 @@ from electra_kernels.ops import (
     linear_cross_entropy_sample,
     linear_masked_bce,
 )
+
+Loss = TypeVar("Loss", SampledLoss, TokenLoss)
 
 
 def sampled_loss(
@@ -34,7 +37,11 @@ def sampled_loss(
     """
     if isinstance(head, Head) and not head.ends_with_plain_linear(model):
         return cross_entropy_sample(head.logits(model, hidden), targets, **options)
-    return linear_cross_entropy_sample(*head(model, hidden), targets, **options)
+
+    def loss(features: Tensor, weight: Tensor, bias: Tensor | None) -> SampledLoss:
+        return linear_cross_entropy_sample(features, weight, bias, targets, **options)
+
+    return _with_weights(head, model, hidden, loss)
 
 
 def token_loss(
@@ -60,8 +67,12 @@ def token_loss(
         TypeError, ValueError: as the op.
         ValueError: the head returns more than one logit per token.
     """
+
+    def loss(features: Tensor, weight: Tensor, bias: Tensor | None) -> TokenLoss:
+        return linear_masked_bce(features, weight, bias, labels, mask, **options)
+
     if not isinstance(head, Head) or head.ends_with_plain_linear(model):
-        return linear_masked_bce(*head(model, hidden), labels, mask, **options)
+        return _with_weights(head, model, hidden, loss)
     logits = head.logits(model, hidden)
     if logits.numel() != labels.numel():
         raise ValueError(
@@ -71,3 +82,13 @@ def token_loss(
     return linear_masked_bce(
         logits.reshape(*labels.shape, 1), logits.new_ones(1), None, labels, mask, **options
     )
+
+
+def _with_weights(
+    head: HeadFunction,
+    model: PreTrainedModel,
+    hidden: Tensor,
+    loss: Callable[[Tensor, Tensor, Tensor | None], Loss],
+) -> Loss:
+    result: Loss = head.run(model, hidden, loss) if isinstance(head, Head) else loss(*head(model, hidden))
+    return result

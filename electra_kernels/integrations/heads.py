@@ -6,6 +6,8 @@ returns its input. So the rows can be gathered before the head, and the last Lin
 
 A model may change after its head was found: adapters wrap a Linear, a layer is replaced, hooks are registered. Each
 call follows these changes. If the last layer is no longer a plain Linear, the model computes its logits itself.
+
+FSDP2 is no such change: `run_head` gathers the weights of the head wherever ``fully_shard`` was called in it.
 """
 
 import copy
@@ -17,9 +19,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from electra_kernels.integrations.sharding import (
+    SHARDED_TENSORS,
+    is_hook_of_fsdp,
+    modules_on_path,
+    run_as_forward,
+)
+
 # (model, hidden [..., H]) → features [..., E], weight [N, E] and bias [N] or None of the last Linear.
 HeadFunction = Callable[[PreTrainedModel, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 
+_PLAIN_TENSORS = (Tensor, nn.Parameter, *SHARDED_TENSORS)
 _EXAMPLES = "AutoModelForMaskedLM (generator) or AutoModelForTokenClassification (discriminator)"
 
 
@@ -67,6 +77,13 @@ class Head:
         assert bias is None or isinstance(bias, Tensor)
         return self._run(self._without_output, model, hidden), weight, bias
 
+    def run(
+        self, model: PreTrainedModel, hidden: Tensor, function: Callable[[Tensor, Tensor, Tensor | None], Any]
+    ) -> Any:
+        """Return ``function(features, weight, bias)`` of hidden [..., T, H], with whole weights under FSDP2."""
+        modules = modules_on_path(model, self.output)[1:]
+        return run_as_forward(modules, lambda states: function(*self(model, states)), hidden)
+
     def logits(self, model: PreTrainedModel, hidden: Tensor) -> Tensor:
         """hidden [..., T, H] → the logits of the model's current head."""
         return self._run(self._whole, model, hidden)
@@ -98,6 +115,8 @@ class Head:
         clone = copy.copy(module)
         clone.__dict__["_modules"] = modules = dict(module._modules)
         clone.__dict__.pop("forward", None)  # an instance forward is bound to the original
+        # The copy has no hooks: those of FSDP would free the weights of the head before its last Linear.
+        clone.__dict__.update({name: new for name, new in nn.Module().__dict__.items() if "hooks" in name})
         names = {path.partition(".")[0] for path in replaced}
         self._copies.append((clone, module, names))
         for name in names:
@@ -184,20 +203,22 @@ def _is_plain_linear(module: nn.Module | None) -> bool:
         isinstance(module, nn.Linear)
         and type(module).forward is nn.Linear.forward
         and _is_unmodified(module)
-        and type(module.weight) in (Tensor, nn.Parameter)
-        and (module.bias is None or type(module.bias) in (Tensor, nn.Parameter))
+        and type(module.weight) in _PLAIN_TENSORS
+        and (module.bias is None or type(module.bias) in _PLAIN_TENSORS)
     )
 
 
 def _is_unmodified(module: nn.Module) -> bool:
-    """Whether the module has no hooks, and no forward beside that of its class."""
+    """Whether the module has no hooks but those of FSDP, and no forward beside that of its class."""
     hooks = (
         module._forward_pre_hooks,
         module._forward_hooks,
         module._backward_pre_hooks,
         module._backward_hooks,
     )
-    return "forward" not in module.__dict__ and not any(map(len, hooks))
+    return "forward" not in module.__dict__ and all(
+        is_hook_of_fsdp(hook) for kind in hooks for hook in kind.values()
+    )
 
 
 class _GivenHiddenStates(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from electra_kernels.integrations.configuration import ReplacedTokenDetectionConfig
+from electra_kernels.integrations.sharding import SHARDED_TENSORS, modules_on_path, run_as_forward
 from electra_kernels.integrations.word_embeddings import word_embedding, word_embedding_name
 
 
@@ -69,6 +70,21 @@ class ModelPair(PreTrainedModel):
         self.vocab_size = self.config.vocab_size
         return word_embedding(self.generator)
 
+    def _prepare_embeddings(self) -> None:
+        """Before a forward: check that a shared embedding is still one, and hook the discriminator's.
+
+        Raises:
+            ValueError: FSDP2 has made two of it, because its modules were sharded apart.
+        """
+        weights = [word_embedding(part).weight for part in (self.generator, self.discriminator)]
+        is_sharded = any(isinstance(weight, SHARDED_TENSORS) for weight in weights)
+        if is_sharded and self.config.embeddings == "shared" and weights[0] is not weights[1]:
+            raise ValueError(
+                "the shared word embedding was sharded as two, should be one: call fully_shard on the pair, or on a "
+                "list of the modules that share it, but on none of them alone (or use embeddings='separate')"
+            )
+        self._hook_discriminator_embedding()
+
     def _hook_discriminator_embedding(self) -> None:
         """Hook the discriminator's word embedding, unless it is hooked already; it may have been replaced."""
         embedding = word_embedding(self.discriminator)
@@ -85,8 +101,10 @@ class ModelPair(PreTrainedModel):
         """
         embedding = word_embedding(self.generator)
         if self.config.embeddings == "gradient_disentangled":
+            path = word_embedding_name(self.generator).removesuffix(".weight")
+            around = modules_on_path(self.generator, path)[:-1]
             with torch.no_grad():
-                vectors: Tensor = embedding(inputs[0])
+                vectors: Tensor = run_as_forward(around, embedding, inputs[0])
             return output + vectors.detach()
         alpha = getattr(embedding, "neftune_noise_alpha", None)
         if alpha is None or not module.training:

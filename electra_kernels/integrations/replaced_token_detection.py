@@ -17,10 +17,12 @@ from electra_kernels.integrations.configuration import (
 from electra_kernels.integrations.head_losses import sampled_loss, token_loss
 from electra_kernels.integrations.heads import HeadFunction, masked_lm_head, token_head
 from electra_kernels.integrations.model_pair import ModelPair, run_base_model
+from electra_kernels.integrations.sharding import run_as_forward
 from electra_kernels.integrations.word_embeddings import start_from_one_embedding, word_embedding_name
 from electra_kernels.ops import (
     MaskedTokens,
     SampledLoss,
+    TokenLoss,
     gather_rows,
     mask_tokens,
     replace_tokens,
@@ -63,12 +65,10 @@ class ReplacedTokenDetection(ModelPair):
     Masking, the two losses and the draw are this library's ops; the generator's logits are computed at masked
     positions only.
 
-    The uniforms of a row are not drawn from a `torch.Generator`. They are SplitMix64 of ``seed`` and of the number of
-    the row in the run (`electra_kernels.row_uniforms` explains why), so they do not depend on ranks, micro-batches or
-    padding. The ranks number their rows one after the other, which needs the same number of rows on each rank, as
-    Trainer and accelerate provide (``even_batches``). If ranks have different numbers of rows, two rows may get the
-    same uniforms: give masking_uniforms and sampling_uniforms then. In evaluation mode each call of ``eval()`` starts
-    the numbering again.
+    The uniforms of a row are those of ``seed`` and of its number in the run (`electra_kernels.row_uniforms` explains
+    why). The ranks number their rows one after the other, which needs the same number of rows on each rank, as Trainer
+    and accelerate provide (``even_batches``); otherwise give masking_uniforms and sampling_uniforms. In evaluation
+    mode each call of ``eval()`` starts the numbering again.
 
     Args:
         generator: a masked language model (AutoModelForMaskedLM).
@@ -152,9 +152,10 @@ class ReplacedTokenDetection(ModelPair):
             token_type_ids: [B, T], passed to a model if it accepts them.
             labels: [B, T], -100 at tokens that are neither masked nor judged; other values are not read.
                 `DataCollatorForReplacedTokens` sets -100 at padding.
-            num_items_in_batch: number of labels other than -100 in the whole batch, over micro-batches and ranks. The
-                discriminator's loss is divided by it, the generator's by mask_probability times it, so that the losses
-                of the parts add up to the loss of the whole batch. By default each loss is a mean.
+            num_items_in_batch: number of labels other than -100 in the whole batch, over micro-batches and ranks, as
+                int or as int64 tensor []. The discriminator's loss is divided by it, the generator's by
+                mask_probability times it, so that the losses of the parts add up to the loss of the whole batch. By
+                default each loss is a mean.
             masking_uniforms, sampling_uniforms: [B, K, 2] and [B, K] float64 in [0, 1) that replace the numbers of the
                 run, with K = max(1, floor(mask_probability * T + 0.5)).
             inputs_embeds: must be None, which adapter libraries pass: embeddings cannot be masked.
@@ -167,24 +168,25 @@ class ReplacedTokenDetection(ModelPair):
             ValueError: inputs_embeds is given, or num_items_in_batch without labels.
         """
         _check(inputs_embeds, labels, num_items_in_batch)
-        self._hook_discriminator_embedding()
+        self._prepare_embeddings()
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         flags = self._flags(output_hidden_states=output_hidden_states, output_attentions=output_attentions)
         judged = _judged(input_ids, attention_mask, labels)
         masked, drawn = self._mask(input_ids, judged, masking_uniforms)
-        generator = run_base_model(self.generator, masked.input_ids, inputs, flags)
         uniforms = drawn if sampling_uniforms is None else sampling_uniforms
-        mlm = self._propose(generator[0], masked, num_items_in_batch, uniforms)
+
+        def propose(ids: Tensor) -> tuple[Any, SampledLoss]:
+            base = run_base_model(self.generator, ids, inputs, flags)
+            return base, self._propose(base[0], masked, num_items_in_batch, uniforms)
+
+        def detect(ids: Tensor) -> tuple[Any, TokenLoss]:
+            base, head = run_base_model(self.discriminator, ids, inputs, flags), self._discriminator_head
+            labels, items = replaced.is_replaced, num_items_in_batch
+            return base, token_loss(head, self.discriminator, base[0], labels, judged, normalizer=items)
+
+        generator, mlm = run_as_forward([self.generator], propose, masked.input_ids)
         replaced = replace_tokens(input_ids, masked.positions, mlm.tokens)
-        discriminator = run_base_model(self.discriminator, replaced.input_ids, inputs, flags)
-        rtd = token_loss(
-            self._discriminator_head,
-            self.discriminator,
-            discriminator[0],
-            replaced.is_replaced,
-            judged,
-            normalizer=num_items_in_batch,
-        )
+        discriminator, rtd = run_as_forward([self.discriminator], detect, replaced.input_ids)
         output = ReplacedTokenDetectionOutput(
             loss=mlm.loss + self.config.rtd_weight * rtd.loss,
             logits=rtd.logits,
@@ -239,7 +241,7 @@ class ReplacedTokenDetection(ModelPair):
             self.generator,
             gather_rows(hidden, masked.positions),
             masked.targets,
-            normalizer=None if num_items is None else num_items * config.mask_probability,
+            normalizer=None if num_items is None else _exact(num_items) * config.mask_probability,
             temperature=config.sampling_temperature,
             ban_original=config.ban_original,
             uniforms=uniforms,
@@ -253,8 +255,9 @@ class ReplacedTokenDetection(ModelPair):
         rank, ranks = 0, 1
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        # Training has even and evaluation odd numbers, so that they never share uniforms.
-        which = 0 if self.training else 1
+        which = (
+            0 if self.training else 1
+        )  # even numbers in training, odd ones in evaluation, to share no uniforms
         rows = self.rows_seen[which] + rank * count + torch.arange(count, device=self.rows_seen.device)
         with torch.no_grad():
             self.rows_seen[which] += ranks * count
@@ -272,6 +275,11 @@ def _judged(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | N
     """[B, T] bool: the tokens that may be masked and that the discriminator's loss covers."""
     judged = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
     return judged if labels is None else judged & (labels != -100)
+
+
+def _exact(number: int | Tensor) -> int | Tensor:
+    """The number in float64: the product of an integer tensor and a fraction would be float32."""
+    return number.double() if isinstance(number, Tensor) else number
 
 
 def _generator_counts(masked: MaskedTokens, mlm: SampledLoss) -> Tensor:

@@ -105,6 +105,8 @@ class ElectraConfig:
         rtd_weight: weight of the discriminator's loss relative to the generator's.
         sampling_dropout: whether the generator uses dropout in training, in the one pass that gives its loss *and*
             the sample. With False the sample comes from the distribution without dropout, and needs no second pass.
+        whole_word_masking: mask all tokens of a word together, see `electra_kernels.models.word_masking`.
+        max_ngram: mask spans of 1 to this number of consecutive words, or of tokens without whole_word_masking.
 
     Raises:
         ValueError: a value is out of range, or the generator does not fit generator_kind or tie.
@@ -120,6 +122,8 @@ class ElectraConfig:
     ban_original: bool = False
     rtd_weight: float = 50.0
     sampling_dropout: bool = True
+    whole_word_masking: bool = False
+    max_ngram: int = 1
 
     def __post_init__(self) -> None:
         _check_choice("generator_kind", self.generator_kind, GENERATOR_KINDS)
@@ -135,6 +139,8 @@ class ElectraConfig:
             raise ValueError(f"temperature is {self.temperature}, should be a finite number above 0")
         if not 0 <= self.rtd_weight < float("inf"):
             raise ValueError(f"rtd_weight is {self.rtd_weight}, should be a finite number, at least 0")
+        if self.max_ngram < 1:
+            raise ValueError(f"max_ngram is {self.max_ngram}, should be at least 1")
 
     def _check_generator(self) -> None:
         if self.generator_kind != "model":

@@ -33,7 +33,7 @@ class Electra(Proposer):
 
     Args:
         config: sizes and options.
-        unigram: as in `Proposer`.
+        unigram, starts_word: as in `Proposer`.
 
     Attributes:
         config, generator: as in `Proposer`, whose encoder is the discriminator's.
@@ -46,9 +46,11 @@ class Electra(Proposer):
 
     tokenizer: "Tokenizer | None" = None
 
-    def __init__(self, config: ElectraConfig, unigram: Tensor | None = None) -> None:
+    def __init__(
+        self, config: ElectraConfig, unigram: Tensor | None = None, *, starts_word: Tensor | None = None
+    ) -> None:
         discriminator = Discriminator(Encoder(config.discriminator))
-        super().__init__(config, discriminator.encoder, unigram)
+        super().__init__(config, discriminator.encoder, unigram, starts_word=starts_word)
         self.discriminator = discriminator
 
     def forward(

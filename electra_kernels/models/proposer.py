@@ -1,6 +1,6 @@
 """The first half of ELECTRA's step: mask tokens and propose replacements for them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from electra_kernels.models.config import ElectraConfig
 from electra_kernels.models.encoder import Encoder
 from electra_kernels.models.generator import Generator
 from electra_kernels.models.unigram import Unigram
+from electra_kernels.models.word_masking import mask_units
 from electra_kernels.ops import MaskedTokens, ReplacedTokens, SampledLoss, mask_tokens, replace_tokens
 from electra_kernels.uniforms import draw_uniforms
 
@@ -35,6 +36,7 @@ class Proposer(nn.Module):
             embeddings, the whole encoder, or nothing.
         unigram: [V] counts or probabilities of the tokens, from which generator_kind="unigram" and
             replacements="unigram" draw. Give special tokens the count 0.
+        starts_word: [V] bool, True at the tokens that start a word. config.whole_word_masking needs it.
 
     Attributes:
         generator: None unless generator_kind is "model". With tie="embeddings" its encoder has the embeddings of
@@ -44,24 +46,48 @@ class Proposer(nn.Module):
         ValueError: unigram is missing, is not wanted, or is not [V].
     """
 
-    def __init__(self, config: ElectraConfig, encoder: Encoder, unigram: Tensor | None = None) -> None:
+    starts_word: Tensor | None
+
+    def __init__(
+        self,
+        config: ElectraConfig,
+        encoder: Encoder,
+        unigram: Tensor | None = None,
+        *,
+        starts_word: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
+        # A fact about the tokenizer, which a checkpoint of the weights does not repeat.
+        self.register_buffer("starts_word", starts_word, persistent=False)
         self.generator: Generator | None = None
         if config.generator_kind == "model":
             self.generator = Generator(_generator_encoder(config, encoder))
         self.unigram = _unigram(config, unigram)
 
     def mask(self, input_ids: Tensor, maskable: Tensor, *, uniforms: Tensor | None = None) -> MaskedTokens:
-        """Mask the tokens that the generator has to predict: `electra_kernels.mask_tokens` as configured."""
-        return mask_tokens(
-            input_ids,
-            maskable,
-            mask_token_id=self.config.mask_token_id,
-            vocab_size=self.config.discriminator.vocab_size,
-            probability=self.config.mask_probability,
-            uniforms=uniforms,
-        )
+        """Mask the tokens that the generator has to predict, as configured.
+
+        The arguments and the result are those of `electra_kernels.mask_tokens`, also with whole_word_masking or
+        max_ngram, which use `electra_kernels.models.word_masking.mask_units`.
+
+        Raises:
+            ValueError: starts_word was not given and config.whole_word_masking is True.
+            TypeError, ValueError: as `mask_tokens` or `mask_units`.
+        """
+        config = self.config
+        options: dict[str, Any] = {
+            "mask_token_id": config.mask_token_id,
+            "vocab_size": config.discriminator.vocab_size,
+            "probability": config.mask_probability,
+            "uniforms": uniforms,
+        }
+        if not config.whole_word_masking and config.max_ngram == 1:
+            return mask_tokens(input_ids, maskable, **options)
+        if config.whole_word_masking and self.starts_word is None:
+            raise ValueError("starts_word is None with whole_word_masking=True, should be bool [V]")
+        starts_word = self.starts_word if config.whole_word_masking else None
+        return mask_units(input_ids, maskable, starts_word, max_ngram=config.max_ngram, **options)
 
     def propose(
         self,

@@ -4,36 +4,42 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from electra_kernels.files import write_whole
+from electra_kernels.special_tokens import USUAL_NAMES, missing_roles, special_tokens
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-_SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
 
 
 def check_tokenizer(tokenizer: "Tokenizer", vocab_size: int) -> None:
     """Check that a tokenizer fits a model.
 
     Raises:
-        ValueError: it has more than ``vocab_size`` entries, or lacks one of BERT's special tokens.
+        ValueError: it has more than ``vocab_size`` entries, or lacks a special token.
     """
     if tokenizer.get_vocab_size() > vocab_size:
         raise ValueError(
             f"tokenizer has {tokenizer.get_vocab_size()} entries, should have {vocab_size} at most"
         )
-    missing = [token for token in _SPECIAL.values() if tokenizer.token_to_id(token) is None]
+    missing = missing_roles(tokenizer)
     if missing:
-        raise ValueError(f"tokenizer has no {', '.join(missing)}, should have {', '.join(_SPECIAL.values())}")
+        expected = ", ".join(usual[0] for usual in USUAL_NAMES.values())
+        raise ValueError(
+            f"tokenizer has no {', '.join(missing)}, should have {expected} or tokens in their place"
+        )
 
 
-def save_tokenizer(tokenizer: "Tokenizer", directory: Path, *, max_length: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json.
+def save_tokenizer(tokenizer: "Tokenizer", directory: Path, *, max_length: int | None = None) -> None:
+    """Write tokenizer.json and tokenizer_config.json, each whole or not at all.
 
     Args:
-        tokenizer: a tokenizer with BERT's special tokens.
+        tokenizer: a tokenizer with special tokens, which are written with their roles.
         directory: an existing folder.
-        max_length: the largest number of tokens that the model accepts.
+        max_length: the largest number of tokens that the model accepts; None leaves it open.
     """
-    config = {"model_max_length": max_length, "tokenizer_class": "PreTrainedTokenizerFast", **_SPECIAL}
-    text = json.dumps(config, indent=2, sort_keys=True)
-    (directory / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
-    (directory / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    roles = {f"{role}_token": token for role, token in special_tokens(tokenizer).items()}
+    config: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
+    if max_length is not None:
+        config["model_max_length"] = max_length
+    write_whole(directory / "tokenizer_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_whole(directory / "tokenizer.json", tokenizer.to_str(pretty=True))

@@ -85,7 +85,7 @@ def mask_tokens(
     batch, length = input_ids.shape
     slots = max_predictions
     if slots is None:
-        slots = min(length, max(1, math.floor((probability + 0.005) * length)))
+        slots = default_slots(length, probability)
     if uniforms is None:
         uniforms = draw_uniforms((batch, slots, 2), generator=generator, device=input_ids.device)
     check_uniforms(uniforms, (batch, slots, 2), "[B, K, 2]", input_ids.device)
@@ -94,6 +94,11 @@ def mask_tokens(
         maskable = maskable != 0
     mask = overload("mask_tokens", fractions[0])
     return MaskedTokens(*mask(input_ids, maskable, uniforms, mask_token_id, vocab_size, *fractions))
+
+
+def default_slots(length: int, probability: float) -> int:
+    """K, the slots of `mask_tokens` for rows of T = ``length`` tokens where ``max_predictions`` is None."""
+    return min(length, max(1, math.floor((probability + 0.005) * length)))
 
 
 def _check_options(

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from electra_kernels.training.log import StepRecord
-from electra_kernels.training.trainer import State
 
 # The limit of the gradient norm, as a multiple of the median over the last _REPORTS reports.
 _GRADIENT_FACTOR = 20.0
@@ -54,7 +53,7 @@ class Monitor:
         self._since: dict[str, float] = {}
         self._given: set[str] = set()
 
-    def check(self, state: State | StepRecord) -> list[Alarm]:
+    def check(self, state: StepRecord) -> list[Alarm]:
         """The new alarms, for conditions that have held without a break for their share of the training."""
         alarms = []
         for condition in _CONDITIONS:
@@ -80,7 +79,9 @@ class _Condition:
 
 
 def _is_not_finite(metrics: Mapping[str, float], monitor: Monitor) -> bool:
-    return not all(map(math.isfinite, metrics.values()))
+    # A ratio such as the precision has no value where nothing was found.
+    watched = (value for name, value in metrics.items() if name.endswith(("_loss", "gradient_norm")))
+    return not all(map(math.isfinite, watched))
 
 
 def _explodes(metrics: Mapping[str, float], monitor: Monitor) -> bool:

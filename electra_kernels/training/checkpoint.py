@@ -6,25 +6,25 @@ A checkpoint holds an `Electra` or, if the objective trains none, the encoder al
 import json
 import os
 import re
-import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
 from electra_kernels.data.rows import SHORTEST_ROW
 from electra_kernels.data.vocabulary import load_vocabulary, save_vocabulary
 from electra_kernels.errors import UserError
-from electra_kernels.files import replace_whole, stop_signals_deferred, write_whole
+from electra_kernels.files import replace_folder, replace_whole, write_whole
 from electra_kernels.models import Electra, ElectraConfig, Encoder, EncoderConfig
+from electra_kernels.training.objectives import Objective
 from electra_kernels.training.recipe import Recipe
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 @dataclass
@@ -58,26 +58,51 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     """Write a folder beside ``directory`` and move it to ``directory`` when it is complete.
 
     Raises:
-        OSError: the folder cannot be written; ``directory`` still holds what it held.
+        OSError: a file cannot be written; ``directory`` still holds what it held.
     """
-    _save(directory, {"model": checkpoint.model.config.to_dict()}, checkpoint.model, checkpoint)
+    model = checkpoint.model
+    _save(directory, model, checkpoint.tokenizer, checkpoint.recipe, checkpoint.objective, model.state_dict())
 
 
-def save_encoder(directory: Path, checkpoint: EncoderCheckpoint) -> None:
-    """`save_checkpoint` for an encoder alone, from an objective that trains no `Electra`."""
-    _save(directory, {"encoder": asdict(checkpoint.encoder.config)}, checkpoint.encoder, checkpoint)
+def save_objective(
+    directory: Path,
+    objective: Objective,
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    state: Mapping[str, Tensor],
+) -> None:
+    """`save_checkpoint` for the model of an objective, or its encoder if it trains no `Electra`.
+
+    Args:
+        directory: the folder to write.
+        objective: in training, maybe with sharded weights.
+        tokenizer, recipe: written with the model.
+        state: the whole tensors of ``objective.state_dict()``.
+    """
+    kept: Electra | Encoder = objective.model if isinstance(objective.model, Electra) else objective.encoder
+    prefix = next(name for name, module in objective.named_modules() if module is kept) + "."
+    own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+    _save(directory, kept, tokenizer, recipe, objective.name, own)
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the parameters and buffers of ``model`` as safetensors, whole or not at all.
+def save_weights(model: nn.Module, path: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write the parameters and buffers of ``model`` as safetensors, whole or not at all; a tied weight once.
+
+    Args:
+        model: names the tensors.
+        path: the file.
+        state: the tensors by their names in ``model.state_dict()``, which is the default.
 
     Raises:
         OSError: the file cannot be written.
     """
+    tensors = model.state_dict() if state is None else state
+    distinct = (name for name, _ in (*model.named_parameters(), *model.named_buffers()) if name in tensors)
+    kept = {name: tensors[name].contiguous() for name in distinct}
 
     def write(unfinished: Path) -> None:
         try:
-            save_model(model, str(unfinished))
+            save_file(kept, str(unfinished), metadata={"format": "pt"})
         except SafetensorError as error:
             number = re.search(r"\(os error (\d+)\)", str(error))
             if number is None:
@@ -88,7 +113,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def is_configuration(path: Path) -> bool:
-    """Whether `save_checkpoint` or `save_encoder`, of this version or another, wrote the config.json at ``path``."""
+    """Whether `save_checkpoint` or `save_objective`, of this version or another, wrote the config.json at ``path``."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -96,32 +121,25 @@ def is_configuration(path: Path) -> bool:
     return isinstance(values, dict) and "recipe" in values and ("model" in values or "encoder" in values)
 
 
-def unfinished_folders(directory: Path) -> tuple[Path, Path]:
-    """The folder in which a new checkpoint is written, and the one that keeps the old checkpoint meanwhile."""
-    partial, previous = (directory.with_name(f"{directory.name}.{name}") for name in ("partial", "previous"))
-    return partial, previous
-
-
 def _save(
-    directory: Path, config: dict[str, Any], model: nn.Module, checkpoint: Checkpoint | EncoderCheckpoint
+    directory: Path,
+    model: Electra | Encoder,
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    objective: str,
+    state: Mapping[str, Tensor],
 ) -> None:
-    config |= {"recipe": checkpoint.recipe.to_dict(), "objective": checkpoint.objective}
-    partial, previous = unfinished_folders(directory)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        write_whole(partial / "config.json", json.dumps(config, indent=2) + "\n")
-        save_weights(model, partial / "model.safetensors")
-        save_vocabulary(checkpoint.tokenizer, partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)  # makes room on a full disk
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-    with stop_signals_deferred():
-        if directory.exists():
-            os.replace(directory, previous)
-        os.replace(partial, directory)
-    shutil.rmtree(previous, ignore_errors=True)
+    sizes = (
+        {"model": model.config.to_dict()} if isinstance(model, Electra) else {"encoder": asdict(model.config)}
+    )
+    config = {**sizes, "recipe": recipe.to_dict(), "objective": objective}
+
+    def write(folder: Path) -> None:
+        write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        save_weights(model, folder / "model.safetensors", state)
+        save_vocabulary(tokenizer, folder)
+
+    replace_folder(directory, write)
 
 
 def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -141,7 +159,7 @@ def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Chec
 
 
 def load_encoder(directory: Path, device: torch.device | str = "cpu") -> EncoderCheckpoint:
-    """Read a checkpoint of `save_encoder`, or the discriminator's encoder from one of `save_checkpoint`.
+    """Read the encoder that `save_objective` wrote, or that of the discriminator in a whole checkpoint.
 
     Raises:
         UserError: a file is missing or not readable, or the weights do not fit config.json.

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable
 from typing import overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
 
-from electra_kernels.models.encoder import Layer
 from electra_kernels.models.precision import has_native_bfloat16
+from electra_kernels.training.objectives import Objective
 from electra_kernels.training.recipe import Recipe
 
 # Coefficients of Jordan et al. 2024. With them the singular values do not converge to 1: they end between 0.7 and 1.2.
@@ -16,15 +17,15 @@ _ITERATIONS = 5
 _EPS = 1e-7
 
 
-def make_optimizers(module: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def make_optimizers(objective: Objective, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW for every trained parameter; with ``muon_learning_rate``, Muon for the matrices of the layers instead."""
     if recipe.muon_learning_rate is None:
         matrices = []
     else:
-        layers = [part for part in module.modules() if isinstance(part, Layer)]
-        matrices = [p for layer in layers for p in layer.parameters() if p.requires_grad and p.dim() == 2]
+        inside = (parameter for layer in objective.layers() for parameter in layer.parameters())
+        matrices = [p for p in dict.fromkeys(inside) if p.requires_grad and p.dim() == 2]
     taken = set(matrices)
-    rest = [parameter for parameter in module.parameters() if parameter not in taken]
+    rest = [parameter for parameter in objective.parameters() if parameter not in taken]
     adamw = make_adamw(
         rest, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay, beta2=recipe.beta2
     )
@@ -104,14 +105,25 @@ class Muon(torch.optim.Optimizer):
         """Update matrices of one shape, with one batched product for all of them in each iteration."""
         directions = torch.stack([self._direction(parameter, group["momentum"]) for parameter in parameters])
         size = 0.2 * max(directions.shape[-2:]) ** 0.5
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, list(orthogonalize(directions)), alpha=-group["lr"] * size)
+        for parameter, update in zip(parameters, orthogonalize(directions)):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(_part_of(update, parameter), alpha=-group["lr"] * size)
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         assert parameter.grad is not None
         mean = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
         mean.lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(mean, momentum)
+        direction = parameter.grad.lerp(mean, momentum)
+        return direction.full_tensor() if isinstance(direction, DTensor) else direction
+
+
+def _part_of(update: Tensor, parameter: Tensor) -> Tensor:
+    """The part of a whole update [rows, columns] that this rank holds of a sharded parameter."""
+    if not isinstance(parameter, DTensor):
+        return update
+    mesh = parameter.device_mesh
+    whole = DTensor.from_local(update, mesh, [Replicate()] * mesh.ndim)
+    return whole.redistribute(mesh, parameter.placements)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

@@ -3,17 +3,20 @@
 import copy
 import statistics
 import time
+from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
-from electra_kernels.data.rows import Rows, batches
+from electra_kernels.data.batch import RowSource
 from electra_kernels.models import Electra
-from electra_kernels.training.objectives import Objective, token_batch
+from electra_kernels.training.objectives import Objective
 from electra_kernels.training.recipe import Recipe
+from electra_kernels.training.schedule import one_phase
 from electra_kernels.training.trainer import Trainer
+from electra_kernels.training.world import World
 
 PHASES = ("data", "generator", "head and sampling", "discriminator", "optimiser")
 SECONDS = 20  # no further step begins after that
@@ -22,7 +25,7 @@ _WARM_UP = 2  # steps
 
 
 def profile_step(
-    objective: Objective, rows: Rows, recipe: Recipe, *, repeats: int, seed: int
+    objective: Objective, rows: RowSource, recipe: Recipe, *, repeats: int, seed: int
 ) -> dict[str, float]:
     """Median seconds of each of `PHASES` in a step at the end of the training; ``objective`` is left as it is.
 
@@ -40,19 +43,20 @@ def profile_step(
     Raises:
         ValueError: the objective has no model as generator.
     """
-    objective = copy.deepcopy(objective).train()
-    trainer = Trainer(objective, recipe)
-    timer = PhaseTimer(trainer.device)
+    objective = copy.deepcopy(objective)
+    world = World(device=next(objective.parameters()).device)
+    trainer = Trainer(objective, recipe, one_phase(rows.length, 1), seed=seed, world=world)
+    trainer.position.step = 1  # the end of the training, after the head start
+    timer = PhaseTimer(world.device)
     timer.watch_step(objective)
     steps: list[dict[str, float]] = []
-    indices = batches(rows, recipe.batch_size, seed)
     end = time.perf_counter() + SECONDS
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), closing(trainer.loader(rows)) as loader:
         while len(steps) < _WARM_UP + repeats and (len(steps) <= _WARM_UP or time.perf_counter() <= end):
             timer.start(_DATA)
-            batch = objective.batch(token_batch(rows, next(indices), trainer.device))
+            batch = next(loader)
             timer.switch_to(_OPTIMIZER)  # a step begins with zero_grad
-            trainer.step(batch, 1.0)
+            trainer.step(batch)
             steps.append(timer.stop())
     return {phase: statistics.median(step[phase] for step in steps[_WARM_UP:]) for phase in PHASES}
 
@@ -91,6 +95,16 @@ class PhaseTimer:
             raise ValueError(f"objective {objective.name} has no generator, should train an Electra with one")
         generator, discriminator = model.generator, model.discriminator
         self._watch(objective, _HEAD)
+        make_batch = objective.batch
+
+        def timed_batch(*arguments: Any) -> Any:
+            """Masking and the draws of a fixed generator."""
+            self.switch_to(_HEAD)
+            batch = make_batch(*arguments)
+            self.switch_to(_OPTIMIZER)
+            return batch
+
+        objective.batch = timed_batch  # type: ignore[assignment, method-assign]
         self._watch(generator, _GENERATOR)
         self._watch(generator.transform, _GENERATOR)
         self._watch(discriminator.encoder, _DISCRIMINATOR)

@@ -19,6 +19,7 @@ class Recipe:
         beta2: AdamW's decay of the mean of squared gradients. A short run needs less than 0.999.
         weight_decay: decay of matrices; biases and norms do not decay.
         clip: the largest gradient norm; None: no clipping.
+        least_steps: fewest steps of a run whose length is given in minutes; fewer would show nothing.
         head_start: share of the run before the generator's own samples are used.
         head_start_replacements: the discriminator's input until then: "unigram" draws, or None: only the generator
             is trained.
@@ -34,6 +35,7 @@ class Recipe:
     beta2: float = 0.999
     weight_decay: float = 0.01
     clip: float | None = 1.0
+    least_steps: int = 1
     head_start: float = 0.0
     head_start_replacements: str | None = None
 
@@ -56,6 +58,7 @@ RECIPES = {
         steps=2_500,
         vocab_size=8_000,
         clip=None,
+        least_steps=2_400,
         head_start=0.35,
         head_start_replacements="unigram",
     ),

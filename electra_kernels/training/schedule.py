@@ -1,45 +1,66 @@
-"""Progress of a training whose length is given in steps or in minutes, and the learning rate that follows it."""
+"""The length of a training in phases of one row length each, and the learning rate that follows its progress."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from dataclasses import dataclass
+from itertools import accumulate
 
 
-class Budget:
-    """The length of a training: a number of steps or, if they are given, minutes of wall-clock time.
+@dataclass(frozen=True)
+class Phase:
+    """Steps with rows of one length.
 
-    The learning rate follows `fraction`, so that a training of a fixed time decays to 0 on any machine. Only a
-    training whose length is given in steps is the same on every machine.
+    Attributes:
+        length: tokens per row, T.
+        steps: number of steps.
     """
 
-    clock = staticmethod(time.monotonic)
+    length: int
+    steps: int
 
-    def __init__(self, steps: int, minutes: float | None = None) -> None:
-        if minutes is not None and not 0 < minutes < float("inf"):
-            raise ValueError(f"minutes is {minutes}, should be a finite number above 0")
-        if steps < 1:
-            raise ValueError(f"steps is {steps}, should be at least 1")
-        self.steps, self.minutes = steps, minutes
-        self.start = self.clock()
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}, should be at least 1")
 
-    def seconds(self) -> float:
-        """Seconds since the training began."""
-        return self.clock() - self.start
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Do not count the time of the block."""
-        begin = self.clock()
-        try:
-            yield
-        finally:
-            self.start += self.clock() - begin
+@dataclass(frozen=True)
+class Schedule:
+    """The phases of a training. The number of steps is known before it begins, so every run reaches its end."""
+
+    phases: tuple[Phase, ...]
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of the whole training."""
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def starts(self) -> list[int]:
+        """The first step of each phase."""
+        return [0, *accumulate(phase.steps for phase in self.phases)][:-1]
 
     def fraction(self, step: float) -> float:
         """The finished share of the training after ``step`` steps, in [0, 1]. ``step`` may lie within a step (0.5)."""
-        if self.minutes is None:
-            return min(1.0, step / self.steps)
-        return min(1.0, self.seconds() / (60 * self.minutes))
+        return min(1.0, step / self.steps)
+
+    def __str__(self) -> str:
+        return ",".join(f"{phase.length}:{phase.steps}" for phase in self.phases)
+
+
+def one_phase(length: int, steps: int) -> Schedule:
+    """A training whose rows all have the same length."""
+    return Schedule((Phase(length, steps),))
+
+
+def parse_schedule(text: str) -> Schedule:
+    """Read LENGTH:STEPS[,LENGTH:STEPS...], for example ``128:900000,512:100000``.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    phases = [re.fullmatch(r"\s*(\d{1,9}):(\d{1,12})\s*", part) for part in text.split(",")]
+    if not all(phases):
+        raise ValueError(f"{text!r} should be LENGTH:STEPS,LENGTH:STEPS, such as 128:900000,512:100000")
+    return Schedule(tuple(Phase(int(phase[1]), int(phase[2])) for phase in phases if phase))
 
 
 def learning_rate_scale(fraction: float, warmup: float) -> float:

@@ -1,132 +1,250 @@
-"""The training loop, the same for every objective."""
+"""The training loop, the same for every objective, on one process or many."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
-from electra_kernels.data.rows import Rows, batches
+from electra_kernels.data.batch import RowSource, TokenBatch
+from electra_kernels.data.loader import Loader
 from electra_kernels.files import stop_signals_deferred
 from electra_kernels.models.precision import has_native_bfloat16
-from electra_kernels.training.objectives import Objective, token_batch
+from electra_kernels.training.log import StepRecord
+from electra_kernels.training.objectives import Objective
+from electra_kernels.training.objectives.base import means, ratio
 from electra_kernels.training.optimizers import make_optimizers, scale_learning_rate
 from electra_kernels.training.recipe import Recipe
-from electra_kernels.training.schedule import Budget, learning_rate_scale
+from electra_kernels.training.schedule import Schedule, learning_rate_scale
+from electra_kernels.training.world import World
 
 LOG_EVERY = 10  # steps; reading a metric waits for the device
+_MIXED = 0x9E3779B97F4A7C15  # odd, so that multiplying by it loses no bits
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a step is computed. No choice changes its result beyond rounding.
+
+    Attributes:
+        micro_batch: rows of one forward and backward pass on one rank; None: all rows of the rank.
+        shard: spread weights, gradients and optimizer states over the ranks (FSDP2); otherwise every rank has them
+            whole (DDP).
+        checkpoint_layers: keep only the inputs of the layers, and compute the layers again in the backward pass.
+        compile: compile each layer with ``torch.compile``.
+    """
+
+    micro_batch: int | None = None
+    shard: bool = False
+    checkpoint_layers: bool = False
+    compile: bool = False
+
+
+_ALONE, _WHOLE = World(), Execution()
 
 
 @dataclass
-class State:
-    """How far a training has come, for its callbacks.
-
-    Attributes:
-        step: finished steps.
-        fraction: finished share of the training, in [0, 1].
-        seconds: since the training began.
-        tokens: seen so far, without padding.
-        learning_rate: AdamW's, of the last step.
-        metrics: means over the steps since the last report.
-    """
+class Position:
+    """How far a training has come: finished steps, tokens without padding, and seconds of training."""
 
     step: int = 0
-    fraction: float = 0.0
-    seconds: float = 0.0
     tokens: int = 0
-    learning_rate: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 class Trainer:
-    """One objective with its optimizers, trained step by step.
+    """One objective with its optimizers, trained step by step by the ranks of ``world``.
 
-    SIGINT and SIGTERM wait for the end of a step: Python's handlers raise at any line, and an exception that passes
-    through torch's C++ in the middle of a step may abort the process.
+    The global batch of a step is ``recipe.batch_size`` rows, however they are cut over ranks and micro-batches: the
+    losses divide by the counts of the global batch, the uniforms of a row follow from (seed, number of the row), and
+    dropout is seeded by (seed, step, rank). Only rounding and dropout depend on the cut.
 
     Args:
-        objective: the model and its loss, on the device of the training.
-        recipe: learning rate, warm-up, weight decay, clipping.
+        objective: the model and its loss, with the same weights on every rank.
+        recipe: batch size, learning rates, warm-up, weight decay, clipping.
+        schedule: phases and steps.
+        seed: decides the order of the rows and every draw.
+        world: the ranks.
+        execution: how a step is computed.
     """
 
-    def __init__(self, objective: Objective, recipe: Recipe) -> None:
-        self.objective, self.recipe = objective, recipe
-        self.device = next(objective.parameters()).device
-        self.bfloat16 = has_native_bfloat16(self.device)
+    def __init__(
+        self,
+        objective: Objective,
+        recipe: Recipe,
+        schedule: Schedule,
+        *,
+        seed: int,
+        world: World = _ALONE,
+        execution: Execution = _WHOLE,
+    ) -> None:
+        self.recipe, self.schedule, self.seed = recipe, schedule, seed
+        self.world, self.execution = world, execution
+        self.objective = objective.to(world.device).train()
+        self.bfloat16 = has_native_bfloat16(world.device)
+        self.position = Position()
+        self._sums: dict[str, Tensor] = {}
         # Here torch imports its compiler. An exception of a signal handler in that import aborts the process.
         with stop_signals_deferred():
-            self.optimizers = make_optimizers(objective, recipe)
+            self.module = self._wrapped()
+            self.optimizers = make_optimizers(self.objective, recipe)
+
+    def train(
+        self, sources: Sequence[RowSource], stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[StepRecord]:
+        """Train from `position` to the end of the schedule, or until ``stop`` is true after a step.
+
+        Args:
+            sources: the rows of each phase.
+            stop: called after every step, and must give the same answer on all ranks.
+
+        Yields:
+            The record of the steps since the last one: every `LOG_EVERY` steps, and after the last step.
+        """
+        for phase, first, rows in zip(self.schedule.phases, self.schedule.starts, sources, strict=True):
+            end = first + phase.steps
+            if self.position.step >= end:
+                continue
+            with closing(self.loader(rows, first)) as loader:
+                recorded, started, waited = self.position.step, time.monotonic(), loader.waited
+                for batch in loader:
+                    self.step(batch)
+                    is_stopped = stop()
+                    if self.position.step % LOG_EVERY == 0 or self.position.step == end or is_stopped:
+                        steps, seconds = self.position.step - recorded, time.monotonic() - started
+                        yield self._record(steps, seconds, loader.waited - waited)
+                        recorded, started, waited = self.position.step, time.monotonic(), loader.waited
+                    if is_stopped:
+                        return
+                    if self.position.step == end:
+                        break
 
     @stop_signals_deferred()
-    def step(self, batch: object, fraction: float) -> tuple[float, dict[str, Tensor]]:
-        """Train on one batch; ``fraction`` in [0, 1] is the finished share of the training.
-
-        Returns AdamW's learning rate, and the metrics of the batch with ``gradient_norm`` (before clipping).
-        """
-        scale = learning_rate_scale(fraction, self.recipe.warmup)
+    def step(self, batch: TokenBatch) -> None:
+        """Train on this rank's rows of the next global batch, on the device of the rank."""
+        position, objective = self.position, self.objective
+        fraction = self.schedule.fraction(position.step + 0.5)  # at its start, the first rate would be 0
+        torch.manual_seed(_dropout_seed(self.seed, position.step, self.world.rank))
         for optimizer in self.optimizers:
-            scale_learning_rate(optimizer, scale)
+            scale_learning_rate(optimizer, learning_rate_scale(fraction, self.recipe.warmup))
             optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
-            loss, metrics = self.objective(batch, fraction)
-        loss.backward()
-        parameters = list(self.objective.parameters())
+        # All parts are masked before the first forward pass, because the losses divide by the counts of all of them.
+        rows = self.execution.micro_batch or len(batch.input_ids)
+        parts = [objective.batch(part, self.seed) for part in batch.split(rows)]
+        counts = self.world.sum(torch.stack([objective.counts(part) for part in parts]).sum(0))
+        for number, part in enumerate(parts, start=1):
+            with self._synchronized(number == len(parts)):
+                with torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+                    loss, metrics = self.module(part, fraction, counts)
+                (loss * self.world.size).backward()  # both wrappers average the gradients of the ranks
+            self._add(metrics)
+        self._add({"gradient_norm": self._clip(), "padding": _padding(batch)})
+        for optimizer in self.optimizers:
+            optimizer.step()
+        position.step += 1
+
+    def _record(self, steps: int, seconds: float, waited: float) -> StepRecord:
+        """The means of the metrics since the last record, over all ranks.
+
+        Args:
+            steps: since the last record.
+            seconds: since the last record.
+            waited: seconds of these in which this rank waited for data.
+        """
+        names = sorted(self._sums)
+        sums = self.world.sum(torch.stack([self._sums[name] for name in names]))
+        metrics = means(dict(zip(names, sums)))
+        padded, cells = sums[names.index("padding")].tolist()
+        self._sums = {}
+        tokens = round(cells - padded)
+        self.position.tokens += tokens
+        self.position.seconds += seconds
+        metrics |= {
+            "tokens_per_second": tokens / seconds,
+            "steps_per_second": steps / seconds,
+            "data_wait": waited / seconds,
+        }
+        return StepRecord(
+            step=self.position.step,
+            steps=self.schedule.steps,
+            tokens=self.position.tokens,
+            seconds=self.position.seconds,
+            learning_rates={
+                name: optimizer.param_groups[0]["lr"]
+                for name, optimizer in zip(("learning_rate", "muon_learning_rate"), self.optimizers)
+            },
+            metrics=metrics,
+        )
+
+    def loader(self, rows: RowSource, first: int = 0) -> Loader:
+        """The batches of this rank from `position` on, of a phase that begins with step ``first``."""
+        return Loader(
+            rows,
+            seed=self.seed,
+            batch_size=self.recipe.batch_size,
+            device=self.world.device,
+            first_step=self.position.step - first,
+            first_row=first * self.recipe.batch_size,
+            rank=self.world.rank,
+            ranks=self.world.size,
+        )
+
+    def _wrapped(self) -> nn.Module:
+        """The objective as the ranks train it; its own parameters are those of the wrapper."""
+        objective, layers = self.objective, self.objective.layers()
+        if self.execution.checkpoint_layers:
+            objective.checkpoint_layers()
+        if self.execution.compile:
+            for layer in layers:
+                layer.compile()
+        if self.execution.shard:
+            for module in (*layers, objective):
+                fully_shard(module)
+            return objective
+        if self.world.size == 1:
+            return objective
+        device = self.world.device
+        return DistributedDataParallel(
+            objective,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # no objective changes a buffer
+            gradient_as_bucket_view=True,
+            find_unused_parameters=self.recipe.head_start > 0 and self.recipe.head_start_replacements is None,
+        )
+
+    def _synchronized(self, is_last: bool) -> AbstractContextManager[None]:
+        """Exchange gradients between the ranks in the last micro-batch only."""
+        if isinstance(self.module, FSDPModule):
+            self.module.set_requires_gradient_sync(is_last)
+        if isinstance(self.module, DistributedDataParallel) and not is_last:
+            return self.module.no_sync()
+        return contextlib.nullcontext()
+
+    def _clip(self) -> Tensor:
+        """Scale the gradients down where the recipe limits their norm; returns the norm as a metric, [2]."""
+        parameters = [p for p in self.objective.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
         if self.recipe.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip, norm)
-        for optimizer in self.optimizers:
-            optimizer.step()
-        return scale * self.recipe.learning_rate, {**metrics, "gradient_norm": norm}
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return ratio(norm, torch.ones_like(norm))
 
-
-def train(
-    objective: Objective,
-    rows: Rows,
-    recipe: Recipe,
-    budget: Budget,
-    *,
-    seed: int,
-    report: Callable[[State], None],
-) -> State:
-    """Train until the budget is spent; returns the final state.
-
-    ``report`` is called every `LOG_EVERY` steps and after the last step. It may evaluate the objective if it leaves
-    torch's global generator alone, from which the training draws (see `evaluation.held_out.isolated`).
-    """
-    torch.manual_seed(seed + 1)  # ``seed`` itself has drawn the initial weights
-    trainer = Trainer(objective, recipe)
-    objective.train()
-    state, means = State(), _Means()
-    for index in _until_spent(batches(rows, recipe.batch_size, seed), state):
-        batch = objective.batch(token_batch(rows, index, trainer.device))
-        # The fraction at the middle of the step: at its start, the first step would have a learning rate of 0.
-        state.learning_rate, metrics = trainer.step(batch, budget.fraction(state.step + 0.5))
-        means.add(metrics)
-        state.step += 1
-        state.tokens += int(rows.attention_mask[index].sum())
-        state.fraction, state.seconds = budget.fraction(state.step), budget.seconds()
-        if state.step % LOG_EVERY == 0 or state.fraction >= 1.0:
-            state.metrics = means.pop()
-            report(state)
-    return state
-
-
-def _until_spent(indices: Iterator[Tensor], state: State) -> Iterator[Tensor]:
-    while state.fraction < 1.0:
-        yield next(indices)
-
-
-class _Means:
-    """Means of the metrics since the last `pop`; the values stay on the device until then."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[Tensor]] = {}
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
+    def _add(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
-            self.values.setdefault(name, []).append(value)
+            known = self._sums.get(name)
+            self._sums[name] = value if known is None else known + value
 
-    def pop(self) -> dict[str, float]:
-        means = {name: float(torch.stack(values).float().mean()) for name, values in self.values.items()}
-        self.values = {}
-        return means
+
+def _padding(batch: TokenBatch) -> Tensor:
+    is_padding = ~batch.attention_mask
+    return ratio(is_padding.sum(), is_padding.new_full((), is_padding.numel(), dtype=torch.int64))
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    return (seed * _MIXED + (step << 20) + rank) & (2**63 - 1)

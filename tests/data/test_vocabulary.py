@@ -47,8 +47,15 @@ def test_every_word_of_the_text_can_be_encoded(trained):
     assert trained.decode(trained.encode("the cats didn't").ids) == "the cats didn ' t"
 
 
-def test_case_and_accents_do_not_matter(trained):
-    assert trained.encode("THE élan").ids == trained.encode("the elan").ids
+def test_case_does_not_matter(trained):
+    assert trained.encode("THE ÉLAN").ids == trained.encode("the élan").ids
+
+
+def test_accents_matter_if_the_text_uses_them(trained):
+    assert trained.encode("élan").ids != trained.encode("elan").ids
+    english = train_vocabulary([Document("", ("a plain sentence without any mark",) * 99 + ("élan",))], 100)
+    assert english.encode("élan").ids == english.encode("elan").ids
+    assert train_vocabulary([SENTENCES], 100, keep_accents=False).encode("élan").tokens[1][0] == "e"
 
 
 def test_the_same_text_gives_the_same_vocabulary():

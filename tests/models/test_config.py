@@ -102,7 +102,7 @@ def test_from_dict_names_unknown_and_missing_fields():
 def test_from_dict_fills_in_defaults():
     config = electra_config("small", vocab_size=1_000, mask_token_id=4)
     values = config.to_dict()
-    del values["sampling_dropout"], values["discriminator"]["initializer_range"]
+    del values["sampling_dropout"], values["max_ngram"], values["discriminator"]["initializer_range"]
     assert ElectraConfig.from_dict(values) == config
 
 
@@ -141,6 +141,7 @@ def test_an_encoder_option_out_of_range_is_refused(change, message):
         ({"mask_probability": 0.0}, r"mask_probability is 0.0, should be in \(0, 1\]"),
         ({"temperature": 0.0}, "temperature is 0.0, should be a finite number above 0"),
         ({"rtd_weight": -1.0}, "rtd_weight is -1.0, should be a finite number, at least 0"),
+        ({"max_ngram": 0}, "max_ngram is 0, should be at least 1"),
     ],
 )
 def test_an_electra_option_out_of_range_is_refused(change, message):

@@ -1,12 +1,11 @@
-import contextlib
+import copy
 import dataclasses
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from electra_kernels.models import Encoder, EncoderConfig
-from electra_kernels.models.encoder import attend, rotate, rotations
+from electra_kernels.models.encoder import rotate, rotations
 
 CONFIG = EncoderConfig(100, 16, 32, 2, 4, 64, max_position_embeddings=20)
 EVERY_KIND = [
@@ -175,32 +174,6 @@ def test_bfloat16_autocast_stays_close(position, norm):
     assert (hidden.float() - ours(ids, mask))[mask == 1].abs().max() <= 0.1
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_attention_in_half_precision_equals_float32_rounded_once(dtype):
-    parts = [torch.randn(2, 3, 5, 8, dtype=dtype).requires_grad_() for _ in range(3)]
-    upstream = torch.randn(2, 3, 5, 8, dtype=dtype)
-    mask = torch.ones(2, 1, 1, 5, dtype=torch.bool)
-    mask[1, ..., 3:] = False
-    wide = [part.detach().float().requires_grad_() for part in parts]
-    expected = F.scaled_dot_product_attention(*wide, mask)
-    expected.backward(upstream.float())
-    for context in (contextlib.nullcontext(), torch.autocast("cpu", torch.bfloat16)):
-        for part in parts:
-            part.grad = None
-        with context:
-            attended = attend(*parts, mask, 0.0)
-        attended.backward(upstream)
-        assert torch.equal(attended, expected.to(dtype))
-        for part, of_float32 in zip(parts, wide):
-            assert torch.equal(part.grad, of_float32.grad.to(dtype))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_attention_on_the_meta_device_has_the_right_shape_and_dtype(dtype):
-    attended = attend(*torch.empty(3, 2, 3, 5, 8, dtype=dtype, device="meta"), None, 0.0)
-    assert (attended.shape, attended.dtype) == ((2, 3, 5, 8), dtype)
-
-
 def test_an_encoder_compiles_into_one_graph_under_autocast_and_in_half_precision():
     ours, (ids, mask) = encoder(), batch()
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
@@ -219,3 +192,83 @@ def test_initial_weights_are_normal_and_cut_at_two_standard_deviations(std):
         if parameter.dim() >= 2 and parameter.numel() > 1_000:
             assert parameter.abs().max() <= 2 * std, name
             assert parameter.std().item() == pytest.approx(0.88 * std, rel=0.1), name
+
+
+def packed_batch(*pieces):
+    """Ids and segments of rows of 12 with pieces of these lengths, and padding at the end."""
+    rows = [[number for number, size in enumerate(row, 1) for _ in range(size)] for row in pieces]
+    segments = torch.tensor([row + [0] * (12 - len(row)) for row in rows])
+    return torch.randint(0, 100, segments.shape), segments
+
+
+def states_and_gradients(module, *inputs, **options):
+    torch.manual_seed(5)
+    module.zero_grad()
+    hidden = module(*inputs, **options)
+    (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
+    return [hidden.detach(), torch.rand(1), *(parameter.grad.clone() for parameter in module.parameters())]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("position, norm", EVERY_KIND)
+def test_recomputed_layers_change_no_bit(position, norm, dropout):
+    ours = encoder(position_embedding=position, norm=norm, dropout=dropout).train()
+    calls = []
+    for layer in ours.layers:
+        layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    ids, mask = batch()
+    packed, segments = packed_batch([5, 4], [12], [3, 3, 6])
+    for inputs, options in (((ids, mask), {}), ((ids,), {}), ((packed,), {"segments": segments})):
+        expected = states_and_gradients(ours, *inputs, **options)
+        calls.clear()
+        ours.checkpoint_layers = True
+        found = states_and_gradients(ours, *inputs, **options)
+        ours.checkpoint_layers = False
+        assert len(calls) == 2 * len(ours.layers), "the layers were not computed a second time"
+        for one, other in zip(found, expected):
+            assert torch.equal(one, other)
+
+
+def test_recomputed_layers_keep_only_their_input():
+    ours, (ids, mask) = encoder().train(), batch()
+    sizes = {}
+    for ours.checkpoint_layers in (False, True):
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, k=kept: k.append(t) or t, lambda t: t):
+            ours(ids, mask)
+        sizes[ours.checkpoint_layers] = sum(tensor.numel() for tensor in kept)
+    assert sizes[True] < sizes[False] / 3
+
+
+def test_without_gradients_no_layer_is_recomputed():
+    ours, (ids, mask) = encoder(), batch()
+    ours.checkpoint_layers = True
+    with torch.no_grad():
+        hidden = ours(ids, mask)
+    assert not hidden.requires_grad
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("position", ["absolute", "rotary"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_layers_compile_in_place_once_for_all_layers_and_batches(packed, position, recompute):
+    torch._dynamo.reset()
+    ours = encoder(position_embedding=position, dropout=0.1).train()
+    ours.checkpoint_layers = recompute
+    plain = copy.deepcopy(ours)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    for layer in ours.layers:
+        layer.compile(fullgraph=True, backend=backend)
+    for pieces in ([[5, 4], [12]], [[1, 2, 3], [4, 4, 4]], [[12], [7]]):
+        ids, segments = packed_batch(*pieces)
+        options = {"segments": segments} if packed else {"attention_mask": segments > 0}
+        for one, other in zip(
+            states_and_gradients(ours, ids, **options), states_and_gradients(plain, ids, **options)
+        ):
+            assert torch.equal(one, other)
+    assert len(graphs) == 1

@@ -21,11 +21,12 @@ CONFIGS = {
 COUNTS = torch.arange(V).where(torch.arange(V) >= 5, 0)
 
 
-def model(name, unigram=None, **changes):
+def model(name, unigram=None, starts_word=None, **changes):
     torch.manual_seed(0)
     if name == "unigram":
         unigram = COUNTS
-    electra = Electra(dataclasses.replace(CONFIGS[name], **changes), unigram).eval()
+    config = dataclasses.replace(CONFIGS[name], **changes)
+    electra = Electra(config, unigram, starts_word=starts_word).eval()
     for parameter in electra.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     return electra

@@ -11,7 +11,7 @@ from electra_kernels.data.facts import text_facts
 from electra_kernels.data.rows import Rows, encode_rows, spread, unigram_counts
 from electra_kernels.data.text import Corpus
 from electra_kernels.data.vocabulary import train_vocabulary
-from electra_kernels.evaluation.comparison.runs import Curve, evenly_spaced, train_with_curve
+from electra_kernels.evaluation.comparison.runs import Curve, evenly_spaced, steps_in, train_with_curve
 from electra_kernels.evaluation.comparison.setting import (
     SMALL_RECIPE,
     Run,
@@ -24,10 +24,10 @@ from electra_kernels.evaluation.held_out import FixedCorruption, isolated, stand
 from electra_kernels.evaluation.probing import probe
 from electra_kernels.evaluation.probing.replaced_tokens import replaced_tokens
 from electra_kernels.models import ElectraConfig
+from electra_kernels.training.log import StepRecord
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.objectives.detection import RowDetection, TokenDetection
-from electra_kernels.training.schedule import Budget
-from electra_kernels.training.trainer import State
+from electra_kernels.training.trainer import Position
 
 CURVE_POINTS = 12
 # The rates are from trials. No rate of four took the objective with one label per row off chance
@@ -50,9 +50,8 @@ def train_pair(
 ) -> dict[str, Any]:
     """Train `corrupted_tokens`, then `corrupted_rows` for as many steps, and compare what they have learned.
 
-    Both start from the same weights. The two runs draw the same batches and corruptions, since a step of either
-    takes the same number of draws from torch's global generator. If ``minutes`` are given, the first run takes half
-    of them, and the steps that it made are the length of the second.
+    Both start from the same weights, and draw the same batches and corruptions. If ``minutes`` are given, each run
+    has the steps that the first makes in half of them.
 
     Args:
         corpus: training and held-out documents; the pair has its own vocabulary and rows.
@@ -73,12 +72,10 @@ def train_pair(
     token_run, row_run = pair_runs(seed)
     per_token, per_row = (objective_of(setting, run).to(device) for run in (token_run, row_run))
     follow = partial(_train_and_measure, setting, judged, report)
-    budget = Budget(steps, None if minutes is None else minutes / 2)
-    state, token_curve = follow("per_token", per_token, token_run, budget, evenly_spaced(CURVE_POINTS))
-    due = [point["step"] for point in token_curve]
-    _, row_curve = follow(
-        "per_row", per_row, row_run, Budget(state.step), lambda state, curve: state.step in due
-    )
+    if minutes is not None:
+        steps = steps_in(minutes / 2, setting, token_run, device)
+    _, token_curve = follow("per_token", per_token, token_run, steps, evenly_spaced(CURVE_POINTS))
+    _, row_curve = follow("per_row", per_row, row_run, steps, evenly_spaced(CURVE_POINTS))
     task = replaced_tokens(_corrupted(setting.rows, FITTED_ROWS, setting.text.counts), judged)
     encoders = {
         "per_token": per_token.encoder,
@@ -94,7 +91,7 @@ def train_pair(
         "auc_frequency": task.baselines["rarity of the word"],
         "standard_error_rows": _standard_error(judged.is_replaced.any(-1)),
         "standard_error_tokens": _standard_error(judged.is_replaced[judged.maskable]),
-        "steps": state.step,
+        "steps": steps,
     }
 
 
@@ -105,15 +102,15 @@ def _train_and_measure(
     side: Literal["per_token", "per_row"],
     objective: Objective,
     run: Run,
-    budget: Budget,
-    is_due: Callable[[State, Curve], bool],
-) -> tuple[State, Curve]:
+    steps: int,
+    is_due: Callable[[StepRecord, Curve], bool],
+) -> tuple[Position, Curve]:
     """Train one side and measure its AUCs, which are named after the side."""
     return train_with_curve(
         objective,
         setting,
         run,
-        budget,
+        steps,
         measure=lambda: _aucs(objective, judged, side),
         is_due=is_due,
         report=_at_points(report, 0.0 if side == "per_token" else 0.5),
@@ -153,12 +150,12 @@ def _aucs(objective: Objective, fixed: FixedCorruption, side: str) -> dict[str, 
     return figures
 
 
-def _at_points(report: Report, done: float) -> Callable[[State, Curve], None]:
+def _at_points(report: Report, done: float) -> Callable[[StepRecord, Curve], None]:
     """Call ``report`` whenever a point has been added; ``done`` is the finished share before this run."""
 
-    def report_point(state: State, curve: Curve) -> None:
-        if curve[-1]["step"] == state.step:
-            report(state.step, done + state.fraction / 2, _only_aucs(curve[-1]))
+    def report_point(record: StepRecord, curve: Curve) -> None:
+        if curve[-1]["step"] == record.step:
+            report(record.step, done + record.fraction / 2, _only_aucs(curve[-1]))
 
     return report_point
 

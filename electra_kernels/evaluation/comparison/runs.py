@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_model
 
 from electra_kernels.evaluation.comparison.setting import (
@@ -19,10 +20,13 @@ from electra_kernels.evaluation.comparison.setting import (
 from electra_kernels.evaluation.probing import probe
 from electra_kernels.models import Encoder
 from electra_kernels.training.alarms import Monitor
+from electra_kernels.training.calibration import step_seconds, steps_of_minutes
 from electra_kernels.training.checkpoint import save_weights
+from electra_kernels.training.log import StepRecord
 from electra_kernels.training.objectives import Objective
-from electra_kernels.training.schedule import Budget
-from electra_kernels.training.trainer import State, train
+from electra_kernels.training.schedule import one_phase
+from electra_kernels.training.trainer import Position, Trainer
+from electra_kernels.training.world import World
 
 CURVE_POINTS = 6
 Curve = list[dict[str, float]]
@@ -56,74 +60,81 @@ def train_with_curve(
     objective: Objective,
     setting: TrainingSetting,
     run: Run,
-    budget: Budget,
+    steps: int,
     *,
     measure: Callable[[], dict[str, float]],
-    is_due: Callable[[State, Curve], bool],
-    report: Callable[[State, Curve], None],
-) -> tuple[State, Curve]:
+    is_due: Callable[[StepRecord, Curve], bool],
+    report: Callable[[StepRecord, Curve], None],
+) -> tuple[Position, Curve]:
     """Train an objective, and measure it before the first step and whenever a point of the curve is due.
 
     Args:
         objective: from `objective_of`, on the device of the run.
         setting: rows and recipe.
         run: learning rate and seed.
-        budget: length of the run.
-        measure: the figures of a point; it leaves torch's global generator as it was.
-        is_due: whether the next point is due, given the state and the points so far.
+        steps: length of the run.
+        measure: the figures of a point.
+        is_due: whether the next point is due, given the record of the last steps and the points so far.
         report: called every few steps, after the measurement.
 
     Returns:
-        The final state, and the points: "step", "tokens", "seconds" and the figures.
+        The final position, and the points: "step", "tokens", "seconds" and the figures.
     """
-    curve = [_point(State(), measure())]
-
-    def report_and_measure(state: State) -> None:
-        if is_due(state, curve):
-            curve.append(_point(state, measure()))
-        report(state, curve)
-
-    recipe = recipe_of(setting, run)
-    state = train(objective, setting.rows, recipe, budget, seed=run.seed, report=report_and_measure)
-    return state, curve
+    trainer = _trainer(objective, setting, run, steps)
+    curve = [_point(trainer.position, measure())]
+    for record in trainer.train([setting.rows]):
+        if is_due(record, curve):
+            curve.append(_point(record, measure()))
+        report(record, curve)
+    return trainer.position, curve
 
 
-def evenly_spaced(points: int) -> Callable[[State, Curve], bool]:
+def steps_in(minutes: float, setting: TrainingSetting, run: Run, device: torch.device) -> int:
+    """The steps that a run makes in ``minutes`` on this machine, measured with a model that is thrown away."""
+    objective = objective_of(setting, run).to(device)
+    seconds = step_seconds(_trainer(objective, setting, run, setting.recipe.steps), setting.rows)
+    return steps_of_minutes(minutes, [seconds], [1.0])[0]
+
+
+def _trainer(objective: Objective, setting: TrainingSetting, run: Run, steps: int) -> Trainer:
+    world = World(device=next(objective.parameters()).device)
+    schedule = one_phase(setting.rows.length, steps)
+    return Trainer(objective, recipe_of(setting, run), schedule, seed=run.seed, world=world)
+
+
+def evenly_spaced(points: int) -> Callable[[StepRecord, Curve], bool]:
     """Due at the start and at equal shares of the run after it, the last of them at its end."""
-    return lambda state, curve: state.fraction >= len(curve) / points
+    return lambda record, curve: record.fraction >= len(curve) / points
 
 
-def _point(state: State, figures: dict[str, float]) -> dict[str, float]:
-    return {"step": state.step, "tokens": state.tokens, "seconds": state.seconds, **figures}
+def _point(position: Position | StepRecord, figures: dict[str, float]) -> dict[str, float]:
+    return {"step": position.step, "tokens": position.tokens, "seconds": position.seconds, **figures}
 
 
 def _trained(setting: Setting, run: Run) -> tuple[Encoder, dict[str, Any]]:
     if run.objective == UNTRAINED:
         encoder = initial_encoder(setting, run.seed)
         figure = probe(encoder, setting.curve, frozen=True, seed=run.seed)
-        return encoder, {"tokens": 0, "curve": [_point(State(), {"figure": figure})], "alarms": []}
+        return encoder, {"tokens": 0, "curve": [_point(Position(), {"figure": figure})], "alarms": []}
     objective = objective_of(setting, run)
     encoder, monitor = objective.encoder, Monitor(setting.plateau)
     alarms: list[str] = []
-    budget = Budget(setting.recipe.steps, setting.minutes)
-
-    def measure() -> dict[str, float]:
-        with budget.paused():
-            return {"figure": probe(encoder, setting.curve, frozen=True, seed=run.seed)}
-
-    state, curve = train_with_curve(
+    steps = setting.recipe.steps
+    if setting.minutes is not None:
+        steps = steps_in(setting.minutes, setting, run, torch.device("cpu"))
+    position, curve = train_with_curve(
         objective,
         setting,
         run,
-        budget,
-        measure=measure,
+        steps,
+        measure=lambda: {"figure": probe(encoder, setting.curve, frozen=True, seed=run.seed)},
         is_due=evenly_spaced(CURVE_POINTS),
-        report=lambda state, curve: alarms.extend(map(str, monitor.check(state))),
+        report=lambda record, curve: alarms.extend(map(str, monitor.check(record))),
     )
     return encoder, {
-        "steps": state.step,
-        "tokens": state.tokens,
-        "seconds": state.seconds,
+        "steps": position.step,
+        "tokens": position.tokens,
+        "seconds": position.seconds,
         "choice": probe(encoder, setting.choice, frozen=True, seed=run.seed),
         "curve": curve,
         "alarms": alarms,

@@ -9,7 +9,7 @@ from electra_kernels.data.facts import TextFacts
 from electra_kernels.data.rows import Rows
 from electra_kernels.evaluation.probing import Task
 from electra_kernels.models import ElectraConfig, Encoder, EncoderConfig, electra_config
-from electra_kernels.training.objectives import OBJECTIVES, GeneratorObjective, Objective
+from electra_kernels.training.objectives import Objective, make_objective
 from electra_kernels.training.recipe import Recipe
 
 UNTRAINED = "untrained"
@@ -88,16 +88,7 @@ def recipe_of(setting: TrainingSetting, run: Run) -> Recipe:
 def objective_of(setting: TrainingSetting, run: Run) -> Objective:
     """The objective of a run, on the CPU; the seed alone decides the initial weights of its encoder."""
     initial = initial_encoder(setting, run.seed).state_dict()
-    kind, recipe = OBJECTIVES[run.objective], setting.recipe
-    if issubclass(kind, GeneratorObjective):
-        objective: Objective = kind(
-            setting.config,
-            setting.text,
-            head_start=recipe.head_start,
-            head_start_replacements=recipe.head_start_replacements,
-        )
-    else:
-        objective = kind(setting.config, setting.text)
+    objective = make_objective(run.objective, setting.config, setting.text, setting.recipe)
     objective.encoder.load_state_dict(initial)
     return objective
 

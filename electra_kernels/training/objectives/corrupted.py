@@ -3,56 +3,61 @@
 import torch
 from torch import Tensor
 
-from electra_kernels import ReplacedTokens, draw_uniforms, mask_tokens, replace_tokens
+from electra_kernels import MaskedTokens, ReplacedTokens, mask_tokens, replace_tokens
+from electra_kernels.data.batch import TokenBatch
 from electra_kernels.data.facts import TextFacts
 from electra_kernels.models import ElectraConfig
 from electra_kernels.models.unigram import Unigram
-from electra_kernels.training.objectives.base import TokenBatch
+from electra_kernels.ops.masking import default_slots
 from electra_kernels.training.objectives.detection import (
     CorruptedBatch,
     LabelledRows,
     RowDetection,
     TokenDetection,
 )
+from electra_kernels.training.objectives.draws import row_draws
 
 
 def corrupt(
-    input_ids: Tensor,
-    maskable: Tensor,
+    tokens: TokenBatch,
     unigram: Unigram,
+    seed: int,
     *,
     probability: float = 0.15,
     share_of_rows: float = 1.0,
 ) -> ReplacedTokens:
     """Replace a share of the tokens of each picked row by draws from the word frequencies.
 
-    A draw that equals the original is labelled original. The random numbers come from torch's global generator.
+    A draw that equals the original is labelled original.
 
     Args:
-        input_ids, maskable: [B, T].
+        tokens: the rows. Their numbers and ``seed`` decide every draw.
         unigram: the distribution of the replacements.
+        seed: any int.
         probability: share of the maskable tokens that is replaced, exactly, in each picked row.
         share_of_rows: probability with which a row is picked.
     """
-    vocab_size = unigram.cumulative.shape[0]
-    slots = mask_tokens(
-        input_ids,
-        maskable,
+    slots = pick(tokens, tokens.maskable, len(unigram.cumulative), seed, probability)
+    picked = row_draws(tokens.numbers, "corrupted rows", seed) < share_of_rows
+    targets = slots.targets.where(picked[:, None], -100)
+    uniforms = row_draws(tokens.numbers, "replacements", seed, targets.shape[1])
+    return replace_tokens(tokens.input_ids, slots.positions, unigram(targets, uniforms=uniforms))
+
+
+def pick(
+    tokens: TokenBatch, among: Tensor, vocab_size: int, seed: int, probability: float = 0.15
+) -> MaskedTokens:
+    """Pick a share of the tokens ``among`` [B, T] bool of each row, in random order, and leave them as they are."""
+    slots = default_slots(tokens.input_ids.shape[1], probability)
+    return mask_tokens(
+        tokens.input_ids,
+        among,
         mask_token_id=0,
         vocab_size=vocab_size,
         probability=probability,
         mask_fraction=0.0,
+        uniforms=row_draws(tokens.numbers, "masking", seed, slots, 2),
     )
-    picked = draw_uniforms(slots.targets.shape[:1], device=input_ids.device) < share_of_rows
-    targets = slots.targets.where(picked[:, None], -100)
-    tokens = unigram(targets, uniforms=draw_uniforms(targets.shape, device=targets.device))
-    return replace_tokens(input_ids, slots.positions, tokens)
-
-
-def corrupt_half(tokens: TokenBatch, unigram: Unigram) -> CorruptedBatch:
-    """The batch of `CorruptedTokens` and `CorruptedRows`: each row is corrupted with probability 0.5."""
-    replaced = corrupt(tokens.input_ids, tokens.maskable, unigram, share_of_rows=0.5)
-    return CorruptedBatch(replaced, tokens.attention_mask)
 
 
 class CorruptedTokens(TokenDetection):
@@ -66,12 +71,13 @@ class CorruptedTokens(TokenDetection):
         super().__init__(config, text)
         self.unigram = Unigram(text.counts)
 
-    def batch(self, tokens: TokenBatch) -> CorruptedBatch:
-        return corrupt_half(tokens, self.unigram)
+    def batch(self, tokens: TokenBatch, seed: int) -> CorruptedBatch:
+        replaced = corrupt(tokens, self.unigram, seed, share_of_rows=0.5)
+        return CorruptedBatch(replaced, tokens.attention_mask, tokens.segments)
 
 
 class CorruptedRows(RowDetection):
-    """One label per row: was any token of it replaced? Same batches as `CorruptedTokens`; only the label differs."""
+    """One label per row: was any token of it replaced? Same rows as `CorruptedTokens`; only the label differs."""
 
     name = "corrupted_rows"
     detects = "that something is wrong"
@@ -81,15 +87,11 @@ class CorruptedRows(RowDetection):
         super().__init__(config, text)
         self.unigram = Unigram(text.counts)
 
-    def batch(self, tokens: TokenBatch) -> CorruptedBatch:
-        return corrupt_half(tokens, self.unigram)
-
-    def forward(self, batch: CorruptedBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        labels = batch.replaced.is_replaced.any(-1)
-        rows = LabelledRows(
-            batch.replaced.input_ids, batch.attention_mask, labels, labels.new_ones(labels.shape)
-        )
-        return self.loss(rows)
+    def batch(self, tokens: TokenBatch, seed: int) -> LabelledRows:
+        self.require_single_pieces(tokens)
+        replaced = corrupt(tokens, self.unigram, seed, share_of_rows=0.5)
+        labels = replaced.is_replaced.any(-1)
+        return LabelledRows(replaced.input_ids, tokens.attention_mask, labels, torch.ones_like(labels))
 
 
 class ShuffledWords(TokenDetection):
@@ -99,12 +101,14 @@ class ShuffledWords(TokenDetection):
     alone would be found by its spelling, and a longer word moved whole would shift the words in between. The picked
     words rotate, each to the position of the next one, so that none stays by chance. A position that gets the word
     that it had is labelled original. In a row with fewer than 10 such words only one is picked, and the row stays as
-    it was.
+    it was. A row is one piece of a document: in a packed row words would move between documents, where their topic
+    gives them away.
     """
 
     name = "shuffled_words"
     detects = "which words stand where they do not belong"
     cannot_detect = "a wrong word that fits its place; words that the row does not have"
+    packs = False
     is_continuation: Tensor
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
@@ -112,15 +116,11 @@ class ShuffledWords(TokenDetection):
         flags = torch.zeros(len(text.counts), dtype=torch.bool).index_fill(0, text.continuations, True)
         self.register_buffer("is_continuation", flags, persistent=False)
 
-    def batch(self, tokens: TokenBatch) -> CorruptedBatch:
+    def batch(self, tokens: TokenBatch, seed: int) -> CorruptedBatch:
+        self.require_single_pieces(tokens)
         continues = self.is_continuation[tokens.input_ids]
-        slots = mask_tokens(
-            tokens.input_ids,
-            tokens.maskable & ~continues & ~continues.roll(-1, 1),
-            mask_token_id=0,
-            vocab_size=len(self.is_continuation),
-            mask_fraction=0.0,
-        )
+        movable = tokens.maskable & ~continues & ~continues.roll(-1, 1)
+        slots = pick(tokens, movable, len(self.is_continuation), seed)
         # The slots of a row are in random order, so the previous slot is a random other word.
         used = slots.targets >= 0
         count = used.sum(-1, keepdim=True).clamp(min=1)

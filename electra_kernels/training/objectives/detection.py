@@ -1,6 +1,6 @@
 """Objectives that ask "is this the original?" of every token or of every row, with the same module."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,14 +8,18 @@ from torch import Tensor
 from electra_kernels import ReplacedTokens, TokenLoss, masked_bce_with_logits
 from electra_kernels.data.facts import TextFacts
 from electra_kernels.models import Discriminator, ElectraConfig, Encoder
-from electra_kernels.training.objectives.base import Objective
+from electra_kernels.training.objectives.base import Objective, ratio
 
 
 class CorruptedBatch(NamedTuple):
-    """``replaced.input_ids`` [B, T] int64, ``replaced.is_replaced`` and ``attention_mask`` [B, T] bool."""
+    """``replaced.input_ids`` [B, T] int64, ``replaced.is_replaced`` and ``attention_mask`` [B, T] bool.
+
+    ``segments`` is that of the `TokenBatch`.
+    """
 
     replaced: ReplacedTokens
     attention_mask: Tensor
+    segments: Tensor | None = None
 
 
 class LabelledRows(NamedTuple):
@@ -27,14 +31,17 @@ class LabelledRows(NamedTuple):
     has_label: Tensor
 
 
-def detection_metrics(rtd: TokenLoss) -> dict[str, Tensor]:
-    """``rtd_loss``; ``recall`` at probability 0.5; ``replaced``, the share of the classified tokens."""
+def detection_metrics(rtd: TokenLoss, normalizer: Tensor) -> dict[str, Tensor]:
+    """Metrics of the judged tokens, where ``normalizer`` [] is the denominator of ``rtd.loss``.
+
+    ``replaced``: their replaced share. ``rtd_loss``: mean loss. ``recall``: at probability 0.5.
+    """
     true_positives, _, false_negatives, _ = rtd.counts
-    replaced = true_positives + false_negatives
+    replaced, judged = true_positives + false_negatives, rtd.counts.sum()
     return {
-        "rtd_loss": rtd.loss.detach(),
-        "recall": true_positives / replaced.clamp(min=1),
-        "replaced": replaced / rtd.counts.sum().clamp(min=1),
+        "replaced": ratio(replaced, judged),
+        "rtd_loss": ratio(rtd.loss.detach() * normalizer, judged),
+        "recall": ratio(true_positives, replaced),
     }
 
 
@@ -43,16 +50,23 @@ class TokenDetection(Objective):
 
     per = "token"
     labels = "every token"
-    metrics = ("rtd_loss", "recall", "replaced")
+    metrics = ("replaced", "rtd_loss", "recall")
     model: Discriminator
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
         super().__init__(config, text)
         self.model = Discriminator(Encoder(config.discriminator))
 
-    def forward(self, batch: CorruptedBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        rtd = self.model(batch.replaced, batch.attention_mask)
-        return rtd.loss, detection_metrics(rtd)
+    def counts(self, batch: CorruptedBatch) -> Tensor:
+        """[1]: all tokens but padding."""
+        return batch.attention_mask.sum()[None]
+
+    def forward(
+        self, batch: CorruptedBatch, progress: float, counts: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        (judged,) = self.denominators(batch, counts)
+        rtd = self.model(batch.replaced, batch.attention_mask, segments=batch.segments, normalizer=judged)
+        return rtd.loss, detection_metrics(rtd, judged)
 
     def token_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[B, T], higher where a token looks replaced."""
@@ -67,30 +81,36 @@ class TokenDetection(Objective):
 class RowDetection(Objective):
     """Classifies every row as original or changed, at its first token, ``[CLS]``, with the module of `TokenDetection`.
 
-    The `batch` of a subclass returns `LabelledRows`.
+    A row is one piece of a document: the first ``[CLS]`` of a packed row would see its first piece only. The `batch` of
+    a subclass returns `LabelledRows`.
     """
 
     per = "row"
     labels = "1"
     metrics = ("row_loss", "row_accuracy", "labelled")
+    packs = False
     model: Discriminator
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
         super().__init__(config, text)
         self.model = Discriminator(Encoder(config.discriminator))
 
-    def forward(self, batch: Any, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.loss(batch)
+    def counts(self, batch: LabelledRows) -> Tensor:
+        """[1]: rows that have a label."""
+        return batch.has_label.sum()[None]
 
-    def loss(self, rows: LabelledRows) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss [] of the rows that have a label, and the metrics."""
-        logits = self.row_scores(rows.input_ids, rows.attention_mask)
-        loss = masked_bce_with_logits(logits, rows.labels, rows.has_label)
-        right = ((logits > 0) == rows.labels) & rows.has_label
+    def forward(
+        self, batch: LabelledRows, progress: float, counts: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        (count,) = self.denominators(batch, counts)
+        has_label = batch.has_label
+        logits = self.row_scores(batch.input_ids, batch.attention_mask)
+        loss = masked_bce_with_logits(logits, batch.labels, has_label, normalizer=count)
+        right = ((logits > 0) == batch.labels) & has_label
         return loss, {
-            "row_loss": loss.detach(),
-            "row_accuracy": right.sum() / rows.has_label.sum().clamp(min=1),
-            "labelled": rows.has_label.float().mean(),
+            "row_loss": ratio(loss.detach() * count, has_label.sum()),
+            "row_accuracy": ratio(right.sum(), has_label.sum()),
+            "labelled": ratio(has_label.sum(), torch.ones_like(has_label).sum()),
         }
 
     def row_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -6,12 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from electra_kernels import MaskedTokens, mask_tokens
+from electra_kernels import ReplacedTokens
+from electra_kernels.data.batch import TokenBatch
 from electra_kernels.data.facts import TextFacts
-from electra_kernels.models import ElectraConfig, Encoder, Generator, Proposal, Proposer
+from electra_kernels.models import ElectraConfig, Encoder, Generator, Proposer
 from electra_kernels.models.encoder import linear
-from electra_kernels.training.objectives.base import Objective, TokenBatch
-from electra_kernels.training.objectives.replaced_tokens import GeneratorObjective, proposal_metrics
+from electra_kernels.training.objectives.base import Objective, ratio
+from electra_kernels.training.objectives.masked_batch import MaskedBatch, masked_batch, prediction_metrics
+from electra_kernels.training.objectives.replaced_tokens import (
+    GeneratorObjective,
+    proposal_metrics,
+    without_generator,
+)
 
 
 class MaskedLanguageModel(Objective):
@@ -26,24 +32,35 @@ class MaskedLanguageModel(Objective):
     labels = "15 % of the tokens"
     detects = "which word fits a gap"
     cannot_detect = "whether a word that is there is wrong; 85 % of the tokens give no signal"
-    metrics = ("mlm_loss", "mlm_accuracy")
+    metrics: tuple[str, str] = ("mlm_loss", "mlm_accuracy")
     model: Generator
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
         super().__init__(config, text)
         self.model = Generator(Encoder(config.discriminator))
+        self.proposer = Proposer(without_generator(config), self.model.encoder, text.counts)  # it masks
 
-    def forward(self, batch: TokenBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        masked = mask_tokens(
-            batch.input_ids,
-            batch.maskable,
-            mask_token_id=self.config.mask_token_id,
-            vocab_size=self.config.discriminator.vocab_size,
-            probability=self.config.mask_probability,
+    def batch(self, tokens: TokenBatch, seed: int) -> MaskedBatch:
+        return masked_batch(self.proposer.mask, tokens, self.config.mask_probability, seed)
+
+    def counts(self, batch: MaskedBatch) -> Tensor:
+        """[1]: masked tokens."""
+        return batch.targets[None]
+
+    def forward(
+        self, batch: MaskedBatch, progress: float, counts: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        (count,) = self.denominators(batch, counts)
+        tokens = batch.tokens
+        # The head draws a token for each mask. The numbers keep it away from torch's global generator.
+        mlm = self.model(
+            batch.masked,
+            tokens.attention_mask,
+            segments=tokens.segments,
+            normalizer=count,
+            uniforms=batch.sampling_uniforms,
         )
-        mlm = self.model(masked, batch.attention_mask)
-        accuracy = mlm.is_top1.sum() / (masked.targets >= 0).sum().clamp(min=1)
-        return mlm.loss, {"mlm_loss": mlm.loss.detach(), "mlm_accuracy": accuracy}
+        return mlm.loss, prediction_metrics(mlm.loss, mlm.is_top1, batch, count, self.metrics)
 
 
 class RestorationObjective(GeneratorObjective):
@@ -61,21 +78,29 @@ class RestorationObjective(GeneratorObjective):
         self.model = Generator(Encoder(config.discriminator))
         self.proposer = Proposer(config, self.model.encoder, text.counts)
 
-    def forward(self, batch: TokenBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        proposal = self.proposer.propose(
-            batch.input_ids,
-            batch.attention_mask,
-            batch.maskable,
-            replacements=self.replacements(progress),
-        )
-        metrics = proposal_metrics(proposal, batch)
+    @property
+    def _proposer(self) -> Proposer:
+        return self.proposer
+
+    def forward(
+        self, batch: MaskedBatch, progress: float, counts: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        masked, tokens = self.denominators(batch, counts)
+        proposal = self.propose(batch, progress, masked)
+        metrics = proposal_metrics(proposal, batch, masked)
         if proposal.mlm is not None and proposal.replaced is None:
             return proposal.mlm.loss, metrics
-        loss, more = self.restoration_loss(proposal, batch)
+        assert proposal.replaced is not None
+        loss, more = self.restoration_loss(proposal.replaced, batch, masked, tokens)
         return loss if proposal.mlm is None else proposal.mlm.loss + loss, metrics | more
 
-    def restoration_loss(self, proposal: Proposal, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The encoder's loss [] on ``proposal.replaced``, and its metrics."""
+    def restoration_loss(
+        self, replaced: ReplacedTokens, batch: MaskedBatch, masked: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The encoder's part of the loss [] on ``replaced``, and its metrics.
+
+        ``masked`` and ``tokens`` [] are the counts of `GeneratorObjective.counts` in the whole batch.
+        """
         raise NotImplementedError
 
 
@@ -90,19 +115,27 @@ class ReplaceMLM(RestorationObjective):
     labels = "15 % of the tokens"
     detects = "which word would be right at a place that it is asked about"
     cannot_detect = "which places to ask about; 85 % of the tokens give no signal"
-    metrics = ("mlm_loss", "mlm_accuracy", "replaced", "restoration_loss", "restoration_accuracy")
+    metrics = (
+        "mlm_loss",
+        "mlm_accuracy",
+        "sampled_accuracy",
+        "replaced",
+        "restoration_loss",
+        "restoration_accuracy",
+    )
 
-    def restoration_loss(self, proposal: Proposal, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        masked, _, replaced = proposal
-        assert replaced is not None
+    def restoration_loss(
+        self, replaced: ReplacedTokens, batch: MaskedBatch, masked: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         restored = self.model(
-            MaskedTokens(replaced.input_ids, masked.positions, masked.targets), batch.attention_mask
+            batch.masked._replace(input_ids=replaced.input_ids),
+            batch.tokens.attention_mask,
+            segments=batch.tokens.segments,
+            normalizer=masked,
+            uniforms=batch.sampling_uniforms,
         )
-        accuracy = restored.is_top1.sum() / (masked.targets >= 0).sum().clamp(min=1)
-        return restored.loss, {
-            "restoration_loss": restored.loss.detach(),
-            "restoration_accuracy": accuracy,
-        }
+        names = "restoration_loss", "restoration_accuracy"
+        return restored.loss, prediction_metrics(restored.loss, restored.is_top1, batch, masked, names)
 
 
 class AllTokensMLM(RestorationObjective):
@@ -118,24 +151,29 @@ class AllTokensMLM(RestorationObjective):
     labels = "every token"
     detects = "which words do not fit, and which word would be right"
     cannot_detect = "replacements as plausible as the original"
-    metrics = ("mlm_loss", "mlm_accuracy", "replaced", "restoration_loss", "copied")
+    metrics = ("mlm_loss", "mlm_accuracy", "sampled_accuracy", "replaced", "restoration_loss", "copied")
 
     def __init__(self, config: ElectraConfig, text: TextFacts, **options: Any) -> None:
         super().__init__(config, text, **options)
         self.copy = linear(config.discriminator.hidden_size, 1, config.discriminator.initializer_range)
 
-    def restoration_loss(self, proposal: Proposal, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        replaced = proposal.replaced
-        assert replaced is not None
-        hidden = self.model.encoder(replaced.input_ids, batch.attention_mask)
-        targets = batch.input_ids.masked_fill(~batch.attention_mask, -100)
-        word = self.model.head(self.model.transform(hidden), targets, reduction="none").loss
+    def restoration_loss(
+        self, replaced: ReplacedTokens, batch: MaskedBatch, masked: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        input_ids, attention_mask = batch.tokens.input_ids, batch.tokens.attention_mask
+        hidden = self.model.encoder(replaced.input_ids, attention_mask, segments=batch.tokens.segments)
+        targets = input_ids.masked_fill(~attention_mask, -100)
+        # Only the head's losses are used. Fixed uniforms keep its draws away from torch's global generator.
+        uniforms = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
+        states = self.model.transform(hidden)
+        word = self.model.head(states, targets, reduction="none", uniforms=uniforms).loss
         copy = self.copy(hidden).squeeze(-1).float()
-        losses = copy_loss(copy, word, replaced.is_replaced)
-        tokens = batch.attention_mask.sum().clamp(min=1)
-        mean = losses.where(batch.attention_mask, 0).sum() / tokens
-        copied = copy.detach().sigmoid().where(batch.attention_mask, 0).sum() / tokens
-        return mean / self.config.mask_probability, {"restoration_loss": mean.detach(), "copied": copied}
+        total = copy_loss(copy, word, replaced.is_replaced).where(attention_mask, 0).sum()
+        copied = copy.detach().sigmoid().where(attention_mask, 0).sum()
+        return total / tokens / self.config.mask_probability, {
+            "restoration_loss": ratio(total, attention_mask.sum()),
+            "copied": ratio(copied, attention_mask.sum()),
+        }
 
 
 def copy_loss(copy: Tensor, word: Tensor, is_replaced: Tensor) -> Tensor:

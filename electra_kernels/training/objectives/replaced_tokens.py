@@ -10,20 +10,25 @@ import torch
 from torch import Tensor
 
 from electra_kernels import gather_rows
+from electra_kernels.data.batch import TokenBatch
 from electra_kernels.data.facts import TextFacts
-from electra_kernels.models import Electra, ElectraConfig, ElectraOutput, Encoder, Proposal
-from electra_kernels.training.objectives.base import Objective, TokenBatch
+from electra_kernels.models import Electra, ElectraConfig, ElectraOutput, Encoder, Proposal, Proposer
+from electra_kernels.training.objectives.base import Objective, ratio
 from electra_kernels.training.objectives.detection import detection_metrics
+from electra_kernels.training.objectives.masked_batch import MaskedBatch, masked_batch, prediction_metrics
 
 
 class GeneratorObjective(Objective):
     """A generator, trained beside the encoder, fills the masks of 15 % of the tokens.
 
+    With ``head_start_replacements=None`` the generator learns alone during the head start. The discriminator is not
+    part of the loss then, and its parameters get no gradient.
+
     Args:
         config, text: as `Objective`.
         head_start: share of the training before the generator's own samples are used.
         head_start_replacements: source of the replacements until then: "unigram" (word frequencies) or None (no
-            replacements: the generator learns alone).
+            replacements).
     """
 
     per = "token"
@@ -39,23 +44,53 @@ class GeneratorObjective(Objective):
         super().__init__(config, text)
         self.head_start, self.head_start_replacements = head_start, head_start_replacements
 
+    @property
+    def _proposer(self) -> Proposer:
+        """The module that masks tokens and proposes replacements."""
+        raise NotImplementedError
+
     def replacements(self, progress: float) -> str | None:
         """The source of the replacements at this point of the training: "generator", "unigram" or None."""
         return self.head_start_replacements if progress < self.head_start else "generator"
 
+    def batch(self, tokens: TokenBatch, seed: int) -> MaskedBatch:
+        return masked_batch(self._proposer.mask, tokens, self.config.mask_probability, seed)
 
-def proposal_metrics(proposal: Proposal | ElectraOutput, batch: TokenBatch) -> dict[str, Tensor]:
-    """``mlm_loss`` and ``mlm_accuracy`` where the generator is a model, ``replaced`` where there are replacements.
+    def counts(self, batch: MaskedBatch) -> Tensor:
+        """[2]: masked tokens, and all tokens but padding."""
+        return torch.stack([batch.targets, batch.tokens.attention_mask.sum()])
 
-    ``replaced`` is the share of all tokens but padding.
+    def propose(self, batch: MaskedBatch, progress: float, masked: Tensor) -> Proposal:
+        """The generator's loss and replacements; ``masked`` [] is the number of masked tokens in the whole batch."""
+        tokens = batch.tokens
+        return self._proposer.propose(
+            tokens.input_ids,
+            tokens.attention_mask,
+            tokens.maskable,
+            segments=tokens.segments,
+            masked=batch.masked,
+            sampling_uniforms=batch.sampling_uniforms,
+            replacements=self.replacements(progress),
+            mlm_normalizer=masked,
+        )
+
+
+def proposal_metrics(
+    proposal: Proposal | ElectraOutput, batch: MaskedBatch, masked: Tensor
+) -> dict[str, Tensor]:
+    """Metrics of a generator.
+
+    Where it is a model, ``mlm_loss`` and ``mlm_accuracy`` at the masked tokens, and ``sampled_accuracy``, the share of
+    them whose original it drew. Where there are replacements, ``replaced``, their share of all tokens but padding.
     """
-    metrics = {}
-    if proposal.mlm is not None:
-        metrics["mlm_loss"] = proposal.mlm.loss.detach()
-        predicted = (proposal.masked.targets >= 0).sum().clamp(min=1)
-        metrics["mlm_accuracy"] = proposal.mlm.is_top1.sum() / predicted
+    metrics: dict[str, Tensor] = {}
+    mlm = proposal.mlm
+    if mlm is not None:
+        metrics |= prediction_metrics(mlm.loss, mlm.is_top1, batch, masked, ("mlm_loss", "mlm_accuracy"))
+        # A slot without a draw holds -1 and an unused one has the target -100, so neither counts.
+        metrics["sampled_accuracy"] = ratio((mlm.tokens == batch.masked.targets).sum(), batch.targets)
     if proposal.replaced is not None:
-        metrics["replaced"] = proposal.replaced.is_replaced.sum() / batch.attention_mask.sum().clamp(min=1)
+        metrics["replaced"] = ratio(proposal.replaced.is_replaced.sum(), batch.tokens.attention_mask.sum())
     return metrics
 
 
@@ -66,7 +101,7 @@ class ReplacedTokenDetection(GeneratorObjective):
     labels = "every token"
     detects = "which words do not fit, also real words in the wrong place"
     cannot_detect = "which word would be right; replacements as plausible as the original"
-    metrics = ("mlm_loss", "mlm_accuracy", "replaced", "rtd_loss", "recall")
+    metrics = ("mlm_loss", "mlm_accuracy", "sampled_accuracy", "replaced", "rtd_loss", "recall")
     model: Electra
 
     def __init__(self, config: ElectraConfig, text: TextFacts, **options: Any) -> None:
@@ -77,13 +112,42 @@ class ReplacedTokenDetection(GeneratorObjective):
     def encoder(self) -> Encoder:
         return self.model.discriminator.encoder
 
-    def forward(self, batch: TokenBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        parts = (batch.input_ids, batch.attention_mask, batch.maskable)
-        output = self.model(*parts, replacements=self.replacements(progress))
-        metrics = proposal_metrics(output, batch)
+    @property
+    def _proposer(self) -> Proposer:
+        return self.model
+
+    def forward(
+        self, batch: MaskedBatch, progress: float, counts: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        masked, judged = self.denominators(batch, counts)
+        output = joint_step(self.model, batch, self.replacements(progress), masked, judged)
+        metrics = proposal_metrics(output, batch, masked)
         if output.rtd is not None:
-            metrics |= detection_metrics(output.rtd)
+            metrics |= detection_metrics(output.rtd, judged)
         return output.loss, metrics
+
+
+def joint_step(
+    model: Electra,
+    batch: MaskedBatch,
+    replacements: str | None = "generator",
+    masked: Tensor | None = None,
+    judged: Tensor | None = None,
+) -> ElectraOutput:
+    """Run ``model`` on a batch that is masked already; ``masked`` and ``judged`` are the denominators of its losses."""
+    tokens = batch.tokens
+    output: ElectraOutput = model(
+        tokens.input_ids,
+        tokens.attention_mask,
+        tokens.maskable,
+        segments=tokens.segments,
+        masked=batch.masked,
+        sampling_uniforms=batch.sampling_uniforms,
+        replacements=replacements,
+        mlm_normalizer=masked,
+        rtd_normalizer=judged,
+    )
+    return output
 
 
 class ReplacedTokenDetectionMasked(ReplacedTokenDetection):
@@ -98,26 +162,32 @@ class ReplacedTokenDetectionMasked(ReplacedTokenDetection):
     detects = "whether a word at a place that it is asked about fits"
     cannot_detect = "which word would be right; 85 % of the tokens give no signal"
 
-    def forward(self, batch: TokenBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        proposal = self.model.propose(
-            batch.input_ids,
-            batch.attention_mask,
-            batch.maskable,
-            replacements=self.replacements(progress),
-        )
-        masked, mlm, replaced = proposal
-        metrics = proposal_metrics(proposal, batch)
+    def forward(
+        self, batch: MaskedBatch, progress: float, counts: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        masked, _ = self.denominators(batch, counts)
+        proposal = self.propose(batch, progress, masked)
+        _, mlm, replaced = proposal
+        metrics = proposal_metrics(proposal, batch, masked)
         if mlm is not None and replaced is None:
             return mlm.loss, metrics
         assert replaced is not None
-        discriminator = self.model.discriminator
-        hidden = gather_rows(
-            discriminator.encoder(replaced.input_ids, batch.attention_mask), masked.positions
+        discriminator, tokens = self.model.discriminator, batch.tokens
+        positions, targets = batch.masked.positions, batch.masked.targets
+        hidden = discriminator.encoder(replaced.input_ids, tokens.attention_mask, segments=tokens.segments)
+        rtd = discriminator.head(
+            discriminator.transform(gather_rows(hidden, positions)),
+            replaced.is_replaced.gather(1, positions),
+            targets >= 0,
+            normalizer=masked,
         )
-        labels = replaced.is_replaced.gather(1, masked.positions)
-        rtd = discriminator.head(discriminator.transform(hidden), labels, masked.targets >= 0)
         loss = rtd.loss if mlm is None else mlm.loss + self.config.rtd_weight * rtd.loss
-        return loss, metrics | detection_metrics(rtd)
+        return loss, metrics | detection_metrics(rtd, masked)
+
+
+def without_generator(config: ElectraConfig) -> ElectraConfig:
+    """The configuration with draws from a fixed distribution in place of a model as generator."""
+    return replace(config, generator=None, generator_kind="unigram", tie="none")
 
 
 class FixedGenerator(Objective):
@@ -133,8 +203,7 @@ class FixedGenerator(Objective):
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
         super().__init__(config, text)
-        fixed = replace(config, generator=None, generator_kind="unigram", tie="none")
-        self.model = Electra(fixed, self.shares(text))
+        self.model = Electra(without_generator(config), self.shares(text))
 
     @staticmethod
     def shares(text: TextFacts) -> Tensor:
@@ -145,9 +214,20 @@ class FixedGenerator(Objective):
     def encoder(self) -> Encoder:
         return self.model.discriminator.encoder
 
-    def forward(self, batch: TokenBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        output = self.model(batch.input_ids, batch.attention_mask, batch.maskable)
-        return output.loss, proposal_metrics(output, batch) | detection_metrics(output.rtd)
+    def batch(self, tokens: TokenBatch, seed: int) -> MaskedBatch:
+        return masked_batch(self.model.mask, tokens, self.config.mask_probability, seed)
+
+    def counts(self, batch: MaskedBatch) -> Tensor:
+        """[1]: all tokens but padding."""
+        return batch.tokens.attention_mask.sum()[None]
+
+    def forward(
+        self, batch: MaskedBatch, progress: float, counts: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        (judged,) = self.denominators(batch, counts)
+        output = joint_step(self.model, batch, judged=judged)
+        assert output.rtd is not None
+        return output.loss, detection_metrics(output.rtd, judged)
 
 
 class UniformGenerator(FixedGenerator):

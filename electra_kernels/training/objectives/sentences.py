@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+from electra_kernels.data.batch import TokenBatch
 from electra_kernels.data.facts import TextFacts
 from electra_kernels.data.vocabulary import SpecialIds
 from electra_kernels.models import ElectraConfig
-from electra_kernels.training.objectives.base import TokenBatch
 from electra_kernels.training.objectives.detection import LabelledRows, RowDetection
+from electra_kernels.training.objectives.draws import row_draws
 
 
 class SentenceOrder(RowDetection):
@@ -28,15 +29,16 @@ class SentenceOrder(RowDetection):
         super().__init__(config, text)
         self.register_buffer("sentence_ends", text.sentence_ends, persistent=False)
 
-    def batch(self, tokens: TokenBatch) -> LabelledRows:
+    def batch(self, tokens: TokenBatch, seed: int) -> LabelledRows:
+        self.require_single_pieces(tokens)
         ids, attention_mask = tokens.input_ids, tokens.attention_mask
-        rows, length = ids.shape
+        length = ids.shape[1]
         column = torch.arange(length, device=ids.device)
         starts = sentence_starts(ids, attention_mask, self.sentence_ends)
         sentence = starts.cumsum(-1)
         # Each sentence has one key. A stable sort by the keys moves whole sentences, between [CLS] and [SEP].
-        shuffled = torch.rand(rows, 1, device=ids.device) < 0.5
-        keys = torch.rand(rows, length, device=ids.device).where(shuffled, column / length)
+        shuffled = row_draws(tokens.numbers, "shuffled rows", seed, 1) < 0.5
+        keys = row_draws(tokens.numbers, "order", seed, length).where(shuffled, column / length)
         key = keys.gather(1, sentence).masked_fill(column == 0, -1.0)
         key = key.masked_fill(column > text_lengths(attention_mask)[:, None], 2.0)
         reordered = ids.gather(1, key.argsort(dim=-1, stable=True))
@@ -52,6 +54,9 @@ class NextSentence(RowDetection):
     label, the second part is cut to the shorter of the row's own and the candidate's, so that the length does not
     give the label away. A row without a boundary, or without a candidate, stays as it is and has no label. There are
     no segment embeddings, because no other objective trains them.
+
+    This is the one objective whose samples depend on how a step is cut: candidates are the rows of the same
+    micro-batch, so a run with other ranks or micro-batches sees other foreign parts.
     """
 
     name = "next_sentence"
@@ -64,12 +69,13 @@ class NextSentence(RowDetection):
         self.special_ids = text.special_ids
         self.register_buffer("sentence_ends", text.sentence_ends, persistent=False)
 
-    def batch(self, tokens: TokenBatch) -> LabelledRows:
+    def batch(self, tokens: TokenBatch, seed: int) -> LabelledRows:
+        self.require_single_pieces(tokens)
         ids, attention_mask = tokens.input_ids, tokens.attention_mask
         lengths = text_lengths(attention_mask)
         first = _first_part(sentence_starts(ids, attention_mask, self.sentence_ends), lengths)
-        candidate, has_candidate = _candidates(tokens.document, first > 0)
-        is_foreign = torch.rand(first.shape, device=ids.device) < 0.5
+        candidate, has_candidate = _candidates(tokens, first > 0, seed)
+        is_foreign = row_draws(tokens.numbers, "foreign rows", seed) < 0.5
         source = candidate.where(is_foreign, torch.arange(len(first), device=ids.device))
         second = torch.minimum(lengths - first, (lengths - first)[candidate])
         second = second.clamp(max=ids.shape[1] - 3 - first)  # room for the additional [SEP]
@@ -108,10 +114,10 @@ def _first_part(starts: Tensor, lengths: Tensor) -> Tensor:
     return before[distance.argmin(-1)].where(starts.any(-1), 0)
 
 
-def _candidates(document: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
+def _candidates(tokens: TokenBatch, usable: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """A random usable row of another document for each row: its index [B], and whether there is one [B]."""
-    allowed = (document[:, None] != document) & usable
-    chance = torch.rand(allowed.shape, device=document.device).masked_fill(~allowed, -1.0)
+    allowed = (tokens.document[:, None] != tokens.document) & usable
+    chance = row_draws(tokens.numbers, "candidates", seed, len(usable)).masked_fill(~allowed, -1.0)
     best, index = chance.max(-1)
     return index, best >= 0
 

@@ -9,61 +9,65 @@ from electra_kernels.training.objectives import (
     CorruptedRows,
     CorruptedTokens,
     ShuffledWords,
+    TokenBatch,
     token_batch,
 )
 from electra_kernels.training.objectives.corrupted import corrupt
 
 from .vocabulary import CONTINUATION, batch_of
 
+OTHER_WORDS = Unigram(torch.tensor([0] * 50 + [1] * 50))
+
+
+def tokens_of(input_ids, maskable=None):
+    """Rows without padding, in which every token is maskable unless ``maskable`` says otherwise."""
+    every = torch.ones_like(input_ids, dtype=torch.bool)
+    numbers = torch.arange(len(input_ids))
+    return TokenBatch(input_ids, every, every if maskable is None else maskable, numbers, numbers)
+
 
 @pytest.fixture
-def ids_and_maskable():
-    torch.manual_seed(0)
-    return torch.randint(5, 50, (200, 20)), torch.ones(200, 20, dtype=torch.bool)
+def input_ids():
+    return torch.randint(5, 50, (200, 20), generator=torch.Generator().manual_seed(0))
 
 
-def test_the_replaced_share_is_exact_and_labels_say_what_changed(ids_and_maskable):
-    input_ids, maskable = ids_and_maskable
-    replaced = corrupt(input_ids, maskable, Unigram(torch.tensor([0] * 50 + [1] * 50)))
+def test_the_replaced_share_is_exact_and_labels_say_what_changed(input_ids):
+    replaced = corrupt(tokens_of(input_ids), OTHER_WORDS, 0)
     assert (replaced.is_replaced.sum(-1) == 3).all(), "15 % of 20, and no draw can equal an original"
     assert torch.equal(replaced.is_replaced, replaced.input_ids != input_ids)
 
 
 def test_a_draw_that_equals_the_original_is_original():
     input_ids = torch.full((50, 20), 7)
-    replaced = corrupt(input_ids, torch.ones(50, 20, dtype=torch.bool), Unigram(torch.arange(10) == 7))
+    replaced = corrupt(tokens_of(input_ids), Unigram(torch.arange(10) == 7), 0)
     assert not replaced.is_replaced.any()
     assert torch.equal(replaced.input_ids, input_ids)
 
 
-def test_only_maskable_tokens_change(ids_and_maskable):
-    input_ids, maskable = ids_and_maskable
-    maskable = maskable.clone()
-    maskable[:, ::2] = False
-    replaced = corrupt(input_ids, maskable, Unigram(torch.tensor([0] * 50 + [1] * 50)), probability=0.5)
+def test_only_maskable_tokens_change(input_ids):
+    maskable = torch.arange(20).expand(200, -1) % 2 == 1
+    replaced = corrupt(tokens_of(input_ids, maskable), OTHER_WORDS, 0, probability=0.5)
     assert replaced.is_replaced.any()
     assert not replaced.is_replaced[~maskable].any()
 
 
-def test_a_share_of_the_rows_is_left_alone(ids_and_maskable):
-    input_ids, maskable = ids_and_maskable
-    replaced = corrupt(input_ids, maskable, Unigram(torch.tensor([0] * 50 + [1] * 50)), share_of_rows=0.5)
+def test_a_share_of_the_rows_is_left_alone(input_ids):
+    replaced = corrupt(tokens_of(input_ids), OTHER_WORDS, 0, share_of_rows=0.5)
     assert 70 < replaced.is_replaced.any(-1).sum() < 130
 
 
 @pytest.mark.parametrize("name", ["corrupted_tokens", "shuffled_words"])
 def test_token_labels_say_what_changed(name, config, text, mixed_rows):
-    torch.manual_seed(0)
-    replaced, attention_mask = OBJECTIVES[name](config, text).batch(mixed_rows)
+    replaced, attention_mask, segments = OBJECTIVES[name](config, text).batch(mixed_rows, seed=0)
     assert torch.equal(replaced.is_replaced, replaced.input_ids != mixed_rows.input_ids)
     assert torch.equal(attention_mask, mixed_rows.attention_mask)
+    assert segments is None
     assert replaced.is_replaced.any()
     assert not replaced.is_replaced[~mixed_rows.maskable].any()
 
 
 def test_15_percent_of_the_words_of_a_row_change_places(config, text, mixed_rows):
-    torch.manual_seed(0)
-    replaced, _ = ShuffledWords(config, text).batch(mixed_rows)
+    replaced = ShuffledWords(config, text).batch(mixed_rows, seed=0).replaced
     assert torch.equal(replaced.input_ids.sort(-1).values, mixed_rows.input_ids.sort(-1).values)
     continues = mixed_rows.input_ids == CONTINUATION
     stays = continues | continues.roll(-1, 1)
@@ -78,14 +82,13 @@ def test_15_percent_of_the_words_of_a_row_change_places(config, text, mixed_rows
 
 
 def test_a_row_of_one_repeated_word_has_no_moved_word(config, text):
-    replaced, _ = ShuffledWords(config, text).batch(batch_of([[9] * 30] * 4))
+    replaced = ShuffledWords(config, text).batch(batch_of([[9] * 30] * 4), seed=0).replaced
     assert not replaced.is_replaced.any()
 
 
 def test_every_word_moves_to_every_position_equally_often(config, text):
-    torch.manual_seed(0)
     words = list(range(20, 34))  # 14 words, 2 of which change places
-    replaced, _ = ShuffledWords(config, text).batch(batch_of([words] * 3_000))
+    replaced = ShuffledWords(config, text).batch(batch_of([words] * 3_000), seed=0).replaced
     assert (replaced.is_replaced.sum(-1) == 2).all()
     seen = torch.stack([(replaced.input_ids[:, 1:15] == word).sum(0) for word in words])
     away = seen[~torch.eye(14, dtype=torch.bool)].double()
@@ -96,13 +99,11 @@ def test_every_word_moves_to_every_position_equally_often(config, text):
 def test_corrupted_tokens_and_rows_differ_in_their_labels_only(rows, electra_config, facts):
     tokens = token_batch(rows, torch.arange(64), torch.device("cpu"))
     per_token, per_row = CorruptedTokens(electra_config, facts), CorruptedRows(electra_config, facts)
-    torch.manual_seed(1)
-    first = per_token.batch(tokens)
-    torch.manual_seed(1)
-    second = per_row.batch(tokens)
-    assert torch.equal(first.replaced.input_ids, second.replaced.input_ids)
-    corrupted = first.replaced.is_replaced.any(-1)
-    assert 0.25 < corrupted.float().mean() < 0.75
-    logits = per_row.row_scores(second.replaced.input_ids, second.attention_mask)
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, corrupted.float())
+    first, second = per_token.batch(tokens, seed=1), per_row.batch(tokens, seed=1)
+    assert torch.equal(first.replaced.input_ids, second.input_ids)
+    assert torch.equal(second.labels, first.replaced.is_replaced.any(-1))
+    assert second.has_label.all()
+    assert 0.25 < second.labels.float().mean() < 0.75
+    logits = per_row.row_scores(second.input_ids, second.attention_mask)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, second.labels.float())
     torch.testing.assert_close(per_row(second, 1.0)[0], expected)

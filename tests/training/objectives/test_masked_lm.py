@@ -7,36 +7,51 @@ import torch
 from torch.nn import functional as F
 
 from electra_kernels import mask_tokens
-from electra_kernels.training.objectives import AllTokensMLM, MaskedLanguageModel, ReplaceMLM
+from electra_kernels.training.objectives import (
+    AllTokensMLM,
+    MaskedLanguageModel,
+    ReplaceMLM,
+    masked_batch,
+    means,
+)
 from electra_kernels.training.objectives.masked_lm import copy_loss
 
 from .float64 import assert_same_loss_and_gradients, log_probabilities, mlm_loss, picked
 
 
-def test_masked_lm_is_the_cross_entropy_at_the_masks(electra_config, facts, short_and_long_rows, monkeypatch):
-    tokens, masked = short_and_long_rows, []
-
-    def record(*arguments, **options):
-        masked.append(mask_tokens(*arguments, **options))
-        return masked[-1]
-
-    monkeypatch.setattr("electra_kernels.training.objectives.masked_lm.mask_tokens", record)
-    objective = MaskedLanguageModel(electra_config, facts)
-    loss, metrics = objective(tokens, 1.0)
-    log_p = log_probabilities(objective.model, masked[0].input_ids, tokens.attention_mask)
-    chosen = log_p.gather(1, masked[0].positions[..., None].expand(-1, -1, log_p.shape[-1]))
-    used = masked[0].targets >= 0
+def test_masked_lm_is_the_cross_entropy_at_the_masks(electra_config, facts, short_and_long_rows):
+    tokens, objective = short_and_long_rows, MaskedLanguageModel(electra_config, facts)
+    batch = objective.batch(tokens, seed=0)
+    masked = batch.masked
+    loss, sums = objective(batch, 1.0)
+    log_p = log_probabilities(objective.model, masked.input_ids, tokens.attention_mask)
+    chosen = log_p.gather(1, masked.positions[..., None].expand(-1, -1, log_p.shape[-1]))
+    used = masked.targets >= 0
     assert (used.sum(-1) == (0.15 * tokens.maskable.sum(-1) + 0.5).floor().clamp(min=1)).all()
-    assert_same_loss_and_gradients(objective, loss, F.nll_loss(chosen[used], masked[0].targets[used]))
-    right = chosen[used].argmax(-1) == masked[0].targets[used]
-    assert metrics["mlm_accuracy"] == pytest.approx(right.float().mean().item())
+    assert_same_loss_and_gradients(objective, loss, F.nll_loss(chosen[used], masked.targets[used]))
+    right = chosen[used].argmax(-1) == masked.targets[used]
+    assert means(sums)["mlm_accuracy"] == pytest.approx(right.float().mean().item())
+
+
+def test_masks_and_samples_have_numbers_of_their_own(short_and_long_rows):
+    tokens, given = short_and_long_rows, []
+
+    def mask(input_ids, maskable, *, uniforms):
+        given.append(uniforms)
+        return mask_tokens(input_ids, maskable, mask_token_id=4, vocab_size=150, uniforms=uniforms)
+
+    batch = masked_batch(mask, tokens, 0.15, seed=0)
+    assert batch.sampling_uniforms.shape == batch.masked.targets.shape
+    assert given[0].shape == (*batch.masked.targets.shape, 2)
+    assert not torch.isin(batch.sampling_uniforms, given[0]).any()
 
 
 def test_replace_mlm_predicts_the_original_behind_the_samples(
     electra_config, facts, short_and_long_rows, proposals
 ):
     tokens, objective = short_and_long_rows, ReplaceMLM(electra_config, facts)
-    loss, metrics = objective(tokens, 1.0)
+    loss, sums = objective(objective.batch(tokens, seed=0), 1.0)
+    metrics = means(sums)
     (proposal,) = proposals
     log_p = log_probabilities(objective.model, proposal.replaced.input_ids, tokens.attention_mask)
     classified = picked(proposal)
@@ -51,7 +66,8 @@ def test_all_tokens_mlm_is_the_mixture_of_copying_and_predicting(
     electra_config, facts, short_and_long_rows, proposals
 ):
     tokens, objective = short_and_long_rows, AllTokensMLM(electra_config, facts)
-    loss, metrics = objective(tokens, 1.0)
+    loss, sums = objective(objective.batch(tokens, seed=0), 1.0)
+    metrics = means(sums)
     (proposal,) = proposals
     inputs, mask = proposal.replaced.input_ids, tokens.attention_mask
     predicted = log_probabilities(objective.model, inputs, mask).exp()

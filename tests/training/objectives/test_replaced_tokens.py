@@ -11,6 +11,7 @@ from electra_kernels.training.objectives import (
     ReplacedTokenDetectionMasked,
     UniformGenerator,
     UnigramGenerator,
+    means,
     token_batch,
 )
 
@@ -26,7 +27,7 @@ def bce(logits, labels):
 
 def test_every_token_is_classified(electra_config, facts, short_and_long_rows, proposals):
     tokens, objective = short_and_long_rows, ReplacedTokenDetection(electra_config, facts)
-    loss, _ = objective(tokens, 1.0)
+    loss, _ = objective(objective.batch(tokens, seed=0), 1.0)
     (proposal,) = proposals
     logits = objective.model.discriminator.logits(proposal.replaced.input_ids, tokens.attention_mask)
     classified, labels = tokens.attention_mask, proposal.replaced.is_replaced
@@ -43,7 +44,8 @@ def test_the_masked_variant_classifies_the_masked_tokens_only(
     objective = ReplacedTokenDetectionMasked(
         electra_config, facts, head_start=0.5, head_start_replacements=replacements
     )
-    loss, metrics = objective(tokens, 0.2)
+    loss, sums = objective(objective.batch(tokens, seed=0), 0.2)
+    metrics = means(sums)
     (proposal,) = proposals
     logits = objective.model.discriminator.logits(proposal.replaced.input_ids, tokens.attention_mask)
     classified, labels = picked(proposal), proposal.replaced.is_replaced
@@ -61,11 +63,12 @@ def test_a_head_start_trains_both_models_on_unigram_draws_or_the_generator_alone
     tokens = token_batch(rows, torch.arange(32), torch.device("cpu"))
     options = {"head_start": 0.5, "head_start_replacements": "unigram"}
     objective = OBJECTIVES[name](electra_config, facts, **options)
-    early, late = (objective(tokens, progress)[1] for progress in (0.1, 0.9))
+    batch = objective.batch(tokens, seed=0)
+    early, late = (objective(batch, progress)[1] for progress in (0.1, 0.9))
     assert early.keys() == late.keys() == set(objective.metrics)
     alone = OBJECTIVES[name](electra_config, facts, head_start=0.5)
-    assert alone(tokens, 0.1)[1].keys() == {"mlm_loss", "mlm_accuracy"}
-    assert alone(tokens, 0.5)[1].keys() == set(objective.metrics)
+    assert alone(batch, 0.1)[1].keys() == {"mlm_loss", "mlm_accuracy", "sampled_accuracy"}
+    assert alone(batch, 0.5)[1].keys() == set(objective.metrics)
 
 
 def test_an_unknown_option_is_refused(electra_config, facts):

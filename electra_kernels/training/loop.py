@@ -1,0 +1,104 @@
+"""One training from its position to its end: train, log, evaluate, save; interrupted at any step."""
+
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from electra_kernels.data.batch import RowSource
+from electra_kernels.training.alarms import Monitor
+from electra_kernels.training.checkpoints import Checkpoints
+from electra_kernels.training.hardware import mfu
+from electra_kernels.training.log import Log, StepRecord
+from electra_kernels.training.stop import stop_requests
+from electra_kernels.training.trainer import Trainer
+from electra_kernels.training.world import World
+
+EVALUATIONS = 12  # over the whole training
+
+# (record of the last steps, figures of the last evaluation)
+Show = Callable[[StepRecord, Mapping[str, float]], None]
+
+
+def run(
+    trainer: Trainer,
+    sources: Sequence[RowSource],
+    *,
+    checkpoints: Checkpoints,
+    log: Log | None,
+    monitor: Monitor,
+    evaluate: Callable[[], Mapping[str, float]],
+    save_model: Callable[[int], None],
+    show: Show,
+    warn: Callable[[str], None],
+    save_minutes: float,
+    flops: float | None = None,
+) -> None:
+    """Train to the end of the schedule. All ranks call this together.
+
+    Args:
+        trainer: at the position where the training begins or continues.
+        sources: rows of each phase.
+        checkpoints: gets the state every ``save_minutes``, at the end, and when a signal stops the training.
+        log: of rank 0; None on the others.
+        monitor: gives alarms.
+        evaluate: figures on held-out text; called on all ranks, `EVALUATIONS` times.
+        save_model: saves the model that users keep, after each evaluation; called on all ranks with the step.
+        show: shows the progress; called on rank 0.
+        warn: prints an alarm; called on rank 0.
+        save_minutes: time between checkpoints.
+        flops: floating-point operations of a step on all ranks, if the share of the peak is to be logged.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM arrived at a rank; the state and the model of that step are saved.
+    """
+    world, figures = trainer.world, {}
+    evaluated, saved = trainer.position.step, time.monotonic()
+    with stop_requests(world) as stop:
+        for record in trainer.train(sources, stop):
+            checkpoints.poll()
+            record = replace(record, metrics={**record.metrics, **_load(record, world, flops)})
+            is_last = record.step == record.steps
+            if _is_due(evaluated, record) or is_last:
+                figures, evaluated = dict(evaluate()), record.step
+                save_model(record.step)
+                if log is not None:
+                    log.evaluation(record.step, record.seconds, figures)
+            if log is not None:
+                log.step(record)
+                for alarm in monitor.check(record):
+                    log.alarm(alarm.step, alarm.message)
+                    warn(str(alarm))
+                show(record, figures)
+            is_late = time.monotonic() - saved >= 60 * save_minutes
+            if world.largest(is_late) or is_last or stop.agreed:
+                saved = time.monotonic()
+                checkpoints.save(trainer)
+        is_whole = checkpoints.finish()
+        if stop.agreed:
+            save_model(trainer.position.step)
+            step = f"step {trainer.position.step:,} of {trainer.schedule.steps:,}"
+            raise stop.error(
+                f"{step} is saved; the same command continues there"
+                if is_whole
+                else f"{step} could not be saved"
+            )
+
+
+def _is_due(evaluated: int, record: StepRecord) -> bool:
+    """Whether a share of the training has passed since the evaluation at step ``evaluated``."""
+    return (
+        record.step * EVALUATIONS // record.steps > evaluated * EVALUATIONS // record.steps or evaluated == 0
+    )
+
+
+def _load(record: StepRecord, world: World, flops: float | None) -> dict[str, float]:
+    """Peak memory of this rank in bytes, and the share of the peak of arithmetic if it is known."""
+    if world.device.type == "cuda":
+        load = {"memory": float(torch.cuda.max_memory_allocated(world.device))}
+    else:
+        load = {"memory": 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    share = None if flops is None else mfu(flops, record.metrics["steps_per_second"], world.size)
+    return load if share is None else load | {"mfu": share}
