@@ -34,6 +34,7 @@ _SUMMARY = {
     "mlm_loss": ("masked tokens, nats per token", ".2f"),
     "unigram_entropy": ("the same by word frequency alone", ".2f"),
     "mlm_accuracy": ("masked tokens predicted", ".1%"),
+    "sampled_accuracy": ("samples equal to the original", ".1%"),
 }
 
 
@@ -157,7 +158,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 def _device(about: Mapping[str, Any]) -> str:
     ranks = f"{about['ranks']} × " if about.get("ranks", 1) > 1 else ""
-    threads = f", {about['threads']} threads" if about.get("threads") else ""
+    threads = f", threads: {about['threads']}" if about.get("threads") else ""
     return f"{ranks}{about.get('device', '')}{threads}{', bfloat16' if about.get('bfloat16') else ''}"
 
 

@@ -12,8 +12,8 @@ _PRECISIONS = ("bfloat16", "tf32", "float32")
 # Dense TFLOP/s (half of what a data sheet gives "with sparsity"): of bfloat16 matrix products that accumulate in
 # float32, of TF32, and of float32 outside tensor cores. None: the GPU has no such unit.
 # Sources: NVIDIA's data sheets of A100, A30, A10, A40, L4, L40, L40S, H100, H200, GH200, HGX B200, V100 and T4; the
-# white papers of GA102 (RTX 3090, A6000), AD102 (RTX 4090, RTX 6000 Ada) and RTX Blackwell (RTX 5090); AMD's data sheets
-# of MI250X, MI300X and MI325X.
+# white papers of GA102 (RTX 3090, A6000), AD102 (RTX 4090, RTX 6000 Ada) and RTX Blackwell (RTX 5090); AMD's data
+# sheets of MI250X, MI300X and MI325X.
 _PEAKS: tuple[tuple[str, tuple[float | None, float | None, float]], ...] = (
     ("NVIDIA B200", (2250.0, 1125.0, 75.0)),
     ("NVIDIA H200", (989.4, 494.7, 66.9)),

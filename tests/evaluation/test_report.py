@@ -94,7 +94,7 @@ def test_the_report_has_the_figures_and_its_pictures_inside(metrics, tmp_path):
     page = " ".join(write_report(tmp_path, metrics, SAMPLES).read_text().split())
     assert "text of &lt;Tom &amp; Jerry&gt;, 1,000 documents with 1,000,000 tokens" in page
     assert '<td class="">10,000 tokens/s</td>' in page
-    assert '<td class="">AVX2, 2 threads</td>' in page
+    assert '<td class="">AVX2, threads: 2</td>' in page
     assert '<td class="n">0.810</td>' in page
     assert page.count('src="data:image/png;base64,') == page.count("<img") == 4
     assert "<h1>Pre-training: replaced tokens, configuration demo</h1>" in page
