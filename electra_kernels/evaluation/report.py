@@ -3,6 +3,7 @@
 It is made of the files in the output folder, so it can be made while the run is going on.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
@@ -20,6 +21,8 @@ from electra_kernels.files import write_whole
 from electra_kernels.training.log import finite as finite
 
 PAGES = ("report.html", *(f"{name}.png" for name in NAMES))  # what `make_report` writes
+
+_SILENCE = 600.0  # seconds without a record after which a run may have been killed
 
 # Name of a metric on held-out text → how the summary calls it, and its format.
 _SUMMARY = {
@@ -107,6 +110,8 @@ def _status(run: Run) -> str | None:
         return f"Stopped at step {log.step:,}{of}: {log.end}. The same command resumes it. {written}"
     remaining = _remaining(run)
     left = "" if remaining is None else f", about {timedelta(seconds=round(remaining))} left"
+    if time.time() - log.records[-1]["time"] > _SILENCE:
+        written += " If the run is no longer going on, the same command resumes it."
     return f"In progress: step {log.step:,}{of}{left}. {written}"
 
 

@@ -182,6 +182,13 @@ def test_a_run_that_is_going_on_says_how_far_it_is(log, page):
     assert '<td class="">40 of 100</td>' in found
 
 
+def test_a_run_that_may_have_been_killed_says_how_to_continue(log, page, monkeypatch):
+    hint = "If the run is no longer going on, the same command resumes it."
+    assert hint not in page()
+    monkeypatch.setattr(report, "_SILENCE", -1.0)
+    assert hint in page()
+
+
 def test_the_curves_come_from_the_log(log, tmp_path):
     assert pictures(tmp_path) == [
         "auc",
