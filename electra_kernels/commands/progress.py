@@ -32,15 +32,15 @@ class Bar:
 
     def __init__(self, console: Console, progress: RichProgress, task: TaskID) -> None:
         self.console, self.progress, self.task = console, progress, task
-        self.last_step = -1.0
+        self.evaluation: Mapping[str, float] = {}
 
     def update(self, state: StepRecord, evaluation: Mapping[str, float]) -> None:
-        """Show the state of the run and the metrics of its last evaluation."""
+        """Show the state of the run and the metrics of its last evaluation, empty before the first."""
         line = "  ".join(_figures(state, evaluation))
-        step = f"step {state.step:6,}" + (f" of {state.steps:,}" if isinstance(state, StepRecord) else "")
+        step = f"step {state.step:6,} of {state.steps:,}"
         self._show(state.fraction, f"{step}  {line}")
-        if evaluation.get("step", -1.0) > self.last_step:
-            self.last_step = evaluation["step"]
+        if evaluation != self.evaluation:
+            self.evaluation = evaluation
             remaining = self.progress.tasks[self.task].time_remaining
             left = f"  {timedelta(seconds=remaining)} left" if remaining and state.fraction < 1.0 else ""
             self.log(f"{step}  {line}{left}")

@@ -133,7 +133,7 @@ def curves_figure(
         curves: of many points, the means of neighbours are drawn, in a band from the smallest to the largest.
         level: label and value of a dashed horizontal line.
         resumed: steps at which the run was resumed; each gets a dotted vertical line.
-        scale: of the vertical axis, "linear" or "log".
+        scale: of the vertical axis, "linear" or "log"; without a value above 0 it is linear.
         from_zero: whether the vertical axis begins at 0.
     """
 
@@ -144,13 +144,8 @@ def curves_figure(
             _draw_curve(axis, curve)
         if level is not None:
             axis.axhline(level[1], color=MUTED, linestyle="--", linewidth=1, label=level[0])
-        axis.set(xlabel="step", ylabel=unit, title=title, yscale=scale)
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        if scale == "log":
-            axis.yaxis.set_major_formatter(LogFormatter())
-            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2.0, 0.5)))
-        elif axis.get_ylim()[1] > _LARGE:
-            axis.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.set(xlabel="step", ylabel=unit, title=title)
+        _scale_axes(axis, scale)
         if from_zero:
             axis.set_ylim(0.0, 1.25 * axis.get_ylim()[1])
         if unit == "AUC":
@@ -161,6 +156,16 @@ def curves_figure(
             axis.legend(fontsize=8, frameon=False)
 
     return _png(draw)
+
+
+def _scale_axes(axis: Axes, scale: str) -> None:
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if scale == "log" and math.isfinite(axis.dataLim.minposy):  # infinite: no value is above 0
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(LogFormatter())
+        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2.0, 0.5)))
+    elif axis.get_ylim()[1] > _LARGE:
+        axis.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _draw_curve(axis: Axes, curve: Curve) -> None:

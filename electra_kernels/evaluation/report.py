@@ -3,6 +3,7 @@
 It is made of the files in the output folder, so it can be made while the run is going on.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
@@ -21,6 +22,8 @@ from electra_kernels.training.log import finite as finite
 
 PAGES = ("report.html", *(f"{name}.png" for name in NAMES))  # what `make_report` writes
 
+_SILENCE = 600.0  # seconds without a record after which a run may have been killed
+
 # Name of a metric on held-out text → how the summary calls it, and its format.
 _SUMMARY = {
     "auc_random": ("AUC, fixed random replacements", ".3f"),
@@ -28,12 +31,13 @@ _SUMMARY = {
     "auc_samples": ("AUC, the generator's own samples", ".3f"),
     "auc_samples_frequency": ("the same by the rarity of the word alone", ".3f"),
     "recall": ("share of the replaced tokens found at probability 0.5", ".1%"),
-    "rtd_loss": ("discriminator, nats per token", ".3f"),
+    "rtd_loss": ("replaced-token detection, nats per token", ".3f"),
     "base_rate_entropy": ("the same by always predicting the share of replaced tokens", ".3f"),
     "replaced": ("share of the tokens that are replaced", ".1%"),
-    "mlm_loss": ("generator, nats per masked token", ".2f"),
+    "mlm_loss": ("masked tokens, nats per token", ".2f"),
     "unigram_entropy": ("the same by word frequency alone", ".2f"),
-    "mlm_accuracy": ("generator, masked tokens right", ".1%"),
+    "mlm_accuracy": ("masked tokens predicted", ".1%"),
+    "sampled_accuracy": ("samples equal to the original", ".1%"),
 }
 
 
@@ -106,6 +110,8 @@ def _status(run: Run) -> str | None:
         return f"Stopped at step {log.step:,}{of}: {log.end}. The same command resumes it. {written}"
     remaining = _remaining(run)
     left = "" if remaining is None else f", about {timedelta(seconds=round(remaining))} left"
+    if time.time() - log.records[-1]["time"] > _SILENCE:
+        written += " If the run is no longer going on, the same command resumes it."
     return f"In progress: step {log.step:,}{of}{left}. {written}"
 
 
@@ -157,7 +163,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 def _device(about: Mapping[str, Any]) -> str:
     ranks = f"{about['ranks']} × " if about.get("ranks", 1) > 1 else ""
-    threads = f", {about['threads']} threads" if about.get("threads") else ""
+    threads = f", threads: {about['threads']}" if about.get("threads") else ""
     return f"{ranks}{about.get('device', '')}{threads}{', bfloat16' if about.get('bfloat16') else ''}"
 
 

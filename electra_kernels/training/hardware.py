@@ -11,17 +11,18 @@ _PRECISIONS = ("bfloat16", "tf32", "float32")
 
 # Dense TFLOP/s (half of what a data sheet gives "with sparsity"): of bfloat16 matrix products that accumulate in
 # float32, of TF32, and of float32 outside tensor cores. None: the GPU has no such unit.
-# Sources: NVIDIA's data sheets of A100, A30, A10, A40, L4, L40, L40S, H100, H200, HGX B200, V100 and T4; the white
-# papers of GA102 (RTX 3090, A6000), AD102 (RTX 4090, RTX 6000 Ada) and RTX Blackwell (RTX 5090); AMD's data sheets of
-# MI250X, MI300X and MI325X.
+# Sources: NVIDIA's data sheets of A100, A30, A10, A40, L4, L40, L40S, H100, H200, GH200, HGX B200, V100 and T4; the
+# white papers of GA102 (RTX 3090, A6000), AD102 (RTX 4090, RTX 6000 Ada) and RTX Blackwell (RTX 5090); AMD's data
+# sheets of MI250X, MI300X and MI325X.
 _PEAKS: tuple[tuple[str, tuple[float | None, float | None, float]], ...] = (
     ("NVIDIA B200", (2250.0, 1125.0, 75.0)),
     ("NVIDIA H200", (989.4, 494.7, 66.9)),
     ("NVIDIA H200 NVL", (835.5, 417.5, 60.0)),
     ("NVIDIA H100 80GB HBM3", (989.4, 494.7, 66.9)),
+    ("NVIDIA GH200 .*", (989.4, 494.7, 66.9)),
     ("NVIDIA H100 PCIe", (756.0, 378.0, 51.2)),
     ("NVIDIA H100 NVL", (835.5, 417.5, 60.0)),
-    ("NVIDIA A100.*|NVIDIA A800.*", (312.0, 156.0, 19.5)),
+    ("NVIDIA A[18]00[- ].*", (312.0, 156.0, 19.5)),
     ("NVIDIA A30", (165.0, 82.0, 10.3)),
     ("NVIDIA A10", (125.0, 62.5, 31.2)),
     ("NVIDIA A40", (149.7, 74.8, 37.4)),

@@ -15,13 +15,13 @@ def record(step, **metrics):
 
 @pytest.fixture
 def show():
-    """Show records with an evaluation at every hundredth step; returns the output."""
+    """Show records with a new evaluation at every hundredth step; returns the output."""
 
     def shown(*steps, terminal, **metrics):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=150, color_system=None)
         with Progress(console).bar("pre-training") as bar:
             for step in steps:
-                bar.update(record(step, **metrics), {"step": step // 100 * 100, "auc_random": 0.75})
+                bar.update(record(step, **metrics), {"auc_random": 0.75 + step // 100 / 1e6})
         return console.file.getvalue()
 
     return shown
@@ -35,6 +35,13 @@ def test_a_file_gets_one_line_per_evaluation(show):
     assert lines[1].startswith("step  1,100 of 2,000  mlm 4.250")
     assert lines[1].endswith(" left")
     assert [line for line in lines[2:] if line] == []
+
+
+def test_nothing_is_printed_before_the_first_evaluation():
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with Progress(console).bar("pre-training") as bar:
+        bar.update(record(10, mlm_loss=4.25), {})
+    assert console.file.getvalue().strip() == ""
 
 
 def test_the_last_line_has_no_time_left(show):

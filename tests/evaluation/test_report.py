@@ -94,7 +94,7 @@ def test_the_report_has_the_figures_and_its_pictures_inside(metrics, tmp_path):
     page = " ".join(write_report(tmp_path, metrics, SAMPLES).read_text().split())
     assert "text of &lt;Tom &amp; Jerry&gt;, 1,000 documents with 1,000,000 tokens" in page
     assert '<td class="">10,000 tokens/s</td>' in page
-    assert '<td class="">AVX2, 2 threads</td>' in page
+    assert '<td class="">AVX2, threads: 2</td>' in page
     assert '<td class="n">0.810</td>' in page
     assert page.count('src="data:image/png;base64,') == page.count("<img") == 4
     assert "<h1>Pre-training: replaced tokens, configuration demo</h1>" in page
@@ -180,6 +180,13 @@ def test_a_run_that_is_going_on_says_how_far_it_is(log, page):
     assert '<td class="">8 × NVIDIA H200</td>' in found
     assert '<td class="">32 rows at a time, shard</td>' in found
     assert '<td class="">40 of 100</td>' in found
+
+
+def test_a_run_that_may_have_been_killed_says_how_to_continue(log, page, monkeypatch):
+    hint = "If the run is no longer going on, the same command resumes it."
+    assert hint not in page()
+    monkeypatch.setattr(report, "_SILENCE", -1.0)
+    assert hint in page()
 
 
 def test_the_curves_come_from_the_log(log, tmp_path):
