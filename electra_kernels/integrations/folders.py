@@ -1,5 +1,7 @@
 """A generator and a discriminator from two folders, each with saved weights or with a configuration alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from electra_kernels.errors import UserError
 from electra_kernels.integrations.replaced_token_detection import ReplacedTokenDetection
@@ -148,6 +151,16 @@ def load_pair(
         UserError: a folder cannot be used, does not have the vocabulary of the text, or the two do not fit together.
     """
     folders = Folder.open(generator), Folder.open(discriminator)
+    with quiet():
+        return _load_pair(folders, tokenizer, embeddings, options)
+
+
+def _load_pair(
+    folders: tuple[Folder, Folder],
+    tokenizer: PreTrainedTokenizerFast,
+    embeddings: str,
+    options: dict[str, Any],
+) -> ReplacedTokenDetection:
     sizes = {folder.config.vocab_size for folder in folders if folder.has_weights}
     if len(sizes) > 1:
         first, second = (f"{folder.path} has {folder.config.vocab_size:,} entries" for folder in folders)
@@ -165,7 +178,7 @@ def load_pair(
     try:
         pair = ReplacedTokenDetection(*models, tokenizer=tokenizer, embeddings=embeddings, **options)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{generator} and {discriminator}: {error}") from error
+        raise UserError(f"{folders[0].path} and {folders[1].path}: {error}") from error
     if kept is not None and embeddings != "separate":
         _keep_generator_embedding(pair, kept, folders[1])
     return pair
@@ -186,6 +199,20 @@ def _keep_generator_embedding(
     weights[0].copy_(kept)
     if pair.config.embeddings == "gradient_disentangled" and discriminator.has_weights:
         weights[1].copy_(before - kept)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars and the warnings of transformers while it loads or saves."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _size(tokenizer: PreTrainedTokenizerFast) -> int:
