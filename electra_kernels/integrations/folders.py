@@ -49,12 +49,14 @@ class Folder:
     has_weights: bool
 
     @classmethod
-    def open(cls, path: Path) -> "Folder":
-        """Read the configuration.
+    def open(cls, path: Path, role: str) -> "Folder":
+        """Read the configuration; the folder of a saved pair stands for the folder of its ``role`` in it.
 
         Raises:
             UserError: there is none, or transformers does not know it.
         """
+        if (path / role / "config.json").is_file():
+            path = path / role
         if not (path / "config.json").is_file():
             raise UserError(f"{path}: there is no config.json")
         try:
@@ -75,7 +77,7 @@ class Folder:
                 f"{self.path}: its vocabulary has {size:,} entries, that of the text has {expected:,}"
             )
         file = self.path / "tokenizer.json"
-        if file.is_file() and Tokenizer.from_file(str(file)).get_vocab() != tokenizer.get_vocab():
+        if file.is_file() and _vocabulary(file) != tokenizer.get_vocab():
             raise UserError(
                 f"{file}: differs from the vocabulary of the text, prepare the text with this vocabulary"
             )
@@ -143,14 +145,14 @@ def load_pair(
     from both: its difference is that between the two.
 
     Args:
-        generator, discriminator: the folders.
+        generator, discriminator: the folders; that of a saved pair stands for its part of this name.
         tokenizer: that of the text, with pad, cls, sep and mask tokens.
         embeddings, options: as in `ReplacedTokenDetectionConfig`.
 
     Raises:
         UserError: a folder cannot be used, does not have the vocabulary of the text, or the two do not fit together.
     """
-    folders = Folder.open(generator), Folder.open(discriminator)
+    folders = Folder.open(generator, "generator"), Folder.open(discriminator, "discriminator")
     with quiet():
         return _load_pair(folders, tokenizer, embeddings, options)
 
@@ -213,6 +215,13 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def _vocabulary(file: Path) -> dict[str, int]:
+    try:
+        return Tokenizer.from_file(str(file)).get_vocab()
+    except Exception as error:  # tokenizers raises plain Exception
+        raise UserError(f"{file}: cannot be used: {_first_line(error)}") from error
 
 
 def _size(tokenizer: PreTrainedTokenizerFast) -> int:

@@ -181,10 +181,8 @@ def check_mixed_precision():
 
 def check_parts_of_a_tied_embedding():
     """What cannot be sharded by itself is refused: by torch within one root, and by us between two."""
-    for units, message in (
-        (automatic, "in the same FSDP group"),
-        (two_roots, "sharded as two, should be one"),
-    ):
+    within, between = "in the same FSDP group", "sharded as two, should be one"
+    for units, message in ((automatic, within), (accelerated, within), (two_roots, between)):
         ours = model("Bert", "shared")
         shard(units(ours))
         with pytest.raises(ValueError, match=message):

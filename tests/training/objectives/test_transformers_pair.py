@@ -137,7 +137,7 @@ def test_a_saved_pair_continues_where_it_was(folders, tmp_path, embeddings):
             parameter.add_(0.1 * torch.randn_like(parameter))
     objective.save(saved, {name: value.clone() for name, value in objective.state_dict().items()})
     expected = step(objective.eval(), rows())
-    again = pair((saved / "generator", saved / "discriminator"), seed=1, embeddings=embeddings).eval()
+    again = pair((saved, saved / "discriminator"), seed=1, embeddings=embeddings).eval()
     got = step(again, rows())
     assert_close(got[0], expected[0])
     assert_close(got[1], expected[1], rtol=1e-4, atol=1e-4)
@@ -205,6 +205,9 @@ def test_a_damaged_folder_is_refused_in_one_line(folders, tmp_path):
     file = paths[0] / "tokenizer.json"
     file.write_text(file.read_text().replace("w17", "word"))
     with pytest.raises(UserError, match=r"tokenizer\.json: differs from the vocabulary of the text"):
+        pair(paths)
+    file.write_text("torn")
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be used: "):
         pair(paths)
     file.unlink()
     config(num_hidden_layers=3, vocab_size=V, pad_token_id=0).save_pretrained(paths[0])
