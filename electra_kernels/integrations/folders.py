@@ -107,8 +107,10 @@ class Folder:
         """
         try:
             if not self.has_weights:
-                make = getattr(kind, "from_config", kind)
-                return make(self.config)
+                make = getattr(
+                    kind, "from_config", None
+                )  # of an Auto class; it reads the dtype of the config
+                return kind(self.config) if make is None else make(self.config, dtype=torch.float32)
             model, report = kind.from_pretrained(
                 self.path,
                 config=self.config,

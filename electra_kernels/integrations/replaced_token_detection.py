@@ -152,10 +152,9 @@ class ReplacedTokenDetection(ModelPair):
             token_type_ids: [B, T], passed to a model if it accepts them.
             labels: [B, T], -100 at tokens that are neither masked nor judged; other values are not read.
                 `DataCollatorForReplacedTokens` sets -100 at padding.
-            num_items_in_batch: number of labels other than -100 in the whole batch, over micro-batches and ranks, as
-                int or as int64 tensor []. The discriminator's loss is divided by it, the generator's by
-                mask_probability times it, so that the losses of the parts add up to the loss of the whole batch. By
-                default each loss is a mean.
+            num_items_in_batch: number of labels other than -100 in the whole batch, an int or an int64 tensor []. The
+                discriminator's loss is divided by it, the generator's by mask_probability times it, so that the losses
+                of micro-batches and ranks add up. By default each loss is a mean.
             masking_uniforms, sampling_uniforms: [B, K, 2] and [B, K] float64 in [0, 1) that replace the numbers of the
                 run, with K = max(1, floor(mask_probability * T + 0.5)). If both are given, the rows are not counted.
             inputs_embeds: must be None, which adapter libraries pass: embeddings cannot be masked.

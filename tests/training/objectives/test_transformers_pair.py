@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import BertForMaskedLM, BertModel, ElectraForPreTraining
+from transformers import BertForMaskedLM, BertForTokenClassification, BertModel, ElectraForPreTraining
 
 from electra_kernels.errors import UserError
 from electra_kernels.integrations import ReplacedTokenDetection
@@ -163,6 +163,18 @@ def test_a_pretrained_encoder_is_continued_whichever_side_it_is_on(folders, tmp_
         assert torch.equal(objective.model.generator.get_input_embeddings().weight, words)
         scores = objective.token_scores(rows().input_ids, rows().attention_mask)
         assert scores.shape == (8, 24)
+
+
+def test_a_head_of_another_task_and_another_dtype_are_replaced(folders):
+    torch.manual_seed(5)
+    tagger = BertForTokenClassification(config(vocab_size=V, pad_token_id=0, num_labels=3)).bfloat16()
+    objective = pair(folders(config("ModernBert", dtype="bfloat16"), tagger))
+    discriminator = objective.model.discriminator
+    kept, original = (part.bert.encoder.layer[0].output.dense.weight for part in (discriminator, tagger))
+    assert torch.equal(kept, original.float())
+    assert discriminator.classifier.weight.shape == (1, 32)
+    assert {parameter.dtype for parameter in objective.parameters()} == {torch.float32}
+    assert objective(objective.batch(rows(), 0), 0.0)[0].isfinite()
 
 
 def test_a_discriminator_of_electra_is_the_one_of_electra(folders):
