@@ -1,5 +1,7 @@
 """A generator and a discriminator from two folders, each with saved weights or with a configuration alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from electra_kernels.errors import UserError
 from electra_kernels.integrations.replaced_token_detection import ReplacedTokenDetection
@@ -46,12 +49,14 @@ class Folder:
     has_weights: bool
 
     @classmethod
-    def open(cls, path: Path) -> "Folder":
-        """Read the configuration.
+    def open(cls, path: Path, role: str) -> "Folder":
+        """Read the configuration; the folder of a saved pair stands for the folder of its ``role`` in it.
 
         Raises:
             UserError: there is none, or transformers does not know it.
         """
+        if (path / role / "config.json").is_file():
+            path = path / role
         if not (path / "config.json").is_file():
             raise UserError(f"{path}: there is no config.json")
         try:
@@ -72,7 +77,7 @@ class Folder:
                 f"{self.path}: its vocabulary has {size:,} entries, that of the text has {expected:,}"
             )
         file = self.path / "tokenizer.json"
-        if file.is_file() and Tokenizer.from_file(str(file)).get_vocab() != tokenizer.get_vocab():
+        if file.is_file() and _vocabulary(file) != tokenizer.get_vocab():
             raise UserError(
                 f"{file}: differs from the vocabulary of the text, prepare the text with this vocabulary"
             )
@@ -102,8 +107,10 @@ class Folder:
         """
         try:
             if not self.has_weights:
-                make = getattr(kind, "from_config", kind)
-                return make(self.config)
+                make = getattr(
+                    kind, "from_config", None
+                )  # of an Auto class; it reads the dtype of the config
+                return kind(self.config) if make is None else make(self.config, dtype=torch.float32)
             model, report = kind.from_pretrained(
                 self.path,
                 config=self.config,
@@ -140,14 +147,24 @@ def load_pair(
     from both: its difference is that between the two.
 
     Args:
-        generator, discriminator: the folders.
+        generator, discriminator: the folders; that of a saved pair stands for its part of this name.
         tokenizer: that of the text, with pad, cls, sep and mask tokens.
         embeddings, options: as in `ReplacedTokenDetectionConfig`.
 
     Raises:
         UserError: a folder cannot be used, does not have the vocabulary of the text, or the two do not fit together.
     """
-    folders = Folder.open(generator), Folder.open(discriminator)
+    folders = Folder.open(generator, "generator"), Folder.open(discriminator, "discriminator")
+    with quiet():
+        return _load_pair(folders, tokenizer, embeddings, options)
+
+
+def _load_pair(
+    folders: tuple[Folder, Folder],
+    tokenizer: PreTrainedTokenizerFast,
+    embeddings: str,
+    options: dict[str, Any],
+) -> ReplacedTokenDetection:
     sizes = {folder.config.vocab_size for folder in folders if folder.has_weights}
     if len(sizes) > 1:
         first, second = (f"{folder.path} has {folder.config.vocab_size:,} entries" for folder in folders)
@@ -165,7 +182,7 @@ def load_pair(
     try:
         pair = ReplacedTokenDetection(*models, tokenizer=tokenizer, embeddings=embeddings, **options)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{generator} and {discriminator}: {error}") from error
+        raise UserError(f"{folders[0].path} and {folders[1].path}: {error}") from error
     if kept is not None and embeddings != "separate":
         _keep_generator_embedding(pair, kept, folders[1])
     return pair
@@ -186,6 +203,27 @@ def _keep_generator_embedding(
     weights[0].copy_(kept)
     if pair.config.embeddings == "gradient_disentangled" and discriminator.has_weights:
         weights[1].copy_(before - kept)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars and the warnings of transformers while it loads or saves."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _vocabulary(file: Path) -> dict[str, int]:
+    try:
+        return Tokenizer.from_file(str(file)).get_vocab()
+    except Exception as error:  # tokenizers raises plain Exception
+        raise UserError(f"{file}: cannot be used: {_first_line(error)}") from error
 
 
 def _size(tokenizer: PreTrainedTokenizerFast) -> int:

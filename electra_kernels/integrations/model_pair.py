@@ -131,9 +131,10 @@ class ModelPair(PreTrainedModel):
     ) -> None:
         """Save the pair as any model, and both models in ``generator/`` and ``discriminator/`` for plain transformers.
 
-        The tokenizer, if the model was given one, is written into all three folders.
+        The tokenizer, if the model was given one, is written into all three folders. A shared weight is written once,
+        also if ``state_dict``, which is not changed, was gathered from shards and so has it several times.
         """
-        state = self.state_dict() if state_dict is None else state_dict
+        state = self._tied_state(self.state_dict() if state_dict is None else state_dict)
         folder = Path(save_directory)
         for name in ("generator", "discriminator"):
             part = getattr(self, name)
@@ -146,8 +147,18 @@ class ModelPair(PreTrainedModel):
             for directory in (folder, folder / "generator", folder / "discriminator"):
                 self.tokenizer.save_pretrained(directory)
         super().save_pretrained(
-            save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
+            save_directory,
+            is_main_process=is_main_process,
+            state_dict=None if state_dict is None else state,
+            **kwargs,
         )
+
+    def _tied_state(self, state: dict[Any, Any]) -> dict[Any, Any]:
+        """A copy of the state in which the names of one parameter have one tensor."""
+        first: dict[int, str] = {}
+        every = self.named_parameters(remove_duplicate=False)
+        names = {name: first.setdefault(id(parameter), name) for name, parameter in every}
+        return {name: state.get(names.get(name), value) for name, value in state.items()}
 
 
 def run_base_model(

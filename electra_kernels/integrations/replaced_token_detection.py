@@ -152,12 +152,11 @@ class ReplacedTokenDetection(ModelPair):
             token_type_ids: [B, T], passed to a model if it accepts them.
             labels: [B, T], -100 at tokens that are neither masked nor judged; other values are not read.
                 `DataCollatorForReplacedTokens` sets -100 at padding.
-            num_items_in_batch: number of labels other than -100 in the whole batch, over micro-batches and ranks, as
-                int or as int64 tensor []. The discriminator's loss is divided by it, the generator's by
-                mask_probability times it, so that the losses of the parts add up to the loss of the whole batch. By
-                default each loss is a mean.
+            num_items_in_batch: number of labels other than -100 in the whole batch, an int or an int64 tensor []. The
+                discriminator's loss is divided by it, the generator's by mask_probability times it, so that the losses
+                of micro-batches and ranks add up. By default each loss is a mean.
             masking_uniforms, sampling_uniforms: [B, K, 2] and [B, K] float64 in [0, 1) that replace the numbers of the
-                run, with K = max(1, floor(mask_probability * T + 0.5)).
+                run, with K = max(1, floor(mask_probability * T + 0.5)). If both are given, the rows are not counted.
             inputs_embeds: must be None, which adapter libraries pass: embeddings cannot be masked.
             output_hidden_states, output_attentions: return those of both models, in each model's own form; by default
                 as the configurations say.
@@ -172,8 +171,7 @@ class ReplacedTokenDetection(ModelPair):
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         flags = self._flags(output_hidden_states=output_hidden_states, output_attentions=output_attentions)
         judged = _judged(input_ids, attention_mask, labels)
-        masked, drawn = self._mask(input_ids, judged, masking_uniforms)
-        uniforms = drawn if sampling_uniforms is None else sampling_uniforms
+        masked, uniforms = self._mask(input_ids, judged, masking_uniforms, sampling_uniforms)
 
         def propose(ids: Tensor) -> tuple[Any, SampledLoss]:
             base = run_base_model(self.generator, ids, inputs, flags)
@@ -212,13 +210,16 @@ class ReplacedTokenDetection(ModelPair):
         return {name: flag for name, flag in chosen.items() if flag is not None}
 
     def _mask(
-        self, input_ids: Tensor, judged: Tensor, uniforms: Tensor | None
+        self, input_ids: Tensor, judged: Tensor, masking: Tensor | None, sampling: Tensor | None
     ) -> tuple[MaskedTokens, Tensor]:
-        """The masked batch, and the uniforms [B, K] for the draw."""
+        """The masked batch, and the uniforms [B, K] for the draw; those of the run where none are given."""
         config, rows = self.config, input_ids.shape[0]
         # Enough slots for the k of every row, so that the length to which a row is padded does not change its tokens.
         slots = max(1, int(config.mask_probability * input_ids.shape[1] + 0.5))
-        numbers = row_uniforms(self._next_rows(rows), 3 * slots, config.seed).view(rows, slots, 3)
+        if masking is None or sampling is None:
+            numbers = row_uniforms(self._next_rows(rows), 3 * slots, config.seed).view(rows, slots, 3)
+            masking = numbers[..., :2] if masking is None else masking
+            sampling = numbers[..., 2] if sampling is None else sampling
         masked = mask_tokens(
             input_ids,
             judged & torch.isin(input_ids, self.special_token_ids, invert=True),
@@ -228,9 +229,9 @@ class ReplacedTokenDetection(ModelPair):
             mask_fraction=config.mask_fraction,
             random_fraction=config.random_fraction,
             max_predictions=slots,
-            uniforms=numbers[..., :2] if uniforms is None else uniforms,
+            uniforms=masking,
         )
-        return masked, numbers[..., 2]
+        return masked, sampling
 
     def _propose(
         self, hidden: Tensor, masked: MaskedTokens, num_items: int | Tensor | None, uniforms: Tensor

@@ -5,10 +5,12 @@ torchrun runs this file (test_sharding).
 
 import tempfile
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -18,9 +20,11 @@ from electra_kernels.integrations import ReplacedTokenDetection
 from tests.integrations.head_changes import CHANGES
 from tests.integrations.parity import relative_difference
 from tests.integrations.tiny import MASK, SPECIAL, batch, pair, uniforms
+from tests.training.objectives import tiny_pair
 
 TOLERANCE = 2e-6  # relative to the largest entry of the gradient
 ROWS = 4
+GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 UNTIED = {"tie_word_embeddings": False}
@@ -41,7 +45,7 @@ def adapted(*arguments, **options):
 
 def checkpointed(*arguments, **options):
     ours = model(*arguments, **options, **NO_DROPOUT).train()
-    ours.gradient_checkpointing_enable()
+    ours.gradient_checkpointing_enable()  # named activation_checkpointing_enable since transformers 5.23
     return ours
 
 
@@ -145,17 +149,15 @@ def check(build, units):
 
 def check_saving(ours):
     """A sharded pair is saved with its gathered weights, and loads as plain models."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_model_state_dict(ours, options=options)
-    expected = dict(state)
+    state = get_model_state_dict(ours, options=GATHERED)
     if dist.get_rank() == 0:
         with tempfile.TemporaryDirectory() as folder:
-            ours.save_pretrained(folder, state_dict=state)
+            ours.save_pretrained(folder, state_dict=state)  # does not change it
             loaded = ReplacedTokenDetection.from_pretrained(folder)
             plain = AutoModelForTokenClassification.from_pretrained(f"{folder}/discriminator")
-        assert loaded.state_dict().keys() == expected.keys()
-        assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
-        assert torch.equal(plain.classifier.weight, expected["discriminator.classifier.weight"])
+        assert loaded.state_dict().keys() == state.keys()
+        assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+        assert torch.equal(plain.classifier.weight, state["discriminator.classifier.weight"])
 
 
 def check_mixed_precision():
@@ -179,14 +181,42 @@ def check_mixed_precision():
 
 def check_parts_of_a_tied_embedding():
     """What cannot be sharded by itself is refused: by torch within one root, and by us between two."""
-    for units, message in (
-        (automatic, "in the same FSDP group"),
-        (two_roots, "sharded as two, should be one"),
-    ):
+    within, between = "in the same FSDP group", "sharded as two, should be one"
+    for units, message in ((automatic, within), (accelerated, within), (two_roots, between)):
         ours = model("Bert", "shared")
         shard(units(ours))
         with pytest.raises(ValueError, match=message):
             ours(*batch(ROWS))
+
+
+def check_objective():
+    """The trainer's objective, sharded by its layers: loss, gradients, scores and saved files are the whole one's."""
+    tokens, half = tiny_pair.rows(ROWS), ROWS // 2
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        tiny_pair.config("ModernBert").save_pretrained(folder)
+        whole, ours = (tiny_pair.pair((folder, folder), embeddings="shared") for _ in range(2))
+        shard([*ours.layers(), ours])
+        batch = ours.batch(tokens.split(half)[dist.get_rank()], 3)
+        loss, _ = ours(batch, 0.0, whole.counts(whole.batch(tokens, 3)))
+        (2 * loss).backward()
+        dist.all_reduce(loss := loss.detach())
+        expected_loss, expected, _ = tiny_pair.step(whole, tokens)
+        torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=0.0)
+        assert relative_difference(gradients(ours), expected) < TOLERANCE
+        with torch.no_grad():
+            scores = [part.token_scores(tokens.input_ids, tokens.attention_mask) for part in (ours, whole)]
+        torch.testing.assert_close(*scores)
+        state = get_model_state_dict(ours, options=GATHERED)
+        if dist.get_rank() == 0:
+            ours.save(folder / "ours", state)
+            whole.save(folder / "whole")
+            for file in ("model", "generator/model", "discriminator/model"):
+                got, expected = (
+                    load_file(folder / name / f"{file}.safetensors") for name in ("ours", "whole")
+                )
+                assert got.keys() == expected.keys()  # a shared weight is written once
+                assert all(torch.equal(got[name], expected[name]) for name in got)
 
 
 def main():
@@ -195,6 +225,7 @@ def main():
         ours = check(build, units)
         print(f"rank {dist.get_rank()}: {name}: right", flush=True)
     check_saving(ours)
+    check_objective()
     check_mixed_precision()
     check_parts_of_a_tied_embedding()
     print(f"rank {dist.get_rank()}: the rest: right", flush=True)

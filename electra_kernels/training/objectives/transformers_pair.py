@@ -113,11 +113,24 @@ class TransformersPair(Objective):
         ]
 
     def checkpoint_layers(self) -> None:
-        """Keep only the input of each layer for the backward pass, and compute the layer again in it."""
-        enable = getattr(
-            self.model, "activation_checkpointing_enable", None
-        )  # named so since transformers 5.23
-        (enable or self.model.gradient_checkpointing_enable)()
+        """Keep only the input of each layer for the backward pass, and compute the layer again in it.
+
+        Raises:
+            UserError: transformers cannot do that for one of the models.
+        """
+        for part in (self.model.generator, self.model.discriminator):
+            part.config.use_cache = False  # of no use to an encoder, and transformers would warn about it
+            # Transformers 5.23 has renamed the method.
+            enable = (
+                getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
+            )
+            try:
+                enable()
+            except ValueError as error:
+                kind = type(part).__name__
+                raise UserError(
+                    f"the layers of {kind} cannot be checkpointed: transformers does not do so"
+                ) from error
 
     def batch(self, tokens: TokenBatch, seed: int) -> PairBatch:
         """The inputs of the model.
@@ -191,7 +204,10 @@ class TransformersPair(Objective):
             state = {
                 name.removeprefix("model."): part for name, part in state.items() if name.startswith("model.")
             }
-        self.model.save_pretrained(folder, state_dict=state)
+        from electra_kernels.integrations.folders import quiet
+
+        with quiet():
+            self.model.save_pretrained(folder, state_dict=state)
 
 
 def _require_transformers() -> None:

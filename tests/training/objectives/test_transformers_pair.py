@@ -6,48 +6,17 @@ import sys
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from torch.testing import assert_close
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertModel,
-    DebertaV2Config,
-    ElectraConfig,
-    ElectraForPreTraining,
-    ModernBertConfig,
-)
+from transformers import BertForMaskedLM, BertForTokenClassification, BertModel, ElectraForPreTraining
 
-from electra_kernels.data.batch import TokenBatch
-from electra_kernels.data.vocabulary import SpecialIds
 from electra_kernels.errors import UserError
 from electra_kernels.integrations import ReplacedTokenDetection
 from electra_kernels.training.objectives.base import means
-from electra_kernels.training.objectives.transformers_pair import TransformersPair
-from tests.integrations.tiny import ARCHITECTURES, SIZE, V, plain_step
+from tests.integrations.tiny import V, plain_step
 
-SPECIAL = SpecialIds(pad=0, unk=3, cls=1, sep=2, mask=4)
-CONFIGS = {
-    "Bert": BertConfig,
-    "DebertaV2": DebertaV2Config,
-    "Electra": ElectraConfig,
-    "ModernBert": ModernBertConfig,
-}
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+from .tiny_pair import SPECIAL, config, pair, rows, step, tokenizer
+
 EMBEDDINGS = ["shared", "gradient_disentangled", "separate"]
-
-
-def tokenizer(size=V):
-    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{index}" for index in range(5, size))]
-    return Tokenizer(WordLevel({name: index for index, name in enumerate(names)}, unk_token="[UNK]"))
-
-
-def config(architecture="Bert", **options):
-    """A configuration of a base model with another vocabulary than that of the text."""
-    sizes = {name: value for name, value in SIZE.items() if name not in ("vocab_size", "pad_token_id")}
-    extra = {name: value for name, value in ARCHITECTURES[architecture].items() if "token_id" not in name}
-    return CONFIGS[architecture](**{**sizes, **extra, **NO_DROPOUT, "initializer_range": 0.1, **options})
 
 
 @pytest.fixture
@@ -61,34 +30,6 @@ def folders(tmp_path):
         return tmp_path / "g", tmp_path / "d"
 
     return write
-
-
-def pair(paths, seed=0, **options):
-    torch.manual_seed(seed)
-    return TransformersPair(*paths, tokenizer(), SPECIAL, **options)
-
-
-def rows(count=8, length=24, first=0):
-    """Rows of one repeated word, which its neighbours give away; row r ends with r % 5 tokens of padding."""
-    numbers = first + torch.arange(count)
-    ids = (5 + 7 * numbers % (V - 5))[:, None].repeat(1, length)
-    for row in range(count):
-        ids[row, length - 1 - row % 5] = SPECIAL.sep
-        ids[row, length - row % 5 :] = SPECIAL.pad
-    ids[:, 0] = SPECIAL.cls
-    return TokenBatch(ids, ids != SPECIAL.pad, ids > SPECIAL.mask, torch.zeros_like(numbers), numbers)
-
-
-def gradients(objective):
-    found = {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
-    objective.zero_grad()
-    return found
-
-
-def step(objective, tokens, counts=None, seed=3):
-    loss, metrics = objective(objective.batch(tokens, seed), 0.0, counts)
-    loss.backward()
-    return loss.detach(), gradients(objective), metrics
 
 
 @pytest.mark.parametrize(
@@ -128,6 +69,12 @@ def test_checkpointed_layers_give_the_same_gradient(folders, architecture):
     assert len(runs) == 3  # computed again in the backward pass
     assert_close(got[0], expected[0])
     assert_close(got[1], expected[1])
+
+
+def test_layers_that_transformers_cannot_checkpoint_are_refused(folders):
+    objective = pair(folders(config("ModernBert"), config("Albert")), embeddings="separate")
+    with pytest.raises(UserError, match="the layers of AlbertForTokenClassification cannot be checkpointed"):
+        objective.checkpoint_layers()
 
 
 def test_the_parts_of_a_batch_add_up(folders):
@@ -190,7 +137,7 @@ def test_a_saved_pair_continues_where_it_was(folders, tmp_path, embeddings):
             parameter.add_(0.1 * torch.randn_like(parameter))
     objective.save(saved, {name: value.clone() for name, value in objective.state_dict().items()})
     expected = step(objective.eval(), rows())
-    again = pair((saved / "generator", saved / "discriminator"), seed=1, embeddings=embeddings).eval()
+    again = pair((saved, saved / "discriminator"), seed=1, embeddings=embeddings).eval()
     got = step(again, rows())
     assert_close(got[0], expected[0])
     assert_close(got[1], expected[1], rtol=1e-4, atol=1e-4)
@@ -216,6 +163,18 @@ def test_a_pretrained_encoder_is_continued_whichever_side_it_is_on(folders, tmp_
         assert torch.equal(objective.model.generator.get_input_embeddings().weight, words)
         scores = objective.token_scores(rows().input_ids, rows().attention_mask)
         assert scores.shape == (8, 24)
+
+
+def test_a_head_of_another_task_and_another_dtype_are_replaced(folders):
+    torch.manual_seed(5)
+    tagger = BertForTokenClassification(config(vocab_size=V, pad_token_id=0, num_labels=3)).bfloat16()
+    objective = pair(folders(config("ModernBert", dtype="bfloat16"), tagger))
+    discriminator = objective.model.discriminator
+    kept, original = (part.bert.encoder.layer[0].output.dense.weight for part in (discriminator, tagger))
+    assert torch.equal(kept, original.float())
+    assert discriminator.classifier.weight.shape == (1, 32)
+    assert {parameter.dtype for parameter in objective.parameters()} == {torch.float32}
+    assert objective(objective.batch(rows(), 0), 0.0)[0].isfinite()
 
 
 def test_a_discriminator_of_electra_is_the_one_of_electra(folders):
@@ -258,6 +217,9 @@ def test_a_damaged_folder_is_refused_in_one_line(folders, tmp_path):
     file = paths[0] / "tokenizer.json"
     file.write_text(file.read_text().replace("w17", "word"))
     with pytest.raises(UserError, match=r"tokenizer\.json: differs from the vocabulary of the text"):
+        pair(paths)
+    file.write_text("torn")
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be used: "):
         pair(paths)
     file.unlink()
     config(num_hidden_layers=3, vocab_size=V, pad_token_id=0).save_pretrained(paths[0])
