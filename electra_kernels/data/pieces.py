@@ -91,12 +91,12 @@ def _text_boundary(file: BinaryIO, offset: int) -> int:
     """The first place from ``offset`` on where a document may begin: after an empty line, if there is one near."""
     file.seek(offset)
     window = file.read(LONGEST)
-    empty = _EMPTY_LINE.search(window)
-    if empty:
+    if empty := _EMPTY_LINE.search(window):
         return offset + empty.end()
-    if b"\n" in window:
-        return offset + window.index(b"\n") + 1
-    return offset + cut_place(window) if len(window) == LONGEST else offset + len(window)
+    if len(window) < LONGEST:  # the last document
+        return offset + len(window)
+    line_end = window.find(b"\n") + 1
+    return offset + (line_end or cut_place(window))
 
 
 def _line_boundary(file: BinaryIO, offset: int) -> int:

@@ -16,6 +16,7 @@ from electra_kernels.data.held_out import (
     choose_held_out,
     divide,
     largest_hash,
+    name_hash,
     wanted_size,
 )
 from electra_kernels.data.inputs import Input
@@ -98,7 +99,8 @@ class Stages:
         """Choose from ``total`` bytes of text.
 
         Returns:
-            Documents, some of them ends of documents. They may share paragraphs with the training text.
+            Documents in the order of their hashes, some of them ends of documents. They may share paragraphs with the
+            training text.
 
         Raises:
             UserError: there is too little text.
@@ -115,7 +117,7 @@ class Stages:
             raise UserError(TOO_LITTLE)
         hashes = {paragraph_hash(text) for document in held_out for text in document.paragraphs}
         write_whole(self._hashes, b"".join(sorted(hashes)))
-        return held_out
+        return sorted(held_out, key=lambda document: name_hash(document.name))
 
     def vocabulary(self, given: Path | None, held_out: Sequence[Document]) -> Tokenizer:
         """The vocabulary, trained or given, which the folder has afterwards."""
