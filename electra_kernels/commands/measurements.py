@@ -62,6 +62,14 @@ class Measurements:
         self.fixed = FixedCorruption(spread(self.rows, CURVE_ROWS), cache.counts)
         self.plateau = unigram_entropy(self.rows, cache.counts)
 
+    def baselines(self) -> dict[str, float]:
+        """What a model without context reaches on the rows of the learning curves."""
+        fixed = self.fixed
+        return {
+            "auc_frequency": fixed.token_auc(rarity(fixed.input_ids, self.cache.counts)),
+            "unigram_entropy": self.plateau,
+        }
+
     def evaluate(self, objective: Objective, world: World) -> dict[str, float]:
         """The figures of the learning curves; the ranks share the rows, and get the same figures.
 

@@ -32,7 +32,7 @@ from electra_kernels.evaluation.comparison.pair import train_pair
 from electra_kernels.evaluation.real_word_errors import ErrorPairs, error_pairs_or_reason
 from electra_kernels.evaluation.report import make_report, write_metrics, write_report
 from electra_kernels.files import replace_folder
-from electra_kernels.models import electra_config
+from electra_kernels.models import Encoder, electra_config
 from electra_kernels.models.precision import has_native_bfloat16
 from electra_kernels.training import loop
 from electra_kernels.training.alarms import Monitor
@@ -74,11 +74,12 @@ def pretrain(options: Options, progress: Progress) -> Path:
         identity = identity_of(options, recipe, cache)
         _check_ranks(identity, recipe, world)
         known = world.on_main(lambda: _known_run(folder, options, identity))
-        make = partial(_objective, options, recipe, cache)
         sources = {length: _rows(options, cache, length, world) for length in row_lengths(options, recipe)}
+        most_pieces = max(rows.plan.most_pieces for rows in sources.values())
+        make = partial(_objective, options, recipe, cache, most_pieces)
         planned = plan_run(options, recipe, make, sources, known, world, progress)
         length = planned.schedule.phases[-1].length
-        recipe = replace(recipe, length=length, steps=planned.schedule.steps)
+        recipe = replace(recipe, length=length, steps=planned.schedule.steps, vocab_size=cache.vocab_size)
         measurements = world.everywhere(lambda: Measurements(cache, length))
         # Downloads come before the training, so that the user learns early of one that fails.
         error_pairs = world.on_main(lambda: error_pairs_or_reason(progress.log))
@@ -90,7 +91,8 @@ def pretrain(options: Options, progress: Progress) -> Path:
         _restore(options, trainer, checkpoints, known, progress)
         description = _describe(options, recipe, cache, planned, world)
         if world.is_main:
-            run = {**description, "identity": identity, "schedule": str(planned.schedule)}
+            baselines = {"baselines": measurements.baselines()}
+            run = {**description, **baselines, "identity": identity, "schedule": str(planned.schedule)}
             folder.write_run(run) if known else folder.begin(run)
         flops = count_flops(make, trainer, sources[length])
         _train(options, trainer, sources, folder, checkpoints, measurements, flops, progress)
@@ -161,7 +163,7 @@ def _known_run(folder: RunFolder, options: Options, identity: dict[str, Any]) ->
     return folder.known()
 
 
-def _objective(options: Options, recipe: Recipe, cache: TokenCache) -> Objective:
+def _objective(options: Options, recipe: Recipe, cache: TokenCache, most_pieces: int) -> Objective:
     """A new objective on the CPU; the seed decides its weights."""
     torch.manual_seed(options.seed)
     if options.generator is not None and options.discriminator is not None:
@@ -174,7 +176,11 @@ def _objective(options: Options, recipe: Recipe, cache: TokenCache) -> Objective
         )
     config = electra_config(options.config, vocab_size=cache.vocab_size, mask_token_id=cache.special_ids.mask)
     config = replace(config, whole_word_masking=options.whole_word_masking, max_ngram=options.max_ngram)
-    return make_objective(options.objective, config, cache.facts, recipe)
+    objective = make_objective(options.objective, config, cache.facts, recipe)
+    for part in objective.modules():
+        if isinstance(part, Encoder):
+            part.max_pieces = most_pieces
+    return objective
 
 
 def _rows(options: Options, cache: TokenCache, length: int, world: World) -> PackedRows:

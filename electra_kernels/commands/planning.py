@@ -63,7 +63,7 @@ def plan_run(
         del trial
     torch.set_num_threads(threads)
     execution = _execution(options, micro_batch)
-    progress.log(f"{world.size} ranks, {micro_batch} rows at once on each, {threads} threads")
+    progress.log(f"ranks: {world.size}; rows at once on a rank: {micro_batch}; threads of a rank: {threads}")
     if known is not None:
         return Planned(parse_schedule(known["schedule"]), execution, threads)
     if options.minutes is None:

@@ -84,6 +84,11 @@ class Plan:
         return len(self.rows) - 1
 
     @property
+    def most_pieces(self) -> int:
+        """The largest number of pieces in a row."""
+        return int(np.diff(self.rows).max())
+
+    @property
     def padding(self) -> float:
         """Share of the cells of all rows that hold padding."""
         return 1 - (self.tokens + _SPECIAL * len(self.starts)) / (len(self) * self.length)

@@ -30,7 +30,7 @@ class PackedRows:
     """
 
     def __init__(self, store: TokenStore, plan: Plan) -> None:
-        self.length = plan.length
+        self.plan, self.length = plan, plan.length
         self._ids = store.special_ids
         # Plain views: an operation on a memory map costs several times as much.
         self._tokens, self._offsets = np.asarray(store.tokens), np.asarray(store.offsets)

@@ -16,6 +16,7 @@ from safetensors.torch import load_model, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from electra_kernels.data.facts import text_facts
 from electra_kernels.data.rows import SHORTEST_ROW
 from electra_kernels.data.vocabulary import load_vocabulary, save_vocabulary
 from electra_kernels.errors import UserError
@@ -180,7 +181,7 @@ def _load(directory: Path, device: torch.device | str) -> tuple[Electra | Encode
     if entries != expected:
         raise UserError(f"{directory}/tokenizer.json has {entries} entries, config.json says {expected}")
     try:
-        model = _model(config, weights)
+        model = _model(config, weights, tokenizer)
         load_model(model, str(weights), device=str(device))
     except (RuntimeError, TypeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[-1].strip()
@@ -188,14 +189,16 @@ def _load(directory: Path, device: torch.device | str) -> tuple[Electra | Encode
     return model.to(device).eval(), tokenizer, recipe, objective
 
 
-def _model(config: ElectraConfig | EncoderConfig, weights: Path) -> Electra | Encoder:
+def _model(config: ElectraConfig | EncoderConfig, weights: Path, tokenizer: Tokenizer) -> Electra | Encoder:
     """A model of the shape of ``weights``."""
     if isinstance(config, EncoderConfig):
         return Encoder(config)
     with safe_open(str(weights), framework="pt") as file:
         has_unigram = "unigram.cumulative" in set(file.keys())
+    placeholder = torch.ones(config.discriminator.vocab_size)
     has_counts = has_unigram and config.generator_kind != "uniform"
-    return Electra(config, torch.ones(config.discriminator.vocab_size) if has_counts else None)
+    starts_word = text_facts(tokenizer, placeholder).starts_word
+    return Electra(config, placeholder if has_counts else None, starts_word=starts_word)
 
 
 def _read_config(directory: Path) -> tuple[ElectraConfig | EncoderConfig, Recipe, str]:

@@ -1,6 +1,7 @@
 """One training from its position to its end: train, log, evaluate, save; interrupted at any step."""
 
 import resource
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -79,6 +80,8 @@ def run(
         is_whole = checkpoints.finish()
         if stop.agreed:
             save_model(trainer.position.step)
+            if log is not None:
+                log.end(trainer.position.step, signal.Signals(stop.agreed).name)
             step = f"step {trainer.position.step:,} of {trainer.schedule.steps:,}"
             raise stop.error(
                 f"{step} is saved; the same command continues there"
