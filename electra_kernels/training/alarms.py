@@ -79,8 +79,9 @@ class _Condition:
 
 
 def _is_not_finite(metrics: Mapping[str, float], monitor: Monitor) -> bool:
-    # A ratio such as the precision has no value where nothing was found.
-    watched = (value for name, value in metrics.items() if name.endswith(("_loss", "gradient_norm")))
+    # A ratio such as the precision has no value where nothing was found, nor has a loss where no row has a label.
+    endings = ("gradient_norm",) if _has_no_label(metrics, monitor) else ("_loss", "gradient_norm")
+    watched = (value for name, value in metrics.items() if name.endswith(endings))
     return not all(map(math.isfinite, watched))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_language import largest_file
 
+from electra_kernels import files
 from electra_kernels.errors import UserError
 from electra_kernels.models import Electra, ElectraConfig
 from electra_kernels.training.checkpoint import (
@@ -96,10 +97,10 @@ def test_saving_replaces_the_previous_checkpoint_and_leaves_nothing_beside_it(sa
 
 
 def test_a_save_that_fails_keeps_the_previous_checkpoint(saved, model, tokenizer, monkeypatch):
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("electra_kernels.training.checkpoint.save_model", fail)
+    monkeypatch.setattr("electra_kernels.training.checkpoint.save_file", fail)
     with pytest.raises(OSError, match="no space left"):
         save_checkpoint(saved, Checkpoint(model, tokenizer, RECIPES["demo"]))
     load_checkpoint(saved)
@@ -170,17 +171,20 @@ def test_a_full_disk_names_the_file_and_keeps_the_previous_checkpoint(saved, mod
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
 
 
-def test_a_signal_during_the_exchange_of_checkpoints_does_not_lose_the_model(
-    saved, model, tokenizer, monkeypatch
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_signal_during_the_exchange_of_models_does_not_lose_the_model(
+    can_exchange, saved, model, tokenizer, monkeypatch
 ):
-    replace = os.replace
+    exchange = files._exchange
 
-    def interrupted(source, target):
-        replace(source, target)
-        if str(target).endswith(".previous"):
-            signal.raise_signal(signal.SIGINT)
+    def interrupted(one, other):
+        done = can_exchange and exchange(one, other)
+        signal.raise_signal(signal.SIGINT)
+        return done
 
-    monkeypatch.setattr(os, "replace", interrupted)
+    monkeypatch.setattr(files, "_exchange", interrupted)
+    with torch.no_grad():
+        model.discriminator.head.bias.fill_(3.0)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(saved, Checkpoint(model, tokenizer, RECIPES["demo"]))
-    load_checkpoint(saved)
+    assert load_checkpoint(saved).model.discriminator.head.bias.item() == 3.0

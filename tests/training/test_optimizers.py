@@ -2,9 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from electra_kernels.models.encoder import Layer
 from electra_kernels.training import optimizers
+from electra_kernels.training.objectives import ReplacedTokenDetection
 from electra_kernels.training.optimizers import (
     Muon,
     make_adamw,
@@ -13,8 +16,14 @@ from electra_kernels.training.optimizers import (
     scale_learning_rate,
 )
 from electra_kernels.training.recipe import RECIPES
+from electra_kernels.training.world import join_world
 
 RECIPE = RECIPES["small"]
+
+
+@pytest.fixture
+def objective(electra_config, facts):
+    return ReplacedTokenDetection(electra_config, facts)
 
 
 def test_biases_and_norms_do_not_decay():
@@ -32,24 +41,24 @@ def test_biases_and_norms_do_not_decay():
 
 
 @pytest.mark.parametrize("muon_learning_rate", [None, 1e-2])
-def test_every_parameter_of_the_joint_model_is_trained_once(model, muon_learning_rate):
-    both = make_optimizers(model, replace(RECIPE, muon_learning_rate=muon_learning_rate))
+def test_every_parameter_of_the_joint_model_is_trained_once(objective, muon_learning_rate):
+    both = make_optimizers(objective, replace(RECIPE, muon_learning_rate=muon_learning_rate))
     trained = [p for optimizer in both for group in optimizer.param_groups for p in group["params"]]
     assert len(trained) == len(set(trained))
-    assert set(trained) == set(model.parameters())
+    assert set(trained) == set(objective.parameters())
 
 
-def test_muon_takes_the_matrices_of_the_layers_and_no_other_parameter(model):
-    _, muon = make_optimizers(model, replace(RECIPE, muon_learning_rate=1e-2))
+def test_muon_takes_the_matrices_of_the_layers_and_no_other_parameter(objective):
+    _, muon = make_optimizers(objective, replace(RECIPE, muon_learning_rate=1e-2))
     assert isinstance(muon, Muon)
-    layers = [layer for layer in model.modules() if isinstance(layer, Layer)]
+    layers = [layer for layer in objective.modules() if isinstance(layer, Layer)]
     expected = {p for layer in layers for p in layer.parameters() if p.dim() == 2}
     assert {p for group in muon.param_groups for p in group["params"]} == expected
 
 
-def test_the_learning_rate_is_scaled_in_every_group(model):
+def test_the_learning_rate_is_scaled_in_every_group(objective):
     recipe = replace(RECIPE, learning_rate=1.0, muon_learning_rate=2.0)
-    adamw, muon = make_optimizers(model, recipe)
+    adamw, muon = make_optimizers(objective, recipe)
     for scale in (0.5, 0.25):
         for optimizer in (adamw, muon):
             scale_learning_rate(optimizer, scale)
@@ -94,6 +103,30 @@ def test_muon_agrees_with_the_muon_of_torch():
             optimizer.step()
     for begin, one, other in zip(start, ours, theirs):
         assert (one - other).norm() < 0.03 * (one - begin).norm()
+
+
+@pytest.mark.parametrize("placement", [Shard(0), Shard(1), Replicate()], ids=str)
+def test_muon_of_a_sharded_matrix_is_that_of_the_whole(placement, monkeypatch):
+    """Here on a mesh of one rank; tests/training/test_ranks.py has two."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(optimizers, "has_native_bfloat16", lambda device: False)
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(8, 12, generator=generator) for _ in range(2)]
+    with join_world():
+        mesh = init_device_mesh("cpu", (1,))
+        plain = [torch.nn.Parameter(matrix.clone()) for matrix in start]
+        sharded = [torch.nn.Parameter(distribute_tensor(matrix.clone(), mesh, [placement])) for matrix in start]
+        both = Muon(plain, 0.02, weight_decay=0.1), Muon(sharded, 0.02, weight_decay=0.1)
+        for _ in range(3):
+            for one, other in zip(plain, sharded):
+                one.grad = torch.randn(one.shape, generator=generator)
+                other.grad = distribute_tensor(one.grad, mesh, [placement])
+            for optimizer in both:
+                optimizer.step()
+        for begin, one, other in zip(start, plain, sharded):
+            assert isinstance(other.data, DTensor)
+            assert torch.equal(other.full_tensor(), one)
+            assert not torch.equal(begin, one)
 
 
 def test_muon_leaves_a_parameter_without_gradient_alone():
