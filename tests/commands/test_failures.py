@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from small_language import WORDS
 from electra_kernels.commands import doctor
 from electra_kernels.commands import main as cli
 from electra_kernels.training.checkpoint import load_checkpoint
+from electra_kernels.training.log import read_log
 
 COMMAND = [sys.executable, "-m", "electra_kernels"]
 ERROR = "electra-kernels: error: "
@@ -60,6 +63,8 @@ def tiny(text, output, steps):
         200,
         "--batch-size",
         2,
+        "--micro-batch",
+        1,
         "--steps",
         steps,
         "--output",
@@ -76,15 +81,15 @@ def last_line(done):
 
 @pytest.fixture
 def start(text, environment):
-    """Starts an endless run and returns its process once the first model is saved; kills it after the test."""
+    """Starts an endless run and returns its process once it has logged a step after ``step``; kills it in the end."""
     processes = []
 
-    def start(output):
+    def start(output, step=0):
         command = [*COMMAND, *map(str, tiny(text, output, 10**9))]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
         processes.append(process)
         end = time.monotonic() + 120
-        while not (output / "model").exists():
+        while not ((output / "model").exists() and read_log(output / "metrics.jsonl").step > step):
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < end
             time.sleep(0.1)
@@ -96,19 +101,30 @@ def start(text, environment):
         process.communicate()
 
 
-@pytest.mark.parametrize("number, word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-def test_after_a_signal_the_last_model_is_kept_and_its_folder_named(number, word, start, tmp_path):
-    output = tmp_path / "output"
-    process = start(output)
-    process.send_signal(number)
-    _, page = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    line = page.decode().splitlines()[-1]
-    assert line.startswith(f"{ERROR}{word}; the model of step ")
-    assert line.endswith(f" is in {output / 'model'}")
-    assert "Traceback" not in page.decode()
-    assert [path.name for path in output.iterdir()] == ["model"]
-    load_checkpoint(output / "model")
+def test_after_a_signal_state_and_model_are_saved_and_the_same_command_continues(start, tmp_path):
+    output, step = tmp_path / "output", 0
+    for number, word in ((signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")):
+        process = start(output, step)
+        process.send_signal(number)
+        _, page = process.communicate(timeout=60)
+        assert process.returncode == 128 + number
+        lines = page.decode().splitlines()
+        assert "Traceback" not in page.decode()
+        assert step == 0 or f"continuing at step {step:,} of 1,000,000,000" in lines
+        end = f"{ERROR}{word}; step (.*) of 1,000,000,000 is saved; the same command continues there"
+        step = int(re.fullmatch(end, lines[-1])[1].replace(",", ""))
+        assert {path.name for path in output.iterdir()} == {
+            "checkpoints",
+            "data",
+            "metrics.jsonl",
+            "model",
+            "run.json",
+            "tensorboard",
+        }
+        assert (output / "checkpoints" / f"step-{step}" / ".metadata").exists()
+        log = read_log(output / "metrics.jsonl")
+        assert (log.step, log.end) == (step, number.name)
+        load_checkpoint(output / "model")
 
 
 def test_a_folder_has_one_writer_until_that_process_is_gone(start, run, text, tmp_path):
@@ -122,20 +138,31 @@ def test_a_folder_has_one_writer_until_that_process_is_gone(start, run, text, tm
     first.kill()
     first.wait()
     assert (output / "electra-kernels.lock").exists()
-    third = run(*tiny(text, output, 1))
+    third = run(*tiny(text, output, 1), "--resume", "never")
     assert third.returncode == 0, third.stderr
     assert not (output / "electra-kernels.lock").exists()
     assert json.loads((output / "metrics.json").read_text())["run"]["steps"] == 1
 
 
-@pytest.mark.parametrize("command", ["pretrain", "compare"])
-def test_several_ranks_are_refused_before_anything_is_read(command, run, tmp_path):
-    ranks = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
-    done = run(command, "--text", tmp_path / "none", "--output", tmp_path / "output", changes=ranks)
-    assert done.returncode == 2
-    assert "RANK 1 of WORLD_SIZE 2" in last_line(done)
-    assert "start it without torchrun" in last_line(done)
-    assert len(done.stderr.splitlines()) == 1
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["compare", "--text", "{tmp}/none", "--output", "{tmp}/output"],
+        ["prepare", "--text", "{tmp}/none", "--output", "{tmp}/output"],
+        ["evaluate", "--text", "{tmp}/none", "--model", "{tmp}/none"],
+        ["detect", "a text", "--model", "{tmp}/none"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_several_ranks_of_other_commands_are_refused_before_anything_is_read(
+    command, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main([argument.format(tmp=tmp_path) for argument in command]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{ERROR}started as RANK 1 of WORLD_SIZE 2")
+    assert "only pretrain runs in several processes, start this command without torchrun" in line
     assert not (tmp_path / "output").exists()
 
 
@@ -143,6 +170,51 @@ def test_a_single_rank_may_run(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     cli._require_one_process()
+
+
+@pytest.fixture
+def run_ranks(environment):
+    """Run a command as two ranks, as torchrun does; returns their statuses, outputs and errors."""
+
+    def run_ranks(*arguments):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = str(taken.getsockname()[1])
+        ranks = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started = [
+            subprocess.Popen(
+                [*COMMAND, *map(str, arguments)],
+                env=environment | ranks | {"RANK": rank, "LOCAL_RANK": rank},
+                **pipes,
+            )
+            for rank in "01"
+        ]
+        pages = [process.communicate(timeout=240) for process in started]
+        return [process.returncode for process in started], *zip(*pages)
+
+    return run_ranks
+
+
+def test_two_ranks_train_one_model_and_one_of_them_prints(run_ranks, text, tmp_path):
+    output = tmp_path / "output"
+    statuses, outs, errors = run_ranks(*tiny(text, output, 12), "--objective", "masked_lm")
+    assert statuses == [0, 0], errors
+    assert outs == (f"{output / 'report.html'}\n", "")
+    assert "ranks: 2; rows at once on a rank: 1" in errors[0]
+    assert errors[1] == ""
+    assert json.loads((output / "run.json").read_text())["execution"]["ranks"] == 2
+    assert read_log(output / "metrics.jsonl").step == 12
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused_in_one_line(run_ranks, text, tmp_path):
+    statuses, outs, errors = run_ranks(*tiny(text, tmp_path / "output", 12), "--batch-size", 3)
+    assert statuses == [2, 2]
+    assert outs == ("", "")
+    assert errors[0].splitlines()[-1] == (
+        f"{ERROR}--batch-size is 3, should be a multiple of the number of ranks, 2"
+    )
+    assert "error" not in errors[1]
 
 
 @pytest.mark.parametrize("program", [["-m", "electra_kernels"], ["electra-kernels"]])
@@ -177,15 +249,28 @@ def test_a_command_called_as_a_function_restores_the_signal_handlers(capsys):
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_a_full_disk_gives_one_line_that_names_the_file(run, text, tmp_path):
-    def small_disk():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+def small_disk(size):
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    done = run(*tiny(text, tmp_path / "output", 10), preexec_fn=small_disk)
+
+def test_a_full_disk_before_the_training_gives_one_line_that_names_the_file(run, text, tmp_path):
+    done = run(*tiny(text, tmp_path / "output", 10), preexec_fn=small_disk(1_000))
     assert done.returncode == 2
-    assert last_line(done).startswith(ERROR)
-    assert last_line(done).endswith("model.safetensors: File too large")
-    assert list((tmp_path / "output").iterdir()) == []
+    assert re.fullmatch(f"{ERROR}{re.escape(str(tmp_path / 'output'))}.*: File too large", last_line(done))
+    assert not (tmp_path / "output" / "model").exists()
+
+
+def test_a_full_disk_during_the_training_gives_warnings_and_the_training_goes_on(run, text, tmp_path):
+    output = tmp_path / "output"
+    command = tiny(text, output, 30)
+    done = run(*command, "--objective", "masked_lm", preexec_fn=small_disk(100_000))
+    last_line(done)
+    page = done.stderr.decode()
+    assert "the model of step 10 could not be written: File too large; training goes on" in page
+    assert re.search("the checkpoint of step 30 could not be written: .*File too large", page)
+    assert read_log(output / "metrics.jsonl").step == 30
+    assert not (output / "model").exists()
+    assert list((output / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")

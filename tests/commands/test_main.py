@@ -3,15 +3,33 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from small_language import WORDS
 
+from electra_kernels.commands import planning
+from electra_kernels.commands.main import main
 from electra_kernels.models import electra_config
 from electra_kernels.training.checkpoint import load_encoder
+from electra_kernels.training.log import read_log
 from electra_kernels.training.objectives import OBJECTIVES
+from electra_kernels.training.recipe import RECIPES
+
+SMALL = ["--vocab-size", 200, "--batch-size", 4]
+FILES = [
+    "checkpoints",
+    "data",
+    "metrics.json",
+    "metrics.jsonl",
+    "model",
+    "report.html",
+    "run.json",
+    "tensorboard",
+]
 
 
 def run(*arguments, **options):
@@ -36,18 +54,7 @@ def trained(text, tmp_path_factory):
     pip has no index, so the report must say which measurement lacks a download.
     """
     output = tmp_path_factory.mktemp("run")
-    options = [
-        "--steps",
-        30,
-        "--vocab-size",
-        200,
-        "--batch-size",
-        4,
-        "--pair-minutes",
-        0.05,
-        "--output",
-        output,
-    ]
+    options = [*SMALL, "--steps", 30, "--pair-minutes", 0.05, "--output", output]
     no_index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "ELECTRA_KERNELS_CACHE": str(output / "cache")}
     done = run("pretrain", "--text", text, *options, environment=no_index)
     assert done.returncode == 0, done.stderr
@@ -62,6 +69,7 @@ def test_pretrain_writes_model_report_and_metrics(trained):
         "config.json",
         "model.safetensors",
         "tokenizer.json",
+        "tokenizer_config.json",
         "vocab.txt",
     ]
     metrics = json.loads((output / "metrics.json").read_text())
@@ -144,13 +152,26 @@ def test_evaluate_prints_metrics(trained, text):
     assert f"{figures['auc_random']:.4f}" in plain
 
 
+@pytest.fixture
+def in_process(capsys, monkeypatch):
+    """Run a command in this process; returns its status, standard output and standard error."""
+    monkeypatch.delenv("RANK", raising=False)
+
+    def called(*arguments):
+        status = main([*map(str, arguments)])
+        return status, *capsys.readouterr()
+
+    return called
+
+
 @pytest.mark.parametrize("objective, saved", [("masked_lm", "encoder"), ("unigram_generator", "model")])
-def test_an_objective_without_a_generator_writes_its_model_and_its_metrics(objective, saved, text, tmp_path):
-    options = ["--steps", 20, "--vocab-size", 200, "--batch-size", 4, "--output", tmp_path]
-    done = run("pretrain", "--objective", objective, "--text", text, *options)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'metrics.json'}\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "model"]
+def test_an_objective_without_a_generator_writes_its_model_and_a_report(
+    objective, saved, text, tmp_path, in_process
+):
+    options = [*SMALL, "--steps", 20, "--objective", objective, "--threads", 1, "--micro-batch", 4]
+    status, out, err = in_process("pretrain", "--text", text, "--output", tmp_path, *options)
+    assert (status, out) == (0, f"{tmp_path / 'report.html'}\n"), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["objective"] == objective
     assert set(OBJECTIVES[objective].metrics) <= metrics["final"].keys()
@@ -163,6 +184,97 @@ def test_an_objective_without_a_generator_writes_its_model_and_its_metrics(objec
     assert load_encoder(tmp_path / "model").encoder.config.num_hidden_layers == demo.num_hidden_layers
 
 
+@pytest.fixture(scope="module")
+def finished(text, tmp_path_factory):
+    """The output folder and the command of a finished run without a generator; tests leave its results as they are."""
+    output = tmp_path_factory.mktemp("finished")
+    command = ["pretrain", "--text", text, "--output", output, *SMALL, "--objective", "masked_lm"]
+    command += ["--threads", 1, "--micro-batch", 4]
+    assert main([*map(str, command), "--steps", "12"]) == 0
+    return output, command
+
+
+def test_run_json_says_what_was_run(finished):
+    output, _ = finished
+    known = json.loads((output / "run.json").read_text())
+    assert known["schedule"] == f"{known['recipe']['length']}:12"
+    assert known["identity"]["--objective"] == "masked_lm"
+    assert known["execution"] == {
+        "micro_batch": 4,
+        "shard": False,
+        "checkpoint_layers": False,
+        "compile": False,
+        "ranks": 1,
+        "threads": 1,
+    }
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-12"]
+
+
+def test_a_finished_run_that_is_started_again_makes_its_report_again(finished, in_process):
+    output, command = finished
+    weights, log = ((output / name).read_bytes() for name in ("model/model.safetensors", "metrics.jsonl"))
+    (output / "report.html").unlink()
+    (output / "notes.txt").write_text("mine")
+    status, out, err = in_process(*command, "--steps", 12)
+    assert status == 0
+    assert out == f"{output / 'report.html'}\n"
+    assert f"the run in {output} is finished; --resume never would start it again" in err
+    assert "masked" in (output / "report.html").read_text()
+    assert [(output / name).read_bytes() for name in ("model/model.safetensors", "metrics.jsonl")] == [weights, log]
+    assert (output / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--steps", 12, "--seed", 5], "--seed 0, not 5"),
+        (["--steps", 13], ":12, not "),
+        (["--steps", 12, "--learning-rate", 0.5], "--learning-rate "),
+    ],
+)
+def test_another_command_into_the_same_folder_is_refused(finished, in_process, more, said):
+    output, command = finished
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    status, out, err = in_process(*command, *more)
+    assert (status, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last.startswith(f"electra-kernels: error: --output {output} holds a run with ")
+    assert said in last
+    assert last.endswith("choose another folder, or --resume never to replace that run")
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_resume_never_replaces_the_run(finished, in_process, text, tmp_path):
+    earlier, command = finished
+    output = tmp_path / "output"
+    shutil.copytree(earlier, output)
+    (output / "notes.txt").write_text("mine")
+    again = [output if argument == earlier else argument for argument in command]
+    status, _, err = in_process(*again, "--steps", 11, "--seed", 5, "--resume", "never")
+    assert status == 0, err
+    assert sorted(path.name for path in output.iterdir()) == sorted([*FILES, "notes.txt"])
+    assert json.loads((output / "metrics.json").read_text())["run"]["steps"] == 11
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-11"]
+    starts = [record for record in read_log(output / "metrics.jsonl").records if record["kind"] == "start"]
+    assert [(start["step"], start["steps"]) for start in starts] == [(0, 11)]
+
+
+def test_minutes_become_steps_before_the_start(finished, in_process, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "step_seconds", lambda trainer, rows: 0.5)
+    monkeypatch.setitem(RECIPES, "demo", replace(RECIPES["demo"], least_steps=2))
+    earlier, command = finished
+    output = tmp_path / "output"
+    again = [output if argument == earlier else argument for argument in command]
+    data = [again.index("--text"), again.index("--text") + 2]
+    again[slice(*data)] = ["--data", earlier / "data"]
+    del again[again.index("--vocab-size") : again.index("--vocab-size") + 2]
+    status, _, err = in_process(*again, "--minutes", 0.1)
+    assert status == 0, err
+    assert "12 steps, about 0.1 minutes" in err
+    assert json.loads((output / "metrics.json").read_text())["evaluations"][-1]["step"] == 12
+    assert not (output / "data").exists(), "the data was prepared before"
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -171,7 +283,7 @@ def test_an_objective_without_a_generator_writes_its_model_and_its_metrics(objec
         (["pretrain", "--output", "{tmp}", "--objective", "none"], "should be one of replaced_tokens, "),
         (
             ["pretrain", "--output", "{tmp}", "--objective", "masked_lm", "--pair-minutes", "1"],
-            "--pair-minutes is given with --objective masked_lm",
+            "--pair-minutes is given with the objective masked_lm",
         ),
         (["pretrain", "--output", "{tmp}/empty.txt", "--text", "{tmp}/short.txt"], "empty.txt"),
         (["pretrain", "--output", "{tmp}", "--text", "{tmp}/short.txt"], "too little"),
@@ -191,7 +303,7 @@ def test_an_objective_without_a_generator_writes_its_model_and_its_metrics(objec
         (["evaluate", "--text", "{tmp}/long.txt", "--model", "{tmp}"], "config.json is missing"),
     ],
 )
-def test_an_error_of_the_user_gives_one_line(arguments, message, trained, tmp_path, text):
+def test_an_error_of_the_user_gives_one_line(arguments, message, trained, tmp_path, text, in_process):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "short.txt").write_text("two words\n\nthree more words\n")
     (tmp_path / "long.txt").write_text(text.read_text())
@@ -199,12 +311,12 @@ def test_an_error_of_the_user_gives_one_line(arguments, message, trained, tmp_pa
     (tmp_path / "twice.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ncat\ncat\n")
     (tmp_path / "unknown.txt").write_text("Ω " * 40)
     paths = {"tmp": tmp_path, "model": trained[0] / "model"}
-    done = run(*(argument.format(**paths) for argument in arguments))
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
+    status, _, err = in_process(*(argument.format(**paths) for argument in arguments))
+    assert status == 2
+    last = err.splitlines()[-1]
     assert last.startswith("electra-kernels: error: ")
     assert message in last
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(

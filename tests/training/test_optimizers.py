@@ -115,7 +115,9 @@ def test_muon_of_a_sharded_matrix_is_that_of_the_whole(placement, monkeypatch):
     with join_world():
         mesh = init_device_mesh("cpu", (1,))
         plain = [torch.nn.Parameter(matrix.clone()) for matrix in start]
-        sharded = [torch.nn.Parameter(distribute_tensor(matrix.clone(), mesh, [placement])) for matrix in start]
+        sharded = [
+            torch.nn.Parameter(distribute_tensor(matrix.clone(), mesh, [placement])) for matrix in start
+        ]
         both = Muon(plain, 0.02, weight_decay=0.1), Muon(sharded, 0.02, weight_decay=0.1)
         for _ in range(3):
             for one, other in zip(plain, sharded):
