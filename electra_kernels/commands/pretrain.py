@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from electra_kernels.commands.options import Commands, add_text, number, output_folder
+from electra_kernels.commands.prepare import LARGEST_VOCABULARY
 
-# Larger values ask for more memory than any machine has; the largest vocabularies in use have a million entries.
-LARGEST_VOCABULARY, LARGEST_BATCH = 2**21, 2**20
+LARGEST_BATCH = 2**20  # a larger one asks for more memory than any machine has
 
 
 def add_command(commands: Commands) -> None:
