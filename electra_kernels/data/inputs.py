@@ -245,7 +245,7 @@ def _classify(path: Path, name: str) -> Input | str:
     if kind == "" and _has_no_suffix(inner):
         kind = _sniff(path, compression) or ""
         if not kind:
-            return "binary file"
+            return "file without a suffix that is not UTF-8 text"
     if kind == "json" and inner.endswith(".json") and _sniff(path, compression) != "json":
         return ".json file that is not one object per line"
     return _file(path, name, kind, compression) if kind else f"{Path(inner).suffix} file"
@@ -290,5 +290,5 @@ def _sniff(path: Path, compression: str) -> str | None:
 def _is_json_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line.decode("utf-8-sig")), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

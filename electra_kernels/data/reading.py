@@ -83,7 +83,7 @@ class Reader:
                 where = f"{piece.input.path}, {place}"
                 try:
                     record = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise UserError(f"{where}: not JSON: {error}") from error
                 yield from self._documents_of(
                     f"{piece.input.name}#{offset}", self._field(record, where), where
