@@ -66,7 +66,7 @@ def prepare_text(
         UserError: the text or the vocabulary cannot be used.
     """
     source = ", ".join(map(str, paths)) or "Documentation of Django, SQLAlchemy, Twisted, Celery and Scrapy"
-    corpus = split_held_out(read_documents(paths) if paths else documentation_text(log))
+    corpus = split_held_out(read_documents(paths, log=log) if paths else documentation_text(log))
     if vocabulary is not None:
         tokenizer = load_vocabulary(vocabulary)
     else:

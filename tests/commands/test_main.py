@@ -62,6 +62,7 @@ def test_pretrain_writes_model_report_and_metrics(trained):
         "config.json",
         "model.safetensors",
         "tokenizer.json",
+        "tokenizer_config.json",
         "vocab.txt",
     ]
     metrics = json.loads((output / "metrics.json").read_text())
