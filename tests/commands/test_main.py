@@ -10,7 +10,7 @@ import pytest
 from small_language import WORDS
 
 from electra_kernels.models import electra_config
-from electra_kernels.training.checkpoint import load_encoder
+from electra_kernels.training.model_folder import load_encoder
 from electra_kernels.training.objectives import OBJECTIVES
 
 
