@@ -9,8 +9,8 @@ from electra_kernels._version import __version__
 from electra_kernels.errors import UserError
 from electra_kernels.evaluation.report import METRICS, PAGES
 from electra_kernels.files import recover_folder, unfinished_folders, write_whole
-from electra_kernels.training.checkpoint import FILES, is_configuration
 from electra_kernels.training.log import EVENTS, LOG
+from electra_kernels.training.model_folder import FILES, is_configuration
 
 RUN = "run.json"
 _FOLDERS = ("checkpoints", EVENTS)

@@ -14,8 +14,8 @@ from small_language import WORDS
 from electra_kernels.commands import planning
 from electra_kernels.commands.main import main
 from electra_kernels.models import electra_config
-from electra_kernels.training.checkpoint import load_encoder
 from electra_kernels.training.log import read_log
+from electra_kernels.training.model_folder import load_encoder
 from electra_kernels.training.objectives import OBJECTIVES
 from electra_kernels.training.recipe import RECIPES
 
@@ -220,7 +220,10 @@ def test_a_finished_run_that_is_started_again_makes_its_report_again(finished, i
     assert out == f"{output / 'report.html'}\n"
     assert f"the run in {output} is finished; --resume never would start it again" in err
     assert "masked" in (output / "report.html").read_text()
-    assert [(output / name).read_bytes() for name in ("model/model.safetensors", "metrics.jsonl")] == [weights, log]
+    assert [(output / name).read_bytes() for name in ("model/model.safetensors", "metrics.jsonl")] == [
+        weights,
+        log,
+    ]
     assert (output / "notes.txt").read_text() == "mine"
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from electra_kernels.commands.run_folder import RUN, RunFolder
 from electra_kernels.errors import UserError
-from electra_kernels.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from electra_kernels.training.model_folder import Checkpoint, load_checkpoint, save_checkpoint
 from electra_kernels.training.recipe import RECIPES
 
 IDENTITY = {"--config": "demo", "--seed": 3, "--generator": None, "packing": True}

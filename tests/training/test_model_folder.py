@@ -10,7 +10,7 @@ from small_language import largest_file
 from electra_kernels import files
 from electra_kernels.errors import UserError
 from electra_kernels.models import Electra, ElectraConfig
-from electra_kernels.training.checkpoint import (
+from electra_kernels.training.model_folder import (
     FILES,
     Checkpoint,
     load_checkpoint,
@@ -100,7 +100,7 @@ def test_a_save_that_fails_keeps_the_previous_checkpoint(saved, model, tokenizer
     def fail(*arguments, **options):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("electra_kernels.training.checkpoint.save_file", fail)
+    monkeypatch.setattr("electra_kernels.training.model_folder.save_file", fail)
     with pytest.raises(OSError, match="no space left"):
         save_checkpoint(saved, Checkpoint(model, tokenizer, RECIPES["demo"]))
     load_checkpoint(saved)
