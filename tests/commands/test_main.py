@@ -1,5 +1,6 @@
 """The command line as a user runs it: one process per call, a small text, no network."""
 
+import io
 import json
 import os
 import random
@@ -36,6 +37,19 @@ def run(*arguments, **options):
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("environment", {})
     command = [sys.executable, "-m", "electra_kernels", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **options)
+
+
+@pytest.fixture
+def in_process(capsys, monkeypatch):
+    """Run a command in this process; returns its status, standard output and standard error."""
+    monkeypatch.delenv("RANK", raising=False)
+
+    def called(*arguments, input=""):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input.encode())))
+        status = main([*map(str, arguments)])
+        return status, *capsys.readouterr()
+
+    return called
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +107,7 @@ def test_the_report_shows_the_metrics_of_the_run_and_needs_no_other_file(trained
     assert f"{metrics['final']['auc_random']:.3f}" in page
     assert f"After {metrics['pair']['steps']:,} steps" in page
     assert f"--model {output / 'model'}" in page
-    assert page.count('src="data:image/png;base64,') == page.count("<img") == 6
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == 12
     assert "http" not in page
     assert page.index("only the label differs") < page.index("The run")
 
@@ -112,56 +126,45 @@ def test_detect_colours_a_text(trained):
     assert done.stdout.count("most suspicious:") == 2
 
 
-def test_detect_reads_standard_input_and_prints_json(trained):
+def test_detect_reads_standard_input_and_prints_json(trained, in_process):
     output, _ = trained
-    done = run("detect", "-", "--json", "--model", output / "model", input="the old cat\n")
-    (line,) = json.loads(done.stdout)
+    _, out, _ = in_process("detect", "-", "--json", "--model", output / "model", input="the old cat\n")
+    (line,) = json.loads(out)
     assert [token["piece"] for token in line] == ["the", "old", "cat"]
     assert all(0 < token["probability"] < 1 for token in line)
 
 
-def test_blank_lines_of_standard_input_are_skipped(trained):
+def test_blank_lines_of_standard_input_are_skipped(trained, in_process):
     output, _ = trained
-    done = run("detect", "-", "--json", "--model", output / "model", input="the old cat\n\n  \na dog\n")
-    assert [len(line) for line in json.loads(done.stdout)] == [3, 2]
+    lines = "the old cat\n\n  \na dog\n"
+    _, out, _ = in_process("detect", "-", "--json", "--model", output / "model", input=lines)
+    assert [len(line) for line in json.loads(out)] == [3, 2]
 
 
-def test_undefined_metrics_are_null_in_json(trained, tmp_path):
+def test_undefined_metrics_are_null_in_json(trained, in_process, tmp_path):
     output, _ = trained
     (tmp_path / "one.txt").write_text("cat " * 40)
-    done = run("evaluate", "--json", "--model", output / "model", "--text", tmp_path / "one.txt")
-    assert "NaN" not in done.stdout
-    json.loads(done.stdout)
+    _, out, _ = in_process("evaluate", "--json", "--model", output / "model", "--text", tmp_path / "one.txt")
+    assert "NaN" not in out
+    json.loads(out)
 
 
-def test_detect_covers_a_text_longer_than_a_row(trained):
+def test_detect_covers_a_text_longer_than_a_row(trained, in_process):
     output, _ = trained
-    words = " ".join(["cat"] * 150)
-    done = run("detect", words, "--json", "--model", output / "model")
-    assert len(json.loads(done.stdout)[0]) == 150
+    _, out, _ = in_process("detect", " ".join(["cat"] * 150), "--json", "--model", output / "model")
+    assert len(json.loads(out)[0]) == 150
 
 
-def test_evaluate_prints_metrics(trained, text):
+def test_evaluate_prints_metrics(trained, in_process, text):
     output, _ = trained
-    done = run("evaluate", "--model", output / "model", "--text", text, "--json")
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)
+    command = ["evaluate", "--model", output / "model", "--text", text]
+    status, out, err = in_process(*command, "--json")
+    assert status == 0, err
+    figures = json.loads(out)
     assert figures["tokens"] > 5_000
     assert {"auc_random", "auc_samples", "mlm_loss", "rtd_loss"} <= figures.keys()
-    plain = run("evaluate", "--model", output / "model", "--text", text).stdout
+    _, plain, _ = in_process(*command)
     assert f"{figures['auc_random']:.4f}" in plain
-
-
-@pytest.fixture
-def in_process(capsys, monkeypatch):
-    """Run a command in this process; returns its status, standard output and standard error."""
-    monkeypatch.delenv("RANK", raising=False)
-
-    def called(*arguments):
-        status = main([*map(str, arguments)])
-        return status, *capsys.readouterr()
-
-    return called
 
 
 @pytest.mark.parametrize("objective, saved", [("masked_lm", "encoder"), ("unigram_generator", "model")])
@@ -323,29 +326,46 @@ def test_an_error_of_the_user_gives_one_line(arguments, message, trained, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "option", [["--minutes", "0"], ["--steps", "-3"], ["--minutes", "1", "--steps", "2"]]
+    "option",
+    [
+        ["--minutes", "0"],
+        ["--steps", "-3"],
+        ["--minutes", "1", "--steps", "2"],
+        ["--phases", "128:5", "--steps", "2"],
+        ["--phases", "128"],
+    ],
+    ids=" ".join,
 )
-def test_an_impossible_length_is_refused(option, tmp_path):
-    done = run("pretrain", "--output", tmp_path, *option)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+def test_an_impossible_length_is_refused(option, in_process, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        in_process("pretrain", "--output", tmp_path / "output", *option)
+    assert stopped.value.code == 2
+    assert f"argument {option[-2]}: " in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()
 
 
-def test_help_describes_each_command():
-    page = run("--help").stdout
-    for command in ("pretrain", "evaluate", "detect", "doctor"):
+def help_page(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_describes_each_command(capsys):
+    page = help_page(capsys, "--help")
+    for command in ("prepare", "pretrain", "report", "compare", "evaluate", "detect", "doctor"):
         assert command in page
-        assert "usage: electra-kernels" in run(command, "--help").stdout
+        assert f"usage: electra-kernels {command}" in help_page(capsys, command, "--help")
 
 
-def test_the_version_is_that_of_the_package():
+def test_the_version_is_that_of_the_package(capsys):
     from electra_kernels import __version__
 
-    assert run("--version").stdout == f"electra_kernels {__version__}\n"
+    assert help_page(capsys, "--version") == f"electra_kernels {__version__}\n"
 
 
-def test_doctor_prints_the_back_ends():
-    page = run("doctor").stdout
+def test_doctor_prints_the_back_ends(in_process):
+    _, page, _ = in_process("doctor")
     assert "sample_tokens" in page
     assert "reference" in page
 
