@@ -7,7 +7,7 @@ returns its input. So the rows can be gathered before the head, and the last Lin
 A model may change after its head was found: adapters wrap a Linear, a layer is replaced, hooks are registered. Each
 call follows these changes. If the last layer is no longer a plain Linear, the model computes its logits itself.
 
-FSDP2 is no such change: `run_head` gathers the weights of the head wherever ``fully_shard`` was called in it.
+FSDP2 is no such change: `Head.run` gathers the weights of the head wherever ``fully_shard`` was called in it.
 """
 
 import copy
