@@ -37,10 +37,10 @@ from electra_kernels.models import Encoder, electra_config
 from electra_kernels.models.precision import has_native_bfloat16
 from electra_kernels.training import loop
 from electra_kernels.training.alarms import Monitor
-from electra_kernels.training.checkpoint import load_checkpoint, save_objective
 from electra_kernels.training.checkpoints import Checkpoints
 from electra_kernels.training.lock import locked
 from electra_kernels.training.log import LOG, Log, read_log
+from electra_kernels.training.model_folder import load_checkpoint, save_objective
 from electra_kernels.training.objectives import (
     Objective,
     make_objective,
