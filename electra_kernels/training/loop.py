@@ -15,7 +15,7 @@ from electra_kernels.training.hardware import mfu
 from electra_kernels.training.log import Log, StepRecord
 from electra_kernels.training.stop import stop_requests
 from electra_kernels.training.trainer import Trainer
-from electra_kernels.training.world import World
+from electra_kernels.training.world import AgreedError, World
 
 EVALUATIONS = 12  # over the whole training
 
@@ -31,7 +31,7 @@ def run(
     log: Log | None,
     monitor: Monitor,
     evaluate: Callable[[], Mapping[str, float]],
-    save_model: Callable[[int], None],
+    save_model: Callable[[int], bool],
     show: Show,
     warn: Callable[[str], None],
     save_minutes: float,
@@ -46,7 +46,8 @@ def run(
         log: of rank 0; None on the others.
         monitor: gives alarms.
         evaluate: figures on held-out text; called on all ranks, `EVALUATIONS` times.
-        save_model: saves the model that users keep, after each evaluation; called on all ranks with the step.
+        save_model: saves the model that users keep, after each evaluation; called on all ranks with the step, and
+            returns on all of them whether it is written.
         show: shows the progress; called on rank 0.
         warn: prints an alarm; called on rank 0.
         save_minutes: time between checkpoints.
@@ -54,8 +55,9 @@ def run(
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM arrived at a rank; the state and the model of that step are saved.
+        UserError: the model of the last step cannot be written.
     """
-    world, figures = trainer.world, {}
+    world, figures, has_model = trainer.world, {}, True
     evaluated, saved = trainer.position.step, time.monotonic()
     with stop_requests(world) as stop:
         for record in trainer.train(sources, stop):
@@ -64,7 +66,7 @@ def run(
             is_last = record.step == record.steps
             if _is_due(evaluated, record) or is_last:
                 figures, evaluated = dict(evaluate()), record.step
-                save_model(record.step)
+                has_model = save_model(record.step)
                 if log is not None:
                     log.evaluation(record.step, record.seconds, figures)
             if log is not None:
@@ -78,15 +80,21 @@ def run(
                 saved = time.monotonic()
                 checkpoints.save(trainer)
         is_whole = checkpoints.finish()
-        if stop.agreed:
-            save_model(trainer.position.step)
+        if stop():  # a signal during the last evaluation counts too
+            if evaluated != trainer.position.step:
+                save_model(trainer.position.step)
             if log is not None:
                 log.end(trainer.position.step, signal.Signals(stop.agreed).name)
+            world.gather(None)  # When one process has ended, torchrun stops those that still write.
             step = f"step {trainer.position.step:,} of {trainer.schedule.steps:,}"
             raise stop.error(
                 f"{step} is saved; the same command continues there"
                 if is_whole
                 else f"{step} could not be saved"
+            )
+        if not has_model:
+            raise AgreedError(
+                "the training is finished, but not its model: make room, then the same command goes on"
             )
 
 
