@@ -168,7 +168,7 @@ def _known_run(folder: RunFolder, options: Options, identity: dict[str, Any]) ->
         return None
     folder.require_same_run(identity)
     known, asked = folder.known(), _asked_checkpoint(options)
-    begun_from = known["begun_from"] if known else None
+    begun_from = known.get("begun_from") if known else None
     if known and asked and not _is_own(asked, folder.checkpoints) and begun_from != str(asked):
         raise UserError(
             f"--output {folder.folder} holds a run that did not begin with {asked}: choose another folder, or leave "
@@ -218,9 +218,12 @@ def _restore(
     """Load the state to continue from, if there is one; returns the checkpoint of another run with which it began."""
     asked = _asked_checkpoint(options)
     if asked and _is_own(asked, checkpoints.folder):
-        begun_from, is_restored = known["begun_from"] if known else None, checkpoints.restore(trainer, asked)
+        begun_from, is_restored = (
+            known.get("begun_from") if known else None,
+            checkpoints.restore(trainer, asked),
+        )
     else:
-        begun_from = known["begun_from"] if known else asked and str(asked)
+        begun_from = known.get("begun_from") if known else asked and str(asked)
         is_restored = known is not None and checkpoints.restore(trainer)
         if not is_restored and begun_from:
             is_restored = checkpoints.restore(trainer, Path(begun_from))

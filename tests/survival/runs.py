@@ -28,7 +28,8 @@ class Run:
         launcher = [sys.executable] if ranks == 1 else [*TORCHRUN, str(ranks)]
         arguments = [*launcher, *command, "pretrain", "--output", output, *OPTIONS, *options]
         self.output, self.ranks = Path(output), ranks
-        self.messages = self.output.parent / f"{self.output.name}.{time.monotonic_ns()}.stderr"
+        beside = self.output.parent.parent if self.output.parent.is_mount() else self.output.parent
+        self.messages = beside / f"{self.output.name}.{time.monotonic_ns()}.stderr"
         with open(self.messages, "wb") as file:
             self.process = subprocess.Popen(
                 [*map(str, arguments)],

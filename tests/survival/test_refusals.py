@@ -106,15 +106,21 @@ def test_resume(data, uninterrupted, tmp_path):
     check_end(output, STEPS)
 
 
-# Rank 1 fails alone: with an OSError while it opens the data, or with an error that nobody expects while it trains.
-FAILS_AT = """
+# Rank 1 fails alone after some calls: while it opens the data, in the first step, or in a later one while a checkpoint
+# is being written.
+FAILS = """
 import os, sys
 from electra_kernels.commands.main import main
 import electra_kernels.commands.pipeline as pipeline
 from electra_kernels.data.rows import PackedRows
 
-def fail(*_):
-    raise {error}
+real, calls = {place}, []
+
+def fail(*arguments):
+    calls.append(None)
+    if len(calls) > {calls}:
+        raise {error}
+    return real(*arguments)
 
 if os.environ["RANK"] == "1":
     {place} = fail
@@ -123,24 +129,26 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize(
-    ("place", "error", "line"),
+    ("place", "calls", "error", "line"),
     [
         (
             "pipeline.open_cache",
+            0,
             "PermissionError(13, 'Permission denied', 'tokens.bin')",
             "rank 1: tokens.bin: Permission denied",
         ),
         (
             "PackedRows.batch",
+            0,
             "OSError(5, 'Input/output error', 'tokens.bin')",
             "tokens.bin: Input/output error",
         ),
-        ("PackedRows.batch", "MemoryError('no memory')", "out of memory: no memory"),
+        ("PackedRows.batch", 12, "MemoryError('no memory')", "out of memory: no memory"),
     ],
 )
-def test_a_rank_that_fails_alone_ends_the_other(data, tmp_path, place, error, line):
+def test_a_rank_that_fails_alone_ends_the_other(data, tmp_path, place, calls, error, line):
     script = tmp_path / "fails.py"
-    script.write_text(FAILS_AT.format(place=place, error=error))
+    script.write_text(FAILS.format(place=place, calls=calls, error=error))
     run = Run(tmp_path / "run", "--data", data, "--steps", STEPS, ranks=2, command=[script])
     assert run.wait(60) == 1
     ours = [text for text in run.errors() if "has lost another rank" not in text and text != "terminated"]

@@ -46,10 +46,11 @@ def test_two_ranks(data, uninterrupted, tmp_path, number, ranks):
         run.process.send_signal(number)
     assert run.wait() == 1  # of torchrun; its table has the status of the ranks
     step = records(output)[-1]["step"]
-    (error,) = run.errors()
+    # When the first rank has ended, torchrun stops the other, which may be about to end by itself.
+    (error,) = [line for line in run.errors() if line not in ("terminated", "interrupted")]
     assert error.endswith(f"step {step} of {STEPS} is saved; the same command continues there")
     if ranks:
-        assert run.stderr().count("exitcode  : 143") == 2
+        assert run.stderr().rpartition("Root Cause")[2].count("exitcode  : 143") == 1
     assert f"step-{step}" in checkpoints(output)
     finished(output, *options, ranks=2)
     assert weights(output) == weights(uninterrupted(2))
