@@ -195,18 +195,13 @@ def run(arguments: argparse.Namespace) -> int:
     from electra_kernels.commands.pipeline import pretrain
     from electra_kernels.commands.progress import Progress
     from electra_kernels.commands.run_options import Options
-    from electra_kernels.training.world import AgreedError
 
     is_main = os.environ.get("RANK", "0") == "0"
     options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
     try:
         report = pretrain(options, Progress(Console(stderr=True, quiet=not is_main)))
-    except AgreedError:  # of all ranks, and rank 0 prints it
-        if is_main:
-            raise
-        return 2
     except KeyboardInterrupt as stop:
-        if is_main:
+        if is_main:  # the only rank that prints
             raise
         return describe_stop(type(stop))[1]
     if is_main:

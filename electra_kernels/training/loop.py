@@ -60,26 +60,28 @@ def run(
     world, figures, has_model = trainer.world, {}, True
     evaluated, saved = trainer.position.step, time.monotonic()
     with stop_requests(world) as stop:
-        for record in trainer.train(sources, stop):
-            checkpoints.poll()
-            record = replace(record, metrics={**record.metrics, **_load(record, world, flops)})
-            is_last = record.step == record.steps
-            if _is_due(evaluated, record) or is_last:
-                figures, evaluated = dict(evaluate()), record.step
-                has_model = save_model(record.step)
+        try:
+            for record in trainer.train(sources, stop):
+                checkpoints.poll()
+                record = replace(record, metrics={**record.metrics, **_load(record, world, flops)})
+                is_last = record.step == record.steps
+                if _is_due(evaluated, record) or is_last:
+                    figures, evaluated = dict(evaluate()), record.step
+                    has_model = save_model(record.step)
+                    if log is not None:
+                        log.evaluation(record.step, record.seconds, figures)
                 if log is not None:
-                    log.evaluation(record.step, record.seconds, figures)
-            if log is not None:
-                log.step(record)
-                for alarm in monitor.check(record):
-                    log.alarm(alarm.step, alarm.message)
-                    warn(str(alarm))
-                show(record, figures)
-            is_late = time.monotonic() - saved >= 60 * save_minutes
-            if world.largest(is_late) or is_last or stop.agreed:
-                saved = time.monotonic()
-                checkpoints.save(trainer)
-        is_whole = checkpoints.finish()
+                    log.step(record)
+                    for alarm in monitor.check(record):
+                        log.alarm(alarm.step, alarm.message)
+                        warn(str(alarm))
+                    show(record, figures)
+                is_late = time.monotonic() - saved >= 60 * save_minutes
+                if world.largest(is_late) or is_last or stop.agreed:
+                    saved = time.monotonic()
+                    checkpoints.save(trainer)
+        finally:  # the thread that writes would outlive an error, and the lock of the folder
+            is_whole = checkpoints.finish()
         if stop():  # a signal during the last evaluation counts too
             if evaluated != trainer.position.step:
                 save_model(trainer.position.step)

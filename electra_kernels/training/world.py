@@ -151,7 +151,7 @@ def join_world() -> Iterator[World]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        reason = str(error).strip().splitlines()[0].rpartition("] ")[2]
+        reason = str(error).strip().splitlines()[0].rpartition("] ")[2].partition(". ")[0]
         raise UserError(f"rank {dist.get_rank()} has lost another rank: {reason}") from error
     finally:
         dist.destroy_process_group()
