@@ -2,17 +2,18 @@
 
 ``python -m benchmarks.prepare --sizes 5 20 60`` prepares texts of so many MB, made of shuffled paragraphs of the demo's
 documentation, each in a process of its own, and prints a row per size: seconds, MB/s, and the peak resident memory of
-the parent and of the largest worker.
+the parent and of the largest worker (VmHWM of /proc, read while they run).
 """
 
 import argparse
 import json
 import multiprocessing
 import random
-import resource
+import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -34,6 +35,28 @@ def write_text(path: Path, size: int) -> None:
             written += file.write("\n".join(map(" ".join, rotated)) + "\n\n")
 
 
+class _PeakMemory(threading.Thread):
+    """Watches the peak resident memory of this process's children, in MB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.largest, self.done = 0.0, threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.1):
+            peaks = [_peak_memory(child.pid) for child in multiprocessing.active_children()]
+            self.largest = max([self.largest, *peaks])
+
+
+def _peak_memory(process: int | str | None) -> float:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:  # it has ended
+        return 0.0
+    found = re.search(r"VmHWM:\s*(\d+)", status)
+    return int(found[1]) / 1e3 if found else 0.0
+
+
 def measure(size: float, processes: int) -> dict[str, float]:
     """Prepare a text of ``size`` MB in this process and its workers; times in seconds, memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
@@ -44,16 +67,17 @@ def measure(size: float, processes: int) -> dict[str, float]:
         def progress(stage: str, done: int, total: int) -> None:
             stages.setdefault(stage, time.perf_counter())
 
+        memory = _PeakMemory()
+        memory.start()
         start = time.perf_counter()
         cache = prepare(
             [text], Path(folder, "cache"), processes=processes, vocab_size=8192, progress=progress
         )
         seconds = time.perf_counter() - start
-        peaks = (
-            resource.getrusage(who).ru_maxrss / 1e3
-            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
-        return dict(zip(("parent", "worker"), peaks)) | {
+        memory.done.set()
+        return {
+            "parent": _peak_memory("self"),
+            "worker": memory.largest,
             "size": size,
             "seconds": seconds,
             "encoding": start + seconds - stages["encoding"],

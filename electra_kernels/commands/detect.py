@@ -70,7 +70,7 @@ def detect(model: Path, texts: Sequence[str]) -> list[list["ScoredToken"]]:
     from electra_kernels.data.text import Document
     from electra_kernels.evaluation.colouring import score_rows
     from electra_kernels.evaluation.held_out import slices
-    from electra_kernels.training.checkpoint import load_checkpoint
+    from electra_kernels.training.model_folder import load_checkpoint
 
     checkpoint = load_checkpoint(model)
     results = []

@@ -48,7 +48,7 @@ def evaluate(model: Path, text: Sequence[Path]) -> dict[str, float | int]:
     from electra_kernels.data.rows import encode_rows, unigram_counts
     from electra_kernels.data.text import read_documents
     from electra_kernels.evaluation.held_out import FixedCorruption, evaluate_electra, rarity
-    from electra_kernels.training.checkpoint import load_checkpoint
+    from electra_kernels.training.model_folder import load_checkpoint
 
     checkpoint = load_checkpoint(model)
     rows = encode_rows(read_documents(text), checkpoint.tokenizer, checkpoint.recipe.length)

@@ -16,7 +16,7 @@ import torch
 from electra_kernels._interrupt import describe_stop, stop_signals_raise
 from electra_kernels._version import __version__
 from electra_kernels.commands import compare, detect, doctor, evaluate, prepare, pretrain, report
-from electra_kernels.errors import UserError
+from electra_kernels.errors import AgreedError, UserError
 
 _COMMANDS = (prepare, pretrain, report, compare, evaluate, detect, doctor)
 _REQUIRED_PACKAGES = ("matplotlib", "rich", "safetensors", "scipy", "tensorboard", "tokenizers")
@@ -58,6 +58,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return status
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         return 0
+    except AgreedError as error:
+        return _fail(str(error)) if os.environ.get("RANK", "0") == "0" else 2
     except UserError as error:
         return _fail(str(error))
     except OSError as error:

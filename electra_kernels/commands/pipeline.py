@@ -29,7 +29,7 @@ from electra_kernels.data.prepare import prepare
 from electra_kernels.data.rows import PackedRows
 from electra_kernels.data.text import Corpus
 from electra_kernels.data.token_cache import TokenCache, open_cache
-from electra_kernels.errors import UserError
+from electra_kernels.errors import AgreedError, UserError
 from electra_kernels.evaluation.comparison.pair import train_pair
 from electra_kernels.evaluation.real_word_errors import ErrorPairs, error_pairs_or_reason
 from electra_kernels.evaluation.report import make_report, write_metrics, write_report
@@ -38,10 +38,10 @@ from electra_kernels.models import Encoder, electra_config
 from electra_kernels.models.precision import has_native_bfloat16
 from electra_kernels.training import loop
 from electra_kernels.training.alarms import Monitor
-from electra_kernels.training.checkpoint import load_checkpoint, save_objective
 from electra_kernels.training.checkpoints import Checkpoints
 from electra_kernels.training.lock import locked
 from electra_kernels.training.log import LOG, Log, read_log
+from electra_kernels.training.model_folder import load_checkpoint, save_objective
 from electra_kernels.training.objectives import (
     Objective,
     make_objective,
@@ -50,7 +50,7 @@ from electra_kernels.training.objectives.transformers_pair import TransformersPa
 from electra_kernels.training.profiler import profile_step
 from electra_kernels.training.recipe import RECIPES, Recipe
 from electra_kernels.training.trainer import Trainer
-from electra_kernels.training.world import AgreedError, World, join_world
+from electra_kernels.training.world import World, join_world
 
 STEP_REPEATS = 20  # upper limit; a large model is timed for fewer steps
 

@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias
 
-from electra_kernels.commands.options import Commands, number, output_folder
+from electra_kernels.commands.options import Commands, add_text, number, output_folder
 
 Options: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 
-LARGEST_PROCESSES = 1024
-LARGEST_VOCABULARY = 2**21  # the largest in use have a million entries
+# Larger values ask for more memory than any machine has; the largest vocabularies in use have a million entries.
+LARGEST_VOCABULARY, LARGEST_PROCESSES = 2**21, 1024
 
 
 def add_command(commands: Commands) -> None:
@@ -22,12 +22,8 @@ def add_command(commands: Commands) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument("--output", type=output_folder, required=True, help="folder for the token cache")
-    parser.add_argument(
-        "--text",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="PATH",
+    add_text(
+        parser,
         help="files or folders: .txt and .md (one paragraph per line, an empty line between documents), .jsonl, "
         ".parquet, each also .gz or .zst, or a saved Hugging Face dataset; - is standard input; by default the "
         "documentation of five Python packages is downloaded from the package index",

@@ -9,11 +9,12 @@ from electra_kernels._version import __version__
 from electra_kernels.errors import UserError
 from electra_kernels.evaluation.report import METRICS, PAGES
 from electra_kernels.files import recover_folder, unfinished_folders, write_whole
-from electra_kernels.training.checkpoint import FILES, is_configuration
 from electra_kernels.training.log import EVENTS, LOG
+from electra_kernels.training.model_folder import FILES, is_configuration
 
 RUN = "run.json"
 _FOLDERS = ("checkpoints", EVENTS)
+_PAIR = ("generator", "discriminator")  # folders of a pair of transformers, and keys of its configuration
 
 
 class RunFolder:
@@ -35,20 +36,19 @@ class RunFolder:
         Raises:
             UserError: a file or folder has the name of a result but was not written by ``pretrain``.
         """
-        recover_folder(self.model)
         folders = [path for path in (self.model, *unfinished_folders(self.model)) if path.exists()]
-        if _has_keys(self.folder / RUN, "identity"):
-            return
         foreign = [path for path in folders if not _is_own_model(path)]
-        results = [] if _has_keys(self.folder / METRICS, "recipe", "run") else [METRICS, LOG, *_FOLDERS]
-        if not folders and results:
-            results += PAGES
-        foreign += [self.folder / name for name in (RUN, *results) if (self.folder / name).exists()]
+        if not _has_keys(self.folder / RUN, "identity"):
+            results = [] if _has_keys(self.folder / METRICS, "recipe", "run") else [METRICS, LOG, *_FOLDERS]
+            if not folders and results:
+                results += PAGES
+            foreign += [self.folder / name for name in (RUN, *results) if (self.folder / name).exists()]
         if foreign:
             raise UserError(
                 f"--output {self.folder} holds {foreign[0].name}, which is not from electra-kernels pretrain and would "
                 "be replaced: choose another folder, or move it away"
             )
+        recover_folder(self.model)
 
     def known(self) -> dict[str, Any] | None:
         """The content of run.json; None if there is none yet."""
@@ -110,6 +110,13 @@ def _is_own_model(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir() if not path.name.endswith(".part")}
+    if names & set(_PAIR):  # its tokenizer may have files of any name; its own config.json is written last
+        is_whole = "config.json" in names
+        return (
+            _has_keys(folder / "config.json", *_PAIR)
+            if is_whole
+            else (folder / _PAIR[0] / "config.json").exists()
+        )
     return names <= set(FILES) and (not names or is_configuration(folder / "config.json"))
 
 

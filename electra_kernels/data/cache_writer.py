@@ -118,13 +118,19 @@ def _write_tokens(shards: Sequence[Shard], folder: Path) -> None:
 
 
 def _write_offsets(shards: Sequence[Shard], documents: int, folder: Path) -> None:
-    offsets = np.lib.format.open_memmap(folder / OFFSETS, "w+", np.int64, (documents + 1,))
-    offsets[0] = start = total = 0
-    for shard in shards:
-        lengths = np.fromfile(shard.file(".lengths"), np.int64)
-        offsets[start + 1 : start + 1 + len(lengths)] = total + np.cumsum(lengths)
-        start, total = start + len(lengths), total + int(lengths.sum())
-    offsets.flush()
+    # Written one shard after the other: a memory map would end the process if the disk is full.
+    with open(folder / OFFSETS, "wb") as target:
+        header = {"descr": "<i8", "fortran_order": False, "shape": (documents + 1,)}
+        np.lib.format.write_array_header_1_0(target, header)
+        target.write(np.zeros(1, "<i8").data)
+        last = 0
+        for shard in shards:
+            lengths = np.fromfile(shard.file(".lengths"), np.int64)
+            offsets = np.cumsum(lengths, dtype="<i8") + last
+            target.write(offsets.data)
+            last += int(lengths.sum())
+        target.flush()
+        os.fsync(target.fileno())
 
 
 def _move(folder: Path, output: Path, meta: dict[str, Any]) -> None:

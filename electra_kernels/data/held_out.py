@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from electra_kernels.data.document import Document
+from electra_kernels.errors import UserError
 
 SHARE = 1 / 20
 LARGEST = 16 << 20  # bytes; an evaluation needs no more, whatever the size of the corpus
@@ -92,6 +93,22 @@ def divide(document: Document, held_out: int) -> tuple[Document | None, Document
         replace(document, paragraphs=document.paragraphs[:kept]),
         replace(document, paragraphs=document.paragraphs[kept:]),
     )
+
+
+def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """Every other document; a single one is divided in its middle.
+
+    Raises:
+        UserError: there is only one paragraph.
+    """
+    if len(documents) > 1:
+        return list(documents[::2]), list(documents[1::2])
+    parts = divide(documents[0], documents[0].size // 2) if documents else (None, None)
+    if parts[0] is None or parts[1] is None:
+        raise UserError(
+            "too little held-out text: it needs two paragraphs, one of them to choose a learning rate by"
+        )
+    return [parts[0]], [parts[1]]
 
 
 def drop_repeated(documents: Sequence[Document], repeated: Container[str]) -> tuple[list[Document], float]:

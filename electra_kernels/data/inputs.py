@@ -5,6 +5,7 @@ import importlib.util
 import json
 import mimetypes
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,7 +110,8 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
     depths = [1] * len(paths)
     while True:
         names = ["/".join(path.parts[-depth:]) for path, depth in zip(absolute, depths)]
-        clashes = [i for i, name in enumerate(names) if names.count(name) > 1]
+        counts = Counter(names)
+        clashes = [i for i, name in enumerate(names) if counts[name] > 1]
         deeper = [i for i in clashes if depths[i] < len(absolute[i].parts)]
         if not deeper:
             return names
@@ -202,7 +204,10 @@ def _is_result(path: Path) -> bool:
 
 
 def _dataset_dict(folder: Path, name: str, notes: Notes) -> Iterator[Input]:
-    splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
+    try:
+        splits = list(json.loads((folder / "dataset_dict.json").read_bytes())["splits"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: dataset_dict.json cannot be read: {error!r}") from error
     if "train" not in splits:
         raise UserError(
             f"{folder}: a DatasetDict without a split train; give the folder of one of its splits "
@@ -240,7 +245,7 @@ def _classify(path: Path, name: str) -> Input | str:
     if kind == "" and _has_no_suffix(inner):
         kind = _sniff(path, compression) or ""
         if not kind:
-            return "binary file"
+            return "file without a suffix that is not UTF-8 text"
     if kind == "json" and inner.endswith(".json") and _sniff(path, compression) != "json":
         return ".json file that is not one object per line"
     return _file(path, name, kind, compression) if kind else f"{Path(inner).suffix} file"
@@ -285,5 +290,5 @@ def _sniff(path: Path, compression: str) -> str | None:
 def _is_json_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line.decode("utf-8-sig")), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

@@ -54,6 +54,10 @@ class Reader:
             raise UserError(f"{path}: not UTF-8 text ({error.reason} at {byte}); convert it") from error
         except decompression_errors() as error:
             raise UserError(f"{path}: cannot be read: {error}") from error
+        except Exception as error:  # pyarrow and datasets raise many kinds
+            if isinstance(error, UserError) or piece.input.kind not in ("parquet", "dataset"):
+                raise
+            raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
 
     def _text(self, piece: Piece) -> Iterator[Document]:
         with open_decompressed(piece.input.path, piece.input.compression) as file:
@@ -79,7 +83,7 @@ class Reader:
                 where = f"{piece.input.path}, {place}"
                 try:
                     record = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise UserError(f"{where}: not JSON: {error}") from error
                 yield from self._documents_of(
                     f"{piece.input.name}#{offset}", self._field(record, where), where

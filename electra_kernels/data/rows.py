@@ -14,7 +14,6 @@ from electra_kernels.data.batch import TokenBatch
 from electra_kernels.data.packing import SHORTEST_ROW, Plan, TokenStore
 from electra_kernels.data.text import Document
 from electra_kernels.data.vocabulary import SpecialIds, special_ids
-from electra_kernels.errors import UserError
 
 _CHUNK_PARAGRAPHS = 4096
 
@@ -186,36 +185,9 @@ def spread(rows: Rows, count: int) -> Rows:
     return Rows(rows.input_ids[index], rows.document[index], rows.special_ids)
 
 
-def batches(rows: Rows, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """An endless stream of batches of row indices, each int64 [batch_size].
-
-    Every epoch is a new permutation of all rows. A batch at the end of an epoch is filled from the next one. The order
-    depends on `seed` alone, and the global random state is neither read nor changed.
-
-    Raises:
-        UserError: there are no rows.
-        ValueError: batch_size is less than 1.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: {batch_size} should be at least 1")
-    if not len(rows.input_ids):
-        raise UserError(f"too little text: no document has {SHORTEST_ROW} tokens")
-    return _batches(len(rows.input_ids), batch_size, seed)
-
-
 def unigram_counts(rows: Rows, vocab_size: int) -> Tensor:
     """How often each token occurs at maskable positions, int64 [vocab_size]."""
     return torch.bincount(rows.input_ids[rows.maskable], minlength=vocab_size)
-
-
-def _batches(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    pending = torch.empty(0, dtype=torch.int64)
-    while True:
-        while len(pending) < batch_size:
-            pending = torch.cat([pending, torch.randperm(count, generator=generator)])
-        yield pending[:batch_size]
-        pending = pending[batch_size:]
 
 
 def _encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[list[int]]:

@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +139,7 @@ class Encoding:
     held_out_hashes: Path
 
     def __call__(self, report: Report) -> None:
-        tokenizer = _tokenizer(self.tokenizer)
-        held_out = _hashes(self.held_out_hashes)
+        tokenizer, held_out = load_vocabulary(self.tokenizer), _read_hashes(self.held_out_hashes)
         vocab_size = tokenizer.get_vocab_size()
         dtype, counts = token_dtype(vocab_size), np.zeros(vocab_size, np.int64)
         digest, documents, tokens, repeated = hashlib.sha256(), 0, 0, set()
@@ -245,13 +243,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-@lru_cache(maxsize=1)
-def _tokenizer(folder: Path) -> Tokenizer:
-    return load_vocabulary(folder)
-
-
-@lru_cache(maxsize=1)
-def _hashes(path: Path) -> frozenset[bytes]:
+def _read_hashes(path: Path) -> frozenset[bytes]:
     data = path.read_bytes()
     return frozenset(data[start : start + 8] for start in range(0, len(data), 8))
 

@@ -28,7 +28,7 @@ from electra_kernels.data.vocabulary import describe_vocabulary, load_vocabulary
 from electra_kernels.data.workers import run_tasks
 from electra_kernels.errors import UserError
 from electra_kernels.files import write_whole
-from electra_kernels.models.tokenizer import save_tokenizer
+from electra_kernels.tokenizer_files import save_tokenizer
 
 Log = Callable[[str], None]
 Progress = Callable[[str, int, int], None]

@@ -17,7 +17,6 @@ from electra_kernels.data.word_pieces import (
 )
 from electra_kernels.errors import UserError
 from electra_kernels.files import write_whole
-from electra_kernels.models.tokenizer import save_tokenizer
 from electra_kernels.special_tokens import (
     USUAL_NAMES,
     find_roles,
@@ -25,6 +24,7 @@ from electra_kernels.special_tokens import (
     read_roles,
     special_tokens,
 )
+from electra_kernels.tokenizer_files import save_tokenizer
 
 __all__ = [
     "CONTINUATION_PREFIX",

@@ -45,7 +45,7 @@ def run_tasks(tasks: Sequence[Task], processes: int, progress: Callable[[int], N
             finished, pending = wait(pending, _PAUSE, FIRST_EXCEPTION)
             for future in finished:
                 future.result()
-            progress(done.value)
+            progress(done.get_obj().value)  # without its lock, which a killed worker may hold
     except BrokenProcessPool:
         raise UserError("a worker was killed, perhaps for lack of memory: give fewer --processes") from None
     finally:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from electra_kernels.models.config import ElectraConfig, EncoderConfig
 from electra_kernels.models.electra import Electra
 from electra_kernels.models.encoder import Encoder
-from electra_kernels.models.tokenizer import check_tokenizer, save_tokenizer
 from electra_kernels.models.transformers_config import encoder_config_from_transformers, transformers_config
 from electra_kernels.models.transformers_files import Checkpoint, current_state, write_checkpoint
+from electra_kernels.tokenizer_files import check_tokenizer, save_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

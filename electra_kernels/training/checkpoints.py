@@ -19,10 +19,10 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from electra_kernels.errors import UserError
+from electra_kernels.errors import AgreedError, UserError
 from electra_kernels.files import sync
 from electra_kernels.training.trainer import Position, Trainer
-from electra_kernels.training.world import AgreedError, World
+from electra_kernels.training.world import World
 
 _NAME = re.compile(r"step-\d+")
 _METADATA = ".metadata"

@@ -9,13 +9,14 @@ from dataclasses import replace
 import torch
 
 from electra_kernels.data.batch import RowSource
+from electra_kernels.errors import AgreedError
 from electra_kernels.training.alarms import Monitor
 from electra_kernels.training.checkpoints import Checkpoints
 from electra_kernels.training.hardware import mfu
 from electra_kernels.training.log import Log, StepRecord
 from electra_kernels.training.stop import stop_requests
 from electra_kernels.training.trainer import Trainer
-from electra_kernels.training.world import AgreedError, World
+from electra_kernels.training.world import World
 
 EVALUATIONS = 12  # over the whole training
 

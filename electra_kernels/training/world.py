@@ -11,15 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from electra_kernels.errors import UserError
+from electra_kernels.errors import AgreedError, UserError
 
 T = TypeVar("T")
 # Rank 0 may prepare text for hours while the others wait. If it dies, torchrun ends them.
 _PATIENCE = timedelta(days=7)
-
-
-class AgreedError(UserError):
-    """A `UserError` that every rank raises, so that only one of them needs to print it."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +130,12 @@ def join_world() -> Iterator[World]:
                 f"{torch.cuda.device_count()}: lower --nproc-per-node"
             )
         torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves float32
     backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
-    if "RANK" in os.environ:
-        dist.init_process_group(backend)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    alone: dict[str, Any] = (
+        {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    )
+    dist.init_process_group(backend, device_id=device if has_gpu else None, **alone)
     try:
         yield World(
             rank=dist.get_rank(),

@@ -4,7 +4,7 @@ import pytest
 
 from electra_kernels.commands.detect import detect, read_lines
 from electra_kernels.errors import UserError
-from electra_kernels.training.checkpoint import Checkpoint, save_checkpoint
+from electra_kernels.training.model_folder import Checkpoint, save_checkpoint
 from electra_kernels.training.recipe import RECIPES
 
 

@@ -15,7 +15,7 @@ from small_language import WORDS
 
 from electra_kernels.commands import doctor
 from electra_kernels.commands import main as cli
-from electra_kernels.training.checkpoint import load_checkpoint
+from electra_kernels.training.model_folder import load_checkpoint
 
 COMMAND = [sys.executable, "-m", "electra_kernels"]
 ERROR = "electra-kernels: error: "

@@ -10,7 +10,7 @@ import pytest
 from small_language import WORDS
 
 from electra_kernels.models import electra_config
-from electra_kernels.training.checkpoint import load_encoder
+from electra_kernels.training.model_folder import load_encoder
 from electra_kernels.training.objectives import OBJECTIVES
 
 
@@ -62,6 +62,7 @@ def test_pretrain_writes_model_report_and_metrics(trained):
         "config.json",
         "model.safetensors",
         "tokenizer.json",
+        "tokenizer_config.json",
         "vocab.txt",
     ]
     metrics = json.loads((output / "metrics.json").read_text())

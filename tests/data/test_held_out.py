@@ -10,10 +10,12 @@ from electra_kernels.data.held_out import (
     candidate,
     choose_held_out,
     divide,
+    halves,
     largest_hash,
     name_hash,
 )
 from electra_kernels.data.text import split_held_out
+from electra_kernels.errors import UserError
 
 
 def document(name, paragraphs, words=5):
@@ -73,3 +75,12 @@ def test_nothing_is_chosen_from_a_single_paragraph():
 def test_in_a_large_text_only_small_hashes_are_candidates():
     assert largest_hash(1 << 20, 20 << 20) == 1 << 64
     assert largest_hash(16 << 20, 16 << 30) / (1 << 64) == pytest.approx(3 / 1024)
+
+
+def test_halves_are_every_other_document_or_those_of_a_single_one():
+    documents = [document(str(n), 2) for n in range(5)]
+    assert halves(documents) == (documents[::2], documents[1::2])
+    ((first,), (second,)) = halves([document("a", 9)])
+    assert first.paragraphs + second.paragraphs == document("a", 9).paragraphs
+    with pytest.raises(UserError, match="too little held-out text"):
+        halves([document("a", 1)])

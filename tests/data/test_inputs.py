@@ -51,7 +51,7 @@ def test_files_passed_over_are_counted_by_kind_and_named(tmp_path):
     assert skipped == {
         ".png file": 4,
         "archive": 2,
-        "binary file": 1,
+        "file without a suffix that is not UTF-8 text": 1,
         "hidden file or folder": 1,
         "broken link, or no regular file": 1,
         ".json file that is not one object per line": 1,

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -152,6 +153,13 @@ def test_another_call_into_the_folder_of_a_cache_is_refused(text, tmp_path):
     (text / "a.txt").write_text(plain_text(300).replace("cat", "dog"))
     with pytest.raises(UserError, match="has the token cache of another text"):
         prepare([text], tmp_path / "cache", vocab_size=200)
+
+
+def test_a_deleted_cache_leaves_nothing_behind(text, tmp_path):
+    prepare([text], tmp_path / "cache", vocab_size=200)
+    shutil.rmtree(tmp_path / "cache")
+    again = prepare([text], tmp_path / "cache", vocab_size=150)
+    assert again.meta["digest"] == prepare([text], tmp_path / "other", vocab_size=150).meta["digest"]
 
 
 @pytest.mark.parametrize("file", ["tokens.bin", "offsets.npy", "counts.npy", "held_out.jsonl"])

@@ -1,5 +1,3 @@
-from itertools import islice
-
 import numpy as np
 import pytest
 import torch
@@ -9,10 +7,9 @@ from token_stores import Store, store
 
 from electra_kernels.data import rows as rows_module
 from electra_kernels.data.packing import Plan, plan_rows
-from electra_kernels.data.rows import PackedRows, Rows, batches, encode_rows, spread, unigram_counts
+from electra_kernels.data.rows import PackedRows, Rows, encode_rows, spread, unigram_counts
 from electra_kernels.data.text import Document
 from electra_kernels.data.vocabulary import SpecialIds, train_vocabulary
-from electra_kernels.errors import UserError
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa", "omega"]
 TOKENIZER = train_vocabulary([Document("words", tuple(WORDS) * 3)], 120)
@@ -101,41 +98,6 @@ def test_only_maskable_tokens_are_counted():
     assert counts.shape == (120,)
     assert counts[TOKENIZER.token_to_id("gamma")] == 4
     assert counts.sum() == 24
-
-
-@given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**31))
-def test_every_epoch_has_every_row_once_and_every_batch_is_full(count, batch_size, seed):
-    drawn = list(islice(batches(blank_rows(count), batch_size, seed), 3 * count))
-    assert all(batch.shape == (batch_size,) and batch.dtype == torch.int64 for batch in drawn)
-    stream = torch.cat(drawn)
-    for epoch in stream[: stream.numel() // count * count].view(-1, count):
-        assert sorted(epoch.tolist()) == list(range(count))
-
-
-def test_the_order_depends_on_the_seed_and_changes_between_epochs():
-    def epochs(seed):
-        return [batch.tolist() for batch in islice(batches(blank_rows(100), 100, seed), 3)]
-
-    assert epochs(1) == epochs(1)
-    assert epochs(1) != epochs(2)
-    first, second, third = epochs(1)
-    assert first != second != third != first
-
-
-def test_the_global_random_state_is_neither_read_nor_changed():
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    first = [batch.tolist() for batch in islice(batches(blank_rows(50), 7, 3), 20)]
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(1)
-    assert [batch.tolist() for batch in islice(batches(blank_rows(50), 7, 3), 20)] == first
-
-
-def test_batches_without_rows_are_refused_at_once():
-    with pytest.raises(UserError, match="too little text"):
-        batches(blank_rows(0), 4, 0)
-    with pytest.raises(ValueError, match="batch_size: 0 should be at least 1"):
-        batches(blank_rows(3), 0, 0)
 
 
 def test_a_selection_is_spread_over_all_rows():

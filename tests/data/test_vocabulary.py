@@ -3,15 +3,18 @@ import io
 import subprocess
 import sys
 import tarfile
+import unicodedata
 
 import pytest
 from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer
 
 from electra_kernels.data import vocabulary
 from electra_kernels.data.text import Document
 from electra_kernels.data.vocabulary import (
     SPECIAL_TOKENS,
     SpecialIds,
+    describe_vocabulary,
     fetch_bert_vocabulary,
     load_vocabulary,
     save_vocabulary,
@@ -183,3 +186,82 @@ def test_names_of_special_tokens_stay_text_after_loading(tmp_path):
     for each in (tokenizer, load_vocabulary(tmp_path)):
         ids = each.encode("the [PAD] and", add_special_tokens=False).ids
         assert special_ids(each).pad not in ids
+
+
+def test_entries_in_brackets_say_nothing_about_case_or_accents(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "<S>", "<É>", "[unused1]", "the", "cat"]))
+    loaded = load_vocabulary(tmp_path / "vocab.txt")
+    assert loaded.encode("The Cát").tokens[1:-1] == ["the", "cat"]
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows_are_no_part_of_a_vocabulary(tmp_path):
+    text = "\r\n".join([*SPECIAL_TOKENS, "the", "cat"])
+    (tmp_path / "vocab.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    loaded = load_vocabulary(tmp_path / "vocab.txt")
+    assert special_ids(loaded).pad == 0
+    assert loaded.encode("the cat").tokens[1:-1] == ["the", "cat"]
+    loaded.save(str(tmp_path / "plain.json"))
+    content = (tmp_path / "plain.json").read_bytes()
+    (tmp_path / "tokenizer.json").write_bytes(b"\xef\xbb\xbf" + content)
+    assert load_vocabulary(tmp_path / "tokenizer.json").get_vocab() == loaded.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("the old cat sat there", "lower-cases, keeps accents outside Latin only"),
+        ("ma mả là má mã mạ", "lower-cases, keeps accents"),
+        ("der Hügel trägt grüne Bäume", "lower-cases, keeps accents"),
+    ],
+)
+def test_accents_are_kept_in_languages_that_use_them(text, said):
+    assert describe_vocabulary(train_vocabulary([Document("", (text,) * 5)], 100)) == said
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["ภาษาไทย ไมไทย ไม่ไทย", "か が は ば ぱ", "कि की कु", "하나 둘"],
+    ids=["Thai", "Japanese", "Hindi", "Korean"],
+)
+def test_marks_outside_latin_are_always_kept(words):
+    vocabulary = train_vocabulary([Document("", (words,) * 5)], 100, keep_accents=False)
+    encoded = [tuple(vocabulary.encode(word, add_special_tokens=False).ids) for word in words.split()]
+    assert len(set(encoded)) == len(encoded)
+    assert not any(special_ids(vocabulary).unk in ids for ids in encoded)
+    assert vocabulary.decode(encoded[0]).replace(" ", "") == words.split()[0]
+
+
+def test_composed_and_decomposed_characters_are_the_same():
+    vocabulary = train_vocabulary([Document("", ("tiếng Việt",) * 5)], 100)
+    decomposed = unicodedata.normalize("NFD", "tiếng Việt")
+    assert vocabulary.encode(decomposed).ids == vocabulary.encode("tiếng Việt").ids
+
+
+def test_a_cased_vocabulary_distinguishes_capitals():
+    vocabulary = train_vocabulary([Document("", ("The the CAFÉ café",) * 5)], 100, cased=True)
+    assert vocabulary.encode("The").ids != vocabulary.encode("the").ids
+    assert describe_vocabulary(vocabulary) == "keeps capitals, keeps accents"
+
+
+def test_a_word_of_more_than_a_hundred_characters_is_not_unknown():
+    thai = "ภาษาไทย" * 40
+    vocabulary = train_vocabulary([Document("", (thai, "a" * 250, "a b"))], 100)
+    for word in (thai, "a" * 250):
+        encoded = vocabulary.encode(word, add_special_tokens=False)
+        assert special_ids(vocabulary).unk not in encoded.ids
+        assert "".join(token.removeprefix("##") for token in encoded.tokens) == word
+
+
+def test_bert_strips_the_accents_of_all_scripts(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "elan", "か"]))
+    loaded = load_vocabulary(tmp_path / "vocab.txt")
+    assert loaded.encode("Élan が").tokens[1:-1] == ["elan", "か"]
+    assert describe_vocabulary(loaded) == "lower-cases, removes accents"
+
+
+def test_transformers_reads_a_saved_vocabulary(tmp_path):
+    vocabulary = train_vocabulary([Document("", ("The old cat", "ภาษาไทย" * 30) * 5)], 100)
+    save_vocabulary(vocabulary, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("An OLD cat", "ภาษาไทย" * 30):
+        assert loaded(text)["input_ids"] == vocabulary.encode(text).ids

@@ -25,7 +25,7 @@ SMALL = ["--steps", "2", "--batch-size", "4"]
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     chance = random.Random(0)
-    documents = ["\n".join(" ".join(chance.choices(WORDS, k=40)) for _ in range(4)) for _ in range(40)]
+    documents = ["\n".join(" ".join(chance.choices(WORDS, k=30)) for _ in range(4)) for _ in range(40)]
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n\n".join(documents) + "\n")
     return path

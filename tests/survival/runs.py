@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from electra_kernels.training.checkpoint import load_checkpoint
+from electra_kernels.training.model_folder import load_checkpoint
 
 ERROR = "electra-kernels: error: "
 PATIENCE = 120.0  # seconds until a test gives up waiting

@@ -12,10 +12,11 @@ from electra_kernels.data.rows import encode_rows, unigram_counts
 from electra_kernels.data.text import Document
 from electra_kernels.evaluation.held_out import unigram_entropy
 from electra_kernels.training.alarms import Monitor
+from electra_kernels.training.log import StepRecord
 from electra_kernels.training.objectives import NextSentence, ReplacedTokenDetection, UniformGenerator
 from electra_kernels.training.recipe import Recipe
-from electra_kernels.training.schedule import Budget
-from electra_kernels.training.trainer import State, train
+from electra_kernels.training.schedule import one_phase
+from electra_kernels.training.trainer import Trainer
 
 HEALTHY = {
     "mlm_loss": 4.0,
@@ -36,12 +37,16 @@ FAULTS = {
 }
 
 
+def record(step, metrics):
+    """The record of a step of a training of 10,000 steps."""
+    return StepRecord(step, 10_000, tokens=0, seconds=0.0, learning_rates={}, metrics=metrics)
+
+
 def names(monitor, metrics, *, reports=100, start=0):
     """The alarms given during a part of a training of 100 reports."""
     found = []
     for index in range(start, start + reports):
-        state = State(step=10 * index, fraction=index / 100, metrics=metrics)
-        found += [alarm.name for alarm in monitor.check(state)]
+        found += [alarm.name for alarm in monitor.check(record(100 * index, metrics))]
     return found
 
 
@@ -79,7 +84,7 @@ def test_without_a_plateau_there_is_no_alarm_about_it():
 
 def test_an_alarm_says_when_and_what_to_try():
     monitor = Monitor()
-    (alarm,) = monitor.check(State(step=1_230, metrics={"rtd_loss": math.inf}))
+    (alarm,) = monitor.check(record(1_230, {"rtd_loss": math.inf}))
     assert str(alarm).startswith("alarm at step 1,230: a loss is NaN or infinite")
     assert "learning rate" in str(alarm)
 
@@ -91,14 +96,8 @@ def alarms(objective, rows, counts, *, learning_rate, steps=60):
     monitor = Monitor(unigram_entropy(rows, counts))
     found = []
     recipe = Recipe(length=16, batch_size=8, learning_rate=learning_rate, warmup=0.1, steps=steps, clip=None)
-    train(
-        objective,
-        rows,
-        recipe,
-        Budget(steps),
-        seed=3,
-        report=lambda state: found.extend(monitor.check(state)),
-    )
+    for record in Trainer(objective, recipe, one_phase(16, steps), seed=3).train([rows]):
+        found += monitor.check(record)
     return {alarm.name for alarm in found}
 
 
@@ -126,8 +125,8 @@ def test_an_untrained_discriminator_finds_nothing(electra_config, facts, rows, c
 
 def test_a_loss_that_grows_a_thousandfold_explodes_the_gradient(electra_config, facts, rows, counts):
     class Growing(ReplacedTokenDetection):
-        def forward(self, batch, progress):
-            loss, metrics = super().forward(batch, progress)
+        def forward(self, batch, progress, counts=None):
+            loss, metrics = super().forward(batch, progress, counts)
             return loss * (1_000 if progress > 0.9 else 1), metrics
 
     assert "exploding gradient" in alarms(

@@ -15,6 +15,7 @@ from electra_kernels.training.objectives import (
 )
 from electra_kernels.training.profiler import PHASES, PhaseTimer, profile_step
 from electra_kernels.training.recipe import Recipe
+from electra_kernels.training.schedule import one_phase
 from electra_kernels.training.trainer import Trainer
 
 RECIPE = Recipe(length=16, batch_size=8, learning_rate=1e-4, warmup=0.0, steps=3, muon_learning_rate=1e-3)
@@ -28,6 +29,13 @@ def config(request, electra_config):
         return electra_config
     generator = replace(electra_config.discriminator, num_hidden_layers=1)
     return replace(electra_config, generator=generator, tie="embeddings")
+
+
+def trainer_of(objective):
+    """A trainer at the end of its training, after the head start."""
+    trainer = Trainer(objective, RECIPE, one_phase(16, 1), seed=0)
+    trainer.position.step = 1
+    return trainer
 
 
 class RecordingTimer(PhaseTimer):
@@ -83,7 +91,7 @@ def test_a_watched_step_has_the_gradients_of_an_unwatched_step(kind, config, fac
         objective = kind(config, facts)
         if is_watched:
             PhaseTimer(CPU).watch_step(objective)
-        Trainer(objective, RECIPE).step(token_batch(rows, torch.arange(8), CPU), 1.0)
+        trainer_of(objective).step(token_batch(rows, torch.arange(8), CPU))
         gradients.append({name: parameter.grad for name, parameter in objective.named_parameters()})
     assert all(torch.equal(gradients[1][name], gradient) for name, gradient in gradients[0].items())
 
@@ -91,10 +99,10 @@ def test_a_watched_step_has_the_gradients_of_an_unwatched_step(kind, config, fac
 @pytest.mark.parametrize("kind", [ReplacedTokenDetection, ReplacedTokenDetectionMasked])
 def test_phases_come_in_the_order_of_the_joint_step(kind, config, facts, rows):
     objective = kind(config, facts)
-    trainer, timer = Trainer(objective, RECIPE), RecordingTimer(CPU)
+    trainer, timer = trainer_of(objective), RecordingTimer(CPU)
     timer.watch_step(objective)
     timer.start("optimiser")
-    trainer.step(token_batch(rows, torch.arange(8), CPU), 1.0)
+    trainer.step(token_batch(rows, torch.arange(8), CPU))
     rest = "head and sampling"
     # Masked rows are gathered between the generator's encoder and its transform.
     forward = [rest, "generator", rest, "generator", rest, "discriminator", rest, "discriminator", rest]

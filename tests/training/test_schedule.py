@@ -1,42 +1,46 @@
-import time
-
 import pytest
 
-from electra_kernels.training.schedule import Budget, learning_rate_scale
+from electra_kernels.training.schedule import (
+    Phase,
+    Schedule,
+    learning_rate_scale,
+    one_phase,
+    parse_schedule,
+)
+
+TWO = Schedule((Phase(128, 3), Phase(512, 1)))
 
 
-def test_a_budget_of_steps_advances_with_the_steps():
-    budget = Budget(4)
-    assert [budget.fraction(step) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+def test_the_phases_follow_one_another():
+    assert (TWO.steps, TWO.starts) == (4, [0, 3])
+    assert (one_phase(64, 7).steps, one_phase(64, 7).starts) == (7, [0])
 
 
-def test_a_budget_of_minutes_advances_with_the_clock_only():
-    budget = Budget(1, minutes=0.001)
-    assert budget.fraction(100) < 1
-    time.sleep(0.07)
-    assert budget.fraction(0) == 1
-
-
-def test_paused_time_does_not_count():
-    budget = Budget(1, minutes=10.0)
-    with budget.paused():
-        time.sleep(0.1)
-    assert budget.seconds() < 0.05
+def test_a_training_advances_with_its_steps_and_stays_at_its_end():
+    assert [TWO.fraction(step) for step in (0, 0.5, 1, 2, 4, 5)] == [0, 0.125, 0.25, 0.5, 1, 1]
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        {"steps": 0},
-        {"steps": 5, "minutes": 0.0},
-        {"steps": 5, "minutes": -1.0},
-        {"steps": 5, "minutes": float("nan")},
-        {"steps": 5, "minutes": float("inf")},
-    ],
+    "text", ["128:900000,512:100000", "128:900000, 512:100000", " 128:900000 ,512:100000 "]
 )
-def test_a_budget_without_steps_or_finite_positive_minutes_is_refused(arguments):
-    with pytest.raises(ValueError, match="should be"):
-        Budget(**arguments)
+def test_a_schedule_is_read_as_it_is_written(text):
+    schedule = parse_schedule(text)
+    assert schedule == Schedule((Phase(128, 900_000), Phase(512, 100_000)))
+    assert parse_schedule(str(schedule)) == schedule
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "128", "128:", ":5", "128:5,", "128:5;64:5", "128:-5", "128:5.5", "1e3:5", "128:" + "9" * 5_000],
+)
+def test_another_form_of_a_schedule_is_refused(text):
+    with pytest.raises(ValueError, match="should be LENGTH:STEPS"):
+        parse_schedule(text)
+
+
+def test_a_phase_without_steps_is_refused():
+    with pytest.raises(ValueError, match="steps is 0, should be at least 1"):
+        parse_schedule("128:5,512:0")
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero():

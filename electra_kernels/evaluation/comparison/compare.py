@@ -17,6 +17,7 @@ from torch import Tensor
 
 from electra_kernels.data.documentation import documentation_text
 from electra_kernels.data.facts import text_facts
+from electra_kernels.data.held_out import halves
 from electra_kernels.data.rows import Rows, encode_rows, spread, unigram_counts
 from electra_kernels.data.text import Corpus, read_documents, split_held_out
 from electra_kernels.data.vocabulary import special_ids, train_vocabulary
@@ -223,7 +224,7 @@ def _setting(options: Options, log: Log) -> tuple[Setting, dict[str, Any]]:
     corpus = split_held_out(read_documents(options.text) if options.text else documentation_text(log))
     tokenizer = train_vocabulary(corpus.train, RECIPE.vocab_size)
     # Every other held-out document serves only the choice of the learning rate.
-    choice, judged = corpus.held_out[::2], corpus.held_out[1::2]
+    choice, judged = halves(corpus.held_out)
     rows, choice_rows, judged_rows = (
         encode_rows(part, tokenizer, RECIPE.length) for part in (corpus.train, choice, judged)
     )

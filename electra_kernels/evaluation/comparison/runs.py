@@ -21,8 +21,8 @@ from electra_kernels.evaluation.probing import probe
 from electra_kernels.models import Encoder
 from electra_kernels.training.alarms import Monitor
 from electra_kernels.training.calibration import step_seconds, steps_of_minutes
-from electra_kernels.training.checkpoint import save_weights
 from electra_kernels.training.log import StepRecord
+from electra_kernels.training.model_folder import save_weights
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.schedule import one_phase
 from electra_kernels.training.trainer import Position, Trainer

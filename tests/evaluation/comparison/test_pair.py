@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from electra_kernels.evaluation.comparison import pair
+from electra_kernels.evaluation.comparison import pair, runs
 from electra_kernels.evaluation.comparison.pair import pair_runs, pair_setting, train_pair
 from electra_kernels.evaluation.comparison.setting import objective_of
 from electra_kernels.training.objectives import CorruptedRows, CorruptedTokens
-from electra_kernels.training.schedule import Budget
-from electra_kernels.training.trainer import train
+from electra_kernels.training.schedule import one_phase
+from electra_kernels.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -37,8 +37,8 @@ def test_both_sides_see_the_same_corrupted_rows(corpus, monkeypatch):
     seen = {}
     for kind in (CorruptedTokens, CorruptedRows):
 
-        def batch(self, tokens, make=kind.batch):
-            made = make(self, tokens)
+        def batch(self, tokens, seed, make=kind.batch):
+            made = make(self, tokens, seed)
             seen.setdefault(self.name, []).append(made.replaced.input_ids)
             return made
 
@@ -69,16 +69,10 @@ def test_the_pair_is_repeatable_and_reports_each_point_of_both_sides(corpus):
 
 
 def test_both_sides_share_the_minutes(corpus, monkeypatch):
-    budgets = []
-
-    def watched(steps, minutes=None):
-        budgets.append((steps, minutes))
-        return Budget(steps, minutes)
-
-    monkeypatch.setattr(pair, "Budget", watched)
+    monkeypatch.setattr(runs, "step_seconds", lambda trainer, rows: 0.025)
     result = train_pair(corpus, minutes=0.01, seed=0, device=CPU, report=lambda *arguments: None)
-    assert [minutes for _, minutes in budgets] == [0.005, None]
-    assert budgets[1][0] == result["steps"] == result["curve"][-1]["step"]
+    assert result["steps"] == 0.005 * 60 / 0.025
+    assert result["curve"][-1]["step"] == result["steps"]
 
 
 def test_a_label_per_row_can_be_learned(corpus):
@@ -89,13 +83,6 @@ def test_a_label_per_row_can_be_learned(corpus):
     setting = replace(setting, text=replace(setting.text, counts=one_token_counts))
     _, run = pair_runs(0)
     recipe = replace(setting.recipe, batch_size=32, learning_rate=run.learning_rate)
-    losses = []
-    train(
-        objective_of(setting, run),
-        setting.rows,
-        recipe,
-        Budget(120),
-        seed=0,
-        report=lambda state: losses.append(state.metrics["row_loss"]),
-    )
+    trainer = Trainer(objective_of(setting, run), recipe, one_phase(16, 120), seed=0)
+    losses = [record.metrics["row_loss"] for record in trainer.train([setting.rows])]
     assert losses[-1] + losses[-2] < 0.5 * (losses[0] + losses[1])

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, ElectraForPreTraining
 
 from electra_kernels.data.vocabulary import load_vocabulary
 from electra_kernels.models import Electra, ElectraConfig, EncoderConfig, save_transformers
-from electra_kernels.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from electra_kernels.training.model_folder import Checkpoint, load_checkpoint, save_checkpoint
 from electra_kernels.training.recipe import RECIPES
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -8,16 +8,16 @@ import torch
 from small_language import largest_file
 
 from electra_kernels.errors import UserError
-from electra_kernels.models import Electra, ElectraConfig, Encoder
-from electra_kernels.training.checkpoint import (
+from electra_kernels.models import Electra, ElectraConfig
+from electra_kernels.training.model_folder import (
     FILES,
     Checkpoint,
-    EncoderCheckpoint,
     load_checkpoint,
     load_encoder,
     save_checkpoint,
-    save_encoder,
+    save_objective,
 )
+from electra_kernels.training.objectives import MaskedLanguageModel, ReplacedTokenDetection
 from electra_kernels.training.recipe import RECIPES
 
 
@@ -64,9 +64,12 @@ def test_load_encoder_reads_the_encoder_of_a_discriminator(saved, model):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_an_encoder_alone_is_restored_and_is_no_full_checkpoint(encoder_config, tokenizer, tmp_path):
-    encoder = Encoder(encoder_config)
-    save_encoder(tmp_path / "model", EncoderCheckpoint(encoder, tokenizer, RECIPES["demo"], "masked_lm"))
+def test_an_objective_without_an_electra_saves_its_encoder_alone(
+    electra_config, encoder_config, facts, tokenizer, tmp_path
+):
+    objective = MaskedLanguageModel(electra_config, facts)
+    encoder = objective.encoder
+    save_objective(tmp_path / "model", objective, tokenizer, RECIPES["demo"], objective.state_dict())
     loaded = load_encoder(tmp_path / "model")
     assert (loaded.encoder.config, loaded.recipe) == (encoder_config, RECIPES["demo"])
     assert loaded.objective == "masked_lm"
@@ -74,6 +77,14 @@ def test_an_encoder_alone_is_restored_and_is_no_full_checkpoint(encoder_config, 
     assert torch.equal(loaded.encoder(ids), encoder.eval()(ids))
     with pytest.raises(UserError, match="holds the encoder that masked_lm trained, without a discriminator"):
         load_checkpoint(tmp_path / "model")
+
+
+def test_an_objective_with_an_electra_saves_both_models(electra_config, facts, tokenizer, tmp_path):
+    objective = ReplacedTokenDetection(electra_config, facts)
+    save_objective(tmp_path / "model", objective, tokenizer, RECIPES["demo"], objective.state_dict())
+    loaded, model = load_checkpoint(tmp_path / "model").model, objective.model
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
 
 
 def test_saving_replaces_the_previous_checkpoint_and_leaves_nothing_beside_it(saved, model, tokenizer):
@@ -88,7 +99,7 @@ def test_a_save_that_fails_keeps_the_previous_checkpoint(saved, model, tokenizer
     def fail(*arguments):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("electra_kernels.training.checkpoint.save_model", fail)
+    monkeypatch.setattr("electra_kernels.training.model_folder.save_model", fail)
     with pytest.raises(OSError, match="no space left"):
         save_checkpoint(saved, Checkpoint(model, tokenizer, RECIPES["demo"]))
     load_checkpoint(saved)
