@@ -1,6 +1,6 @@
 """A pre-training run: text → token cache → rows → training → model → report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -99,7 +99,7 @@ def pretrain(options: Options, progress: Progress) -> Path:
             folder.write_run(run) if known else folder.begin(run)
 
         world.on_main(write_run)
-        flops = count_flops(make, trainer, sources[length])
+        flops = count_flops(make, trainer, sources)
         _train(options, trainer, sources, folder, checkpoints, measurements, flops, progress)
         if not world.is_main:
             return folder.folder
@@ -190,6 +190,8 @@ def _objective(options: Options, recipe: Recipe, cache: TokenCache, most_pieces:
         )
     config = electra_config(options.config, vocab_size=cache.vocab_size, mask_token_id=cache.special_ids.mask)
     config = replace(config, whole_word_masking=options.whole_word_masking, max_ngram=options.max_ngram)
+    if options.dropout is not None:
+        config = config.with_dropout(options.dropout)
     objective = make_objective(options.objective, config, cache.facts, recipe)
     for part in objective.modules():
         if isinstance(part, Encoder):
@@ -250,7 +252,7 @@ def _train(
     folder: RunFolder,
     checkpoints: Checkpoints,
     measurements: Measurements,
-    flops: float | None,
+    flops: Sequence[float] | None,
     progress: Progress,
 ) -> None:
     """Train to the end of the schedule, unless the run that is continued has already reached it."""

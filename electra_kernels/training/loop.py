@@ -16,7 +16,6 @@ from electra_kernels.training.hardware import mfu
 from electra_kernels.training.log import Log, StepRecord
 from electra_kernels.training.stop import stop_requests
 from electra_kernels.training.trainer import Trainer
-from electra_kernels.training.world import World
 
 EVALUATIONS = 12  # over the whole training
 
@@ -36,7 +35,7 @@ def run(
     show: Show,
     warn: Callable[[str], None],
     save_minutes: float,
-    flops: float | None = None,
+    flops: Sequence[float] | None = None,
 ) -> None:
     """Train to the end of the schedule. All ranks call this together.
 
@@ -52,7 +51,7 @@ def run(
         show: shows the progress; called on rank 0.
         warn: prints an alarm; called on rank 0.
         save_minutes: time between checkpoints.
-        flops: floating-point operations of a step on all ranks, if the share of the peak is to be logged.
+        flops: floating-point operations of a step of each phase on all ranks, if the share of the peak is to be logged.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM arrived at a rank; the state and the model of that step are saved.
@@ -64,7 +63,7 @@ def run(
         try:
             for record in trainer.train(sources, stop):
                 checkpoints.poll()
-                record = replace(record, metrics={**record.metrics, **_load(record, world, flops)})
+                record = replace(record, metrics={**record.metrics, **_load(record, trainer, flops)})
                 is_last = record.step == record.steps
                 if _is_due(evaluated, record) or is_last:
                     figures, evaluated = dict(evaluate()), record.step
@@ -108,11 +107,15 @@ def _is_due(evaluated: int, record: StepRecord) -> bool:
     )
 
 
-def _load(record: StepRecord, world: World, flops: float | None) -> dict[str, float]:
+def _load(record: StepRecord, trainer: Trainer, flops: Sequence[float] | None) -> dict[str, float]:
     """Peak memory of this rank in bytes, and the share of the peak of arithmetic if it is known."""
+    world = trainer.world
     if world.device.type == "cuda":
         load = {"memory": float(torch.cuda.max_memory_allocated(world.device))}
     else:
         load = {"memory": 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
-    share = None if flops is None else mfu(flops, record.metrics["steps_per_second"], world.size)
+    if flops is None:
+        return load
+    used = flops[trainer.schedule.phase_of(record.step)]
+    share = mfu(used, record.metrics["steps_per_second"], world.size)
     return load if share is None else load | {"mfu": share}

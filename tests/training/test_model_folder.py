@@ -99,7 +99,7 @@ def test_a_save_that_fails_keeps_the_previous_checkpoint(saved, model, tokenizer
     def fail(*arguments):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("electra_kernels.training.model_folder.save_model", fail)
+    monkeypatch.setattr("electra_kernels.training.model_folder.save_file", fail)
     with pytest.raises(OSError, match="no space left"):
         save_checkpoint(saved, Checkpoint(model, tokenizer, RECIPES["demo"]))
     load_checkpoint(saved)
