@@ -14,7 +14,7 @@ CODEGEN = ("triton/test_codegen.py", "benchmarks/codegen")
 GPU_CHECK = ("benchmarks/gpu",)
 COMPILED = ("integrations/test_compile.py",)
 # Tests that are not in the part "package".
-APART = ("conformance", "triton", *BUILDS, *CODEGEN, *GPU_CHECK, *COMPILED)
+APART = ("conformance", "triton", "survival", *BUILDS, *CODEGEN, *GPU_CHECK, *COMPILED)
 
 
 def inductor_cache() -> str:
@@ -41,6 +41,7 @@ PARTS = {
         "codegen": tests(CODEGEN),
         "gpu-check": tests(GPU_CHECK),
         "compiled": tests(COMPILED),
+        "survival": tests(("survival",)),
         "mutants": [sys.executable, "tests/cuda_on_cpu", "mutants"],
         "sanitizers": [sys.executable, ".ci/sanitize.py", "memory"],
         "benchmarks": [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "2"],

@@ -39,7 +39,10 @@ def stop_signals_raise() -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            if handler is not None:
+            if handler is _exit_at_once and "RANK" in os.environ:
+                # This process ends now, with its message and status; torchrun tells it to as soon as another one has.
+                signal.signal(number, signal.SIG_IGN)
+            elif handler is not None:
                 signal.signal(number, handler)
 
 

@@ -1,6 +1,6 @@
 """A pre-training run: text → token cache → rows → training → model → report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from electra_kernels import backends
@@ -28,7 +29,7 @@ from electra_kernels.data.prepare import prepare
 from electra_kernels.data.rows import PackedRows
 from electra_kernels.data.text import Corpus
 from electra_kernels.data.token_cache import TokenCache, open_cache
-from electra_kernels.errors import AgreedError
+from electra_kernels.errors import AgreedError, UserError
 from electra_kernels.evaluation.comparison.pair import train_pair
 from electra_kernels.evaluation.real_word_errors import ErrorPairs, error_pairs_or_reason
 from electra_kernels.evaluation.report import make_report, write_metrics, write_report
@@ -73,7 +74,7 @@ def pretrain(options: Options, progress: Progress) -> Path:
         cache = _token_cache(options, world, progress)
         recipe = recipe_of(options)
         identity = identity_of(options, recipe, cache)
-        _check_ranks(identity, recipe, world)
+        _check_ranks(options, identity, recipe, world)
         known = world.on_main(lambda: _known_run(folder, options, identity))
         sources = {length: _rows(options, cache, length, world) for length in row_lengths(options, recipe)}
         most_pieces = max(rows.plan.most_pieces for rows in sources.values())
@@ -89,13 +90,16 @@ def pretrain(options: Options, progress: Progress) -> Path:
             make(), recipe, planned.schedule, seed=options.seed, world=world, execution=planned.execution
         )
         checkpoints = Checkpoints(folder.checkpoints, world, progress.log)
-        _restore(options, trainer, checkpoints, known, progress)
+        begun_from = _restore(options, trainer, checkpoints, known, progress)
         description = _describe(options, recipe, cache, planned, world)
-        if world.is_main:
-            baselines = {"baselines": measurements.baselines()}
-            run = {**description, **baselines, "identity": identity, "schedule": str(planned.schedule)}
+
+        def write_run() -> None:
+            facts = {"identity": identity, "schedule": str(planned.schedule), "begun_from": begun_from}
+            run = {**description, "baselines": measurements.baselines(), **facts}
             folder.write_run(run) if known else folder.begin(run)
-        flops = count_flops(make, trainer, sources[length])
+
+        world.on_main(write_run)
+        flops = count_flops(make, trainer, sources)
         _train(options, trainer, sources, folder, checkpoints, measurements, flops, progress)
         if not world.is_main:
             return folder.folder
@@ -146,9 +150,11 @@ def _prepared(options: Options, folder: Path, vocab_size: int, progress: Progres
         )
 
 
-def _check_ranks(identity: dict[str, Any], recipe: Recipe, world: World) -> None:
+def _check_ranks(options: Options, identity: dict[str, Any], recipe: Recipe, world: World) -> None:
     """Refuse ranks with different options or data, and a batch that cannot be shared out."""
-    for name, value in identity.items():
+    shared = ("output", "resume", "micro_batch", "shard", "checkpoint_layers", "compile")
+    execution = {f"--{name.replace('_', '-')}": getattr(options, name) for name in shared}
+    for name, value in {**identity, **execution}.items():
         world.require_same(name, value)
     if recipe.batch_size % world.size:
         raise AgreedError(
@@ -158,10 +164,17 @@ def _check_ranks(identity: dict[str, Any], recipe: Recipe, world: World) -> None
 
 def _known_run(folder: RunFolder, options: Options, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The run in the output folder that this command continues; None for a new run."""
-    if options.resume != "auto":
+    if options.resume == "never":
         return None
     folder.require_same_run(identity)
-    return folder.known()
+    known, asked = folder.known(), _asked_checkpoint(options)
+    begun_from = known.get("begun_from") if known else None
+    if known and asked and not _is_own(asked, folder.checkpoints) and begun_from != str(asked):
+        raise UserError(
+            f"--output {folder.folder} holds a run that did not begin with {asked}: choose another folder, or leave "
+            "--resume out to continue that run"
+        )
+    return known
 
 
 def _objective(options: Options, recipe: Recipe, cache: TokenCache, most_pieces: int) -> Objective:
@@ -177,6 +190,8 @@ def _objective(options: Options, recipe: Recipe, cache: TokenCache, most_pieces:
         )
     config = electra_config(options.config, vocab_size=cache.vocab_size, mask_token_id=cache.special_ids.mask)
     config = replace(config, whole_word_masking=options.whole_word_masking, max_ngram=options.max_ngram)
+    if options.dropout is not None:
+        config = config.with_dropout(options.dropout)
     objective = make_objective(options.objective, config, cache.facts, recipe)
     for part in objective.modules():
         if isinstance(part, Encoder):
@@ -201,11 +216,33 @@ def _restore(
     checkpoints: Checkpoints,
     known: dict[str, Any] | None,
     progress: Progress,
-) -> None:
-    """Load the state to continue from, if there is one."""
-    path = None if options.resume in ("auto", "never") else Path(options.resume)
-    if (path or known) and checkpoints.restore(trainer, path):
-        progress.log(f"continuing at step {trainer.position.step:,} of {trainer.schedule.steps:,}")
+) -> str | None:
+    """Load the state to continue from, if there is one; returns the checkpoint of another run with which it began."""
+    asked = _asked_checkpoint(options)
+    if asked and _is_own(asked, checkpoints.folder):
+        begun_from, is_restored = (
+            known.get("begun_from") if known else None,
+            checkpoints.restore(trainer, asked),
+        )
+    else:
+        begun_from = known.get("begun_from") if known else asked and str(asked)
+        is_restored = known is not None and checkpoints.restore(trainer)
+        if not is_restored and begun_from:
+            is_restored = checkpoints.restore(trainer, Path(begun_from))
+    step, steps = trainer.position.step, trainer.schedule.steps
+    if known is None and asked and step >= steps:
+        raise AgreedError(f"--resume {asked} is at step {step:,}, should be before the last of {steps:,}")
+    if is_restored:
+        progress.log(f"continuing at step {step:,} of {steps:,}")
+    return begun_from
+
+
+def _asked_checkpoint(options: Options) -> Path | None:
+    return None if options.resume in ("auto", "never") else Path(options.resume).absolute()
+
+
+def _is_own(checkpoint: Path, folder: Path) -> bool:
+    return checkpoint.resolve().parent == folder.resolve()
 
 
 def _train(
@@ -215,15 +252,19 @@ def _train(
     folder: RunFolder,
     checkpoints: Checkpoints,
     measurements: Measurements,
-    flops: float | None,
+    flops: Sequence[float] | None,
     progress: Progress,
 ) -> None:
     """Train to the end of the schedule, unless the run that is continued has already reached it."""
     world = trainer.world
     if trainer.position.step >= trainer.schedule.steps:
         progress.log(f"the run in {folder.folder} is finished; --resume never would start it again")
+        _finish(trainer, measurements.cache, folder, progress)
         return
-    log = Log(folder.folder, step=trainer.position.step, warn=progress.log) if world.is_main else None
+    step = trainer.position.step
+    log = world.everywhere(
+        lambda: Log(folder.folder, step=step, warn=progress.log) if world.is_main else None
+    )
     if log is not None:
         log.start(trainer.position.step, trainer.schedule.steps)
     with progress.bar("pre-training") as bar:
@@ -245,23 +286,44 @@ def _train(
     progress.log(f"the model is in {folder.model}")
 
 
-def _save_model(trainer: Trainer, cache: TokenCache, target: Path, progress: Progress) -> None:
-    """Write the model that users keep; all ranks gather its weights, and rank 0 writes them."""
+def _finish(trainer: Trainer, cache: TokenCache, folder: RunFolder, progress: Progress) -> None:
+    """Write what a finished training lacks if its last process was killed, or its disk was full, at the very end."""
+    world, step = trainer.world, trainer.position.step
+    if not _save_model(trainer, cache, folder.model, progress):
+        raise AgreedError(
+            f"the model cannot be written to {folder.model}: make room, then the same command goes on"
+        )
+
+    def end_log() -> None:
+        if read_log(folder.folder / LOG).end != "finished":
+            Log(folder.folder, step=step, warn=progress.log).end(step)
+
+    world.on_main(end_log)
+
+
+def _save_model(trainer: Trainer, cache: TokenCache, target: Path, progress: Progress) -> bool:
+    """Write the model that users keep: all ranks gather its weights, and rank 0 writes them.
+
+    Returns:
+        Whether it is written, on all ranks.
+    """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state: dict[str, Any] = get_model_state_dict(trainer.objective, options=options)
-    if not trainer.world.is_main:
-        return
-    objective = trainer.objective
-    try:
-        if isinstance(objective, TransformersPair):
-            replace_folder(target, lambda folder: objective.save(folder, state))
-        else:
-            save_objective(target, objective, cache.tokenizer, trainer.recipe, state)
-    except OSError as error:
-        step = trainer.position.step
-        progress.log(
-            f"the model of step {step:,} could not be written: {error.strerror or error}; training goes on"
-        )
+    objective, step = trainer.objective, trainer.position.step
+
+    def write() -> bool:
+        try:
+            if isinstance(objective, TransformersPair):
+                replace_folder(target, lambda folder: objective.save(folder, state))
+            else:
+                save_objective(target, objective, cache.tokenizer, trainer.recipe, state)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            progress.log(f"the model of step {step:,} could not be written: {reason}; training goes on")
+            return False
+        return True
+
+    return trainer.world.on_main(write)
 
 
 def _describe(

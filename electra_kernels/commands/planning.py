@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,8 +81,10 @@ def plan_run(
     return Planned(schedule, execution, threads)
 
 
-def count_flops(make: MakeObjective, trainer: Trainer, rows: RowSource) -> float | None:
-    """Floating-point operations of a step of all ranks; None where the peak of the device is not known.
+def count_flops(
+    make: MakeObjective, trainer: Trainer, sources: Mapping[int, RowSource]
+) -> list[float] | None:
+    """Floating-point operations of a step of all ranks in each phase; None where the peak of the device is not known.
 
     They are counted for a few rows by a model that is thrown away, because compiled layers cannot be counted.
     """
@@ -90,9 +93,13 @@ def count_flops(make: MakeObjective, trainer: Trainer, rows: RowSource) -> float
         return None
     count = min(trainer.recipe.batch_size, trainer.execution.micro_batch or 1)
     plain = Trainer(make(), trainer.recipe, trainer.schedule, seed=0, world=World(device=device))
-    index = torch.arange(count) % len(rows)
-    batch = rows.batch(index, index).to(device)
-    return step_flops(lambda: plain.step(batch)) * trainer.recipe.batch_size / count
+    flops = []
+    for phase in trainer.schedule.phases:
+        rows = sources[phase.length]
+        index = torch.arange(count) % len(rows)
+        batch = rows.batch(index, index).to(device)
+        flops.append(step_flops(partial(plain.step, batch)) * trainer.recipe.batch_size / count)
+    return flops
 
 
 def _threads_of_user() -> int | None:

@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from electra_kernels._interrupt import describe_stop
 from electra_kernels.commands.options import Commands, add_text, number, output_folder
 from electra_kernels.commands.prepare import add_reading_options, add_vocabulary_options
 
@@ -174,8 +175,8 @@ def _add_saving_options(parser: argparse.ArgumentParser) -> None:
         "--resume",
         metavar="auto|never|PATH",
         default="auto",
-        help="auto: continue the run in OUTPUT if there is one; never: replace it; PATH: begin with the state of that "
-        "checkpoint (default: %(default)s)",
+        help="auto: continue the run in OUTPUT if there is one; never: replace it; PATH: go back to that checkpoint of "
+        "this run, or begin with one of another run (default: %(default)s)",
     )
 
 
@@ -197,7 +198,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     is_main = os.environ.get("RANK", "0") == "0"
     options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
-    report = pretrain(options, Progress(Console(stderr=True, quiet=not is_main)))
+    try:
+        report = pretrain(options, Progress(Console(stderr=True, quiet=not is_main)))
+    except KeyboardInterrupt as stop:
+        if is_main:  # the only rank that prints
+            raise
+        return describe_stop(type(stop))[1]
     if is_main:
         print(report)
     return 0

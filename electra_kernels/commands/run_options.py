@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from electra_kernels.data.packing import SHORTEST_ROW
 from electra_kernels.data.token_cache import TokenCache
 from electra_kernels.errors import UserError
+from electra_kernels.models import electra_config
 from electra_kernels.training.objectives import OBJECTIVES, Objective, ReplacedTokenDetection
 from electra_kernels.training.objectives.transformers_pair import TransformersPair
 from electra_kernels.training.recipe import RECIPES, Recipe
@@ -40,6 +42,7 @@ class Options:
     steps: int | None = None
     phases: Schedule | None = None
     batch_size: int | None = None
+    dropout: float | None = None
     learning_rate: float | None = None
     muon_learning_rate: float | None = None
     pack: bool = True
@@ -89,8 +92,19 @@ def recipe_of(options: Options) -> Recipe:
 
 
 def row_lengths(options: Options, recipe: Recipe) -> list[int]:
-    """The row lengths of the phases, each once."""
-    return list(dict.fromkeys(phase.length for phase in asked_schedule(options, recipe).phases))
+    """The row lengths of the phases, each once.
+
+    Raises:
+        UserError: a length is below the smallest, or above the number of positions that the model has.
+    """
+    lengths = list(dict.fromkeys(phase.length for phase in asked_schedule(options, recipe).phases))
+    encoder = electra_config(options.config, vocab_size=1, mask_token_id=0).discriminator
+    is_limited = options.generator is None and encoder.position_embedding == "absolute"
+    most = encoder.max_position_embeddings if is_limited else 2**31 - 1
+    for length in lengths:
+        if not SHORTEST_ROW + 2 <= length <= most:
+            raise UserError(f"--phases has rows of {length} tokens, should be {SHORTEST_ROW + 2} to {most}")
+    return lengths
 
 
 def asked_schedule(options: Options, recipe: Recipe) -> Schedule:
@@ -111,6 +125,7 @@ def identity_of(options: Options, recipe: Recipe, cache: TokenCache) -> dict[str
         "--minutes": options.minutes,
         "steps": str(asked_schedule(options, recipe)),
         "--batch-size": recipe.batch_size,
+        "--dropout": options.dropout,
         "--learning-rate": recipe.learning_rate,
         "--muon-learning-rate": recipe.muon_learning_rate,
         "--seed": options.seed,

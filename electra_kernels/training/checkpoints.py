@@ -19,12 +19,12 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from electra_kernels.errors import AgreedError
+from electra_kernels.errors import AgreedError, UserError
 from electra_kernels.files import sync
 from electra_kernels.training.trainer import Position, Trainer
 from electra_kernels.training.world import World
 
-_NAME = re.compile(r"step-(\d+)")
+_NAME = re.compile(r"step-\d+")
 _METADATA = ".metadata"
 _KEPT = 2
 
@@ -41,6 +41,7 @@ class Checkpoints:
     def __init__(self, folder: Path, world: World, warn: Callable[[str], None]) -> None:
         self.folder, self.world, self.warn = folder, world, warn
         self._saving: tuple[int, Future[Any]] | None = None
+        self._damaged: set[Path] = set()
 
     def save(self, trainer: Trainer) -> None:
         """Copy the state to the memory of the CPU, and write it in a thread. All ranks call this at the same step."""
@@ -48,7 +49,8 @@ class Checkpoints:
         step = trainer.position.step
         partial = self._partial(step)
         if self.world.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
+            for leftover in self.folder.glob("step-*.partial"):  # of a killed process
+                shutil.rmtree(leftover, ignore_errors=True)
         future = dcp.async_save(_state(trainer), checkpoint_id=partial, process_group=self.world.saving)
         assert isinstance(future, Future)
         self._saving = (step, future)
@@ -85,8 +87,13 @@ class Checkpoints:
             Whether there was one.
 
         Raises:
-            UserError: there are checkpoints, but none of them can be read or fits the model.
+            UserError: there are checkpoints, but none of them can be read or fits the model; or ``path`` is none.
         """
+        if path is not None:
+            self.world.on_main(lambda: _require_checkpoint(path))
+        elif self.world.is_main:
+            for folder in _torn_folders(self.folder):
+                self.warn(f"{folder} is passed over: it has no {_METADATA}")
         listed = self.world.on_main(lambda: whole_checkpoints(self.folder) if path is None else [path])
         problem = ""
         for candidate in listed:
@@ -95,7 +102,8 @@ class Checkpoints:
                 dcp.load(state, checkpoint_id=candidate, process_group=self.world.control)
             except (CheckpointException, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
                 problem = f"{candidate} cannot be loaded: {_reason(error)}"
-                if self.world.is_main:
+                self._damaged.add(candidate)
+                if self.world.is_main and candidate != listed[-1]:  # the error reports the last one
                     self.warn(problem)
                 continue
             set_state_dict(
@@ -105,26 +113,39 @@ class Checkpoints:
                 optim_state_dict=state["optimizer"],
             )
             trainer.position = Position(**state["position"])
+            if path is not None and self.world.is_main and path.resolve().parent == self.folder.resolve():
+                for later in whole_checkpoints(self.folder):  # the user has gone back to this one
+                    if step_of(later) > trainer.position.step:
+                        shutil.rmtree(later, ignore_errors=True)
             return True
         if problem:
-            raise AgreedError(f"no checkpoint can be read; {problem}; --resume never starts again")
+            raise AgreedError(
+                problem if path else f"no checkpoint can be read; {problem}; --resume never starts again"
+            )
         return False
 
     def _partial(self, step: int) -> Path:
         return self.folder / f"step-{step}.partial"
 
     def _publish(self, step: int) -> None:
-        """Rename the finished folder, and remove the checkpoints that are older than the newest `_KEPT`."""
-        target = self.folder / f"step-{step}"
+        """Rename the finished folder, and keep only it and the `_KEPT` - 1 good ones before it.
+
+        Later ones are not of this training: they could not be read when it was resumed.
+        """
+        partial, target = self._partial(step), self.folder / f"step-{step}"
         try:
+            sync(partial)
             shutil.rmtree(target, ignore_errors=True)
-            os.replace(self._partial(step), target)
+            os.replace(partial, target)
             sync(self.folder)
         except OSError as error:
             self.warn(f"the checkpoint of step {step:,} could not be kept: {_reason(error)}")
             return
-        for old in whole_checkpoints(self.folder)[_KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
+        self._damaged.discard(target)
+        good = [path for path in whole_checkpoints(self.folder) if path not in self._damaged]
+        kept = [path for path in good if step_of(path) <= step][:_KEPT]
+        for other in {*whole_checkpoints(self.folder), *_torn_folders(self.folder)} - set(kept):
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:
@@ -134,9 +155,30 @@ def _state(trainer: Trainer) -> dict[str, Any]:
 
 def whole_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder that have their metadata, which is written last; the newest first."""
-    steps = {path: _NAME.fullmatch(path.name) for path in folder.glob("step-*")}
-    whole = {path: int(match[1]) for path, match in steps.items() if match and (path / _METADATA).is_file()}
-    return sorted(whole, key=whole.__getitem__, reverse=True)
+    return [path for path in _step_folders(folder) if (path / _METADATA).is_file()]
+
+
+def step_of(path: Path) -> int:
+    """The step of a folder ``step-N``."""
+    return int(path.name.removeprefix("step-"))
+
+
+def _torn_folders(folder: Path) -> list[Path]:
+    """Folders step-N that a fault of the disk has left without their metadata."""
+    return [path for path in _step_folders(folder) if not (path / _METADATA).is_file()]
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    """The newest first."""
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def _require_checkpoint(path: Path) -> None:
+    if not (path / _METADATA).is_file():
+        raise UserError(
+            f"--resume is {path}, should be auto, never or a folder such as OUTPUT/checkpoints/step-100"
+        )
 
 
 def _reason(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The length of a training in phases of one row length each, and the learning rate that follows its progress."""
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -37,6 +38,10 @@ class Schedule:
     def starts(self) -> list[int]:
         """The first step of each phase."""
         return [0, *accumulate(phase.steps for phase in self.phases)][:-1]
+
+    def phase_of(self, step: int) -> int:
+        """The index of the phase to which the last of ``step`` finished steps belongs."""
+        return bisect_left(self.starts, step, lo=1) - 1
 
     def fraction(self, step: float) -> float:
         """The finished share of the training after ``step`` steps, in [0, 1]. ``step`` may lie within a step (0.5)."""

@@ -1,5 +1,6 @@
 """Ending a training on SIGINT or SIGTERM at a step on which all ranks agree."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,15 +29,19 @@ class StopRequest:
 
 @contextmanager
 def stop_requests(world: World) -> Iterator[StopRequest]:
-    """Within the block, the first SIGINT or SIGTERM is remembered instead of raised; a second one is raised."""
-    request = StopRequest(world)
+    """Within the block, the first SIGINT or SIGTERM is remembered instead of raised; a second one is raised.
+
+    Under torchrun a second one is ignored: torchrun passes on what the terminal or the scheduler has sent already, and
+    ends the other processes when the first of them has ended. It kills them itself if they take too long.
+    """
+    request, is_repeated = StopRequest(world), "RANK" in os.environ
     previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def remember(number: int, frame: FrameType | None) -> None:
         handler = previous[signal.Signals(number)]
-        if request.received and callable(handler):
+        if request.received and callable(handler) and not is_repeated:
             handler(number, frame)
-        request.received = number
+        request.received = request.received or number
 
     replaced = {n: handler for n, handler in previous.items() if handler not in (None, signal.SIG_IGN)}
     for number in replaced:

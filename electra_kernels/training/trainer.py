@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
@@ -210,13 +211,16 @@ class Trainer:
         if self.world.size == 1:
             return objective
         device = self.world.device
-        return DistributedDataParallel(
-            objective,
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,  # no objective changes a buffer
-            gradient_as_bucket_view=True,
-            find_unused_parameters=self.recipe.head_start > 0 and self.recipe.head_start_replacements is None,
-        )
+        with warnings.catch_warnings():  # the new name of broadcast_buffers begins with torch 2.13
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(
+                objective,
+                device_ids=[device] if device.type == "cuda" else None,
+                broadcast_buffers=False,  # no objective changes a buffer
+                gradient_as_bucket_view=True,
+                find_unused_parameters=self.recipe.head_start > 0
+                and self.recipe.head_start_replacements is None,
+            )
 
     def _synchronized(self, is_last: bool) -> AbstractContextManager[None]:
         """Exchange gradients between the ranks in the last micro-batch only."""

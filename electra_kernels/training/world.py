@@ -145,5 +145,10 @@ def join_world() -> Iterator[World]:
             control=dist.new_group(backend="gloo", timeout=_PATIENCE),
             saving=dist.new_group(backend="gloo"),
         )
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[0].rpartition("] ")[2].partition(". ")[0]
+        raise UserError(f"rank {dist.get_rank()} has lost another rank: {reason}") from error
     finally:
         dist.destroy_process_group()

@@ -1,6 +1,7 @@
 """Checkpoints on one process: whole or absent, whatever happens to the files or the disk."""
 
 import contextlib
+import shutil
 import subprocess
 
 import pytest
@@ -125,6 +126,36 @@ def test_a_folder_without_metadata_is_no_checkpoint(saved, make, warnings):
     (checkpoints.folder / "step-30" / ".metadata").unlink()
     (checkpoints.folder / "step-40.partial").mkdir()
     assert restore(checkpoints, make()).position.step == 20
+    assert warnings == [f"{checkpoints.folder / 'step-30'} is passed over: it has no .metadata"]
+
+
+def test_damaged_checkpoints_do_not_displace_the_good_ones(saved, make, rows, warnings):
+    _, checkpoints = saved
+    shutil.copytree(checkpoints.folder / "step-30", checkpoints.folder / "step-40")
+    for step in (30, 40):
+        for path in (checkpoints.folder / f"step-{step}").glob("*.distcp"):
+            path.write_bytes(b"")
+    shutil.copytree(checkpoints.folder / "step-30", checkpoints.folder / "step-50.partial")
+    resumed = restore(checkpoints, make())
+    assert resumed.position.step == 20
+    assert len(warnings) == 2
+    for _ in resumed.train([rows], lambda: resumed.position.step == 25):
+        checkpoints.save(resumed)
+    assert checkpoints.finish()
+    assert names(checkpoints) == ["step-20", "step-25"]
+
+
+def test_going_back_to_a_checkpoint_leaves_no_later_one(saved, make):
+    _, checkpoints = saved
+    assert restore(checkpoints, make(), checkpoints.folder / "step-20").position.step == 20
+    assert names(checkpoints) == ["step-20"]
+
+
+def test_a_path_without_a_checkpoint_is_refused(tmp_path, saved, make, warnings):
+    with pytest.raises(
+        UserError, match=r"--resume is .*elsewhere, should be auto, never or a folder such as"
+    ):
+        restore(saved[1], make(), tmp_path / "elsewhere")
     assert warnings == []
 
 
@@ -159,6 +190,4 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_the_training(tmp_path, make,
 
 
 def free_bytes(folder):
-    import shutil
-
     return shutil.disk_usage(folder).free

@@ -65,7 +65,7 @@ class Watched:
             log=log if has_log else None,
             monitor=Monitor(),
             evaluate=self.evaluate,
-            save_model=self.models.append,
+            save_model=lambda step: self.models.append(step) is None,
             show=lambda record, figures: self.shown.append((record.step, dict(figures))),
             warn=self.warnings.append,
             save_minutes=save_minutes,
