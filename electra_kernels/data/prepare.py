@@ -71,6 +71,10 @@ def prepare(
     )
     try:
         return _prepare(paths, output, vocabulary, options, processes or os.cpu_count() or 1, log, progress)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(output)) from error  # a write does not name its file
     finally:
         (output / _STANDARD_INPUT).unlink(missing_ok=True)
 
