@@ -131,7 +131,10 @@ def _token_cache(options: Options, world: World, progress: Progress) -> TokenCac
         folder = options.output / "data"
         size = options.vocab_size or RECIPES[options.config].vocab_size
         world.on_main(lambda: _prepared(options, folder, size, progress))
-    return world.everywhere(lambda: open_cache(folder))
+    cache = world.everywhere(lambda: open_cache(folder))
+    if not cache.counts.any():
+        raise AgreedError("too little text: the training documents have no word of the vocabulary")
+    return cache
 
 
 def _prepared(options: Options, folder: Path, vocab_size: int, progress: Progress) -> None:
