@@ -120,6 +120,12 @@ def _add_length_options(parser: argparse.ArgumentParser) -> None:
         help="rows of a step over all ranks instead of the configuration's",
     )
     group.add_argument(
+        "--dropout",
+        type=_dropout,
+        help="dropout of the reference models instead of the configuration's; with 0, packed rows use variable-length "
+        "attention on a GPU",
+    )
+    group.add_argument(
         "--learning-rate",
         type=number(float),
         help="peak learning rate of AdamW instead of the configuration's",
@@ -178,6 +184,13 @@ def _add_saving_options(parser: argparse.ArgumentParser) -> None:
         help="auto: continue the run in OUTPUT if there is one; never: replace it; PATH: go back to that checkpoint of "
         "this run, or begin with one of another run (default: %(default)s)",
     )
+
+
+def _dropout(text: str) -> float:
+    rate = float(text)
+    if not 0 <= rate < 1:
+        raise argparse.ArgumentTypeError(f"{text} should be at least 0 and below 1")
+    return rate
 
 
 def _schedule(text: str) -> object:

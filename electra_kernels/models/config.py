@@ -1,6 +1,6 @@
 """Sizes and options of the reference ELECTRA, and the configurations of the original."""
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 POSITION_EMBEDDINGS = ("absolute", "rotary")
@@ -165,6 +165,14 @@ class ElectraConfig:
                     f"generator.{name} is {value}, should be {expected} as the discriminator's with "
                     f"tie={self.tie!r}"
                 )
+
+    def with_dropout(self, rate: float) -> "ElectraConfig":
+        """The same configuration with another dropout rate in both encoders."""
+        encoders = {
+            name: None if encoder is None else replace(encoder, dropout=rate)
+            for name, encoder in (("discriminator", self.discriminator), ("generator", self.generator))
+        }
+        return replace(self, **encoders)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as numbers, strings, dicts and None, which JSON can store; `from_dict` is the inverse."""
