@@ -105,6 +105,7 @@ def test_the_schedule_is_that_of_the_recipe_the_steps_or_the_phases():
         ({"muon_learning_rate": 0.5}, "--muon-learning-rate"),
         ({"seed": 5}, "--seed"),
         ({"pack": False}, "packing"),
+        ({"dropout": 0.2}, "--dropout"),
     ],
 )
 def test_an_option_that_decides_the_result_makes_another_run(change, name):
