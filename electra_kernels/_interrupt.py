@@ -40,10 +40,20 @@ def stop_signals_raise() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             if handler is _exit_at_once and "RANK" in os.environ:
-                # This process ends now, with its message and status; torchrun tells it to as soon as another one has.
-                signal.signal(number, signal.SIG_IGN)
+                signal.signal(number, signal.SIG_IGN)  # see `ignore_torchrun`
             elif handler is not None:
                 signal.signal(number, handler)
+
+
+def ignore_torchrun() -> None:
+    """To be called by a process that is ending with an error.
+
+    As soon as one process has ended, torchrun sends SIGTERM to the others. They may be about to end themselves, with a
+    message and a status that say more.
+    """
+    if "RANK" in os.environ and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _install(number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> None:

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from electra_kernels._interrupt import describe_stop
+from electra_kernels._interrupt import describe_stop, ignore_torchrun
 from electra_kernels.commands.options import Commands, add_text, number, output_folder
 from electra_kernels.commands.prepare import add_reading_options, add_vocabulary_options
 
@@ -213,10 +213,11 @@ def run(arguments: argparse.Namespace) -> int:
     options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
     try:
         report = pretrain(options, Progress(Console(stderr=True, quiet=not is_main)))
-    except KeyboardInterrupt as stop:
-        if is_main:  # the only rank that prints
-            raise
-        return describe_stop(type(stop))[1]
+    except BaseException as error:
+        ignore_torchrun()
+        if isinstance(error, KeyboardInterrupt) and not is_main:  # rank 0 prints the line
+            return describe_stop(type(error))[1]
+        raise
     if is_main:
         print(report)
     return 0

@@ -187,4 +187,6 @@ def _reason(error: BaseException) -> str:
         failure = next(iter(error.failures.values()))
         error = failure[0] if isinstance(failure, tuple) else failure
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "unexpected pos" in lines[-1]:  # torch's words for it
+        return "No space left on device, or the file system has lost bytes"
     return lines[-1].strip()

@@ -9,7 +9,7 @@ import pytest
 from electra_kernels.training.checkpoints import step_of, whole_checkpoints
 from survival.runs import STEPS, Run, check_end, check_model, finished, reached, weights
 
-KILLS, LONG = 20, 360
+KILLS, LONG = 20, 240
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def kill_at_random(run, number, rng, last):
         time.sleep(rng.uniform(0, 5))
     else:
         run.wait_until(Run.started)
-        run.wait_until(reached(last + rng.choice((0, 10))))
+        run.wait_until(reached(last + rng.choice((0, 0, 10))))
         moment = during_model if number % 10 == 0 else during_save if number % 3 else None
         if moment:
             run.wait_until(moment, poll=0.0005)

@@ -166,7 +166,10 @@ def test_ranks_that_outlive_torchrun_keep_the_folder(data, tmp_path):
     os.kill(run.process.pid, signal.SIGKILL)
     run.process.wait()
     try:
-        assert "is in use by process" in refused(output, *options, ranks=2)
+        second = Run(output, *options, ranks=2)
+        assert second.wait() == 1
+        (error,) = second.errors()
+        assert "is in use by process" in error
     finally:
         for pid in ranks:
             os.kill(pid, signal.SIGKILL)

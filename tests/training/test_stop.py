@@ -58,3 +58,13 @@ def test_a_rank_without_a_signal_stops_with_the_others():
     stop = StopRequest(SimpleNamespace(largest=lambda value: float(max(value, other_rank))))
     assert stop()
     assert isinstance(stop.error(""), Terminated)
+
+
+def test_under_torchrun_a_second_signal_is_ignored(monkeypatch):
+    """The terminal and torchrun both send it, and torchrun ends a rank as soon as another one has ended."""
+    monkeypatch.setenv("RANK", "1")
+    with stop_requests(World()) as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+        assert stop.agreed == signal.SIGINT
