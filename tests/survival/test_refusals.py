@@ -111,7 +111,7 @@ def test_resume(data, uninterrupted, tmp_path):
 FAILS = """
 import os, sys
 from electra_kernels.commands.main import main
-import electra_kernels.commands.pipeline as pipeline
+import electra_kernels.commands.run_parts as run_parts
 from electra_kernels.data.rows import PackedRows
 
 real, calls = {place}, []
@@ -132,7 +132,7 @@ sys.exit(main())
     ("place", "calls", "error", "line"),
     [
         (
-            "pipeline.open_cache",
+            "run_parts.open_cache",
             0,
             "PermissionError(13, 'Permission denied', 'tokens.bin')",
             "rank 1: tokens.bin: Permission denied",
