@@ -65,7 +65,7 @@ sys.exit(main())
 
 
 def test_another_number_of_ranks_continues(data, tmp_path):
-    """1 → 2 → 1 ranks. Rounding alone differs, also by the micro-batch; bfloat16 and Muon, which enlarge it, are off."""
+    """1 → 2 → 1 ranks. Rounding alone differs, also by micro-batch; bfloat16 and Muon, which enlarge it, are off."""
     script = tmp_path / "in_float32.py"
     script.write_text(IN_FLOAT32)
     options = ["--data", data, "--steps", STEPS, "--learning-rate", "1e-3"]
