@@ -14,10 +14,11 @@ _TOLERANCE = 1 / 4  # of the wanted amount, so that documents of usual length st
 _HASHES = 1 << 64
 _MANY = 256 << 20  # bytes of text
 TOO_LITTLE = "too little text: it needs at least two different paragraphs, one of them to hold out"
+ALL_REPEATED = "too little text: every paragraph that was held out also occurs in the training text"
 
 
 class Candidate(NamedTuple):
-    """A document that may be held out. Those with the smallest hashes are."""
+    """A document that may be held out. The smallest hashes come first."""
 
     hash: int
     name: str

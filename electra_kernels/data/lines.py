@@ -17,10 +17,15 @@ Block: TypeAlias = tuple[int, tuple[str, ...]]  # offset of the first line, and 
 
 
 def lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[Line]:
-    """The lines between two offsets. The lines around an article of WikiExtractor become empty."""
+    """The lines between two offsets. The lines around an article of WikiExtractor become empty.
+
+    A carriage return alone ends a line too, as in files of old Macs.
+    """
     for offset, line in _raw_lines(file, start, stop):
-        text = _decode(line, offset)
-        yield offset, "" if _ARTICLE_LINE.fullmatch(text) else text
+        whole = _decode(line, offset)
+        for text in whole.rstrip("\r\n").split("\r") if "\r" in whole[:-2] else [whole]:
+            yield offset, "" if _ARTICLE_LINE.fullmatch(text) else text
+            offset += len(text.encode()) + 1
 
 
 def _decode(line: bytes, offset: int) -> str:

@@ -20,6 +20,7 @@ from electra_kernels.data.documentation import documentation_file
 from electra_kernels.data.inputs import Input, find_inputs, read_standard_input
 from electra_kernels.data.notes import Notes
 from electra_kernels.data.pieces import Piece, hash_piece
+from electra_kernels.data.shards import Encoding, Shard
 from electra_kernels.data.stages import Log, Options, Progress, Stages, log_notes, make_shards
 from electra_kernels.data.token_cache import FORMAT, TokenCache, open_cache, read_meta
 from electra_kernels.data.vocabulary import vocabulary_file
@@ -102,7 +103,9 @@ def _prepare(
         raise UserError(f"no text in {names}")
     held_out = stages.choose_held_out(meta["text"]["bytes"])
     tokenizer = stages.vocabulary(vocabulary, held_out)
-    _log_result(write_cache(output, stages.encode(held_out), tokenizer, held_out, meta), log)
+    shards = stages.encode(held_out)
+    meta["passed_over"] = _add_notes(notes, shards, log)
+    _log_result(write_cache(output, shards, tokenizer, held_out, meta), log)
     return open_cache(output)
 
 
@@ -165,8 +168,17 @@ def _describe(inputs: list[Input], results: list[dict[str, Any]], notes: Notes) 
             "sha256": combine_hashes(value for result in results for value in result["hashes"]),
         },
         "sample_bytes": sum(result["sample"] for result in results),
-        "passed_over": notes.kinds,
     }
+
+
+def _add_notes(notes: Notes, shards: Sequence[Shard], log: Log) -> dict[str, Any]:
+    """Log what the encoding has passed over. Returns all that was passed over."""
+    more = Notes()
+    for shard in shards:
+        more.merge(Notes(shard.finished(Encoding.SUFFIX)["notes"]))
+    log_notes(more, log)
+    notes.merge(more)
+    return notes.kinds
 
 
 def _log_result(meta: dict[str, Any], log: Log) -> None:

@@ -127,13 +127,18 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     """The ids of the special tokens, found by their role.
 
     Raises:
-        UserError: the vocabulary lacks one of them.
+        UserError: the vocabulary lacks one of them, or padding or the mask is also another one.
     """
     missing = missing_roles(tokenizer)
     if missing:
         raise UserError(f"the vocabulary has no {', '.join(missing)}")
     vocabulary = tokenizer.get_vocab()
-    ids = {role: vocabulary[token] for role, token in special_tokens(tokenizer).items()}
+    names = special_tokens(tokenizer)
+    for role, others in {"pad": ("cls", "sep"), "mask": ("pad", "unk", "cls", "sep")}.items():
+        if shared := [USUAL_NAMES[other][0] for other in others if names.get(other) == names[role]]:
+            needed = f"{USUAL_NAMES[role][0]} needs one of its own"
+            raise UserError(f"{names[role]!r} is {' and '.join([USUAL_NAMES[role][0], *shared])}: {needed}")
+    ids = {role: vocabulary[token] for role, token in names.items()}
     return SpecialIds(ids["pad"], ids.get("unk", ids["pad"]), ids["cls"], ids["sep"], ids["mask"])
 
 

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -265,3 +266,27 @@ def test_transformers_reads_a_saved_vocabulary(tmp_path):
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     for text in ("An OLD cat", "ภาษาไทย" * 30):
         assert loaded(text)["input_ids"] == vocabulary.encode(text).ids
+
+
+@pytest.mark.parametrize("roles", [{"pad": "</s>"}, {"mask": "<unk>"}])
+def test_padding_and_mask_are_tokens_of_their_own(tmp_path, roles):
+    names = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
+    tokenizer = Tokenizer(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    settings = {f"{role}_token": name for role, name in roles.items()}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="needs one of its own"):
+        load_vocabulary(tmp_path)
+
+
+def test_the_dot_of_a_turkish_capital_goes_with_the_capital(tmp_path):
+    trained = train_vocabulary([Document("a", ("İstanbul istanbul ışık şöyle böyle",) * 3)], 100)
+    assert trained.normalizer.normalize_str("İstanbul ışık") == "istanbul ışık"
+    lines = [
+        *SPECIAL_TOKENS,
+        "i\u0307stanbul",
+        "ışık",
+        "böyle",
+    ]  # the words of a vocabulary that was trained with it
+    (tmp_path / "vocab.txt").write_text("\n".join(lines))
+    assert load_vocabulary(tmp_path / "vocab.txt").encode("İstanbul").tokens[1] == "i\u0307stanbul"
