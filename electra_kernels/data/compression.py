@@ -32,7 +32,7 @@ class _ZstdFile(io.RawIOBase):
     The stream_reader of zstandard ends there without an error, as if the frame were whole.
     """
 
-    _BLOCK = 1 << 15  # compressed bytes that are decompressed at once
+    _BLOCK = 1 << 16  # compressed bytes that are decompressed at once
     _LARGEST_WINDOW = 1 << 31  # that of ``zstd --ultra --long=31``; the package allows 2**27 by default
 
     def __init__(self, file: BinaryIO) -> None:

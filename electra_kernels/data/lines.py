@@ -23,9 +23,21 @@ def lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[Line]:
     """
     for offset, line in _raw_lines(file, start, stop):
         whole = _decode(line, offset)
-        for text in whole.rstrip("\r\n").split("\r") if "\r" in whole[:-2] else [whole]:
-            yield offset, "" if _ARTICLE_LINE.fullmatch(text) else text
-            offset += len(text.encode()) + 1
+        if whole.find("\r", 0, -2) < 0:
+            yield offset, _without_article_line(whole)
+        else:
+            for place, text in _split_at_returns(offset, whole):
+                yield place, _without_article_line(text)
+
+
+def _without_article_line(text: str) -> str:
+    return "" if text.startswith("<") and _ARTICLE_LINE.fullmatch(text) else text
+
+
+def _split_at_returns(offset: int, line: str) -> Iterator[Line]:
+    for text in line.rstrip("\r\n").split("\r"):
+        yield offset, text
+        offset += len(text.encode()) + 1
 
 
 def _decode(line: bytes, offset: int) -> str:
