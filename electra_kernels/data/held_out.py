@@ -96,6 +96,19 @@ def divide(document: Document, held_out: int) -> tuple[Document | None, Document
     )
 
 
+def beginning(document: Document, size: int) -> Document:
+    """The first ``size`` bytes of a document; the last paragraph may be cut."""
+    paragraphs, left = [], size
+    for paragraph in document.paragraphs:
+        data = paragraph.encode()[: max(0, left - 1)]
+        if text := data.decode(errors="ignore").strip():
+            paragraphs.append(text)
+        left -= len(data) + 1
+        if left <= 0:
+            break
+    return replace(document, paragraphs=tuple(paragraphs))
+
+
 def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
     """Every other document; a single one is divided in its middle.
 

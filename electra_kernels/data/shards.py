@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from electra_kernels.data.document import Document
-from electra_kernels.data.held_out import Candidate, candidate, divide
+from electra_kernels.data.held_out import Candidate, beginning, candidate, divide
 from electra_kernels.data.notes import Notes
 from electra_kernels.data.pieces import Piece, hash_piece
 from electra_kernels.data.reading import Reader
@@ -94,9 +94,12 @@ class Survey:
                     lowest.add(document)
                     position = before + min(reader.position, piece.text_size)
                     share = 1.0 if self.sample_all else position / max(self.shard.text_size, 1)
-                    if sampled + size <= self.sample and sampled <= self.sample * share:
-                        sample.write(document.to_json() + "\n")
-                        sampled += size
+                    if self.sample and sampled <= self.sample * share:
+                        # Long documents would not fit into the sample of a small part of a large text.
+                        part = document if size <= self.sample else beginning(document, self.sample // 4)
+                        if sampled + part.size <= self.sample:
+                            sample.write(part.to_json() + "\n")
+                            sampled += part.size
                     unreported += size
                     if unreported >= _BATCH:
                         report(unreported)

@@ -5,6 +5,7 @@ import random
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from electra_kernels.data import stages
 from electra_kernels.data.prepare import prepare
 from electra_kernels.data.text import Document
 from electra_kernels.data.vocabulary import save_vocabulary, train_vocabulary
@@ -59,3 +60,15 @@ def test_names_of_special_tokens_in_a_text_are_no_special_tokens(tmp_path):
     ids = cache.special_ids
     assert not np.isin(cache.tokens, [ids.pad, ids.cls, ids.sep, ids.mask]).any()
     assert (cache.tokens == ids.unk).sum() > 100
+
+
+def test_documents_longer_than_the_sample_of_a_shard_give_their_beginnings(tmp_path, monkeypatch):
+    """Otherwise books in a large text would give a vocabulary trained on nothing."""
+    monkeypatch.setattr(stages, "SAMPLE", 2000)
+    books = ["\n".join(" ".join(_RANDOM.choices(WORDS, k=12)) for _ in range(200)) for _ in range(5)]
+    assert min(map(len, books)) > 4 * stages.SAMPLE
+    corpus = tmp_path / "a.txt"
+    corpus.write_text("\n\n".join(books))
+    cache = prepare([corpus], tmp_path / "cache", vocab_size=150)
+    assert 1000 < cache.meta["sample_bytes"] <= 2000
+    assert cache.meta["unknown"] < 0.01
