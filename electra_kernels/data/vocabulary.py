@@ -101,16 +101,17 @@ def describe_vocabulary(tokenizer: Tokenizer) -> str:
     """What a vocabulary does with case and accents, in words: "lower-cases, keeps accents outside Latin only"."""
     normalizer = tokenizer.normalizer
 
-    def keeps(text: str) -> bool:
-        return normalizer is None or text in normalizer.normalize_str(text)
+    def keeps(text: str, without: str) -> bool:
+        # A normalizer that decomposes letters, or writes their bytes, keeps them apart all the same.
+        return normalizer is None or normalizer.normalize_str(text) != normalizer.normalize_str(without)
 
     accents = {
         (True, True): "keeps accents",
         (False, True): "keeps accents outside Latin only",
         (True, False): "keeps accents in Latin only",
         (False, False): "removes accents",
-    }[keeps("\u00e9"), keeps("\u304c")]
-    return f"{'keeps capitals' if keeps('A') else 'lower-cases'}, {accents}"
+    }[keeps("\u00e9", "e"), keeps("\u304c", "\u304b")]
+    return f"{'keeps capitals' if keeps('A', 'a') else 'lower-cases'}, {accents}"
 
 
 def save_vocabulary(tokenizer: Tokenizer, directory: Path) -> None:

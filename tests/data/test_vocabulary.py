@@ -7,7 +7,7 @@ import tarfile
 import unicodedata
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers
 from transformers import AutoTokenizer
 
 from electra_kernels.data import vocabulary
@@ -290,3 +290,9 @@ def test_the_dot_of_a_turkish_capital_goes_with_the_capital(tmp_path):
     ]  # the words of a vocabulary that was trained with it
     (tmp_path / "vocab.txt").write_text("\n".join(lines))
     assert load_vocabulary(tmp_path / "vocab.txt").encode("İstanbul").tokens[1] == "i\u0307stanbul"
+
+
+@pytest.mark.parametrize("normalizer", [normalizers.NFKD(), normalizers.ByteLevel()])
+def test_a_vocabulary_that_writes_accents_in_another_form_keeps_them(trained, normalizer):
+    trained.normalizer = normalizer
+    assert describe_vocabulary(trained) == "keeps capitals, keeps accents"
