@@ -51,7 +51,8 @@ def prepare(
             documentation of five Python packages is downloaded.
         output: folder of the cache.
         vocabulary: file or folder of a vocabulary, see `load_vocabulary`; None trains one on a sample of the text.
-        vocab_size, cased, keep_accents: of the trained vocabulary, see `train_vocabulary`; unused with a given one.
+        vocab_size, cased, keep_accents: of the trained vocabulary, see `train_vocabulary`. With a given one, vocab_size
+            is unused.
         wrapped: lines are broken at a width: an empty line separates paragraphs, and a file is a document.
         field: name of the field or column with the text, in JSON lines, parquet files and saved datasets.
         processes: number of processes; None takes one per core. With more than one, a program that calls this function
@@ -60,9 +61,14 @@ def prepare(
         progress: called with the name of the step, the bytes of text that are done, and an estimate of all of them.
 
     Raises:
-        UserError: the text or the vocabulary cannot be used, or the folder has the cache of another call.
+        UserError: the text or the vocabulary cannot be used, cased or keep_accents is given with a vocabulary, or the
+            folder has the cache of another call.
         OSError: a file cannot be written.
     """
+    if vocabulary and (cased or keep_accents is not None):
+        raise UserError(
+            "--cased and --keep-accents are for a trained vocabulary; a given one is used as it is"
+        )
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     options = (
