@@ -30,7 +30,7 @@ def special_tokens(tokenizer: "Tokenizer") -> dict[str, str]:
     """
     roles = find_roles(tokenizer.get_vocab(), getattr(tokenizer, "role_names", {}))
     unknown = getattr(tokenizer.model, "unk_token", None)
-    if "unk" not in roles and unknown:
+    if "unk" not in roles and unknown and tokenizer.token_to_id(unknown) is not None:
         roles["unk"] = unknown
     return roles
 

@@ -60,3 +60,9 @@ def test_only_a_vocabulary_of_bytes_may_lack_an_unknown_token():
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel()])
     assert writes_any_text(tokenizer)
     assert missing_roles(tokenizer) == []
+
+
+def test_the_unknown_token_of_a_model_counts_if_the_vocabulary_has_it():
+    vocabulary = {"[PAD]": 0, "oov": 1}
+    assert special_tokens(Tokenizer(models.WordPiece(vocabulary, unk_token="oov")))["unk"] == "oov"
+    assert "unk" not in special_tokens(Tokenizer(models.WordPiece(vocabulary, unk_token="absent")))

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from electra_kernels._version import __version__
 from electra_kernels.data.document import Document
-from electra_kernels.data.held_out import TOO_LITTLE, drop_repeated
+from electra_kernels.data.held_out import ALL_REPEATED, TOO_LITTLE, drop_repeated
 from electra_kernels.data.shards import (
     Encoding,
     Shard,
@@ -57,9 +57,9 @@ def write_cache(
     lines = "".join(document.to_json() + "\n" for document in held_out)
     write_whole(folder / HELD_OUT, lines)
     tokens, documents = (sum(result[name] for result in results) for name in ("tokens", "documents"))
-    held_out_tokens = sum(map(len, encode_documents(tokenizer, held_out)))
+    held_out_tokens = sum(map(len, encode_documents(tokenizer, held_out, special_ids(tokenizer))))
     if not tokens or not held_out_tokens:
-        raise UserError(TOO_LITTLE)
+        raise UserError(ALL_REPEATED if overlap == 1 else TOO_LITTLE)
     unknown = _write_counts(shards, tokenizer, folder)
     _write_tokens(shards, folder)
     _write_offsets(shards, documents, folder)
@@ -134,7 +134,7 @@ def _write_offsets(shards: Sequence[Shard], documents: int, folder: Path) -> Non
 
 
 def _move(folder: Path, output: Path, meta: dict[str, Any]) -> None:
-    if (output / TOKENIZER).exists():  # of a call that was interrupted here
+    if (output / TOKENIZER).exists():  # left by a call that was interrupted here
         shutil.rmtree(output / TOKENIZER)
     (folder / TOKENIZER).rename(output / TOKENIZER)
     for name in (TOKENS, OFFSETS, COUNTS, HELD_OUT):

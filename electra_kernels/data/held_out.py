@@ -14,10 +14,11 @@ _TOLERANCE = 1 / 4  # of the wanted amount, so that documents of usual length st
 _HASHES = 1 << 64
 _MANY = 256 << 20  # bytes of text
 TOO_LITTLE = "too little text: it needs at least two different paragraphs, one of them to hold out"
+ALL_REPEATED = "too little text: every paragraph that was held out also occurs in the training text"
 
 
 class Candidate(NamedTuple):
-    """A document that may be held out. Those with the smallest hashes are."""
+    """A document that may be held out. The smallest hashes come first."""
 
     hash: int
     name: str
@@ -93,6 +94,19 @@ def divide(document: Document, held_out: int) -> tuple[Document | None, Document
         replace(document, paragraphs=document.paragraphs[:kept]),
         replace(document, paragraphs=document.paragraphs[kept:]),
     )
+
+
+def beginning(document: Document, size: int) -> Document:
+    """The first ``size`` bytes of a document; the last paragraph may be cut."""
+    paragraphs, left = [], size
+    for paragraph in document.paragraphs:
+        data = paragraph.encode()[: max(0, left - 1)]
+        if text := data.decode(errors="ignore").strip():
+            paragraphs.append(text)
+        left -= len(data) + 1
+        if left <= 0:
+            break
+    return replace(document, paragraphs=tuple(paragraphs))
 
 
 def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:

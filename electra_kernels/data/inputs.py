@@ -27,7 +27,7 @@ _RESULTS = {  # files of a run or of a model, should they lie beside text
     "tokens.bin", "offsets.npy", "counts.npy", "electra-kernels.lock", "report.html",
 }  # fmt: skip
 _SNIFFED = 4096
-_EXPANSION = 3  # of compressed text; only the progress bar and the size of a sample depend on it
+_EXPANSION = 3  # assumed rate of compression; only the progress bar and the size of a sample depend on it
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def find_inputs(paths: Sequence[Path], notes: Notes, *, leave_out: Path | None =
         UserError: a path is missing, or is a file of a kind that cannot be read.
     """
     found: dict[Path, Input] = {}
+    names: set[str] = set()
     visited = {leave_out.resolve()} if leave_out else set()
     paths = list(dict.fromkeys(Path(path) for path in paths))
     for path, name in zip(paths, _distinct_names(paths)):
@@ -80,8 +81,11 @@ def find_inputs(paths: Sequence[Path], notes: Notes, *, leave_out: Path | None =
         for each in _given_folder(path, name, notes, visited) if path.is_dir() else [_given_file(path, name)]:
             if each.path.resolve() in found:
                 notes.add("file given twice", str(each.path))
-            else:
-                found[each.path.resolve()] = each
+                continue
+            if each.name in names:  # a file in a folder and a file that was given may have one name
+                each = replace(each, name=str(each.path.absolute()))
+            names.add(each.name)
+            found[each.path.resolve()] = each
     return list(found.values())
 
 
@@ -91,6 +95,8 @@ def read_standard_input(copy: Path) -> Input:
     Raises:
         UserError: it holds neither text nor JSON lines.
     """
+    if sys.stdin is None:
+        raise UserError("standard input: closed")
     digest = hashlib.sha256()
     with open(copy, "wb") as file:
         while block := sys.stdin.buffer.read(1 << 20):
@@ -194,10 +200,8 @@ def _reason_to_skip(folder: Path) -> str:
 
 
 def _is_result(path: Path) -> bool:
-    if path.name not in _RESULTS:
-        return False
     if path.name != "vocab.txt":
-        return True
+        return path.name in _RESULTS
     with open(path, "rb") as file:
         start = file.read(_SNIFFED)
     return b"[PAD]" in start or b"[UNK]" in start or b"<unk>" in start
@@ -274,7 +278,8 @@ def _sniff(path: Path, compression: str) -> str | None:
     try:
         with open_decompressed(path, compression) as file:
             start = file.read(_SNIFFED)
-            line = start.split(b"\n")[0] if b"\n" in start else start + file.readline()
+            line = start.lstrip()
+            line = line.split(b"\n")[0] if b"\n" in line else line + file.readline()
     except decompression_errors():
         return "text"  # reading it will say what is wrong
     if b"\0" in start:

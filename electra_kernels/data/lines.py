@@ -17,10 +17,27 @@ Block: TypeAlias = tuple[int, tuple[str, ...]]  # offset of the first line, and 
 
 
 def lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[Line]:
-    """The lines between two offsets. The lines around an article of WikiExtractor become empty."""
+    """The lines between two offsets. The lines around an article of WikiExtractor become empty.
+
+    A carriage return alone ends a line too, as in files of old Macs.
+    """
     for offset, line in _raw_lines(file, start, stop):
-        text = _decode(line, offset)
-        yield offset, "" if _ARTICLE_LINE.fullmatch(text) else text
+        whole = _decode(line, offset)
+        if whole.find("\r", 0, -2) < 0:
+            yield offset, _without_article_line(whole)
+        else:
+            for place, text in _split_at_returns(offset, whole):
+                yield place, _without_article_line(text)
+
+
+def _without_article_line(text: str) -> str:
+    return "" if text.startswith("<") and _ARTICLE_LINE.fullmatch(text) else text
+
+
+def _split_at_returns(offset: int, line: str) -> Iterator[Line]:
+    for text in line.rstrip("\r\n").split("\r"):
+        yield offset, text
+        offset += len(text.encode()) + 1
 
 
 def _decode(line: bytes, offset: int) -> str:

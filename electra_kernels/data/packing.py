@@ -30,7 +30,7 @@ SHORTEST_ROW = 8  # tokens of text in a row that is not packed; fewer give too l
 _SPECIAL = 2  # cells of a row that a piece takes for [CLS] and [SEP]
 _WINDOW = 2**20  # documents and full pieces that are packed together
 _ARRAYS = ("starts", "lengths", "rows")
-_VERSION = 1  # of a plan; increase it with every change of the rules or of the files
+_VERSION = 1  # format of a plan; increase it with every change of the rules or of the files
 
 
 class TokenStore(Protocol):

@@ -10,7 +10,7 @@ from electra_kernels.data.inputs import Input
 from electra_kernels.data.lines import LONGEST, cut_place
 from electra_kernels.errors import UserError
 
-_EMPTY_LINE = re.compile(rb"\n[ \t\r]*\n")
+_EMPTY_LINE = re.compile(rb"\n[ \t\r]*\n|\r[ \t]*\r(?!\n)")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def split_input(source: Input, size: int) -> list[Piece]:
 
 
 def hash_piece(piece: Piece) -> str:
-    """SHA-256 of the bytes of a piece. That of a table covers the whole file and belongs to its first piece."""
+    """SHA-256 of the bytes of a piece. The hash of a table covers the whole file and belongs to its first piece."""
     digest = hashlib.sha256()
     source = piece.input
     files = sorted(source.path.glob("*.arrow")) if source.kind == "dataset" else [source.path]

@@ -20,6 +20,7 @@ from electra_kernels.data.documentation import documentation_file
 from electra_kernels.data.inputs import Input, find_inputs, read_standard_input
 from electra_kernels.data.notes import Notes
 from electra_kernels.data.pieces import Piece, hash_piece
+from electra_kernels.data.shards import Encoding, Shard
 from electra_kernels.data.stages import Log, Options, Progress, Stages, log_notes, make_shards
 from electra_kernels.data.token_cache import FORMAT, TokenCache, open_cache, read_meta
 from electra_kernels.data.vocabulary import vocabulary_file
@@ -50,7 +51,8 @@ def prepare(
             documentation of five Python packages is downloaded.
         output: folder of the cache.
         vocabulary: file or folder of a vocabulary, see `load_vocabulary`; None trains one on a sample of the text.
-        vocab_size, cased, keep_accents: of the trained vocabulary, see `train_vocabulary`; unused with a given one.
+        vocab_size, cased, keep_accents: of the trained vocabulary, see `train_vocabulary`. With a given one, vocab_size
+            is unused.
         wrapped: lines are broken at a width: an empty line separates paragraphs, and a file is a document.
         field: name of the field or column with the text, in JSON lines, parquet files and saved datasets.
         processes: number of processes; None takes one per core. With more than one, a program that calls this function
@@ -59,9 +61,14 @@ def prepare(
         progress: called with the name of the step, the bytes of text that are done, and an estimate of all of them.
 
     Raises:
-        UserError: the text or the vocabulary cannot be used, or the folder has the cache of another call.
+        UserError: the text or the vocabulary cannot be used, cased or keep_accents is given with a vocabulary, or the
+            folder has the cache of another call.
         OSError: a file cannot be written.
     """
+    if vocabulary and (cased or keep_accents is not None):
+        raise UserError(
+            "--cased and --keep-accents are for a trained vocabulary; a given one is used as it is"
+        )
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     options = (
@@ -106,7 +113,9 @@ def _prepare(
         raise UserError(f"no text in {names}")
     held_out = stages.choose_held_out(meta["text"]["bytes"])
     tokenizer = stages.vocabulary(vocabulary, held_out)
-    _log_result(write_cache(output, stages.encode(held_out), tokenizer, held_out, meta), log)
+    shards = stages.encode(held_out)
+    meta["passed_over"] = _add_notes(notes, shards, log)
+    _log_result(write_cache(output, shards, tokenizer, held_out, meta), log)
     return open_cache(output)
 
 
@@ -169,8 +178,17 @@ def _describe(inputs: list[Input], results: list[dict[str, Any]], notes: Notes) 
             "sha256": combine_hashes(value for result in results for value in result["hashes"]),
         },
         "sample_bytes": sum(result["sample"] for result in results),
-        "passed_over": notes.kinds,
     }
+
+
+def _add_notes(notes: Notes, shards: Sequence[Shard], log: Log) -> dict[str, Any]:
+    """Log what the encoding has passed over. Returns all that was passed over."""
+    more = Notes()
+    for shard in shards:
+        more.merge(Notes(shard.finished(Encoding.SUFFIX)["notes"]))
+    log_notes(more, log)
+    notes.merge(more)
+    return notes.kinds
 
 
 def _log_result(meta: dict[str, Any], log: Log) -> None:

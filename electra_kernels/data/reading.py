@@ -61,14 +61,15 @@ class Reader:
 
     def _text(self, piece: Piece) -> Iterator[Document]:
         with open_decompressed(piece.input.path, piece.input.compression) as file:
-            watched = self._watch(piece.start, lines(file, piece.start, piece.stop))
+            watched = self._watch(piece, lines(file, piece.start, piece.stop))
             for offset, paragraphs in wrapped_blocks(watched) if self.wrapped else blocks(watched):
                 yield Document(f"{piece.input.name}#{offset}", paragraphs)
 
-    def _watch(self, first: int, lines: Iterable[Line]) -> Iterator[Line]:
+    def _watch(self, piece: Piece, lines: Iterable[Line]) -> Iterator[Line]:
         before = ""
         for offset, line in lines:
-            self.position = offset - first
+            self.position = offset - piece.start
+            line = self._without_nul(line, f"{piece.input.path}, byte {offset}")
             stripped = line.strip()
             if stripped and before:
                 self.lines += 1
@@ -108,6 +109,7 @@ class Reader:
         except UnicodeEncodeError:
             self.notes.add("record with a lone surrogate, replaced by U+FFFD", where)
             text = re.sub("[\ud800-\udfff]", "\ufffd", text)
+        text = self._without_nul(text, where)
         cut = wrapped_blocks if self.wrapped else long_blocks
         parts = cut((0, line) for line in text.splitlines())
         index = -1
@@ -115,6 +117,12 @@ class Reader:
             yield Document(f"{name}.{index}" if index else name, paragraphs)
         if index < 0:
             self.notes.add("record with an empty text", where)
+
+    def _without_nul(self, text: str, where: str) -> str:
+        if "\0" not in text:
+            return text
+        self.notes.add("text with NUL characters, which are left out (UTF-16 should be UTF-8)", where)
+        return text.replace("\0", "")
 
     def _parquet(self, piece: Piece) -> Iterator[Document]:
         import pyarrow.parquet

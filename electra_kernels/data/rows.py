@@ -12,6 +12,7 @@ from torch import Tensor
 
 from electra_kernels.data.batch import TokenBatch
 from electra_kernels.data.packing import SHORTEST_ROW, Plan, TokenStore
+from electra_kernels.data.shards import encode_documents
 from electra_kernels.data.text import Document
 from electra_kernels.data.vocabulary import SpecialIds, special_ids
 
@@ -167,7 +168,7 @@ def encode_rows(
         raise ValueError(f"length: {length} should be at least {SHORTEST_ROW + 2}")
     ids, width = special_ids(tokenizer), length - 2
     rows, sources = [], []
-    for index, tokens in enumerate(_encode_documents(documents, tokenizer)):
+    for index, tokens in enumerate(_encode_documents(documents, tokenizer, ids)):
         for start in range(0, len(tokens), width):
             piece = tokens[start : start + width]
             if len(piece) >= shortest:
@@ -190,7 +191,9 @@ def unigram_counts(rows: Rows, vocab_size: int) -> Tensor:
     return torch.bincount(rows.input_ids[rows.maskable], minlength=vocab_size)
 
 
-def _encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[list[int]]:
+def _encode_documents(
+    documents: Sequence[Document], tokenizer: Tokenizer, ids: SpecialIds
+) -> Iterator[list[int]]:
     """The token ids of each document, encoded in chunks of about _CHUNK_PARAGRAPHS."""
     start = 0
     while start < len(documents):
@@ -198,9 +201,5 @@ def _encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> It
         while stop < len(documents) and (stop == start or paragraphs < _CHUNK_PARAGRAPHS):
             paragraphs += len(documents[stop].paragraphs)
             stop += 1
-        chunk = documents[start:stop]
-        texts = [paragraph for document in chunk for paragraph in document.paragraphs]
-        encodings = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-        for document in chunk:
-            yield [token for _ in document.paragraphs for token in next(encodings).ids]
+        yield from encode_documents(tokenizer, documents[start:stop], ids)
         start = stop

@@ -17,11 +17,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from electra_kernels.data.document import Document
-from electra_kernels.data.held_out import Candidate, candidate, divide
+from electra_kernels.data.held_out import Candidate, beginning, candidate, divide
 from electra_kernels.data.notes import Notes
 from electra_kernels.data.pieces import Piece, hash_piece
 from electra_kernels.data.reading import Reader
-from electra_kernels.data.vocabulary import load_vocabulary, special_ids
+from electra_kernels.data.vocabulary import SpecialIds, load_vocabulary, special_ids
 from electra_kernels.files import write_whole
 from electra_kernels.special_tokens import all_special
 
@@ -94,9 +94,12 @@ class Survey:
                     lowest.add(document)
                     position = before + min(reader.position, piece.text_size)
                     share = 1.0 if self.sample_all else position / max(self.shard.text_size, 1)
-                    if sampled + size <= self.sample and sampled <= self.sample * share:
-                        sample.write(document.to_json() + "\n")
-                        sampled += size
+                    if self.sample and sampled <= self.sample * share:
+                        # Long documents would not fit into the sample of a small part of a large text.
+                        part = document if size <= self.sample else beginning(document, self.sample // 4)
+                        if sampled + part.size <= self.sample:
+                            sample.write(part.to_json() + "\n")
+                            sampled += part.size
                     unreported += size
                     if unreported >= _BATCH:
                         report(unreported)
@@ -140,9 +143,9 @@ class Encoding:
 
     def __call__(self, report: Report) -> None:
         tokenizer, held_out = load_vocabulary(self.tokenizer), _read_hashes(self.held_out_hashes)
-        vocab_size = tokenizer.get_vocab_size()
+        vocab_size, special = tokenizer.get_vocab_size(), special_ids(tokenizer)
         dtype, counts = token_dtype(vocab_size), np.zeros(vocab_size, np.int64)
-        digest, documents, tokens, repeated = hashlib.sha256(), 0, 0, set()
+        notes, digest, documents, tokens, repeated = Notes(), hashlib.sha256(), 0, 0, set()
         with ExitStack() as stack:
             token_file = stack.enter_context(open(self.shard.file(".tokens"), "wb"))
             length_file = stack.enter_context(open(self.shard.file(".lengths"), "wb"))
@@ -153,19 +156,24 @@ class Encoding:
                     for text in each.paragraphs
                     if (value := paragraph_hash(text)) in held_out
                 }
-                encoded = encode_documents(tokenizer, batch)
+                encoded = encode_documents(tokenizer, batch, special)
+                for document, each in zip(batch, encoded):
+                    if not each:
+                        notes.add("document without a token of the vocabulary", document.name)
                 ids = np.fromiter((i for each in encoded for i in each), dtype)
                 lengths = array("q", filter(None, map(len, encoded)))
                 counts += np.bincount(ids, minlength=vocab_size)
                 token_file.write(ids.data)
                 length_file.write(lengths)
                 digest.update(ids.data)
+                digest.update(lengths)
                 documents, tokens = documents + len(lengths), tokens + len(ids)
                 report(sum(document.size for document in batch))
         np.save(self.shard.file(".counts.npy"), counts)
         result = {
             "documents": documents,
             "tokens": tokens,
+            "notes": notes.kinds,
             "sha256": digest.hexdigest(),
             "repeated": sorted(value.hex() for value in repeated),
         }
@@ -201,15 +209,26 @@ class _Lowest:
         write_whole(path, "".join(lines))
 
 
-def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[list[int]]:
-    """The token ids of each document, without special tokens around them.
+def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document], ids: SpecialIds) -> list[list[int]]:
+    """The token ids of each document, without special tokens.
 
     In a byte-level vocabulary a word has its mark only after a blank, so a paragraph begins with one there.
+    SentencePiece vocabularies have ``<s>`` among their pieces; where a text speaks of it, [UNK] takes its place.
     """
+    special = {ids.pad, ids.cls, ids.sep, ids.mask}
+    unknown = [] if ids.unk in special else [ids.unk]
     blank = " " if "ByteLevel(add_prefix_space=False" in repr(tokenizer.pre_tokenizer) else ""
     texts = [blank + paragraph for document in documents for paragraph in document.paragraphs]
-    encodings = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-    return [[i for _ in document.paragraphs for i in next(encodings).ids] for document in documents]
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    paragraphs = (
+        each.ids if special.isdisjoint(each.ids) else _replaced(each.ids, special, unknown)
+        for each in encodings
+    )
+    return [[i for _ in document.paragraphs for i in next(paragraphs)] for document in documents]
+
+
+def _replaced(ids: Sequence[int], special: set[int], replacement: list[int]) -> list[int]:
+    return [each for i in ids for each in (replacement if i in special else [i])]
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:

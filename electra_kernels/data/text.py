@@ -9,6 +9,7 @@ from pathlib import Path
 
 from electra_kernels.data.document import Document
 from electra_kernels.data.held_out import (
+    ALL_REPEATED,
     TOO_LITTLE,
     candidate,
     choose_held_out,
@@ -109,5 +110,5 @@ def split_held_out(documents: Sequence[Document], every: int = 20) -> Corpus:
     seen = {paragraph for document in train for paragraph in document.paragraphs}
     held_out, overlap = drop_repeated(held_out, seen)
     if not train or not held_out:
-        raise UserError(TOO_LITTLE)
+        raise UserError(ALL_REPEATED if overlap == 1 else TOO_LITTLE)
     return Corpus(train, held_out, overlap)

@@ -101,16 +101,17 @@ def describe_vocabulary(tokenizer: Tokenizer) -> str:
     """What a vocabulary does with case and accents, in words: "lower-cases, keeps accents outside Latin only"."""
     normalizer = tokenizer.normalizer
 
-    def keeps(text: str) -> bool:
-        return normalizer is None or text in normalizer.normalize_str(text)
+    def keeps(text: str, without: str) -> bool:
+        # A normalizer that decomposes letters, or writes their bytes, keeps them apart all the same.
+        return normalizer is None or normalizer.normalize_str(text) != normalizer.normalize_str(without)
 
     accents = {
         (True, True): "keeps accents",
         (False, True): "keeps accents outside Latin only",
         (True, False): "keeps accents in Latin only",
         (False, False): "removes accents",
-    }[keeps("\u00e9"), keeps("\u304c")]
-    return f"{'keeps capitals' if keeps('A') else 'lower-cases'}, {accents}"
+    }[keeps("\u00e9", "e"), keeps("\u304c", "\u304b")]
+    return f"{'keeps capitals' if keeps('A', 'a') else 'lower-cases'}, {accents}"
 
 
 def save_vocabulary(tokenizer: Tokenizer, directory: Path) -> None:
@@ -127,13 +128,18 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     """The ids of the special tokens, found by their role.
 
     Raises:
-        UserError: the vocabulary lacks one of them.
+        UserError: the vocabulary lacks one of them, or padding or the mask is also another one.
     """
     missing = missing_roles(tokenizer)
     if missing:
         raise UserError(f"the vocabulary has no {', '.join(missing)}")
     vocabulary = tokenizer.get_vocab()
-    ids = {role: vocabulary[token] for role, token in special_tokens(tokenizer).items()}
+    names = special_tokens(tokenizer)
+    for role, others in {"pad": ("cls", "sep"), "mask": ("pad", "unk", "cls", "sep")}.items():
+        if shared := [USUAL_NAMES[other][0] for other in others if names.get(other) == names[role]]:
+            needed = f"{USUAL_NAMES[role][0]} needs one of its own"
+            raise UserError(f"{names[role]!r} is {' and '.join([USUAL_NAMES[role][0], *shared])}: {needed}")
+    ids = {role: vocabulary[token] for role, token in names.items()}
     return SpecialIds(ids["pad"], ids.get("unk", ids["pad"]), ids["cls"], ids["sep"], ids["mask"])
 
 

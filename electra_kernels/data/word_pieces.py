@@ -21,6 +21,7 @@ _MIN_FREQUENCY = 2
 _ALPHABET_SIZE, _ALPHABET_SHARE = 256, 1 / 4
 # WordPiece gives [UNK] for a word of more characters. So longer ones, such as a paragraph of Thai, are cut.
 _LONGEST_WORD = 100
+_DOTTED = "i\u0307"  # what lower-casing makes of the Turkish capital with a dot
 _MARKED_WORD = re.compile(r"[A-Za-z][\u0300-\u036f]\S*")
 # In English the share of such words is below 1/1,000, in German, French and Vietnamese above 1/20.
 _MARKED_SHARE = 1 / 100
@@ -100,7 +101,9 @@ def word_piece_tokenizer(
             max_input_chars_per_word=_LONGEST_WORD,
         )
     )
-    tokenizer.normalizer = _normalizer(lowercase, accents)
+    # A given vocabulary may write the dot above the small letter of a Turkish capital.
+    keeps_dot = any(_DOTTED in token for token in vocabulary)
+    tokenizer.normalizer = _normalizer(lowercase, accents, keeps_dot)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.FixedLength(length=_LONGEST_WORD)]
     )
@@ -129,7 +132,7 @@ def tokenizer_of_tokens(tokens: Sequence[str], special: Sequence[str]) -> Tokeni
     return word_piece_tokenizer(_numbered(tokens), lowercase=lowercase, accents=accents, special=special)
 
 
-def _normalizer(lowercase: bool, accents: Accents) -> normalizers.Normalizer:
+def _normalizer(lowercase: bool, accents: Accents, keeps_dot: bool) -> normalizers.Normalizer:
     if accents == "strip all":
         return normalizers.BertNormalizer(lowercase=lowercase, strip_accents=True)
     steps: list[normalizers.Normalizer] = [
@@ -137,6 +140,8 @@ def _normalizer(lowercase: bool, accents: Accents) -> normalizers.Normalizer:
     ]
     if accents == "strip Latin":
         steps += [normalizers.NFD(), normalizers.Replace(Regex(r"(?<=\p{Latin})\p{M}+"), "")]
+    elif lowercase and not keeps_dot:
+        steps.append(normalizers.Replace(_DOTTED, "i"))
     return normalizers.Sequence([*steps, normalizers.NFC()])
 
 

@@ -14,7 +14,7 @@ from electra_kernels.errors import UserError
 
 Task = Callable[[Callable[[int], None]], None]
 _PAUSE = 0.2  # seconds between two reports
-_state: dict[str, Any] = {}  # of a worker
+_state: dict[str, Any] = {}  # what a worker was started with
 
 
 class _StoppedError(Exception):

@@ -99,3 +99,12 @@ def test_a_terminated_command_says_so_and_leaves_no_cache(tmp_path):
     assert started.returncode == 128 + signal.SIGTERM
     assert said.splitlines()[-1] == "electra-kernels: error: terminated"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"shards"}
+
+
+@pytest.mark.parametrize("option", ["--cased", "--keep-accents", "--no-keep-accents"])
+def test_options_of_a_trained_vocabulary_are_refused_with_a_given_one(tmp_path, capsys, option):
+    (tmp_path / "a.txt").write_text(text(10))
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    paths = ["--text", str(tmp_path / "a.txt"), "--vocabulary", str(tmp_path / "vocab.txt")]
+    assert main(["prepare", *paths, "--output", str(tmp_path / "out"), option]) == 2
+    assert "a given one is used as it is" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from electra_kernels.data.inputs import find_inputs
+from electra_kernels.data.inputs import find_inputs, read_standard_input
 from electra_kernels.data.notes import Notes
 from electra_kernels.data.text import read_documents
 from electra_kernels.errors import UserError
@@ -166,3 +166,49 @@ def test_outputs_of_earlier_runs_inside_the_text_are_passed_over(tmp_path):
 def test_a_text_called_vocab_is_text(tmp_path):
     (tmp_path / "vocab.txt").write_text("Words of a language.")
     assert paragraphs(tmp_path) == [("Words of a language.",)]
+
+
+def zst(text, **parameters):
+    settings = zstandard.ZstdCompressionParameters.from_level(1, **parameters)
+    packed = io.BytesIO()
+    with zstandard.ZstdCompressor(compression_params=settings).stream_writer(packed, closefd=False) as stream:
+        stream.write(text)  # of unknown size, so the window has the size that the parameters say
+    return packed.getvalue()
+
+
+def test_zst_files_are_read_to_their_end_or_refused(tmp_path):
+    text = "\n\n".join(f"Document {n} of a file." for n in range(30_000)).encode()
+    half = text.index(b"\n\n", len(text) // 2)
+    skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"  # as pzstd writes them
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(skippable + zst(text[:half]) + zst(b"") + zst(text[half:]))
+    assert len(read_documents([path])) == 30_000
+    whole = zst(text)
+    for size in (len(whole) - 1, len(whole) // 2, 3):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match="ends inside a frame"):
+            read_documents([path])
+
+
+def test_zst_files_of_a_long_window_are_read(tmp_path):
+    (tmp_path / "a.txt.zst").write_bytes(zst(b"A line.", window_log=28, hash_log=12, chain_log=12))
+    assert paragraphs(tmp_path / "a.txt.zst") == [("A line.",)]
+
+
+def test_a_file_in_a_folder_and_a_given_file_never_share_a_name(tmp_path):
+    for folder in ("p/q", "z/q", "r"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.txt").write_text(f"In {folder}.")
+    paths = [tmp_path / "p" / "q", tmp_path / "z" / "q" / "a.txt", tmp_path / "r" / "a.txt"]
+    assert len({each.name for each in find_inputs(paths, Notes())}) == 3
+
+
+def test_a_json_file_may_begin_with_an_empty_line(tmp_path):
+    (tmp_path / "a.json").write_text('\n{"text": "A line."}\n')
+    assert paragraphs(tmp_path / "a.json") == [("A line.",)]
+
+
+def test_closed_standard_input_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UserError, match="standard input: closed"):
+        read_standard_input(tmp_path / "copy")

@@ -291,3 +291,9 @@ def test_a_saved_vocabulary_is_the_one_of_the_cache(text, tmp_path):
     cache = prepare([text], tmp_path / "cache", vocabulary=tmp_path / "vocabulary")
     assert cache.tokenizer.get_vocab() == tokenizer.get_vocab()
     assert special_ids(cache.tokenizer) == special_ids(tokenizer)
+
+
+def test_a_text_of_which_everything_is_repeated_is_told_so(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n".join([plain_text(50)] * 2))
+    with pytest.raises(UserError, match="also occurs in the training text"):
+        prepare([tmp_path / "a.txt"], tmp_path / "cache", vocab_size=150)

@@ -115,3 +115,19 @@ def test_articles_of_wikiextractor_are_documents(tmp_path):
         '<doc id="1" url="u" title="A">\nA\n</doc>\n<doc id="2" url="u" title="B">\nB\nMore.\n</doc>\n'
     )
     assert [each.paragraphs for each in read_documents([tmp_path])] == [("A",), ("B", "More.")]
+
+
+@pytest.mark.parametrize("size", [300, 5000, 1 << 40])
+def test_line_ends_of_old_macs_separate_lines_and_documents(text, size):
+    whole = read_documents([text])
+    text.write_bytes(text.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r"))
+    assert [each.paragraphs for each in read_in_pieces(text, size)] == [each.paragraphs for each in whole]
+
+
+def test_nul_characters_are_left_out_and_counted(tmp_path):
+    (tmp_path / "a.txt").write_bytes("One.\n\nTwo.\n".encode("utf-16-le"))
+    (tmp_path / "b.jsonl").write_text('{"text": "Three\\u0000."}\n')
+    log = []
+    documents = read_documents([tmp_path], log=log.append)
+    assert [each.paragraphs for each in documents] == [("One.",), ("Two.",), ("Three.",)]
+    assert "5 × text with NUL characters" in log[0]

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_stores import Store, store
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from electra_kernels.data import rows as rows_module
 from electra_kernels.data.packing import Plan, plan_rows
@@ -223,3 +224,20 @@ def test_both_kinds_of_rows_are_sources(tmp_path):
         assert len(source) == 3
         assert source.length == batch.input_ids.shape[1] == 12
         assert batch.numbers.tolist() == [5, 6]
+
+
+def test_rows_have_the_tokens_that_a_cache_has():
+    """A byte-level vocabulary marks the word at the beginning of a paragraph only after a blank."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<pad>", "<s>", "</s>", "<mask>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" " + " ".join(WORDS)] * 3, trainer)
+    rows = encode_rows([Document("a", ("alpha beta", "alpha gamma"))], tokenizer, 12, shortest=1)
+    tokens = [tokenizer.id_to_token(i) for i in rows.input_ids[0].tolist()]
+    assert tokens == ["<s>", "Ġalpha", "Ġbeta", "Ġalpha", "Ġgamma", "</s>", *["<pad>"] * 6]

@@ -1,12 +1,13 @@
 import hashlib
 import io
+import json
 import subprocess
 import sys
 import tarfile
 import unicodedata
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers
 from transformers import AutoTokenizer
 
 from electra_kernels.data import vocabulary
@@ -265,3 +266,33 @@ def test_transformers_reads_a_saved_vocabulary(tmp_path):
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     for text in ("An OLD cat", "ภาษาไทย" * 30):
         assert loaded(text)["input_ids"] == vocabulary.encode(text).ids
+
+
+@pytest.mark.parametrize("roles", [{"pad": "</s>"}, {"mask": "<unk>"}])
+def test_padding_and_mask_are_tokens_of_their_own(tmp_path, roles):
+    names = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
+    tokenizer = Tokenizer(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    settings = {f"{role}_token": name for role, name in roles.items()}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="needs one of its own"):
+        load_vocabulary(tmp_path)
+
+
+def test_the_dot_of_a_turkish_capital_goes_with_the_capital(tmp_path):
+    trained = train_vocabulary([Document("a", ("İstanbul istanbul ışık şöyle böyle",) * 3)], 100)
+    assert trained.normalizer.normalize_str("İstanbul ışık") == "istanbul ışık"
+    lines = [
+        *SPECIAL_TOKENS,
+        "i\u0307stanbul",
+        "ışık",
+        "böyle",
+    ]  # the words of a vocabulary that was trained with it
+    (tmp_path / "vocab.txt").write_text("\n".join(lines))
+    assert load_vocabulary(tmp_path / "vocab.txt").encode("İstanbul").tokens[1] == "i\u0307stanbul"
+
+
+@pytest.mark.parametrize("normalizer", [normalizers.NFKD(), normalizers.ByteLevel()])
+def test_a_vocabulary_that_writes_accents_in_another_form_keeps_them(trained, normalizer):
+    trained.normalizer = normalizer
+    assert describe_vocabulary(trained) == "keeps capitals, keeps accents"
