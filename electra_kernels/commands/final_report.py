@@ -1,6 +1,6 @@
 """The description of a run, and the measurements and the report after its training."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from electra_kernels.evaluation.comparison.pair import train_pair
 from electra_kernels.evaluation.real_word_errors import ErrorPairs
 from electra_kernels.evaluation.report import make_report, write_metrics, write_report
 from electra_kernels.models.precision import has_native_bfloat16
+from electra_kernels.training.hardware import device_name
 from electra_kernels.training.log import LOG, read_log
 from electra_kernels.training.model_folder import load_checkpoint
 from electra_kernels.training.objectives import (
@@ -27,6 +28,7 @@ from electra_kernels.training.objectives import (
 )
 from electra_kernels.training.profiler import profile_step
 from electra_kernels.training.recipe import Recipe
+from electra_kernels.training.trainer import Execution
 from electra_kernels.training.world import World
 
 STEP_REPEATS = 20  # upper limit; a large model is timed for fewer steps
@@ -56,18 +58,12 @@ def describe_run(
             "steps": planned.schedule.steps,
             "seed": options.seed,
             "threads": planned.threads,
-            "device": _device_name(world.device),
+            "device": device_name(world.device),
             "bfloat16": has_native_bfloat16(world.device),
             "backend": backends().serving["linear_cross_entropy_sample", world.device.type],
             "torch": torch.__version__,
         },
     }
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return torch.backends.cpu.get_cpu_capability()
 
 
 def final_report(
@@ -92,13 +88,15 @@ def final_report(
         "alarms": [f"alarm at step {alarm['step']:,}: {alarm['message']}" for alarm in log.of_kind("alarm")],
     }
     if not has_trained_generator(objective.model):
-        write_metrics(options.output, metrics | {"final": metrics["evaluations"][-1]})
+        write_metrics(options.output, metrics | {"final": (metrics["evaluations"] or [{}])[-1]})
         return make_report(options.output)
     progress.log("measuring on held-out text")
     device = next(objective.parameters()).device
     model = load_checkpoint(options.output / "model", device).model
     metrics |= measurements.of_electra(model, error_pairs)
-    metrics["step_seconds"] = profile_step(objective, rows, recipe, repeats=STEP_REPEATS, seed=options.seed)
+    metrics["step_seconds"] = _step_seconds(
+        options, objective, rows, recipe, description["execution"], progress
+    )
     samples = measurements.samples(model)
     report = write_report(options.output, metrics, samples)
     if options.pair_minutes:
@@ -113,6 +111,26 @@ def final_report(
             )
         write_report(options.output, metrics, samples)
     return report
+
+
+def _step_seconds(
+    options: Options,
+    objective: Objective,
+    rows: RowSource,
+    recipe: Recipe,
+    execution: dict[str, Any],
+    progress: Progress,
+) -> dict[str, float] | None:
+    """Seconds of the parts of a step on the rows of one rank; None if the memory of the GPU does not suffice."""
+    share = replace(recipe, batch_size=recipe.batch_size // execution["ranks"])
+    same = Execution(execution["micro_batch"], checkpoint_layers=execution["checkpoint_layers"])
+    try:
+        return profile_step(objective, rows, share, repeats=STEP_REPEATS, seed=options.seed, execution=same)
+    except torch.OutOfMemoryError:
+        progress.log(
+            "the parts of a step are not timed: the memory of the GPU does not suffice for one more model"
+        )
+        return None
 
 
 def _figures(record: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from electra_kernels.commands.resuming import check_ranks, known_run, restore
 from electra_kernels.commands.run_folder import RunFolder
 from electra_kernels.commands.run_options import (
     Options,
+    check_options,
     identity_of,
-    objective_class,
     recipe_of,
     row_lengths,
 )
@@ -32,6 +32,7 @@ from electra_kernels.files import replace_folder
 from electra_kernels.training import loop
 from electra_kernels.training.alarms import Monitor
 from electra_kernels.training.checkpoints import Checkpoints
+from electra_kernels.training.hardware import release_memory
 from electra_kernels.training.lock import locked
 from electra_kernels.training.log import LOG, Log, read_log
 from electra_kernels.training.model_folder import save_objective
@@ -52,7 +53,7 @@ def pretrain(options: Options, progress: Progress) -> Path:
         OSError: a file cannot be written before the training begins.
         KeyboardInterrupt: the run was stopped; its argument says what was saved.
     """
-    objective_class(options)  # before any work, refuse options that do not go together
+    check_options(options)
     with join_world() as world, _locked(options.output, world):
         folder = RunFolder(options.output)
         world.on_main(folder.check)
@@ -89,19 +90,18 @@ def pretrain(options: Options, progress: Progress) -> Path:
         world.on_main(write_run)
         flops = count_flops(make, trainer, sources)
         _train(options, trainer, sources, folder, checkpoints, measurements, flops, progress)
-        if not world.is_main:
-            return folder.folder
         description["run"] |= {"tokens": trainer.position.tokens, "seconds": trainer.position.seconds}
-        return final_report(
-            options,
-            new().to(world.device),
-            recipe,
-            measurements,
-            error_pairs,
-            description,
-            sources[length],
-            progress,
-        )
+        del trainer
+        release_memory()
+
+        def report() -> Path:
+            objective, rows = new().to(world.device), sources[length]
+            return final_report(
+                options, objective, recipe, measurements, error_pairs, description, rows, progress
+            )
+
+        # The other ranks wait: torchrun on a machine whose processes have ended gives up its rendezvous after minutes.
+        return world.on_main(report)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from electra_kernels.training.calibration import (
     step_seconds,
     steps_of_minutes,
 )
-from electra_kernels.training.hardware import device_peak_flops, step_flops
+from electra_kernels.training.hardware import device_name, device_peak_flops, release_memory, step_flops
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import Phase, Schedule, parse_schedule
@@ -25,6 +25,8 @@ from electra_kernels.training.trainer import Execution, Trainer
 from electra_kernels.training.world import World
 
 MakeObjective = Callable[[], Objective]
+_DECIDE_MEMORY = ("shard", "checkpoint_layers", "compile")
+_COUNTED = 2  # rows; more could need more memory than the training, whose layers may be checkpointed
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,7 @@ def plan_run(
     progress: Progress,
 ) -> Planned:
     """Decide micro-batch, threads and steps: as asked for, as in the run that is continued, or by trials."""
-    earlier = known["execution"] if known else {}
-    if earlier.get("ranks") != world.size:
-        earlier = {}
+    earlier = _same_conditions(known, options, world)
     micro_batch = options.micro_batch or earlier.get("micro_batch")
     threads = options.threads or earlier.get("threads") or _threads_of_user()
     asked, longest = asked_schedule(options, recipe), sources[max(sources)]
@@ -62,6 +62,7 @@ def plan_run(
         )
         threads = threads or choose_threads(trial, longest, micro_batch, world)
         del trial
+    release_memory()
     torch.set_num_threads(threads)
     execution = _execution(options, micro_batch)
     progress.log(f"ranks: {world.size}; rows at once on a rank: {micro_batch}; threads of a rank: {threads}")
@@ -76,6 +77,7 @@ def plan_run(
         )
         for phase in asked.phases
     ]
+    release_memory()
     schedule = _in_minutes(options.minutes, asked, seconds, recipe.least_steps)
     progress.log(_length_message(options.minutes, schedule, seconds))
     return Planned(schedule, execution, threads)
@@ -84,22 +86,44 @@ def plan_run(
 def count_flops(
     make: MakeObjective, trainer: Trainer, sources: Mapping[int, RowSource]
 ) -> list[float] | None:
-    """Floating-point operations of a step of all ranks in each phase; None where the peak of the device is not known.
+    """Floating-point operations of a step of all ranks in each phase.
 
     They are counted for a few rows by a model that is thrown away, because compiled layers cannot be counted.
+
+    Returns:
+        None where the peak of the device is not known, or its memory does not suffice for the second model.
     """
-    device = trainer.world.device
-    if device_peak_flops(device) is None:
+    if device_peak_flops(trainer.world.device) is None:
         return None
-    count = min(trainer.recipe.batch_size, trainer.execution.micro_batch or 1)
-    plain = Trainer(make(), trainer.recipe, trainer.schedule, seed=0, world=World(device=device))
-    flops = []
+    try:
+        return _counted_flops(make(), trainer, sources)
+    except torch.OutOfMemoryError:
+        return None
+    finally:
+        release_memory()
+
+
+def _counted_flops(objective: Objective, trainer: Trainer, sources: Mapping[int, RowSource]) -> list[float]:
+    device, flops = trainer.world.device, []
+    plain = Trainer(objective, trainer.recipe, trainer.schedule, seed=0, world=World(device=device))
     for phase in trainer.schedule.phases:
         rows = sources[phase.length]
-        index = torch.arange(count) % len(rows)
+        index = torch.arange(_COUNTED) % len(rows)
         batch = rows.batch(index, index).to(device)
-        flops.append(step_flops(partial(plain.step, batch)) * trainer.recipe.batch_size / count)
+        flops.append(step_flops(partial(plain.step, batch)) * trainer.recipe.batch_size / _COUNTED)
     return flops
+
+
+def _same_conditions(known: dict[str, Any] | None, options: Options, world: World) -> dict[str, Any]:
+    """How the run that is continued was computed last, if that was in the same way on such devices, else nothing."""
+    if known is None:
+        return {}
+    earlier: dict[str, Any] = known["execution"]
+    now = {"ranks": world.size} | {name: getattr(options, name) for name in _DECIDE_MEMORY}
+    if any(earlier.get(name) != value for name, value in now.items()):
+        return {}
+    device = world.on_main(lambda: device_name(world.device))  # ranks of other machines may differ
+    return earlier if known["run"]["device"] == device else {}
 
 
 def _threads_of_user() -> int | None:

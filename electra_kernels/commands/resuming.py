@@ -17,7 +17,7 @@ from electra_kernels.training.world import World
 
 def check_ranks(options: Options, identity: dict[str, Any], recipe: Recipe, world: World) -> None:
     """Refuse ranks with different options or data, and a batch that cannot be shared out."""
-    shared = ("output", "resume", "micro_batch", "shard", "checkpoint_layers", "compile")
+    shared = ("output", "resume", "micro_batch", "shard", "checkpoint_layers", "compile", "threads")
     execution = {f"--{name.replace('_', '-')}": getattr(options, name) for name in shared}
     for name, value in {**identity, **execution}.items():
         world.require_same(name, value)

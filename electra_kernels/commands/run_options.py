@@ -58,6 +58,26 @@ class Options:
     pair_minutes: float = 0.0
 
 
+def check_options(options: Options) -> None:
+    """Refuse options that do not go together, and options that would have no effect.
+
+    Raises:
+        UserError: an option should be left out, or has another fault that shows before the data is read.
+    """
+    objective, is_pair = objective_class(options), options.generator is not None
+    prepared = ("vocabulary", "vocab_size", "cased", "keep_accents", "wrapped", "field")
+    useless = [
+        ("embeddings", not is_pair, "without --generator and --discriminator"),
+        ("dropout", is_pair, "on --generator and --discriminator, whose config.json has it"),
+        ("whole_word_masking", not objective.masks, f"on the objective {objective.name}"),
+        ("max_ngram", not objective.masks, f"on the objective {objective.name}"),
+        *((name, options.data is not None, "on --data, which is prepared already") for name in prepared),
+    ]
+    for name, is_useless, reason in useless:
+        if is_useless and getattr(options, name) != getattr(Options, name):
+            raise UserError(f"--{name.replace('_', '-')} has no effect {reason}, should be left out")
+
+
 def objective_class(options: Options) -> type[Objective]:
     """The class of the objective.
 

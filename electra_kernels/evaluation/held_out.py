@@ -17,6 +17,7 @@ from electra_kernels.data.rows import Rows
 from electra_kernels.metrics import area_under_curve
 from electra_kernels.models import Electra
 from electra_kernels.models.unigram import Unigram
+from electra_kernels.training.hardware import forked_random_state
 from electra_kernels.training.objectives import (
     Objective,
     joint_step,
@@ -44,7 +45,7 @@ def isolated(module: nn.Module, seed: int = EVALUATION_SEED) -> Iterator[None]:
     Afterwards the mode of the module and torch's global random state are as they were before.
     """
     training = module.training
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), forked_random_state():
         torch.manual_seed(seed)
         module.eval()
         try:

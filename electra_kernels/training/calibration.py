@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from electra_kernels.data.batch import RowSource
+from electra_kernels.errors import AgreedError
 from electra_kernels.training.trainer import Trainer
 from electra_kernels.training.world import World
 
@@ -21,12 +22,13 @@ _STEPS = 5  # the fewest whose median counts
 _SECONDS = 3.0
 _GAIN = 1.05  # a choice is worth more memory or threads if it is faster by this factor
 _MEMORY = 0.4  # share of the free memory of a CPU that a trial may take before the next one, which takes twice as much
+_SPARE = 0.1  # share of a GPU's memory that stays free, for the buffers of the exchange between ranks
 
 
 def choose_micro_batch(trainer: Trainer, rows: RowSource, share: int, world: World) -> int:
     """The number of rows that train fastest at once, at most ``share``, the rows of one rank.
 
-    The number doubles from 1 until the memory does not suffice or the speed no longer rises. All ranks get the same
+    The number doubles from 1 until the memory is almost full or the speed no longer rises. All ranks get the same
     number: the smallest that any of them has found.
 
     Args:
@@ -34,13 +36,18 @@ def choose_micro_batch(trainer: Trainer, rows: RowSource, share: int, world: Wor
         rows: training rows.
         share: rows of one rank in a step.
         world: the ranks of the training.
+
+    Raises:
+        AgreedError: the memory of a GPU does not suffice for one row.
     """
-    best, fastest = 1, 0.0
+    best, fastest = 0, 0.0
     for count in _doubling(share):
         free = _free_memory()
         try:
             speed = count / _part_seconds(trainer, rows, count)
         except torch.OutOfMemoryError:
+            break
+        if best and _is_almost_full(world.device):
             break
         if speed > fastest:
             best, fastest = count, speed
@@ -48,9 +55,13 @@ def choose_micro_batch(trainer: Trainer, rows: RowSource, share: int, world: Wor
             break
         if world.device.type == "cpu" and free - _free_memory() > _MEMORY * free / world.local_size:
             break
-    if world.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return int(-world.largest(-best))
+    best = int(-world.largest(-best))
+    if best == 0:
+        raise AgreedError(
+            f"a row of {rows.length} tokens does not fit in the memory of the GPU: --checkpoint-layers needs less. If "
+            "--shard suffices, give --micro-batch too, because the trial does not spread the model over the ranks"
+        )
+    return best
 
 
 def choose_threads(trainer: Trainer, rows: RowSource, count: int, world: World) -> int:
@@ -62,7 +73,9 @@ def choose_threads(trainer: Trainer, rows: RowSource, count: int, world: World) 
     if world.device.type != "cpu":
         return torch.get_num_threads()
     best, fastest = 1, float("inf")
-    for threads in _doubling(max(1, len(os.sched_getaffinity(0)) // world.local_size)):
+    share = len(os.sched_getaffinity(0)) // world.local_size
+    most = int(-world.largest(-max(1, share)))  # machines may differ
+    for threads in _doubling(most):
         torch.set_num_threads(threads)
         seconds = world.largest(_part_seconds(trainer, rows, count))
         if seconds * _GAIN > fastest:
@@ -112,6 +125,13 @@ def _seconds(step: Callable[[], None], world: World, begin: float | None = None)
     if world.device.type == "cuda":
         torch.cuda.synchronize(world.device)
     return time.monotonic() - begin
+
+
+def _is_almost_full(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    free, total = torch.cuda.mem_get_info(device)
+    return free < _SPARE * total
 
 
 def _doubling(most: int) -> Iterator[int]:

@@ -64,7 +64,7 @@ class Checkpoints:
         """Wait for the checkpoint that is being written, and put it in its place.
 
         Returns:
-            Whether it is whole; True if none was being written.
+            Whether it is whole and in its place, as far as this rank knows; True if none was being written.
         """
         if self._saving is None:
             return True
@@ -76,9 +76,7 @@ class Checkpoints:
                 shutil.rmtree(self._partial(step), ignore_errors=True)  # makes room on a full disk
                 self.warn(f"the checkpoint of step {step:,} could not be written: {_reason(error)}")
             return False
-        if self.world.is_main:
-            self._publish(step)
-        return True
+        return self._publish(step) if self.world.is_main else True
 
     def restore(self, trainer: Trainer, path: Path | None = None) -> bool:
         """Load the newest checkpoint that can be read, or the one at ``path``, into a new trainer.
@@ -127,10 +125,13 @@ class Checkpoints:
     def _partial(self, step: int) -> Path:
         return self.folder / f"step-{step}.partial"
 
-    def _publish(self, step: int) -> None:
+    def _publish(self, step: int) -> bool:
         """Rename the finished folder, and keep only it and the `_KEPT` - 1 good ones before it.
 
         Later ones are not of this training: they could not be read when it was resumed.
+
+        Returns:
+            Whether it has its name.
         """
         partial, target = self._partial(step), self.folder / f"step-{step}"
         try:
@@ -140,12 +141,13 @@ class Checkpoints:
             sync(self.folder)
         except OSError as error:
             self.warn(f"the checkpoint of step {step:,} could not be kept: {_reason(error)}")
-            return
+            return False
         self._damaged.discard(target)
         good = [path for path in whole_checkpoints(self.folder) if path not in self._damaged]
         kept = [path for path in good if step_of(path) <= step][:_KEPT]
         for other in {*whole_checkpoints(self.folder), *_torn_folders(self.folder)} - set(kept):
             shutil.rmtree(other, ignore_errors=True)
+        return True
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:

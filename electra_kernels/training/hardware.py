@@ -1,7 +1,9 @@
-"""How much of a GPU's peak a training uses: peak FLOP/s by the name of the device, and the FLOPs of a step."""
+"""The device of a training: its name, memory and random state, its peak FLOP/s, and the FLOPs of a step."""
 
+import gc
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -66,6 +68,26 @@ def peak_flops(device_name: str, precision: str = "bfloat16") -> float | None:
 def device_peak_flops(device: torch.device, precision: str = "bfloat16") -> float | None:
     """`peak_flops` of a device; None on a CPU."""
     return peak_flops(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or the vector instructions of a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def release_memory() -> None:
+    """Give back the memory of models that were thrown away: DDP and FSDP leave them in reference cycles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def forked_random_state() -> AbstractContextManager[None]:
+    """A block after which torch's global random state, that of all GPUs included, is as it was before."""
+    # Without the list, torch warns on every machine with several GPUs.
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 def step_flops(step: Callable[[], Any]) -> int:

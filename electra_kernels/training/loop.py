@@ -58,6 +58,8 @@ def run(
         UserError: the model of the last step cannot be written.
     """
     world, figures, has_model = trainer.world, {}, True
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(world.device)  # the trials before took all that there is
     evaluated, saved = trainer.position.step, time.monotonic()
     with stop_requests(world) as stop:
         try:

@@ -12,10 +12,11 @@ from torch.autograd.graph import register_multi_grad_hook
 
 from electra_kernels.data.batch import RowSource
 from electra_kernels.models import Electra
+from electra_kernels.training.hardware import forked_random_state
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import one_phase
-from electra_kernels.training.trainer import Trainer
+from electra_kernels.training.trainer import WHOLE, Execution, Trainer
 from electra_kernels.training.world import World
 
 PHASES = ("data", "generator", "head and sampling", "discriminator", "optimiser")
@@ -25,7 +26,13 @@ _WARM_UP = 2  # steps
 
 
 def profile_step(
-    objective: Objective, rows: RowSource, recipe: Recipe, *, repeats: int, seed: int
+    objective: Objective,
+    rows: RowSource,
+    recipe: Recipe,
+    *,
+    repeats: int,
+    seed: int,
+    execution: Execution = WHOLE,
 ) -> dict[str, float]:
     """Median seconds of each of `PHASES` in a step at the end of the training; ``objective`` is left as it is.
 
@@ -39,19 +46,22 @@ def profile_step(
         recipe: batch size and optimizers.
         repeats: number of measured steps; fewer where they take more than `SECONDS`.
         seed: decides the order of the rows.
+        execution: how the step is computed.
 
     Raises:
         ValueError: the objective has no model as generator.
     """
     objective = copy.deepcopy(objective)
     world = World(device=next(objective.parameters()).device)
-    trainer = Trainer(objective, recipe, one_phase(rows.length, 1), seed=seed, world=world)
+    trainer = Trainer(
+        objective, recipe, one_phase(rows.length, 1), seed=seed, world=world, execution=execution
+    )
     trainer.position.step = 1  # the end of the training, after the head start
     timer = PhaseTimer(world.device)
     timer.watch_step(objective)
     steps: list[dict[str, float]] = []
     end = time.perf_counter() + SECONDS
-    with torch.random.fork_rng(), closing(trainer.loader(rows)) as loader:
+    with forked_random_state(), closing(trainer.loader(rows)) as loader:
         while len(steps) < _WARM_UP + repeats and (len(steps) <= _WARM_UP or time.perf_counter() <= end):
             timer.start(_DATA)
             batch = next(loader)

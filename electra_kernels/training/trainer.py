@@ -47,7 +47,7 @@ class Execution:
     compile: bool = False
 
 
-_ALONE, _WHOLE = World(), Execution()
+_ALONE, WHOLE = World(), Execution()
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Trainer:
         *,
         seed: int,
         world: World = _ALONE,
-        execution: Execution = _WHOLE,
+        execution: Execution = WHOLE,
     ) -> None:
         self.recipe, self.schedule, self.seed = recipe, schedule, seed
         self.world, self.execution = world, execution
@@ -118,8 +118,7 @@ class Trainer:
                     self.step(batch)
                     is_stopped = stop()
                     if self.position.step % LOG_EVERY == 0 or self.position.step == end or is_stopped:
-                        steps, seconds = self.position.step - recorded, time.monotonic() - started
-                        yield self._record(steps, seconds, loader.waited - waited)
+                        yield self._record(self.position.step - recorded, started, loader.waited - waited)
                         recorded, started, waited = self.position.step, time.monotonic(), loader.waited
                     if is_stopped:
                         return
@@ -150,18 +149,19 @@ class Trainer:
             optimizer.step()
         position.step += 1
 
-    def _record(self, steps: int, seconds: float, waited: float) -> StepRecord:
+    def _record(self, steps: int, started: float, waited: float) -> StepRecord:
         """The means of the metrics since the last record, over all ranks.
 
         Args:
             steps: since the last record.
-            seconds: since the last record.
-            waited: seconds of these in which this rank waited for data.
+            started: the time of the last record, by the clock of ``time.monotonic``.
+            waited: seconds since then in which this rank waited for data.
         """
         names = sorted(self._sums)
         sums = self.world.sum(torch.stack([self._sums[name] for name in names]))
         metrics = means(dict(zip(names, sums)))
         padded, cells = sums[names.index("padding")].tolist()
+        seconds = time.monotonic() - started  # a GPU has finished the steps only now
         self._sums = {}
         tokens = round(cells - padded)
         self.position.tokens += tokens

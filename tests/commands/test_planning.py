@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from electra_kernels.commands import planning
-from electra_kernels.commands.planning import plan_run
+from electra_kernels.commands.planning import count_flops, plan_run
 from electra_kernels.commands.run_options import Options
+from electra_kernels.training.hardware import device_name, step_flops
+from electra_kernels.training.objectives import ReplacedTokenDetection, token_batch
 from electra_kernels.training.recipe import Recipe
-from electra_kernels.training.schedule import Phase, Schedule
-from electra_kernels.training.trainer import Execution
+from electra_kernels.training.schedule import Phase, Schedule, one_phase
+from electra_kernels.training.trainer import Execution, Trainer
 from electra_kernels.training.world import World
 
 RECIPE = Recipe(length=16, batch_size=8, learning_rate=1e-3, warmup=0.1, steps=100, least_steps=60)
@@ -53,9 +55,10 @@ def plan(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def known_run(ranks=1):
-    execution = {"micro_batch": 2, "threads": 1, "ranks": ranks}
-    return {"schedule": "16:77", "execution": execution}
+def known_run(ranks=1, device=None, **execution):
+    same = {"micro_batch": 2, "threads": 1, "ranks": ranks, "shard": False, "checkpoint_layers": False}
+    run = {"device": device or device_name(torch.device("cpu"))}
+    return {"schedule": "16:77", "execution": {**same, "compile": False, **execution}, "run": run}
 
 
 def test_rows_and_threads_are_tried_with_the_longest_rows(plan):
@@ -101,6 +104,13 @@ def test_a_run_that_is_continued_on_other_ranks_keeps_its_schedule_only(plan):
     assert [name for name, _ in tried] == ["micro-batch", "threads"]
 
 
+@pytest.mark.parametrize("known", [known_run(device="NVIDIA A10"), known_run(checkpoint_layers=True)])
+def test_what_fitted_elsewhere_or_with_checkpointed_layers_is_tried_again(plan, known):
+    result, tried, _ = plan(known)
+    assert (str(result.schedule), result.execution.micro_batch) == ("16:77", 4)
+    assert [name for name, _ in tried] == ["micro-batch", "threads"]
+
+
 def test_an_option_may_change_how_a_continued_run_is_computed(plan):
     result, _, _ = plan(known_run(), micro_batch=8, threads=2)
     assert (result.execution.micro_batch, result.threads) == (8, 2)
@@ -128,3 +138,44 @@ def test_a_phase_has_its_share_of_the_minutes_at_its_own_rate():
     first, second = (phase.steps for phase in schedule.phases)
     assert 0.1 * first + 0.3 * second == pytest.approx(120, rel=0.01)
     assert first == 3 * second
+
+
+@pytest.fixture
+def counted(electra_config, facts, rows, monkeypatch):
+    """Count the FLOPs of steps whose layers are checkpointed; returns them, and the rows of each forward pass."""
+    monkeypatch.setattr(planning, "device_peak_flops", lambda device: 1e12)
+
+    def count(error=None):
+        sizes = []
+
+        class Watched(ReplacedTokenDetection):
+            def batch(self, tokens, seed):
+                sizes.append(len(tokens.input_ids))
+                if error is not None:
+                    raise error
+                return super().batch(tokens, seed)
+
+        execution = Execution(micro_batch=8, checkpoint_layers=True)
+        trainer = Trainer(
+            ReplacedTokenDetection(electra_config, facts),
+            RECIPE,
+            one_phase(16, 4),
+            seed=0,
+            execution=execution,
+        )
+        return count_flops(lambda: Watched(electra_config, facts), trainer, {16: rows}), sizes
+
+    return count
+
+
+def test_operations_are_counted_with_less_memory_than_a_step_needs(counted, electra_config, facts, rows):
+    """Without checkpoints, the rows of a micro-batch could need more memory than the device has."""
+    (flops,), sizes = counted()
+    assert sizes == [2]
+    whole = Trainer(ReplacedTokenDetection(electra_config, facts), RECIPE, one_phase(16, 4), seed=0)
+    batch = token_batch(rows, torch.arange(8), torch.device("cpu"))
+    assert flops == pytest.approx(step_flops(lambda: whole.step(batch)), rel=1e-3)
+
+
+def test_operations_that_the_memory_does_not_suffice_to_count_are_not_known(counted):
+    assert counted(torch.OutOfMemoryError())[0] is None

@@ -1,21 +1,24 @@
 """What follows from the options before the data is read: objective, recipe, schedule and identity of the run."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from electra_kernels.commands.run_options import (
     Options,
     asked_schedule,
+    check_options,
     identity_of,
     objective_class,
     recipe_of,
     row_lengths,
 )
 from electra_kernels.errors import UserError
-from electra_kernels.training.objectives import OBJECTIVES, ReplacedTokenDetectionMasked
+from electra_kernels.training.objectives import OBJECTIVES, ReplacedTokenDetectionMasked, token_batch
 from electra_kernels.training.objectives.transformers_pair import TransformersPair
 from electra_kernels.training.recipe import RECIPES
 from electra_kernels.training.schedule import parse_schedule
@@ -56,6 +59,68 @@ def test_options_that_do_not_go_together_are_refused(options, said):
     with pytest.raises(UserError) as error:
         objective_class(options)
     assert said in str(error.value)
+
+
+DATA = replace(OPTIONS, data=Path("d"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (replace(OPTIONS, embeddings="separate"), "--embeddings has no effect without --generator"),
+        (
+            replace(PAIR, dropout=0.0),
+            "--dropout has no effect on --generator and --discriminator, whose config.json",
+        ),
+        (
+            replace(PAIR, whole_word_masking=True),
+            "--whole-word-masking has no effect on the objective transformers",
+        ),
+        (replace(PAIR, max_ngram=2), "--max-ngram has no effect on the objective transformers_pair"),
+        (
+            replace(OPTIONS, objective="sentence_order", whole_word_masking=True),
+            "--whole-word-masking has no effect on the objective sentence_order, should be left out",
+        ),
+        (
+            replace(DATA, vocabulary=Path("v")),
+            "--vocabulary has no effect on --data, which is prepared already",
+        ),
+        (replace(DATA, vocab_size=99), "--vocab-size has no effect on --data"),
+        (replace(DATA, cased=True), "--cased has no effect on --data"),
+        (replace(DATA, keep_accents=False), "--keep-accents has no effect on --data"),
+        (replace(DATA, wrapped=True), "--wrapped has no effect on --data"),
+        (replace(DATA, field="body"), "--field has no effect on --data"),
+        (replace(OPTIONS, objective="none"), "--objective is none, should be one of"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options, said):
+    with pytest.raises(UserError) as error:
+        check_options(options)
+    assert said in str(error.value)
+
+
+def test_options_that_have_an_effect_are_accepted():
+    for options in (
+        OPTIONS,
+        replace(PAIR, embeddings="separate"),
+        replace(OPTIONS, dropout=0.0, cased=True),
+        DATA,
+    ):
+        check_options(options)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_masking_is_accepted_by_the_objectives_that_mask(name, electra_config, facts, rows):
+    objective = OBJECTIVES[name](electra_config, facts)
+    is_masking = hasattr(
+        objective.batch(token_batch(rows, torch.arange(4), torch.device("cpu")), 0), "masked"
+    )
+    assert OBJECTIVES[name].masks == is_masking
+    options = replace(OPTIONS, objective=name, whole_word_masking=True, max_ngram=2)
+    with (
+        nullcontext() if is_masking else pytest.raises(UserError, match="--whole-word-masking has no effect")
+    ):
+        check_options(options)
 
 
 def test_the_pair_of_labels_is_part_of_every_report_on_replaced_tokens():

@@ -1,4 +1,5 @@
 import math
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Lock
 
@@ -47,6 +48,19 @@ def test_isolated_draws_the_same_numbers_each_time():
         with isolated(module):
             draws.append(torch.rand(3))
     assert torch.equal(*draws)
+
+
+def test_isolated_forks_the_state_of_every_gpu_without_a_warning(monkeypatch):
+    restored = []
+    monkeypatch.setattr(torch.random, "_fork_rng_warned_already", False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: f"state of {device}")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append((state, device)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with isolated(torch.nn.Dropout()):
+            pass
+    assert restored == [("state of 0", 0), ("state of 1", 1)]
 
 
 def test_the_corruption_is_fixed_and_leaves_the_random_state(held_out, counts):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from electra_kernels.errors import AgreedError
 from electra_kernels.training import calibration
 from electra_kernels.training.calibration import (
     choose_micro_batch,
@@ -36,7 +37,8 @@ def trial(monkeypatch):
 
         monkeypatch.setattr(calibration, "_part_seconds", part_seconds)
         monkeypatch.setattr(calibration, "_free_memory", lambda: free(tried))
-        return choose_micro_batch(None, None, share, world or World()), tried
+        rows = SimpleNamespace(length=512)
+        return choose_micro_batch(None, rows, share, world or World()), tried
 
     return choose
 
@@ -62,6 +64,24 @@ def test_the_trials_end_where_the_memory_of_the_device_does_not_suffice(trial):
         return 1.0
 
     assert trial(seconds) == (8, [1, 2, 4, 8, 16])
+
+
+def test_a_row_that_does_not_fit_is_one_line(trial):
+    def seconds(count):
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(
+        AgreedError, match=r"a row of 512 tokens does not fit .* --checkpoint-layers .* --micro-batch"
+    ):
+        trial(seconds)
+
+
+def test_a_tenth_of_the_memory_of_a_gpu_stays_free(trial, monkeypatch):
+    """The exchange between ranks needs memory that no trial has used."""
+    counts = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100 - 12 * counts[-1], 100))
+    seconds = lambda count: counts.append(count) or 1.0  # noqa: E731
+    assert trial(seconds, world=World(device=torch.device("cuda"))) == (4, [1, 2, 4, 8])
 
 
 @pytest.mark.parametrize(("local_size", "tried"), [(1, [1, 2, 4, 8]), (4, [1, 2])])
@@ -112,6 +132,12 @@ def threads(monkeypatch):
 )
 def test_threads_double_while_that_is_faster_by_more_than_noise(threads, seconds, local_size, chosen):
     assert threads(seconds, World(local_size=local_size)) == chosen
+
+
+def test_the_ranks_try_only_the_threads_that_every_machine_has(threads):
+    """Otherwise one rank would wait for an answer that the others never give; here another machine has 2 cores."""
+    world = SimpleNamespace(device=torch.device("cpu"), local_size=1, largest=lambda value: max(value, -2))
+    assert threads({1: 1.0, 2: 0.6}, world) == 2
 
 
 def test_threads_stay_as_they_are_on_a_gpu(threads):

@@ -3,11 +3,13 @@
 import contextlib
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from electra_kernels.errors import UserError
+from electra_kernels.training import checkpoints as module
 from electra_kernels.training.checkpoints import Checkpoints, whole_checkpoints
 from electra_kernels.training.objectives import ReplacedTokenDetection
 from electra_kernels.training.recipe import Recipe
@@ -191,3 +193,16 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_the_training(tmp_path, make,
 
 def free_bytes(folder):
     return shutil.disk_usage(folder).free
+
+
+def test_a_checkpoint_that_cannot_be_renamed_is_not_called_whole(
+    tmp_path, make, world, warnings, monkeypatch
+):
+    def refuse(source, target):
+        raise PermissionError(13, "Permission denied", str(target))
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints", world, warnings.append)
+    checkpoints.save(make())
+    monkeypatch.setattr(module, "os", SimpleNamespace(replace=refuse))
+    assert not checkpoints.finish()
+    assert "the checkpoint of step 0 could not be kept: " in warnings[0]

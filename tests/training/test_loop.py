@@ -5,6 +5,7 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from electra_kernels._interrupt import Terminated, stop_signals_raise
 from electra_kernels.training import loop
@@ -146,6 +147,17 @@ def test_the_progress_has_the_figures_of_the_last_evaluation():
     watched.run()
     assert watched.shown == [(20, {"auc_random": 0.5}), (30, {"auc_random": 0.5})]
     assert [step for kind, step in watched.logged if kind == "step"] == [20, 30]
+
+
+def test_the_peak_memory_of_a_gpu_is_that_of_the_training(monkeypatch):
+    """The trials before it try how much memory there is."""
+    calls, gpu = [], torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: calls.append("reset"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: calls.append("read") or 7)
+    trainer = CountingTrainer(20)
+    trainer.world = World(device=gpu)
+    Watched(trainer).run()
+    assert calls == ["reset", "read", "read"]
 
 
 def test_only_rank_0_logs_shows_and_warns():

@@ -1,13 +1,15 @@
 """One process: the loop, its records, and what a step does."""
 
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from electra_kernels.evaluation.held_out import FixedCorruption, evaluate_electra
 from electra_kernels.models import EncoderConfig
-from electra_kernels.training.objectives import ReplacedTokenDetection, ratio, token_batch
+from electra_kernels.training import trainer as trainer_module
+from electra_kernels.training.objectives import ReplacedTokenDetection, means, ratio, token_batch
 from electra_kernels.training.recipe import Recipe
 from electra_kernels.training.schedule import Phase, Schedule, one_phase
 from electra_kernels.training.trainer import LOG_EVERY, Execution, Trainer
@@ -98,6 +100,21 @@ def test_a_record_comes_every_few_steps_and_after_the_last(make, rows):
     assert records[-1].tokens > 25 * 8 * 10
     assert 0 <= records[-1].metrics["padding"] < 0.2
     assert records[-1].learning_rates["learning_rate"] < 0.1 * RECIPE.learning_rate
+
+
+def test_the_time_of_a_record_ends_when_the_device_has_finished_the_steps(make, rows, monkeypatch):
+    """A GPU computes the steps while the CPU is already ahead; here the metrics are there after five seconds."""
+    now = [0.0]
+
+    def finished(sums):
+        now[0] += 5.0
+        return means(sums)
+
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(trainer_module, "means", finished)
+    records = list(trainer_of(make(), steps=20).train([rows]))
+    assert [record.seconds for record in records] == [5.0, 10.0]
+    assert records[0].metrics["steps_per_second"] == 2.0
 
 
 def test_the_training_stops_after_the_step_that_it_is_told(make, rows):

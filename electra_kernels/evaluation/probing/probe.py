@@ -11,6 +11,7 @@ from electra_kernels import linear_masked_bce
 from electra_kernels.evaluation.held_out import Score, isolated
 from electra_kernels.evaluation.probing.logistic import logistic_regression
 from electra_kernels.evaluation.probing.task import Examples, Task
+from electra_kernels.training.hardware import forked_random_state
 from electra_kernels.training.optimizers import make_adamw, scale_learning_rate
 from electra_kernels.training.schedule import learning_rate_scale
 
@@ -84,7 +85,7 @@ def _fine_tune(encoder: nn.Module, head: Head, task: Task, seed: int) -> tuple[n
     head = Head(*(nn.Parameter(part.to(device, copy=True)) for part in head))
     trained = nn.ParameterList([*model.parameters(), *head])
     optimizer = make_adamw(trained, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    with torch.enable_grad(), torch.random.fork_rng():
+    with torch.enable_grad(), forked_random_state():
         torch.manual_seed(seed)
         for step, batch in enumerate(_batches(task.train)):
             scale_learning_rate(optimizer, learning_rate_scale((step + 0.5) / STEPS, WARMUP))

@@ -33,6 +33,7 @@ class MaskedLanguageModel(Objective):
     detects = "which word fits a gap"
     cannot_detect = "whether a word that is there is wrong; 85 % of the tokens give no signal"
     metrics: tuple[str, str] = ("mlm_loss", "mlm_accuracy")
+    masks = True
     model: Generator
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:

@@ -32,6 +32,7 @@ class GeneratorObjective(Objective):
     """
 
     per = "token"
+    masks = True
 
     def __init__(
         self,
@@ -199,6 +200,7 @@ class FixedGenerator(Objective):
     per = "token"
     labels = "every token"
     metrics = ("replaced", "rtd_loss", "recall")
+    masks = True
     model: Electra
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
