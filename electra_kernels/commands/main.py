@@ -19,6 +19,7 @@ from electra_kernels.commands import compare, detect, doctor, evaluate, prepare,
 from electra_kernels.errors import AgreedError, UserError
 
 _COMMANDS = (prepare, pretrain, report, compare, evaluate, detect, doctor)
+_ALONE = ("prepare", "compare")  # write a folder, and start processes of their own
 _REQUIRED_PACKAGES = ("matplotlib", "rich", "safetensors", "scipy", "tensorboard", "tokenizers")
 
 
@@ -50,7 +51,7 @@ def command_line() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     """Run a command; an error that the user can correct becomes one line."""
     try:
-        if arguments.command != "pretrain":
+        if arguments.command in _ALONE:
             _require_one_process()
         if arguments.command != "doctor":
             _require_packages()

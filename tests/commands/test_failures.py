@@ -149,12 +149,10 @@ def test_a_folder_has_one_writer_until_that_process_is_gone(start, run, text, tm
     [
         ["compare", "--text", "{tmp}/none", "--output", "{tmp}/output"],
         ["prepare", "--text", "{tmp}/none", "--output", "{tmp}/output"],
-        ["evaluate", "--text", "{tmp}/none", "--model", "{tmp}/none"],
-        ["detect", "a text", "--model", "{tmp}/none"],
     ],
     ids=lambda command: command[0],
 )
-def test_several_ranks_of_other_commands_are_refused_before_anything_is_read(
+def test_several_ranks_of_commands_that_write_alone_are_refused_before_anything_is_read(
     command, monkeypatch, capsys, tmp_path
 ):
     monkeypatch.setenv("RANK", "1")
