@@ -17,6 +17,7 @@ from electra_kernels.files import (
     replace_folder,
     replace_whole,
     stop_signals_deferred,
+    sync,
     write_whole,
 )
 
@@ -263,3 +264,14 @@ def test_recovery_leaves_a_folder_that_is_there_alone(tmp_path):
     content("old")((tmp_path / "a.previous").mkdir() or tmp_path / "a.previous")
     recover_folder(tmp_path / "a")
     assert read(tmp_path / "a") == "new"
+
+
+def test_a_file_system_that_cannot_sync_folders_is_no_fault(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(os, "fsync", refuse)
+    sync(tmp_path)
+    with pytest.raises(OSError, match="Invalid argument"):
+        sync(tmp_path / "file")

@@ -57,6 +57,7 @@ def pretrain(options: Options, progress: Progress) -> Path:
     with join_world() as world, _locked(options.output, world):
         folder = RunFolder(options.output)
         world.on_main(folder.check)
+        world.require_same("--data", "left out" if options.data is None else "given")
         cache = token_cache_of(options, world, progress)
         recipe = recipe_of(options)
         identity = identity_of(options, recipe, cache)

@@ -187,7 +187,7 @@ class Trainer:
         """The batches of this rank from `position` on, of a phase that begins with step ``first``."""
         return Loader(
             rows,
-            seed=self.seed,
+            seed=self.seed + first,  # two phases of one length do not repeat the order of the rows
             batch_size=self.recipe.batch_size,
             device=self.world.device,
             first_step=self.position.step - first,

@@ -202,3 +202,16 @@ def test_a_signal_waits_for_the_end_of_the_step(make, rows):
     with pytest.raises(KeyboardInterrupt):
         trainer_of(objective).step(token_batch(rows, torch.arange(4), torch.device("cpu")))
     assert any(not torch.equal(one, other) for one, other in zip(before, objective.parameters()))
+
+
+def test_two_phases_of_one_length_have_orders_of_their_own(make, rows):
+    seen = []
+
+    class Watching(ReplacedTokenDetection):
+        def batch(self, tokens, seed):
+            seen.append(tokens.document.tolist())
+            return super().batch(tokens, seed)
+
+    schedule = Schedule((Phase(16, 3), Phase(16, 3)))
+    list(Trainer(make(Watching), RECIPE, schedule, seed=3).train([rows, rows]))
+    assert seen[:3] != seen[3:]
