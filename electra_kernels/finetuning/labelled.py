@@ -121,7 +121,7 @@ def _read(path: Path, task: str, column: Column, text_column: Column) -> Source:
         return read_saved_dataset(path, task, column, text_column)
     suffix = plain_suffix(path)
     if suffix in _OTHER and path.exists():
-        raise UserError(f"{path}: {suffix} is no format of labelled data, should be {_FORMATS}")
+        raise UserError(f"{path}: {suffix} should be {_FORMATS}")
     file = read_text_file(path)
     first = next(line for line in file.lines if line.strip())
     if suffix in _JSON or (suffix not in (*_CONLLU, *_TABLES) and first.lstrip().startswith('{"')):
@@ -134,7 +134,7 @@ def _read(path: Path, task: str, column: Column, text_column: Column) -> Source:
         return read_table(file, suffix == ".tsv", column, text_column)
     if suffix == ".csv":
         raise UserError(
-            f"{path}: CSV has a label per text (--task sequence); words and tags should be columns (.tsv) or JSON lines"
+            f"{path}: CSV has a label per text (--task sequence); tags of words should be .tsv or .jsonl"
         )
     if suffix in _CONLLU or looks_like_conllu(file):
         return read_conllu(file, column, text_column)

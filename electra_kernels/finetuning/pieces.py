@@ -61,7 +61,8 @@ def windows(
 ) -> list[Window]:
     """Divide sentences into rows of at most ``length`` tokens, in the order of the sentences.
 
-    A word of which the tokenizer makes no piece, such as a control character, is in no window. Of a word that is longer
+    A word of which the tokenizer makes no piece, such as a control character, is in no window, and a sentence of such
+    words has none. Of a word that is longer
     than half a row, in a sentence that is longer than a row, the first pieces are kept.
 
     Args:

@@ -32,13 +32,13 @@ def scheme_of(tags: Collection[str]) -> Literal["BIO", "binary", "plain"]:
 def tag_names(tags: Iterable[str]) -> list[str]:
     """All tags in the order of a model's labels: O first, the others sorted.
 
-    For BIO, both B-TYPE and I-TYPE of every type, so that the test may have one that the training has not.
+    For BIO, O and both B-TYPE and I-TYPE of every type: the test may have one of them that the training has not.
     """
     names = set(tags)
-    if scheme_of(names) == "BIO":
-        types = {name[2:] for name in names if name != "O"}
-        names = {"O"} | {f"{letter}-{kind}" for kind in types for letter in "BI"}
-    return sorted(names, key=lambda name: (name != "O", name[2:] if name[1:2] == "-" else name, name))
+    if scheme_of(names) != "BIO":
+        return sorted(names, key=lambda name: (name != "O", name))
+    types = sorted({name[2:] for name in names if name != "O"})
+    return ["O", *(f"{letter}-{kind}" for kind in types for letter in "BI")]
 
 
 def default_tag(tags: Iterable[str]) -> str:

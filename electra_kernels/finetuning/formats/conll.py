@@ -1,6 +1,6 @@
 """A word per line with its tag in one of several columns, and an empty line between sentences."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -75,34 +75,37 @@ def read_conll(file: TextFile, column: Column = None, word_column: Column = None
         UserError: a row has another number of columns, no word or no tag; there is no such column; there is no row.
     """
     rows = _Rows(file)
-    is_named = any(given is not None and as_number(given) is None for given in (column, word_column))
-    header = rows.first if is_named else None
     names = rows.fields(rows.first)
+    if len(names) == 1:
+        raise file.error(rows.first, "1 column, should have a word and its tag, separated by a tab or blanks")
     tag = _place(column, -1, names, file, "--column")
     word = _place(word_column, 1, names, file, "--text-column")
-    if not is_named and names[word].lower() in _WORD_HEADERS and names[tag].lower() in _TAG_HEADERS:
+    is_named = any(each is not None and as_number(each) is None for each in (column, word_column))
+    header = rows.first if is_named else None
+    if not header and names[word].lower() in _WORD_HEADERS and names[tag].lower() in _TAG_HEADERS:
+        found = ", ".join(names)
         raise file.error(
-            rows.first,
-            f"looks like a header ({', '.join(names)}), should be no word: name the column with --column {names[tag]}",
+            rows.first, f"looks like a header ({found}), should be a word: give --column {names[tag]}"
         )
     examples = []
     for numbers in rows.sentences(tag, header):
+        for number in numbers:
+            _check(file, number, rows, {word: "word", tag: "tag"})
         fields = [rows.fields(number) for number in numbers]
-        for number, values in zip(numbers, fields):
-            check_row(file, number, values, len(names), rows.first)
-            for place, what in ((word, "word"), (tag, "tag")):
-                if not values[place].strip():
-                    raise file.error(number, f"column {place + 1} is empty, should be a {what}")
-        words = [values[word] for values in fields]
+        words, tags = (tuple(values[place] for values in fields) for place in (word, tag))
         text, spans = join_words(words)
-        examples.append(
-            Example(
-                tuple(words), spans, text, numbers[0], tuple(v[tag] for v in fields), lines=tuple(numbers)
-            )
-        )
+        examples.append(Example(words, spans, text, numbers[0], tags, lines=tuple(numbers)))
     if not examples:
         raise UserError(f"{file.path}: no sentences")
     return Conll(file, examples, rows.separator or " ", header)
+
+
+def _check(file: TextFile, number: int, rows: "_Rows", needed: Mapping[int, str]) -> None:
+    values = rows.fields(number)
+    check_row(file, number, values, len(rows.fields(rows.first)), rows.first)
+    for place, what in needed.items():
+        if not values[place].strip():
+            raise file.error(number, f"column {place + 1} is empty, should be a {what}")
 
 
 def _place(column: Column, default: int, names: Sequence[str], file: TextFile, option: str) -> int:

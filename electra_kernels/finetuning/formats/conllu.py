@@ -116,13 +116,10 @@ def _sentences(file: TextFile) -> Iterator[tuple[list[str], list[Row]]]:
                 raise file.error(
                     number, f"{len(fields)} columns separated by tabs, should be {len(COLUMNS)} in CoNLL-U"
                 )
-            if not _ID.fullmatch(fields[0]) or not all(fields):
-                what = (
-                    f"the id is {fields[0]!r}, should be such as 3, 3-4 or 3.1"
-                    if fields[1:] and all(fields[1:])
-                    else "an empty column, should be _"
-                )
-                raise file.error(number, what)
+            if not all(fields):
+                raise file.error(number, f"column {fields.index('') + 1} is empty, should be _ at least")
+            if not _ID.fullmatch(fields[0]):
+                raise file.error(number, f"the id is {fields[0]!r}, should be such as 3, 3-4 or 3.1")
             rows.append((number, fields))
 
 

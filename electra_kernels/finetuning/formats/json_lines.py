@@ -120,11 +120,13 @@ def label_name(label: Any, field: str) -> str:
 
 def _parsed(file: TextFile, number: int, line: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = json.loads(line.rstrip())
+    except json.JSONDecodeError as error:
+        raise file.error(number, f"not JSON: {error.msg} at character {error.pos + 1}") from None
+    except (ValueError, RecursionError) as error:  # a number of many digits; brackets in brackets
         raise file.error(number, f"not JSON: {error}") from None
     if not isinstance(record, dict):
-        raise file.error(number, f"{_kind(record)}, should be an object: one per line, not one list of all")
+        raise file.error(number, f"{_kind(record)}, should be an object per line")
     return record
 
 

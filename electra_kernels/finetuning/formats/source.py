@@ -121,7 +121,7 @@ def column_index(number: int, count: int, file: TextFile, option: str) -> int:
     """
     if number == 0 or not -count <= number <= count:
         raise UserError(
-            f"{option} {number}: {file.path} has {count} columns, should be 1 to {count}, or -1 for the last"
+            f"{option} {number}: {file.path} has {counted(count)}, should be 1 to {count}, or -1 for the last"
         )
     return number - 1 if number > 0 else count + number
 
@@ -133,4 +133,8 @@ def check_row(file: TextFile, line: int, fields: Sequence[str], count: int, firs
         UserError: it has not.
     """
     if len(fields) != count:
-        raise file.error(line, f"{len(fields)} columns, should be {count} as in line {first}")
+        raise file.error(line, f"{counted(len(fields))}, should be {count} as in line {first}")
+
+
+def counted(columns: int) -> str:
+    return "1 column" if columns == 1 else f"{columns} columns"

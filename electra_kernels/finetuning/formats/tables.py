@@ -142,7 +142,7 @@ def _records(file: TextFile, delimiter: str) -> tuple[list[_Record], Literal[0, 
 
 def _parse(file: TextFile, delimiter: str, quoting: Literal[0, 3]) -> list[_Record]:
     records: list[_Record] = []
-    reader = csv.reader(file.lines, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
+    reader = csv.reader(file.lines, delimiter=delimiter, quoting=quoting, strict=True)
     before = 0
     try:
         for fields in reader:
@@ -162,5 +162,5 @@ def _check_no_header(file: TextFile, rows: Sequence[_Record], label: int) -> Non
         names = ", ".join(rows[0].fields)
         raise file.error(
             rows[0].first,
-            f"looks like a header ({names}), should be a text: give --column and --text-column by name",
+            f"looks like a header ({names}), should be a text: give --column and --text-column as names",
         )
