@@ -34,12 +34,14 @@ class Window:
         words: for each token the index of its word in the sentence; -1 for special tokens and for context, whose words
             another window owns.
         labels: label of each token, `IGNORED` where it has none.
+        shortened: number of its words of which only the first pieces are in it.
     """
 
     example: int
     input_ids: list[int]
     words: list[int]
     labels: list[int]
+    shortened: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ def windows(
     """Divide sentences into rows of at most ``length`` tokens, in the order of the sentences.
 
     A word of which the tokenizer makes no piece, such as a control character, is in no window, and a sentence of such
-    words has none. Of a word that is longer
-    than half a row, in a sentence that is longer than a row, the first pieces are kept.
+    words has none. Of a word that is longer than half a row, in a sentence that is longer than a row, the first pieces
+    are kept. `notes` says how many words that concerns.
 
     Args:
         examples: sentences as words.
@@ -80,6 +82,7 @@ def windows(
     found = []
     for index, pieces in enumerate(encoder.pieces(examples)):
         labels = _piece_labels(examples[index], pieces, label_ids or {}, label_all_pieces)
+        sizes = [len(ids) for ids in pieces]
         pieces, labels = _shortened(pieces, encoder.room), _shortened(labels, encoder.room)
         words = [word for word, ids in enumerate(pieces) for _ in ids]
         tokens = [piece for ids in pieces for piece in ids]
@@ -93,6 +96,7 @@ def windows(
                     encoder.row(tokens[part]),
                     encoder.around([w if own else -1 for w, own in zip(words[part], owner)], -1),
                     encoder.around([y if own else IGNORED for y, own in zip(flat[part], owner)], IGNORED),
+                    sum(sizes[word] > len(pieces[word]) for word in owned),
                 )
             )
     return found
@@ -120,10 +124,17 @@ def per_word(
     return merged
 
 
-def words_without_pieces(rows: Sequence[Window], examples: Sequence[Example]) -> int:
-    """The number of words that are in no window, because the tokenizer makes nothing of them."""
+def notes(rows: Sequence[Window], examples: Sequence[Example]) -> list[str]:
+    """What the user should know about words that the model does not see, or not whole; a line per kind."""
     seen = {(window.example, word) for window in rows for word in window.words if word >= 0}
-    return sum(len(example.words) for example in examples) - len(seen)
+    unseen = sum(len(example.words) for example in examples) - len(seen)
+    shortened = sum(window.shortened for window in rows)
+    lines = []
+    if unseen:
+        lines.append(f"words of which the tokenizer makes no piece, labelled without the model: {unseen}")
+    if shortened:
+        lines.append(f"words longer than half a row, of which the first pieces are read: {shortened}")
+    return lines
 
 
 def text_windows(

@@ -8,15 +8,16 @@ from hypothesis import strategies as st
 from electra_kernels.finetuning.example import Example, join_words, split_text
 from electra_kernels.finetuning.pieces import (
     IGNORED,
+    notes,
     per_text,
     per_word,
     text_windows,
     windows,
-    words_without_pieces,
 )
 from tests.finetuning.tokenizers import ALL, byte_level, word_piece
 
 TOKENIZERS = {name: build() for name, build in ALL.items()}
+UNSEEN = "words of which the tokenizer makes no piece, labelled without the model: "
 INVISIBLE = "\u0007"  # a control character, which BERT's normalizer removes
 
 
@@ -51,7 +52,10 @@ def test_each_word_is_in_exactly_one_window(name, sentences, length):
     visible = {(row.example, word) for row in whole for word in row.words if word >= 0}
     assert set(owned) == visible
     assert owned == sorted(owned)
-    assert words_without_pieces(rows, examples) == sum(map(len, sentences)) - len(visible)
+    unseen = sum(map(len, sentences)) - len(visible)
+    assert [line for line in notes(rows, examples) if "no piece" in line] == (
+        [UNSEEN + str(unseen)] if unseen else []
+    )
     for row in rows:
         assert len(row.input_ids) == len(row.words) == len(row.labels) <= length
         assert row.input_ids[0] == tokenizer.cls_token_id
@@ -79,15 +83,12 @@ def test_windows_are_parts_of_the_sentence_with_context_on_both_sides(name, sent
 
 
 def test_a_word_that_is_longer_than_a_row_has_its_first_pieces():
-    rows = windows(
-        [example(["a", "b" * 50, "c"], ["X", "Y", "X"])],
-        TOKENIZERS["WordPiece"],
-        10,
-        label_ids={"X": 0, "Y": 1},
-    )
+    sentence = example(["a", "b" * 50, "c"], ["X", "Y", "X"])
+    rows = windows([sentence], TOKENIZERS["WordPiece"], 10, label_ids={"X": 0, "Y": 1})
     assert [word for row in rows for word in dict.fromkeys(row.words) if word >= 0] == [0, 1, 2]
     (long,) = [row for row in rows if 1 in row.words]
     assert long.words.count(1) == 4  # half of the 8 pieces between [CLS] and [SEP]
+    assert notes(rows, [sentence]) == ["words longer than half a row, of which the first pieces are read: 1"]
     assert long.labels[long.words.index(1)] == 1
 
 
@@ -147,7 +148,7 @@ def test_scores_come_back_in_the_order_of_the_words(specials):
     assert merged[1][:, 0].tolist() == expected
     assert merged[0][0].tolist() == [0, int(specials)]  # the first piece
     assert merged[2].tolist() == [[-5, -5]]
-    assert words_without_pieces(rows, sentences) == 10
+    assert notes(rows, sentences) == [UNSEEN + "10"]
 
 
 def test_special_tokens_in_the_text_are_words():

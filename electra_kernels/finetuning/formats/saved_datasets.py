@@ -47,6 +47,30 @@ def read_saved_dataset(
         UserError: the package datasets is not installed; the folder holds no dataset or several splits; there is no
             such column; a row has no label.
     """
+    table = _load(path)
+    chosen = (str(text_column or DEFAULTS[task][0]), str(column or DEFAULTS[task][1]))
+    for name, option in zip(chosen, ("--text-column", "--column")):
+        if name not in table.column_names:
+            raise UserError(
+                f'{path}: no column "{name}" ({", ".join(table.column_names)}); name it with {option}'
+            )
+    table = table.select_columns(list(dict.fromkeys(chosen)))
+    feature = table.features[chosen[1]]
+    label = getattr(feature, "feature", feature) if task == "tokens" else feature
+    names_of = getattr(label, "names", None)  # those of a ClassLabel
+    examples = []
+    for number, row in enumerate(table, start=1):
+        try:
+            named = row | {chosen[1]: _named(row[chosen[1]], names_of)}
+            examples.append(example_of(named, number, task, chosen))
+        except ValueError as error:
+            raise UserError(f"{path}, row {number}: {error}") from None
+    if not examples:
+        raise UserError(f"{path}: the dataset is empty")
+    return SavedDataset(task, examples, chosen)
+
+
+def _load(path: Path) -> Any:
     splits = path / "dataset_dict.json"
     if splits.is_file():
         names = ", ".join(json.loads(splits.read_text(encoding="utf-8"))["splits"])
@@ -62,29 +86,9 @@ def read_saved_dataset(
     import datasets
 
     try:
-        table = datasets.load_from_disk(str(path))
+        return datasets.load_from_disk(str(path))
     except Exception as error:  # datasets and pyarrow raise many kinds
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
-    chosen = (str(text_column or DEFAULTS[task][0]), str(column or DEFAULTS[task][1]))
-    for name, option in zip(chosen, ("--text-column", "--column")):
-        if name not in table.column_names:
-            raise UserError(
-                f'{path}: no column "{name}" ({", ".join(table.column_names)}); name it with {option}'
-            )
-    table = table.select_columns(list(dict.fromkeys(chosen)))
-    feature = table.features[chosen[1]]
-    label = getattr(feature, "feature", feature) if task == "tokens" else feature
-    names_of = label.names if isinstance(label, datasets.ClassLabel) else None
-    examples = []
-    for number, row in enumerate(table, start=1):
-        try:
-            named = row | {chosen[1]: _named(row[chosen[1]], names_of)}
-            examples.append(example_of(named, number, task, chosen))
-        except ValueError as error:
-            raise UserError(f"{path}, row {number}: {error}") from None
-    if not examples:
-        raise UserError(f"{path}: the dataset is empty")
-    return SavedDataset(task, examples, chosen)
 
 
 def _named(value: Any, names: Sequence[str] | None) -> Any:
