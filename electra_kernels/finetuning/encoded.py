@@ -40,11 +40,12 @@ class Encoded:
         Returns:
             Of each example, [words, C] for tags and [C] for texts; with two tags, C = 1.
         """
-        task, arrays = self.task, [np.asarray(row, dtype=np.float64) for row in logits]
+        task = self.task
+        arrays: list[Array] = [np.asarray(row, dtype=np.float64) for row in logits]
         if task.task == "sequence":
             merged = per_text(self.windows, arrays, len(self.examples))
             return list(softmax(merged, axis=-1))
-        trimmed = [row[: len(window.input_ids)] for window, row in zip(self.windows, arrays)]
+        trimmed: list[Array] = [row[: len(window.input_ids)] for window, row in zip(self.windows, arrays)]
         if task.is_binary:
             if task.label_all_pieces:
                 trimmed = [_word_maxima(window, row) for window, row in zip(self.windows, trimmed)]

@@ -1,6 +1,7 @@
 """Keep a part of the training examples apart, for early stopping, the best seed and the threshold."""
 
 import random
+from collections.abc import Sequence
 
 from electra_kernels.errors import UserError
 from electra_kernels.finetuning.labelled import Example, Labelled

@@ -64,7 +64,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         )
     if tokenizer.pad_token is None:
         raise UserError(f"--model {folder}: the tokenizer has no padding token, should have pad_token")
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def load_config(folder: Path) -> Any:
