@@ -143,7 +143,6 @@ def _training_arguments(task: Task, settings: Settings, seed: int, scratch: Path
         lr_scheduler_type="linear",
         warmup_steps=WARMUP,  # below 1 it is a share of the steps
         max_grad_norm=1.0,
-        train_sampling_strategy="group_by_length",
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
