@@ -4,7 +4,9 @@ The sources are google-research/electra (configure_finetuning.py, model/optimiza
 (arXiv 2003.10555, appendix B, table 7).
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 WEIGHT_DECAY = 0.01  # configure_finetuning.py; the paper says 0
 WARMUP = 0.1  # share of the steps
@@ -48,3 +50,36 @@ def default_settings(hidden_size: int, examples: int, *, is_pretrained: bool) ->
     return Settings(
         learning_rate, layer_decay if is_pretrained else 1.0, 10 if examples <= MANY_EXAMPLES else 3
     )
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``electra-kernels finetune``; None stands for a default that depends on model and data."""
+
+    model: Path
+    train: Path
+    output: Path
+    dev: Path | None = None
+    test: Path | None = None
+    task: str = "tokens"
+    column: str | None = None
+    text_column: str | None = None
+    label_all_pieces: bool = False
+    positive: str | None = None
+    epochs: int | None = None
+    learning_rate: float | None = None
+    layer_decay: float | None = None
+    batch_size: int | None = None
+    patience: int | None = None
+    length: int | None = None
+    seed: int = 0
+    seeds: int = 1
+    replace: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, by option, as metrics.json keeps it."""
+        chosen = {name: value for name, value in asdict(self).items() if name not in ("output", "replace")}
+        return {
+            f"--{name.replace('_', '-')}": str(value) if isinstance(value, Path) else value
+            for name, value in chosen.items()
+        }

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from electra_kernels.errors import UserError
 from electra_kernels.files import write_whole
@@ -162,11 +161,3 @@ def _has_punctuation_apart(examples: Collection[Example]) -> bool:
     apart = sum(not re.search(r"\w", word) for word in last)
     attached = sum(bool(re.search(r"\w[.!?]$", word)) for word in last)
     return apart >= attached
-
-
-def versions() -> dict[str, Any]:
-    """Versions of the packages that decide the figures."""
-    from importlib.metadata import version
-
-    names = ("electra_kernels", "torch", "transformers", "datasets", "seqeval", "scikit-learn")
-    return {name: version(name) for name in names}

@@ -143,6 +143,8 @@ def _training_arguments(task: Task, settings: Settings, seed: int, scratch: Path
         lr_scheduler_type="linear",
         warmup_steps=WARMUP,  # below 1 it is a share of the steps
         max_grad_norm=1.0,
+        # "group_by_length" would save padding, but it reorders the evaluation's rows, too.
+        train_sampling_strategy="random",
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
@@ -164,7 +166,10 @@ def _training_arguments(task: Task, settings: Settings, seed: int, scratch: Path
 
 def _figures(held_out: Encoded, prediction: EvalPrediction) -> dict[str, float]:
     logits: Any = prediction.predictions
-    return held_out.score(held_out.probabilities(logits)).figures
+    figures = held_out.score(held_out.probabilities(logits)).figures
+    if held_out.task.is_binary:  # the threshold is chosen after the training
+        return {name: figures[name] for name in ("auc", "average_precision")}
+    return figures
 
 
 class _History(TrainerCallback):
