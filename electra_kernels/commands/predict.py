@@ -123,11 +123,11 @@ def _print_readable(labeller: "Labeller", texts: Sequence[str], results: Sequenc
             print(f"{result['label']}\t{result['probability']:.3f}\t{text}")
             continue
         print(text)
-        for start, end, tag, probability in _found(labeller, result):
+        for start, end, tag, probability in found_spans(labeller, result):
             print(f"  {tag}\t{probability:.3f}\t{start}-{end}\t{text[start:end]}")
 
 
-def _found(labeller: "Labeller", words: Sequence[dict[str, Any]]) -> list[tuple[int, int, str, float]]:
+def found_spans(labeller: "Labeller", words: Sequence[dict[str, Any]]) -> list[tuple[int, int, str, float]]:
     """First and last character, tag and probability; that of an entity is the lowest of its words."""
     from electra_kernels.finetuning.scores import entities
 
