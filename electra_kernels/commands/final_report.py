@@ -50,6 +50,7 @@ def describe_run(
     return {
         "config": options.config,
         "objective": options.objective,
+        "from": None if options.start is None else str(options.start),
         "model": str(options.output / "model"),
         "recipe": recipe.to_dict(),
         "text": {name: cache.meta[name] for name in names},

@@ -28,7 +28,6 @@ from electra_kernels.data.batch import RowSource
 from electra_kernels.data.token_cache import TokenCache
 from electra_kernels.errors import AgreedError
 from electra_kernels.evaluation.real_word_errors import error_pairs_or_reason
-from electra_kernels.files import replace_folder
 from electra_kernels.training import loop
 from electra_kernels.training.alarms import Monitor
 from electra_kernels.training.checkpoints import Checkpoints
@@ -36,7 +35,6 @@ from electra_kernels.training.hardware import release_memory
 from electra_kernels.training.lock import locked
 from electra_kernels.training.log import LOG, Log, read_log
 from electra_kernels.training.model_folder import save_objective
-from electra_kernels.training.objectives.transformers_pair import TransformersPair
 from electra_kernels.training.trainer import Trainer
 from electra_kernels.training.world import World, join_world
 
@@ -181,10 +179,7 @@ def _save_model(trainer: Trainer, cache: TokenCache, target: Path, progress: Pro
 
     def write() -> bool:
         try:
-            if isinstance(objective, TransformersPair):
-                replace_folder(target, lambda folder: objective.save(folder, state))
-            else:
-                save_objective(target, objective, cache.tokenizer, trainer.recipe, state)
+            save_objective(target, objective, cache.tokenizer, trainer.recipe, state)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             progress.log(f"the model of step {step:,} could not be written: {reason}; training goes on")
