@@ -35,10 +35,7 @@ from electra_kernels.models import (
     Generator,
     encoder_from_transformers,
     read_checkpoint,
-    save_transformers,
 )
-from electra_kernels.models.interchange import load_part
-from electra_kernels.models.transformers_config import encoder_config_from_transformers
 from electra_kernels.training.model_description import (
     CARD,
     FOLDERS,
@@ -47,6 +44,7 @@ from electra_kernels.training.model_description import (
     read_description,
     write_description,
 )
+from electra_kernels.training.model_parts import Part, load_parts, read_config, save_parts
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.objectives.transformers_pair import TransformersPair
 from electra_kernels.training.recipe import Recipe
@@ -183,7 +181,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 def _save(
     directory: Path,
-    model: Electra | Generator | Encoder,
+    model: Part,
     tokenizer: Tokenizer,
     recipe: Recipe,
     objective: str,
@@ -193,7 +191,7 @@ def _save(
     def write(folder: Path) -> None:
         write_description(folder, objective, recipe, _options(model))
         with _disk_errors(directory):
-            save_transformers(model, folder, tokenizer=tokenizer, state=state)
+            save_parts(model, folder, tokenizer, state)
         for name in FOLDERS:
             if (folder / name).is_dir():
                 save_word_list(tokenizer, folder / name)
@@ -255,22 +253,15 @@ def load_encoder(directory: Path, device: torch.device | str = "cpu") -> Encoder
 
 def _electra(directory: Path, options: dict[str, Any], tokenizer: Tokenizer) -> Electra:
     """The model whose parts are the folders ``discriminator`` and ``generator``."""
-    names = _ENCODERS if options.get("generator_kind", "model") == "model" else _ENCODERS[:1]
-    parts = {name: read_checkpoint(directory / name) for name in names}
-    encoders = {name: encoder_config_from_transformers(part.config) for name, part in parts.items()}
-    shared = options.get("tie") == "all"
-    config = ElectraConfig(
-        encoders["discriminator"], None if shared else encoders.get("generator"), **options
-    )
+    config = read_config(directory, options)
     size = config.discriminator.vocab_size
     _check_entries(directory / "discriminator", tokenizer, size)
-    counts = torch.ones(size)
-    has_counts = (directory / UNIGRAM).exists()
-    model = Electra(
-        config, counts if has_counts else None, starts_word=text_facts(tokenizer, counts).starts_word
-    )
-    for name, part in parts.items():
-        load_part(getattr(model, name), part)
+    state = load_parts(directory, config).state_dict()
+    counts, has_counts = torch.ones(size), (directory / UNIGRAM).exists()
+    starts_word = text_facts(tokenizer, counts).starts_word
+    model = Electra(config, counts if has_counts else None, starts_word=starts_word)
+    own = model.state_dict()
+    model.load_state_dict({name: state.get(name, value) for name, value in own.items()})
     if has_counts and model.unigram is not None:
         model.unigram.load_state_dict(load_file(directory / UNIGRAM))
     return model
