@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     texts = read_lines(sys.stdin) if arguments.text == ["-"] else arguments.text
     scored = detect(arguments.model, texts)
     if arguments.json:
-        print(json.dumps([[word._asdict() for word in words] for words in scored], ensure_ascii=False))
+        print(json.dumps([[word._asdict() for word in words] for words in scored]))
     else:
         _print_coloured(texts, scored)
     return 0

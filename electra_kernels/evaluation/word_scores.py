@@ -48,37 +48,44 @@ def score_words(
     """
     pieces = list(_pieces(text, tokenizer))
     scores = _token_probabilities(discriminator, tokenizer, [piece.token for piece in pieces], length)
-    words: dict[int, ScoredWord] = {}
+    words: list[ScoredWord] = []
+    last = -1
     for piece, score in zip(pieces, scores, strict=True):
-        before = words.get(piece.word, ScoredWord("", piece.start, piece.end, score))
-        start, end = min(before.start, piece.start), max(before.end, piece.end)
-        words[piece.word] = ScoredWord(text[start:end], start, end, max(before.probability, score))
-    return list(words.values())
+        continues = words and (piece.word == last or piece.start < words[-1].end)
+        before = words.pop() if continues else ScoredWord("", piece.start, piece.end, score)
+        # An empty span says nothing about the place of the word.
+        spans = [span for span in (before[1:3], piece[2:4]) if span[0] < span[1]] or [piece[2:4]]
+        start, end = min(span[0] for span in spans), max(span[1] for span in spans)
+        words.append(ScoredWord(text[start:end], start, end, max(before.probability, score)))
+        last = piece.word
+    return [word for word in words if word.word]
 
 
 def _pieces(text: str, tokenizer: Tokenizer) -> Iterator[_Piece]:
-    """The tokens of a text. One that stands for no character but blanks belongs to the word after it."""
+    """The tokens of a text. The span of one that stands for blanks alone is empty."""
     ids = special_ids(tokenizer)
-    special = {ids.pad, ids.cls, ids.sep, ids.mask} - {ids.unk}
-    # As in training: a byte-level vocabulary marks a word only after a blank.
+    # As in training: a word that looks like a special token is unknown, and a byte-level vocabulary marks a word only
+    # after a blank.
+    special = {ids.pad, ids.cls, ids.sep, ids.mask}
     blank = " " if "ByteLevel(add_prefix_space=False" in repr(tokenizer.pre_tokenizer) else ""
     first, number = 0, -1  # the first character of the line, and the last word
-    for line in text.splitlines(keepends=True):
+    for line, whole in zip(text.splitlines(), text.splitlines(keepends=True), strict=True):
         encoding = tokenizer.encode(blank + line, add_special_tokens=False)
         last = None
         for token, word, (start, end) in zip(encoding.ids, encoding.word_ids, encoding.offsets, strict=True):
-            start, end = _trimmed(text, first + start - len(blank), first + end - len(blank), first)
-            if start == end or token in special:
+            if token in special and ids.unk in special:
                 continue
+            token = ids.unk if token in special else token
             number += word is None or word != last
             last = word
-            yield _Piece(token, number, start, end)
-        first += len(line)
+            shift = first - len(blank)
+            yield _Piece(token, number, *_trimmed(text, start + shift, end + shift, first))
+        first += len(whole)
 
 
 def _trimmed(text: str, start: int, end: int, first: int) -> tuple[int, int]:
     """The span without blanks at its ends, and with the accents that follow its last letter."""
-    start = max(start, first)
+    start, end = max(start, first), max(end, first)
     while start < end and text[start].isspace():
         start += 1
     while start < end and text[end - 1].isspace():

@@ -85,11 +85,11 @@ def test_pretrain_writes_model_report_and_metrics(trained):
     assert done.stdout == f"{output / 'report.html'}\n"
     assert "step     30" in done.stderr
     assert sorted(path.name for path in (output / "model").iterdir()) == [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.txt",
+        "README.md",
+        "discriminator",
+        "electra_kernels.json",
+        "generator",
+        "unigram.safetensors",
     ]
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["run"]["steps"] == 30
@@ -133,10 +133,11 @@ def test_detect_colours_a_text(trained):
 
 def test_detect_reads_standard_input_and_prints_json(trained, in_process):
     output, _ = trained
-    _, out, _ = in_process("detect", "-", "--json", "--model", output / "model", input="the old cat\n")
+    _, out, _ = in_process("detect", "-", "--json", "--model", output / "model", input="The OLD cat\n")
     (line,) = json.loads(out)
-    assert [token["piece"] for token in line] == ["the", "old", "cat"]
-    assert all(0 < token["probability"] < 1 for token in line)
+    assert [word["word"] for word in line] == ["The", "OLD", "cat"]
+    assert [(word["start"], word["end"]) for word in line] == [(0, 3), (4, 7), (8, 11)]
+    assert all(0 < word["probability"] < 1 for word in line)
 
 
 def test_blank_lines_of_standard_input_are_skipped(trained, in_process):
@@ -221,7 +222,9 @@ def test_run_json_says_what_was_run(finished):
 
 def test_a_finished_run_that_is_started_again_makes_its_report_again(finished, in_process):
     output, command = finished
-    weights, log = ((output / name).read_bytes() for name in ("model/model.safetensors", "metrics.jsonl"))
+    weights, log = (
+        (output / name).read_bytes() for name in ("model/discriminator/model.safetensors", "metrics.jsonl")
+    )
     (output / "report.html").unlink()
     (output / "notes.txt").write_text("mine")
     status, out, err = in_process(*command, "--steps", 12)
@@ -229,7 +232,9 @@ def test_a_finished_run_that_is_started_again_makes_its_report_again(finished, i
     assert out == f"{output / 'report.html'}\n"
     assert f"the run in {output} is finished; --resume never would start it again" in err
     assert "masked" in (output / "report.html").read_text()
-    assert [(output / name).read_bytes() for name in ("model/model.safetensors", "metrics.jsonl")] == [
+    assert [
+        (output / name).read_bytes() for name in ("model/discriminator/model.safetensors", "metrics.jsonl")
+    ] == [
         weights,
         log,
     ]
