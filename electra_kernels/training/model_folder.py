@@ -12,11 +12,11 @@ The folder is complete or not there at all. `load_encoder` reads every one, `loa
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from electra_kernels.data.facts import text_facts
 from electra_kernels.data.vocabulary import load_vocabulary, save_word_list
 from electra_kernels.errors import UserError
-from electra_kernels.files import replace_folder, replace_whole, write_whole
+from electra_kernels.files import replace_folder, replace_whole
 from electra_kernels.models import (
     Electra,
     ElectraConfig,
@@ -37,7 +37,6 @@ from electra_kernels.models import (
     read_checkpoint,
 )
 from electra_kernels.training.model_description import (
-    CARD,
     FOLDERS,
     UNIGRAM,
     existing,
@@ -51,6 +50,7 @@ from electra_kernels.training.recipe import Recipe
 
 # An embedding may have rows that no token uses: they are often padded to a multiple of 64 or 128.
 MOST_PADDING = 127
+Finish: TypeAlias = Callable[[Path], object]
 _ENCODERS = ("discriminator", "generator")  # fields of ElectraConfig that transformers' config.json holds
 
 
@@ -98,7 +98,7 @@ def save_objective(
     recipe: Recipe,
     state: Mapping[str, Tensor],
     *,
-    card: str | None = None,
+    finish: Finish | None = None,
 ) -> None:
     """`save_checkpoint` for the model of an objective.
 
@@ -109,16 +109,16 @@ def save_objective(
         objective: in training, maybe with sharded weights.
         tokenizer, recipe: written with the model.
         state: the whole tensors of ``objective.state_dict()``.
-        card: the model card, see `write_card`.
+        finish: called with the unfinished folder when it has all models, to add to it.
     """
     if isinstance(objective, TransformersPair):
-        _save_pair(directory, objective, recipe, state, card)
+        _save_pair(directory, objective, recipe, state, finish)
         return
     model = objective.model
     kept = model if isinstance(model, Electra | Generator) else objective.encoder
     prefix = next(name for name, module in objective.named_modules() if module is kept) + "."
     own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
-    _save(directory, kept, tokenizer, recipe, objective.name, own, card)
+    _save(directory, kept, tokenizer, recipe, objective.name, own, finish)
 
 
 def _save_pair(
@@ -126,23 +126,16 @@ def _save_pair(
     objective: TransformersPair,
     recipe: Recipe,
     state: Mapping[str, Tensor],
-    card: str | None,
+    finish: Finish | None,
 ) -> None:
     def write(folder: Path) -> None:
         write_description(folder, objective.name, recipe, {})
         with _disk_errors(directory):
             objective.save(folder, dict(state))
-        if card is not None:
-            write_card(folder, card)
+        if finish is not None:
+            finish(folder)
 
     replace_folder(directory, write)
-
-
-def write_card(directory: Path, card: str) -> None:
-    """Write the model card beside the models and, for one that is published alone, into each of their folders."""
-    for folder in (directory, *(directory / name for name in FOLDERS)):
-        if folder.is_dir():
-            write_whole(folder / CARD, card)
 
 
 def save_weights(model: nn.Module, path: Path, state: Mapping[str, Tensor] | None = None) -> None:
@@ -186,7 +179,7 @@ def _save(
     recipe: Recipe,
     objective: str,
     state: Mapping[str, Tensor],
-    card: str | None = None,
+    finish: Finish | None = None,
 ) -> None:
     def write(folder: Path) -> None:
         write_description(folder, objective, recipe, _options(model))
@@ -197,8 +190,8 @@ def _save(
                 save_word_list(tokenizer, folder / name)
         if isinstance(model, Electra) and model.unigram and model.config.generator_kind != "uniform":
             save_weights(model.unigram, folder / UNIGRAM, {"cumulative": state["unigram.cumulative"]})
-        if card is not None:
-            write_card(folder, card)
+        if finish is not None:
+            finish(folder)
 
     replace_folder(directory, write)
 

@@ -137,7 +137,7 @@ def records(output):
 
 
 def weights(output):
-    return (Path(output) / "model" / "model.safetensors").read_bytes()
+    return (Path(output) / "model" / "discriminator" / "model.safetensors").read_bytes()
 
 
 def checkpoints(output):
