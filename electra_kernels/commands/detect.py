@@ -62,23 +62,22 @@ def detect(model: Path, texts: Sequence[str]) -> list[list["ScoredWord"]]:
     A text that is longer than the rows of the training is cut into several rows.
 
     Args:
-        model: folder of a checkpoint.
+        model: folder of a checkpoint, or of one discriminator as transformers stores it.
         texts: the texts.
 
     Raises:
         UserError: there is no checkpoint in ``model``, or a text has no words or is not Unicode.
     """
     from electra_kernels.evaluation.word_scores import score_words
-    from electra_kernels.training.model_folder import load_checkpoint
+    from electra_kernels.training.model_folder import load_detector
 
-    checkpoint = load_checkpoint(model)
-    discriminator, length = checkpoint.model.discriminator, checkpoint.recipe.length
+    discriminator, tokenizer, length = load_detector(model)
     results = []
     for number, text in enumerate(texts, start=1):
         # Python decodes bytes of an argument that are not UTF-8 to lone surrogates.
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"text {number} is not UTF-8 text")
-        words = score_words(discriminator, checkpoint.tokenizer, text, length)
+        words = score_words(discriminator, tokenizer, text, length)
         if not words:
             raise UserError(f"text {number} has no words")
         results.append(words)

@@ -34,7 +34,7 @@ def is_model_folder(directory: Path) -> bool:
     names = {path.name for path in directory.iterdir() if not path.name.endswith(".part")}
     if DESCRIPTION in names:
         return names <= set(FILES) and "format" in _json_object(directory / DESCRIPTION)
-    return not names or _former_layout(directory) is not None
+    return not names or former_layout(directory) is not None
 
 
 def read_description(directory: Path) -> tuple[Recipe, str, dict[str, Any]]:
@@ -44,7 +44,7 @@ def read_description(directory: Path) -> tuple[Recipe, str, dict[str, Any]]:
         UserError: there is none, it cannot be used, or a former version wrote the folder.
     """
     path = directory / DESCRIPTION
-    if not path.exists() and (reason := _former_layout(directory)):
+    if not path.exists() and (reason := former_layout(directory)):
         raise UserError(f"{directory} has the layout of a former version of electra_kernels: {reason}")
     values = _json_object(existing(path))
     try:
@@ -60,7 +60,7 @@ def read_description(directory: Path) -> tuple[Recipe, str, dict[str, Any]]:
         raise UserError(f"{path} is no description of electra-kernels pretrain: {error}") from error
 
 
-def _former_layout(directory: Path) -> str | None:
+def former_layout(directory: Path) -> str | None:
     """What to do with a model folder of a former version, with one config.json for all models; None if it is none."""
     values = _json_object(directory / "config.json", required=False)
     if values.keys() >= {"generator", "discriminator"}:

@@ -29,6 +29,7 @@ from electra_kernels.data.vocabulary import load_vocabulary, save_word_list
 from electra_kernels.errors import UserError
 from electra_kernels.files import replace_folder, replace_whole
 from electra_kernels.models import (
+    Discriminator,
     Electra,
     ElectraConfig,
     Encoder,
@@ -40,10 +41,11 @@ from electra_kernels.training.model_description import (
     FOLDERS,
     UNIGRAM,
     existing,
+    former_layout,
     read_description,
     write_description,
 )
-from electra_kernels.training.model_parts import Part, load_parts, read_config, save_parts
+from electra_kernels.training.model_parts import Part, load_discriminator, load_parts, read_config, save_parts
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.objectives.transformers_pair import TransformersPair
 from electra_kernels.training.recipe import Recipe
@@ -51,6 +53,7 @@ from electra_kernels.training.recipe import Recipe
 # An embedding may have rows that no token uses: they are often padded to a multiple of 64 or 128.
 MOST_PADDING = 127
 Finish: TypeAlias = Callable[[Path], object]
+_PLAIN_LENGTH = 512  # tokens of a row for a model that does not say how it was trained
 _ENCODERS = ("discriminator", "generator")  # fields of ElectraConfig that transformers' config.json holds
 
 
@@ -226,6 +229,24 @@ def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Chec
     with _one_line(directory):
         model = _electra(directory, options, tokenizer)
     return Checkpoint(model.to(device).eval(), tokenizer, recipe, objective)
+
+
+def load_detector(directory: Path) -> tuple[Discriminator, Tokenizer, int]:
+    """The discriminator of a checkpoint or of one folder of transformers, its tokenizer, and the length of its rows.
+
+    Raises:
+        UserError: as `load_checkpoint`.
+    """
+    is_plain = (directory / "config.json").exists() and (directory / "tokenizer.json").exists()
+    if not is_plain or former_layout(directory):
+        checkpoint = load_checkpoint(directory)
+        return checkpoint.model.discriminator, checkpoint.tokenizer, checkpoint.recipe.length
+    with _one_line(directory):
+        discriminator = load_discriminator(directory)
+    config = discriminator.encoder.config
+    tokenizer = load_vocabulary(directory / "tokenizer.json")
+    _check_entries(directory, tokenizer, config.vocab_size)
+    return discriminator.eval(), tokenizer, min(_PLAIN_LENGTH, config.max_position_embeddings)
 
 
 def load_encoder(directory: Path, device: torch.device | str = "cpu") -> EncoderCheckpoint:

@@ -11,9 +11,11 @@ from torch import Tensor
 from electra_kernels.data.vocabulary import special_ids
 from electra_kernels.models import (
     Checkpoint,
+    Discriminator,
     Electra,
     ElectraConfig,
     Encoder,
+    EncoderConfig,
     Generator,
     from_transformers,
     read_checkpoint,
@@ -55,8 +57,19 @@ def load_parts(folder: Path, config: ElectraConfig) -> Electra:
     if config.generator_kind == "model":
         generator = read_checkpoint(folder / "generator")
     else:
-        generator = to_transformers(Electra(_one_encoder(config)))["generator"]
+        generator = _new_generator(config.discriminator)
     return from_transformers(discriminator, generator, mask_token_id=config.mask_token_id)
+
+
+def load_discriminator(folder: Path) -> Discriminator:
+    """The discriminator of a folder of transformers.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_parts`; or the head is that of another task.
+    """
+    checkpoint = read_checkpoint(folder)
+    generator = _new_generator(encoder_config_from_transformers(checkpoint.config))
+    return from_transformers(checkpoint, generator, mask_token_id=0).discriminator
 
 
 def read_config(folder: Path, options: Mapping[str, object]) -> ElectraConfig:
@@ -97,5 +110,6 @@ def _filled(config: ElectraConfig, state: Mapping[str, Tensor]) -> Electra:
     return model
 
 
-def _one_encoder(config: ElectraConfig) -> ElectraConfig:
-    return ElectraConfig(config.discriminator, None, config.mask_token_id, tie="all")
+def _new_generator(encoder: EncoderConfig) -> Checkpoint:
+    """A generator with new weights, in the place of one that is not there."""
+    return to_transformers(Electra(ElectraConfig(encoder, None, 0, tie="all")))["generator"]

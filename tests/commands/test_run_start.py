@@ -223,7 +223,9 @@ def test_folders_that_cannot_be_continued_are_refused_in_one_line(folder, cache,
     with pytest.raises(UserError, match="is not that of the text: prepare the text with --vocabulary"):
         Start.open(start).check_vocabulary(train_vocabulary(corpus.train, 60))
     deberta, _ = folder("DebertaV2ForMaskedLM")
-    with pytest.raises(UserError, match=r"masked_lm, should be left out with --from .*deberta-v2 only transf"):
+    with pytest.raises(
+        UserError, match=r"masked_lm, should be left out with --from .*deberta-v2 only transf"
+    ):
         check_options(options_for(deberta, objective="masked_lm"))
     (start / "model.safetensors").rename(start / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"the pickle pytorch_model\.bin, which is not read.*save_pretrained"):
