@@ -236,7 +236,13 @@ def test_a_damaged_folder_is_refused_in_one_line(folders, tmp_path):
     (paths[0] / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"g: cannot be loaded: "):
         pair(paths)
+    (paths[0] / "model.safetensors").rename(paths[0] / "pytorch_model.bin")
+    with pytest.raises(
+        UserError, match=r"g: its weights are the pickle pytorch_model\.bin, which is not read"
+    ):
+        pair(paths)
     (paths[1] / "config.json").write_text('{"model_type": "no_such_model"}')
+    (paths[0] / "pytorch_model.bin").unlink()
     with pytest.raises(UserError, match=r"d/config\.json: cannot be used: .*no_such_model"):
         pair(paths)
 
