@@ -349,9 +349,9 @@ def test_minutes_become_steps_before_the_start(finished, in_process, tmp_path, m
             "more than once",
         ),
         (["evaluate", "--text", "{tmp}/unknown.txt", "--model", "{model}"], "enough known words"),
-        (["detect", "words", "--model", "{tmp}"], "config.json is missing"),
+        (["detect", "words", "--model", "{tmp}"], "electra_kernels.json is missing"),
         (["detect", " ", "--model", "{model}"], "text 1 has no words"),
-        (["evaluate", "--text", "{tmp}/long.txt", "--model", "{tmp}"], "config.json is missing"),
+        (["evaluate", "--text", "{tmp}/long.txt", "--model", "{tmp}"], "electra_kernels.json is missing"),
     ],
 )
 def test_an_error_of_the_user_gives_one_line(arguments, message, trained, tmp_path, text, in_process):
