@@ -119,7 +119,7 @@ def row_lengths(options: Options, recipe: Recipe) -> list[int]:
     """
     lengths = list(dict.fromkeys(phase.length for phase in asked_schedule(options, recipe).phases))
     encoder = electra_config(options.config, vocab_size=1, mask_token_id=0).discriminator
-    is_limited = options.generator is None and encoder.position_embedding == "absolute"
+    is_limited = options.generator is None and encoder.family == "electra"
     most = encoder.max_position_embeddings if is_limited else 2**31 - 1
     for length in lengths:
         if not SHORTEST_ROW + 2 <= length <= most:
