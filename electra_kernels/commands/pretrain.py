@@ -53,7 +53,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and objective")
     group.add_argument(
         "--config",
-        choices=("demo", "small", "base", "large"),
+        choices=("demo", "small", "base", "large", "modern-small", "modern-base"),
         help="model sizes and recipe; small, base and large are those of google-research/electra (default: demo; with "
         "--from, whose folder has the sizes, the recipe of small below 512 hidden units, else of base)",
     )

@@ -154,10 +154,7 @@ def row_lengths(options: Options, recipe: Recipe) -> list[int]:
     encoder = electra_config(options.config, vocab_size=1, mask_token_id=0).discriminator
     if start is not None and start.encoder is not None:
         encoder = start.encoder
-    is_limited = (
-        not issubclass(objective_class(options), TransformersPair)
-        and encoder.position_embedding == "absolute"
-    )
+    is_limited = not issubclass(objective_class(options), TransformersPair) and encoder.family == "electra"
     most = encoder.max_position_embeddings if is_limited else 2**31 - 1
     for length in lengths:
         if not SHORTEST_ROW + 2 <= length <= most:

@@ -27,7 +27,6 @@ from electra_kernels.models.transformers_files import write_checkpoint
 from electra_kernels.tokenizer_files import save_tokenizer
 
 Part: TypeAlias = Electra | Generator | Encoder
-_BASES = {"electra": ("electra.", "ElectraModel"), "modernbert": ("model.", "ModernBertModel")}
 
 
 def save_parts(model: Part, folder: Path, tokenizer: Tokenizer, state: Mapping[str, Tensor]) -> None:
@@ -39,12 +38,20 @@ def save_parts(model: Part, folder: Path, tokenizer: Tokenizer, state: Mapping[s
         tokenizer: written with every model.
         state: the whole tensors of ``model.state_dict()``; the model itself may be sharded.
     """
-    if isinstance(model, Electra):
-        save_transformers(_filled(model.config, state), folder, tokenizer=tokenizer)
+    if not isinstance(model, Generator):
+        save_transformers(model, folder, tokenizer=tokenizer, state=state)
         return
-    checkpoint = _encoder_checkpoint(model, state, tokenizer)
-    write_checkpoint(checkpoint, folder / "encoder")
-    save_tokenizer(tokenizer, folder / "encoder", max_length=checkpoint.config["max_position_embeddings"])
+    config = ElectraConfig(model.encoder.config, None, special_ids(tokenizer).mask, tie="all")
+    own = {f"generator.{name}": value for name, value in state.items()}
+    with torch.device("meta"):
+        shape = Electra(config)
+    write_checkpoint(to_transformers(shape, tokenizer, state=own)["generator"], folder / "encoder")
+    save_tokenizer(
+        tokenizer,
+        folder / "encoder",
+        max_length=config.discriminator.max_position_embeddings,
+        has_token_types=config.discriminator.family == "electra",
+    )
 
 
 def load_parts(folder: Path, config: ElectraConfig) -> Electra:
@@ -80,34 +87,6 @@ def read_config(folder: Path, options: Mapping[str, object]) -> ElectraConfig:
         name: encoder_config_from_transformers(read_checkpoint(folder / name).config) for name in names
     }
     return ElectraConfig(encoders["discriminator"], encoders.get("generator"), **options)  # type: ignore[arg-type]
-
-
-def _encoder_checkpoint(
-    model: Generator | Encoder, state: Mapping[str, Tensor], tokenizer: Tokenizer
-) -> Checkpoint:
-    """A masked language model, or the base model of an encoder, for transformers."""
-    ids = special_ids(tokenizer)
-    if isinstance(model, Generator):
-        own = {f"generator.{name}": value for name, value in state.items()}
-        config = ElectraConfig(model.encoder.config, None, ids.mask, tie="all")
-        checkpoint = to_transformers(_filled(config, own))["generator"]
-    else:
-        own = {f"discriminator.encoder.{name}": value for name, value in state.items()}
-        config = ElectraConfig(model.config, None, ids.mask, tie="all")
-        whole = to_transformers(_filled(config, own))["discriminator"]
-        prefix, name = _BASES[whole.config["model_type"]]
-        base = {key.removeprefix(prefix): whole.state[key] for key in whole.state if key.startswith(prefix)}
-        checkpoint = Checkpoint({**whole.config, "architectures": [name]}, base)
-    return checkpoint._replace(config={**checkpoint.config, "pad_token_id": ids.pad})
-
-
-def _filled(config: ElectraConfig, state: Mapping[str, Tensor]) -> Electra:
-    """A model with these tensors, which are not copied. Weights that ``state`` lacks have no memory."""
-    with torch.device("meta"):
-        counts = torch.ones(config.discriminator.vocab_size) if config.generator_kind == "unigram" else None
-        model = Electra(config, counts)
-    model.load_state_dict(dict(state), strict=False, assign=True)
-    return model
 
 
 def _new_generator(encoder: EncoderConfig) -> Checkpoint:
