@@ -1,6 +1,6 @@
 """Imports between the parts of the package run in one direction.
 
-    commands → training, evaluation → data, models, integrations → ops → backends → reference, triton
+    commands → finetuning → training, evaluation → data, models, integrations → ops → backends → reference, triton
 
 `ALLOWED` states the rule for every folder and module. An import counts wherever it stands: inside a function and under
 TYPE_CHECKING, too.
@@ -49,9 +49,10 @@ ALLOWED: dict[str, set[str]] = {
     "integrations": OPS | {"models"},
     "training": OPS | {"data", "models", "integrations"},
     "evaluation": OPS | {"data", "models", "integrations", "training"},
-    "commands": OPS | {"backends", "data", "models", "integrations", "training", "evaluation"},
+    "finetuning": OPS | {"data", "models", "integrations", "training", "evaluation"},
+    "commands": OPS | {"backends", "data", "models", "integrations", "training", "evaluation", "finetuning"},
     # No other part imports these two.
-    "examples": OPS | {"data", "models", "integrations", "training", "evaluation"},
+    "examples": OPS | {"data", "models", "integrations", "training", "evaluation", "finetuning"},
     "__main__": {"commands"},
 }
 SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
