@@ -1,4 +1,5 @@
-"""The command line: ``electra-kernels prepare | pretrain | report | compare | evaluate | detect | doctor``.
+"""The command line: ``electra-kernels prepare | pretrain | report | compare | evaluate | detect | finetune | predict |
+doctor``.
 
 Each command is a module with ``add_command``, which declares its options, and ``run``. A module imports whatever takes
 long, or belongs to an optional package, inside its functions, so that ``--help`` needs none of it.
@@ -15,12 +16,24 @@ import torch
 
 from electra_kernels._interrupt import describe_stop, stop_signals_raise
 from electra_kernels._version import __version__
-from electra_kernels.commands import compare, detect, doctor, evaluate, prepare, pretrain, report
+from electra_kernels.commands import (
+    compare,
+    detect,
+    doctor,
+    evaluate,
+    finetune,
+    predict,
+    prepare,
+    pretrain,
+    report,
+)
 from electra_kernels.errors import AgreedError, UserError
 
-_COMMANDS = (prepare, pretrain, report, compare, evaluate, detect, doctor)
-_ALONE = ("prepare", "compare")  # write a folder, and start processes of their own
+_COMMANDS = (prepare, pretrain, report, compare, evaluate, detect, finetune, predict, doctor)
+_ALONE = ("prepare", "compare", "finetune")  # write a folder, and start processes of their own
 _REQUIRED_PACKAGES = ("matplotlib", "rich", "safetensors", "scipy", "tensorboard", "tokenizers")
+_FINETUNING = ("finetune", "predict")
+_FINETUNING_PACKAGES = ("accelerate", "datasets", "seqeval", "sklearn", "transformers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,8 +66,10 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.command in _ALONE:
             _require_one_process()
-        if arguments.command != "doctor":
-            _require_packages()
+        if arguments.command in _FINETUNING:
+            _require_packages((*_REQUIRED_PACKAGES, *_FINETUNING_PACKAGES), "finetuning")
+        elif arguments.command != "doctor":
+            _require_packages(_REQUIRED_PACKAGES, "pretraining")
         status: int = arguments.run(arguments)
         return status
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
@@ -94,10 +109,10 @@ def _require_one_process() -> None:
         )
 
 
-def _require_packages() -> None:
-    missing = [name for name in _REQUIRED_PACKAGES if importlib.util.find_spec(name) is None]
+def _require_packages(names: Sequence[str], extra: str) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"{', '.join(missing)} not installed: pip install 'electra_kernels[pretraining]'")
+        raise UserError(f"{', '.join(missing)} not installed: pip install 'electra_kernels[{extra}]'")
 
 
 def _fail(message: str, status: int = 2) -> int:

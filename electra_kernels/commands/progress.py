@@ -38,7 +38,7 @@ class Bar:
         """Show the state of the run and the metrics of its last evaluation, empty before the first."""
         line = "  ".join(_figures(state, evaluation))
         step = f"step {state.step:6,} of {state.steps:,}"
-        self._show(state.fraction, f"{step}  {line}")
+        self.show(state.fraction, f"{step}  {line}")
         if evaluation != self.evaluation:
             self.evaluation = evaluation
             remaining = self.progress.tasks[self.task].time_remaining
@@ -48,15 +48,18 @@ class Bar:
     def update_pair(self, step: int, fraction: float, figures: Mapping[str, float]) -> None:
         """Show how far the pair has come, and the AUCs of the sides that have one."""
         line = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
-        self._show(fraction, line)
+        self.show(fraction, line)
         self.log(f"step {step:6,}  AUC  {line}")
 
     def log(self, line: str) -> None:
         if not self.console.is_terminal:
             print_plainly(self.console, line)
 
-    def _show(self, fraction: float, line: str) -> None:
-        self.progress.update(self.task, completed=fraction, figures=line)
+    def show(self, fraction: float, line: str | None = None) -> None:
+        """Move the bar; None keeps the line beside it."""
+        self.progress.update(self.task, completed=fraction)
+        if line is not None:
+            self.progress.update(self.task, figures=line)
 
 
 def _figures(state: StepRecord, evaluation: Mapping[str, float]) -> list[str]:
