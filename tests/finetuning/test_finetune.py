@@ -200,7 +200,7 @@ def test_a_result_of_another_command_is_replaced_only_on_request(encoder, folder
     data, output = files(folder, tiny.plain_tags), folder / "replaced"
     options = {"model": encoder, "output": output, **data, "epochs": 1}
     run(**options)
-    with pytest.raises(UserError, match="holds a result with --seed 0, not 1.*--replace it"):
+    with pytest.raises(UserError, match=r"holds a result with --seed 0, not 1.*--replace it"):
         run(**options, seed=1)
     run(**options, seed=1, replace=True)
     assert json.loads((output / "metrics.json").read_text())["finetuning"]["--seed"] == 1

@@ -38,7 +38,7 @@ def test_the_rare_tag_is_the_positive_one_unless_told(tmp_path):
     assert task_for(training).labels == ("right", "wrong")
     assert task_for(training, "right").labels == ("wrong", "right")
     assert task_for(training, "right").positive_weight == 1.0, "it never lowers the frequent tag"
-    with pytest.raises(UserError, match="--positive none is no tag .*should be right or wrong"):
+    with pytest.raises(UserError, match=r"--positive none is no tag .*should be right or wrong"):
         task_for(training, "none")
 
 
@@ -57,7 +57,7 @@ def test_the_weight_of_rare_tags_is_capped(tmp_path):
 
 @pytest.mark.parametrize("tags", [tiny.entity_tags, tiny.plain_tags])
 def test_positive_needs_two_tags(tmp_path, tags):
-    with pytest.raises(UserError, match="--positive B-X is given, but .* has 3 tags, should have two"):
+    with pytest.raises(UserError, match=r"--positive B-X is given, but .* has 3 tags, should have two"):
         task_for(labelled(tmp_path, tags), "B-X")
 
 
@@ -86,7 +86,7 @@ def test_each_part_has_the_positive_tag(tmp_path):
 
 def test_too_few_examples_to_hold_some_out(tmp_path):
     training = labelled(tmp_path, lambda words: ["a", "b", "c"] + ["a"] * (len(words) - 3), 1)
-    with pytest.raises(UserError, match="too few examples to hold some out.*or give --dev"):
+    with pytest.raises(UserError, match=r"too few examples to hold some out.*or give --dev"):
         split(training, task_for(training), 0)
 
 
