@@ -75,9 +75,7 @@ def facts(tokenizer, counts):
 
 @pytest.fixture
 def encoder_config(tokenizer):
-    return EncoderConfig(
-        tokenizer.get_vocab_size(), 32, 32, 2, 2, 64, position_embedding="rotary", norm="pre", dropout=0.0
-    )
+    return EncoderConfig(tokenizer.get_vocab_size(), 32, 32, 2, 2, 64, family="modern", dropout=0.0)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ SHARED = {
     "special_tokens",
     "tokenizer_files",
     "uniforms",
+    "weight_files",
 }
 
 # The ops as a user sees them: names of `electra_kernels` itself, of `electra_kernels.ops` and of `electra_kernels.nn`.

@@ -1,13 +1,10 @@
 """The linear head of every back end: GEMMs around a row kernel, so that the [N, V] logits never exist.
 
 The loop takes chunks of rows: one GEMM writes their logits into a small reused buffer, the back end's row kernel
-turns the logits into loss, sample and gradient in place, and two GEMMs carry the gradient to hidden and weight. A
-chunk is small enough to stay in the cache between the GEMMs that write and read it.
+turns the logits into loss, sample and gradient in place, and two GEMMs carry the gradient to hidden and weight.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,9 +16,11 @@ from electra_kernels.reference.mlm_head import upstream_scale
 # Fewer rows starve the GEMMs; more rows do not make them faster.
 LEAST_ROWS, MOST_ROWS = 256, 512
 CUDA_LEAST_ROWS, CUDA_MOST_ROWS = 512, 4096
+# glibc keeps a freed block of up to 32 MiB for the next call. A larger one goes back to the system, and each call pays
+# for its page faults: as much as the row kernel for 62 MB of logits (benchmarks/FINDINGS.md).
+_KEPT_BYTES = 32 << 20
 # Half-precision rows that are summed at once. Summing a whole chunk takes ten times as long (benchmarks/FINDINGS.md).
 _BIAS_ROWS = 32
-_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 class RowKernels(NamedTuple):
@@ -41,18 +40,12 @@ class RowKernels(NamedTuple):
     backward: Callable[[Tensor, Tensor | None, Tensor, Tensor, int], None]
 
 
-@cache
-def cache_bytes() -> int:
-    """Size of the largest cache that the system reports, or 8 MiB if it reports none."""
-    sizes = [int(path.read_text().rstrip("K\n")) * 1024 for path in _CACHES.glob("index*/size")]
-    return max(sizes, default=8 << 20)
-
-
 def chunk_rows(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Number of rows whose logits fill the cache.
+    """Number of rows in a chunk of logits.
 
-    On the CPU in half precision every chunk costs a rounding of its weight gradient and a pass over the float32
-    accumulator, so chunks there have the maximum number of rows.
+    On a GPU the logits fill the cache. On the CPU their buffer is one that malloc keeps. In half precision there every
+    chunk costs a rounding of its weight gradient and a pass over the float32 accumulator, so it has the maximum number
+    of rows.
     """
     row = vocab_size * dtype.itemsize
     if device.type == "cuda":
@@ -61,8 +54,7 @@ def chunk_rows(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int
         return min(max(fitting // 128 * 128, CUDA_LEAST_ROWS), CUDA_MOST_ROWS)
     if dtype.itemsize < 4:
         return MOST_ROWS
-    fitting = cache_bytes() // row
-    return min(max(fitting // LEAST_ROWS * LEAST_ROWS, LEAST_ROWS), MOST_ROWS)
+    return min(max(_KEPT_BYTES // row // LEAST_ROWS * LEAST_ROWS, LEAST_ROWS), MOST_ROWS)
 
 
 def chunks_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -92,13 +84,15 @@ class Gradients:
     """
 
     def __init__(self, rows: Tensor, projection: Tensor, needs: Sequence[bool]) -> None:
-        dtype = accumulation_dtype(rows.dtype)
+        dtype, vocab_size = accumulation_dtype(rows.dtype), projection.shape[0]
         self.needs, self.projection = needs, projection
         self.hidden = rows.new_empty(rows.shape if needs[0] else 0)
         self.weight = projection.new_zeros(projection.shape if needs[1] else 0, dtype=dtype)
-        self.bias = projection.new_zeros(projection.shape[0] if needs[2] else 0, dtype=dtype)
-        is_rounded = needs[1] and dtype != rows.dtype and not rows.is_cuda
-        self._product = projection.new_empty(projection.shape if is_rounded else 0)
+        self.bias = projection.new_zeros(vocab_size if needs[2] else 0, dtype=dtype)
+        # Reused by every chunk: new memory would cost more than the arithmetic.
+        is_rounded = dtype != rows.dtype and not rows.is_cuda
+        self._product = projection.new_empty(projection.shape if needs[1] and is_rounded else 0)
+        self._block = self.bias.new_empty((_BIAS_ROWS, vocab_size) if needs[2] and is_rounded else 0)
 
     def add(self, chunk: slice, logits: Tensor, rows: Tensor, row_scale: Tensor | None = None) -> None:
         """Add the gradient of a chunk of logits [n, V]; ``rows`` [n, E] already carry ``row_scale`` [n, 1]."""
@@ -125,9 +119,11 @@ class Gradients:
             self.bias += scaled.sum(0, dtype=self.bias.dtype)
             return
         scale = self.bias.new_ones(len(logits)) if row_scale is None else row_scale.flatten()
-        most = len(logits) if logits.dtype == self.bias.dtype else _BIAS_ROWS
-        for block, of_block in zip(logits.split(most), scale.split(most)):
-            self.bias.addmv_(block.to(self.bias.dtype).T, of_block)
+        if logits.dtype == self.bias.dtype:
+            self.bias.addmv_(logits.T, scale)
+            return
+        for block, of_block in zip(logits.split(_BIAS_ROWS), scale.split(_BIAS_ROWS)):
+            self.bias.addmv_(self._block[: len(block)].copy_(block).T, of_block)
 
 
 def linear_cross_entropy_sample(

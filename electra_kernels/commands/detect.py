@@ -1,4 +1,4 @@
-"""``electra-kernels detect``: the probability that a word piece was replaced, for every piece of a text."""
+"""``electra-kernels detect``: the probability that a word was replaced, for every word of a text."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from electra_kernels.commands.options import Commands, add_model
 from electra_kernels.errors import UserError
 
 if TYPE_CHECKING:
-    from electra_kernels.evaluation.colouring import ScoredToken
+    from electra_kernels.evaluation.word_scores import ScoredWord
 
 
 def add_command(commands: Commands) -> None:
@@ -19,23 +19,25 @@ def add_command(commands: Commands) -> None:
         "detect",
         help="colour the words of a text by the probability that they do not belong there",
         description="The redder the background, the more probable it is, according to the discriminator, that the "
-        "token was replaced.",
+        "word was replaced.",
     )
     parser.set_defaults(run=run)
     parser.add_argument("text", nargs="+", help="one or more texts, or - for the lines of standard input")
     add_model(parser)
-    parser.add_argument("--json", action="store_true", help="print tokens and probabilities as JSON")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON: for each text a list of its words, with start and end in the text, and probability",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     texts = read_lines(sys.stdin) if arguments.text == ["-"] else arguments.text
     scored = detect(arguments.model, texts)
     if arguments.json:
-        print(
-            json.dumps([[{"piece": t.piece, "probability": t.probability} for t in text] for text in scored])
-        )
+        print(json.dumps([[word._asdict() for word in words] for words in scored]))
     else:
-        _print_coloured(scored)
+        _print_coloured(texts, scored)
     return 0
 
 
@@ -54,52 +56,43 @@ def read_lines(stream: TextIO | None) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def detect(model: Path, texts: Sequence[str]) -> list[list["ScoredToken"]]:
-    """Score every word piece of each text.
+def detect(model: Path, texts: Sequence[str]) -> list[list["ScoredWord"]]:
+    """Score every word of each text.
 
     A text that is longer than the rows of the training is cut into several rows.
 
     Args:
-        model: folder of a checkpoint.
+        model: folder of a checkpoint, or of one discriminator as transformers stores it.
         texts: the texts.
 
     Raises:
         UserError: there is no checkpoint in ``model``, or a text has no words or is not Unicode.
     """
-    from electra_kernels.data.rows import encode_rows
-    from electra_kernels.data.text import Document
-    from electra_kernels.evaluation.colouring import score_rows
-    from electra_kernels.evaluation.held_out import slices
-    from electra_kernels.training.model_folder import load_checkpoint
+    from electra_kernels.evaluation.word_scores import score_words
+    from electra_kernels.training.model_folder import load_detector
 
-    checkpoint = load_checkpoint(model)
+    discriminator, tokenizer, length = load_detector(model)
     results = []
     for number, text in enumerate(texts, start=1):
         # Python decodes bytes of an argument that are not UTF-8 to lone surrogates.
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"text {number} is not UTF-8 text")
-        document = Document("text", tuple(line for line in text.splitlines() if line.strip()))
-        rows = encode_rows([document], checkpoint.tokenizer, checkpoint.recipe.length, shortest=1)
-        if not len(rows.input_ids):
+        words = score_words(discriminator, tokenizer, text, length)
+        if not words:
             raise UserError(f"text {number} has no words")
-        tokens: list[ScoredToken] = []
-        for part in slices(rows):
-            ids, mask = rows.input_ids[part], rows.attention_mask[part]
-            scored = score_rows(checkpoint.model.discriminator, checkpoint.tokenizer, ids, mask)
-            tokens += [token for row in scored for token in row]
-        results.append(tokens)
+        results.append(words)
     return results
 
 
-def _print_coloured(scored: Sequence[Sequence["ScoredToken"]]) -> None:
+def _print_coloured(texts: Sequence[str], scored: Sequence[Sequence["ScoredWord"]]) -> None:
     from rich.console import Console
 
     from electra_kernels.commands.progress import print_plainly
     from electra_kernels.evaluation.colouring import to_terminal
 
     console = Console()
-    for tokens in scored:
-        console.print(to_terminal(tokens))
-        ranked = sorted(tokens, key=lambda token: -token.probability)[:5]
-        words = ", ".join(f"{token.piece} {token.probability:.0%}" for token in ranked)
-        print_plainly(console, f"most suspicious: {words}", style="dim")
+    for text, words in zip(texts, scored, strict=True):
+        console.print(to_terminal(text, words))
+        ranked = sorted(words, key=lambda word: -word.probability)[:5]
+        listed = ", ".join(f"{word.word} {word.probability:.0%}" for word in ranked)
+        print_plainly(console, f"most suspicious: {listed}", style="dim")

@@ -17,6 +17,7 @@ from electra_kernels.data.batch import RowSource
 from electra_kernels.data.text import Corpus
 from electra_kernels.data.token_cache import TokenCache
 from electra_kernels.evaluation.comparison.pair import train_pair
+from electra_kernels.evaluation.model_card import write_cards
 from electra_kernels.evaluation.real_word_errors import ErrorPairs
 from electra_kernels.evaluation.report import make_report, write_metrics, write_report
 from electra_kernels.models.precision import has_native_bfloat16
@@ -50,6 +51,7 @@ def describe_run(
     return {
         "config": options.config,
         "objective": options.objective,
+        "from": None if options.start is None else str(options.start),
         "model": str(options.output / "model"),
         "recipe": recipe.to_dict(),
         "text": {name: cache.meta[name] for name in names},
@@ -88,7 +90,9 @@ def final_report(
         "alarms": [f"alarm at step {alarm['step']:,}: {alarm['message']}" for alarm in log.of_kind("alarm")],
     }
     if not has_trained_generator(objective.model):
-        write_metrics(options.output, metrics | {"final": (metrics["evaluations"] or [{}])[-1]})
+        metrics |= {"final": (metrics["evaluations"] or [{}])[-1]}
+        write_metrics(options.output, metrics)
+        write_cards(options.output / "model", metrics)
         return make_report(options.output)
     progress.log("measuring on held-out text")
     device = next(objective.parameters()).device
@@ -99,6 +103,7 @@ def final_report(
     )
     samples = measurements.samples(model)
     report = write_report(options.output, metrics, samples)
+    write_cards(options.output / "model", metrics)
     if options.pair_minutes:
         corpus = Corpus(measurements.training_sample(), measurements.held_out, description["text"]["overlap"])
         with progress.bar("one label per token, one per sequence") as bar:

@@ -27,16 +27,15 @@ from electra_kernels.commands.run_parts import new_objective, packed_rows, token
 from electra_kernels.data.batch import RowSource
 from electra_kernels.data.token_cache import TokenCache
 from electra_kernels.errors import AgreedError
+from electra_kernels.evaluation.model_card import write_cards
 from electra_kernels.evaluation.real_word_errors import error_pairs_or_reason
-from electra_kernels.files import replace_folder
 from electra_kernels.training import loop
 from electra_kernels.training.alarms import Monitor
 from electra_kernels.training.checkpoints import Checkpoints
 from electra_kernels.training.hardware import release_memory
 from electra_kernels.training.lock import locked
 from electra_kernels.training.log import LOG, Log, read_log
-from electra_kernels.training.model_folder import save_objective
-from electra_kernels.training.objectives.transformers_pair import TransformersPair
+from electra_kernels.training.model_folder import Finish, save_objective
 from electra_kernels.training.trainer import Trainer
 from electra_kernels.training.world import World, join_world
 
@@ -90,7 +89,8 @@ def pretrain(options: Options, progress: Progress) -> Path:
 
         world.on_main(write_run)
         flops = count_flops(make, trainer, sources)
-        _train(options, trainer, sources, folder, checkpoints, measurements, flops, progress)
+        finish = partial(write_cards, run=description)
+        _train(options, trainer, sources, folder, checkpoints, measurements, flops, progress, finish)
         description["run"] |= {"tokens": trainer.position.tokens, "seconds": trainer.position.seconds}
         del trainer
         release_memory()
@@ -122,12 +122,13 @@ def _train(
     measurements: Measurements,
     flops: Sequence[float] | None,
     progress: Progress,
+    finish: Finish,
 ) -> None:
     """Train to the end of the schedule, unless the run that is continued has already reached it."""
     world = trainer.world
     if trainer.position.step >= trainer.schedule.steps:
         progress.log(f"the run in {folder.folder} is finished; --resume never would start it again")
-        _finish(trainer, measurements.cache, folder, progress)
+        _finish(trainer, measurements.cache, folder, progress, finish)
         return
     step = trainer.position.step
     log = world.everywhere(
@@ -143,7 +144,7 @@ def _train(
             log=log,
             monitor=Monitor(measurements.plateau),
             evaluate=lambda: measurements.evaluate(trainer.objective, world),
-            save_model=lambda step: _save_model(trainer, measurements.cache, folder.model, progress),
+            save_model=lambda step: _save_model(trainer, measurements.cache, folder.model, progress, finish),
             show=bar.update,
             warn=progress.log,
             save_minutes=options.save_minutes,
@@ -154,10 +155,12 @@ def _train(
     progress.log(f"the model is in {folder.model}")
 
 
-def _finish(trainer: Trainer, cache: TokenCache, folder: RunFolder, progress: Progress) -> None:
+def _finish(
+    trainer: Trainer, cache: TokenCache, folder: RunFolder, progress: Progress, finish: Finish
+) -> None:
     """Write what a finished training lacks if its last process was killed, or its disk was full, at the very end."""
     world, step = trainer.world, trainer.position.step
-    if not _save_model(trainer, cache, folder.model, progress):
+    if not _save_model(trainer, cache, folder.model, progress, finish):
         raise AgreedError(
             f"the model cannot be written to {folder.model}: make room, then the same command goes on"
         )
@@ -169,7 +172,9 @@ def _finish(trainer: Trainer, cache: TokenCache, folder: RunFolder, progress: Pr
     world.on_main(end_log)
 
 
-def _save_model(trainer: Trainer, cache: TokenCache, target: Path, progress: Progress) -> bool:
+def _save_model(
+    trainer: Trainer, cache: TokenCache, target: Path, progress: Progress, finish: Finish
+) -> bool:
     """Write the model that users keep: all ranks gather its weights, and rank 0 writes them.
 
     Returns:
@@ -181,10 +186,7 @@ def _save_model(trainer: Trainer, cache: TokenCache, target: Path, progress: Pro
 
     def write() -> bool:
         try:
-            if isinstance(objective, TransformersPair):
-                replace_folder(target, lambda folder: objective.save(folder, state))
-            else:
-                save_objective(target, objective, cache.tokenizer, trainer.recipe, state)
+            save_objective(target, objective, cache.tokenizer, trainer.recipe, state, finish=finish)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             progress.log(f"the model of step {step:,} could not be written: {reason}; training goes on")

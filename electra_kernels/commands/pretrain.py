@@ -53,16 +53,23 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and objective")
     group.add_argument(
         "--config",
-        choices=("demo", "small", "base", "large"),
-        default="demo",
-        help="model sizes and recipe; small, base and large are those of google-research/electra (default: "
-        "%(default)s)",
+        choices=("demo", "small", "base", "large", "modern-small", "modern-base"),
+        help="model sizes and recipe; small, base and large are those of google-research/electra (default: demo; with "
+        "--from, whose folder has the sizes, the recipe of small below 512 hidden units, else of base)",
     )
     group.add_argument(
         "--objective",
         metavar="NAME",
         default="replaced_tokens",
         help="training objective; an unknown name lists the known ones (default: %(default)s)",
+    )
+    group.add_argument(
+        "--from",
+        dest="start",
+        type=Path,
+        metavar="FOLDER",
+        help="continue from an encoder of Hugging Face transformers, or from OUTPUT/model of another run, with its "
+        "vocabulary",
     )
     for name, example in (
         ("generator", "a masked language model"),
@@ -207,9 +214,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     from electra_kernels.commands.pipeline import pretrain
     from electra_kernels.commands.progress import Progress
-    from electra_kernels.commands.run_options import Options
+    from electra_kernels.commands.run_options import Options, default_configuration
 
     is_main = os.environ.get("RANK", "0") == "0"
+    if arguments.config is None:
+        arguments.config = default_configuration(arguments.start)
     options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
     try:
         report = pretrain(options, Progress(Console(stderr=True, quiet=not is_main)))

@@ -10,11 +10,10 @@ from electra_kernels.errors import UserError
 from electra_kernels.evaluation.report import METRICS, PAGES
 from electra_kernels.files import recover_folder, unfinished_folders, write_whole
 from electra_kernels.training.log import EVENTS, LOG
-from electra_kernels.training.model_folder import FILES, is_configuration
+from electra_kernels.training.model_description import is_model_folder
 
 RUN = "run.json"
 _FOLDERS = ("checkpoints", EVENTS)
-_PAIR = ("generator", "discriminator")  # folders of a pair of transformers, and keys of its configuration
 
 
 class RunFolder:
@@ -37,7 +36,7 @@ class RunFolder:
             UserError: a file or folder has the name of a result but was not written by ``pretrain``.
         """
         folders = [path for path in (self.model, *unfinished_folders(self.model)) if path.exists()]
-        foreign = [path for path in folders if not _is_own_model(path)]
+        foreign = [path for path in folders if not is_model_folder(path)]
         if not _has_keys(self.folder / RUN, "identity"):
             results = [] if _has_keys(self.folder / METRICS, "recipe", "run") else [METRICS, LOG, *_FOLDERS]
             if not folders and results:
@@ -103,21 +102,6 @@ class RunFolder:
             self.folder / RUN,
             json.dumps({"electra_kernels": __version__, **run}, indent=2, default=str) + "\n",
         )
-
-
-def _is_own_model(folder: Path) -> bool:
-    """Whether a folder holds only files of a model, complete or as a killed process left them."""
-    if not folder.is_dir():
-        return False
-    names = {path.name for path in folder.iterdir() if not path.name.endswith(".part")}
-    if names & set(_PAIR):  # its tokenizer may have files of any name; its own config.json is written last
-        is_whole = "config.json" in names
-        return (
-            _has_keys(folder / "config.json", *_PAIR)
-            if is_whole
-            else (folder / _PAIR[0] / "config.json").exists()
-        )
-    return names <= set(FILES) and (not names or is_configuration(folder / "config.json"))
 
 
 def _has_keys(path: Path, *names: str) -> bool:

@@ -9,6 +9,7 @@ from electra_kernels.data.packing import SHORTEST_ROW
 from electra_kernels.data.token_cache import TokenCache
 from electra_kernels.errors import UserError
 from electra_kernels.models import electra_config
+from electra_kernels.training.continuation import Start
 from electra_kernels.training.objectives import OBJECTIVES, Objective, ReplacedTokenDetection
 from electra_kernels.training.objectives.transformers_pair import TransformersPair
 from electra_kernels.training.recipe import RECIPES, Recipe
@@ -27,6 +28,7 @@ class Options:
     data: Path | None = None
     config: str = "demo"
     objective: str = "replaced_tokens"
+    start: Path | None = None
     generator: Path | None = None
     discriminator: Path | None = None
     embeddings: str = "shared"
@@ -64,11 +66,13 @@ def check_options(options: Options) -> None:
     Raises:
         UserError: an option should be left out, or has another fault that shows before the data is read.
     """
-    objective, is_pair = objective_class(options), options.generator is not None
+    objective, start = objective_class(options), start_of(options)
+    is_pair = issubclass(objective, TransformersPair)
     prepared = ("vocabulary", "vocab_size", "cased", "keep_accents", "wrapped", "field")
     useless = [
-        ("embeddings", not is_pair, "without --generator and --discriminator"),
-        ("dropout", is_pair, "on --generator and --discriminator, whose config.json has it"),
+        ("embeddings", not is_pair, "on the reference models"),
+        ("dropout", is_pair, "on models of transformers, whose config.json has it"),
+        ("vocab_size", start is not None, "with --from, whose vocabulary is used"),
         ("whole_word_masking", not objective.masks, f"on the objective {objective.name}"),
         ("max_ngram", not objective.masks, f"on the objective {objective.name}"),
         *((name, options.data is not None, "on --data, which is prepared already") for name in prepared),
@@ -76,6 +80,25 @@ def check_options(options: Options) -> None:
     for name, is_useless, reason in useless:
         if is_useless and getattr(options, name) != getattr(Options, name):
             raise UserError(f"--{name.replace('_', '-')} has no effect {reason}, should be left out")
+
+
+def default_configuration(start: Path | None) -> str:
+    """The value of --config where it is left out."""
+    return "demo" if start is None else Start.open(start).recipe
+
+
+def start_of(options: Options) -> Start | None:
+    """The folder of --from.
+
+    Raises:
+        UserError: it cannot be used, or this run would replace it.
+    """
+    if options.start is None:
+        return None
+    own = (options.output / "model").resolve()
+    if own in (options.start.resolve(), *options.start.resolve().parents):
+        raise UserError(f"--from {options.start} would be replaced by this run, choose another --output")
+    return Start.open(options.start)
 
 
 def objective_class(options: Options) -> type[Objective]:
@@ -88,9 +111,18 @@ def objective_class(options: Options) -> type[Objective]:
         raise UserError("--generator and --discriminator should be given together")
     if options.objective not in OBJECTIVES:
         raise UserError(f"--objective is {options.objective}, should be one of {', '.join(OBJECTIVES)}")
-    objective = OBJECTIVES[options.objective] if options.generator is None else TransformersPair
-    if options.generator is not None and options.objective != ReplacedTokenDetection.name:
-        raise UserError(f"--objective is {options.objective}, should be left out with --generator")
+    if options.start is not None and options.generator is not None:
+        raise UserError("--generator and --discriminator should be left out with --from")
+    start = start_of(options)
+    is_pair = options.generator is not None or (start is not None and start.encoder is None)
+    objective = TransformersPair if is_pair else OBJECTIVES[options.objective]
+    if is_pair and options.objective != ReplacedTokenDetection.name:
+        reason = (
+            "with --generator"
+            if start is None
+            else f"with --from {start.folder}, whose {start.config.get('model_type')} only transformers has"
+        )
+        raise UserError(f"--objective is {options.objective}, should be left out {reason}")
     if options.pair_minutes and not issubclass(objective, ReplacedTokenDetection):
         raise UserError(
             f"--pair-minutes is given with the objective {objective.name}, should be left out: the pair is part of "
@@ -118,8 +150,11 @@ def row_lengths(options: Options, recipe: Recipe) -> list[int]:
         UserError: a length is below the smallest, or above the number of positions that the model has.
     """
     lengths = list(dict.fromkeys(phase.length for phase in asked_schedule(options, recipe).phases))
+    start = start_of(options)
     encoder = electra_config(options.config, vocab_size=1, mask_token_id=0).discriminator
-    is_limited = options.generator is None and encoder.position_embedding == "absolute"
+    if start is not None and start.encoder is not None:
+        encoder = start.encoder
+    is_limited = not issubclass(objective_class(options), TransformersPair) and encoder.family == "electra"
     most = encoder.max_position_embeddings if is_limited else 2**31 - 1
     for length in lengths:
         if not SHORTEST_ROW + 2 <= length <= most:
@@ -137,6 +172,7 @@ def identity_of(options: Options, recipe: Recipe, cache: TokenCache) -> dict[str
     return {
         "--config": options.config,
         "--objective": options.objective,
+        "--from": None if options.start is None else str(options.start),
         "--generator": None if options.generator is None else str(options.generator),
         "--discriminator": None if options.discriminator is None else str(options.discriminator),
         "--embeddings": options.embeddings,

@@ -35,6 +35,7 @@ __all__ = [
     "fetch_bert_vocabulary",
     "load_vocabulary",
     "save_vocabulary",
+    "save_word_list",
     "special_ids",
     "train_vocabulary",
     "vocabulary_file",
@@ -119,6 +120,11 @@ def save_vocabulary(tokenizer: Tokenizer, directory: Path) -> None:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     save_tokenizer(tokenizer, directory)
+    save_word_list(tokenizer, directory)
+
+
+def save_word_list(tokenizer: Tokenizer, directory: Path) -> None:
+    """Write vocab.txt, the tokens of a WordPiece vocabulary in the order of their ids; none for other models."""
     if isinstance(tokenizer.model, models.WordPiece):
         tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
         write_whole(directory / "vocab.txt", "".join(f"{token}\n" for token, _ in tokens))

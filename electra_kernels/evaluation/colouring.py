@@ -8,6 +8,7 @@ from rich.text import Text
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from electra_kernels.evaluation.word_scores import ScoredWord
 from electra_kernels.models import Discriminator
 
 _RED, _WHITE = (214, 72, 40), (255, 255, 255)
@@ -42,11 +43,8 @@ class ScoredToken:
 
     @property
     def colour(self) -> tuple[int, int, int]:
-        """Red, green and blue of the background: white at probability 0, red at 1."""
-        red, green, blue = (
-            round(white + (full - white) * self.probability) for white, full in zip(_WHITE, _RED, strict=True)
-        )
-        return red, green, blue
+        """Red, green and blue of the background."""
+        return background(self.probability)
 
 
 def score_rows(
@@ -84,13 +82,19 @@ def score_rows(
     ]
 
 
-def to_terminal(tokens: Sequence[ScoredToken]) -> Text:
-    """Text for rich: each token on its colour, in bold from a probability of 0.5."""
-    text = Text()
-    for token in tokens:
-        if token.starts_word and len(text):
-            text.append(" ")
-        red, green, blue = token.colour
-        bold = "bold " if token.probability >= 0.5 else ""
-        text.append(token.text, style=f"{bold}black on #{red:02x}{green:02x}{blue:02x}")
-    return text
+def background(probability: float) -> tuple[int, int, int]:
+    """Red, green and blue of the background: white at probability 0, red at 1."""
+    red, green, blue = (
+        round(white + (full - white) * probability) for white, full in zip(_WHITE, _RED, strict=True)
+    )
+    return red, green, blue
+
+
+def to_terminal(text: str, words: Sequence[ScoredWord]) -> Text:
+    """The text as written, for rich: each word on its colour, in bold from a probability of 0.5."""
+    coloured = Text(text)
+    for word in words:
+        red, green, blue = background(word.probability)
+        bold = "bold " if word.probability >= 0.5 else ""
+        coloured.stylize(f"{bold}black on #{red:02x}{green:02x}{blue:02x}", word.start, word.end)
+    return coloured

@@ -3,11 +3,11 @@
 import base64
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 
 def render(template: str, **values: Any) -> str:
-    """The page of a template in ``templates/``; every value is escaped."""
+    """The page of a template in ``templates/``; every value is escaped in HTML."""
     return _ENVIRONMENT.get_template(template).render(values)
 
 
@@ -17,7 +17,7 @@ def _base64(png: bytes) -> str:
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("electra_kernels.evaluation"),
-    autoescape=True,
+    autoescape=select_autoescape(["html"]),
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=StrictUndefined,

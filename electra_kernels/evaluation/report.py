@@ -25,7 +25,7 @@ PAGES = ("report.html", *(f"{name}.png" for name in NAMES))  # what `make_report
 _SILENCE = 600.0  # seconds without a record after which a run may have been killed
 
 # Name of a metric on held-out text → how the summary calls it, and its format.
-_SUMMARY = {
+SUMMARY = {
     "auc_random": ("AUC, fixed random replacements", ".3f"),
     "auc_frequency": ("the same by the rarity of the word alone", ".3f"),
     "auc_samples": ("AUC, the generator's own samples", ".3f"),
@@ -179,8 +179,8 @@ def _summary(run: Run) -> list[tuple[str, str]]:
     """The metrics on held-out text: those after the training, or of the last evaluation."""
     last = (run.results or {}).get("final") or (run.evaluations[-1] if run.evaluations else {})
     metrics = {name: value for name, value in last.items() if isinstance(value, int | float)}
-    known = {name: value for name, value in (metrics | run.baselines).items() if name in _SUMMARY}
-    rows = [(label, format(known[name], form)) for name, (label, form) in _SUMMARY.items() if name in known]
+    known = {name: value for name, value in (metrics | run.baselines).items() if name in SUMMARY}
+    rows = [(label, format(known[name], form)) for name, (label, form) in SUMMARY.items() if name in known]
     others = metrics.keys() - known.keys() - {"step", "seconds", "time"}
     return rows + [(_words(name), f"{metrics[name]:.4g}") for name in metrics if name in others]
 

@@ -17,8 +17,7 @@ Rows = list[dict[str, Any]]
 _SPECIAL = ("pad", "unk", "cls", "sep", "mask")
 
 
-def argument_parser(description: str | None, *, steps: int, batch_size: int = 32) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
+def add_text(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text",
         type=Path,
@@ -26,6 +25,11 @@ def argument_parser(description: str | None, *, steps: int, batch_size: int = 32
         default=[],
         help="text files (default: documentation from the package index)",
     )
+
+
+def argument_parser(description: str | None, *, steps: int, batch_size: int = 32) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    add_text(parser)
     parser.add_argument("--steps", type=int, default=steps, help="optimiser steps (default: %(default)s)")
     parser.add_argument(
         "--batch-size", type=int, default=batch_size, help="rows per step (default: %(default)s)"

@@ -23,13 +23,8 @@ from transformers.utils import logging
 from electra_kernels.errors import UserError
 from electra_kernels.integrations.replaced_token_detection import ReplacedTokenDetection
 from electra_kernels.integrations.word_embeddings import word_embedding
+from electra_kernels.weight_files import has_weights
 
-_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 # Embeddings are often padded to a multiple of 64 or 128 rows.
 _MOST_PADDING = 127
 
@@ -53,7 +48,7 @@ class Folder:
         """Read the configuration; the folder of a saved pair stands for the folder of its ``role`` in it.
 
         Raises:
-            UserError: there is none, or transformers does not know it.
+            UserError: there is none, transformers does not know it, or the weights are a pickle.
         """
         if (path / role / "config.json").is_file():
             path = path / role
@@ -63,7 +58,7 @@ class Folder:
             config = AutoConfig.from_pretrained(path)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path / 'config.json'}: cannot be used: {_first_line(error)}") from error
-        return cls(path, config, any((path / name).is_file() for name in _WEIGHTS))
+        return cls(path, config, has_weights(path))
 
     def check_vocabulary(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Check that saved weights belong to the vocabulary of the text.
@@ -97,6 +92,13 @@ class Folder:
             if hasattr(self.config, f"{name}_token_id"):
                 setattr(self.config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
 
+    def halve(self) -> None:
+        """Keep the first half of the layers, rounded up."""
+        layers = (self.config.num_hidden_layers + 1) // 2
+        self.config.num_hidden_layers = layers
+        if getattr(self.config, "layer_types", None):
+            self.config.layer_types = self.config.layer_types[:layers]
+
     def model(self, kind: Any) -> PreTrainedModel:
         """The model of ``kind``, a model class or an Auto class of transformers, in float32.
 
@@ -115,6 +117,7 @@ class Folder:
                 self.path,
                 config=self.config,
                 dtype=torch.float32,
+                use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
@@ -135,7 +138,13 @@ class Folder:
 
 
 def load_pair(
-    generator: Path, discriminator: Path, tokenizer: PreTrainedTokenizerFast, embeddings: str, **options: Any
+    generator: Path,
+    discriminator: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    embeddings: str,
+    *,
+    halve_generator: bool = False,
+    **options: Any,
 ) -> ReplacedTokenDetection:
     """A `ReplacedTokenDetection` from two folders of transformers.
 
@@ -149,12 +158,15 @@ def load_pair(
     Args:
         generator, discriminator: the folders; that of a saved pair stands for its part of this name.
         tokenizer: that of the text, with pad, cls, sep and mask tokens.
+        halve_generator: give the generator only the first half of the layers of its folder, rounded up.
         embeddings, options: as in `ReplacedTokenDetectionConfig`.
 
     Raises:
         UserError: a folder cannot be used, does not have the vocabulary of the text, or the two do not fit together.
     """
     folders = Folder.open(generator, "generator"), Folder.open(discriminator, "discriminator")
+    if halve_generator:
+        folders[0].halve()
     with quiet():
         return _load_pair(folders, tokenizer, embeddings, options)
 

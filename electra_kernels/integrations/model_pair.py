@@ -134,24 +134,37 @@ class ModelPair(PreTrainedModel):
         The tokenizer, if the model was given one, is written into all three folders. A shared weight is written once,
         also if ``state_dict``, which is not changed, was gathered from shards and so has it several times.
         """
+        self.save_models(save_directory, state_dict, is_main_process=is_main_process)
+        if self.tokenizer is not None and is_main_process:
+            self.tokenizer.save_pretrained(save_directory)
+        super().save_pretrained(
+            save_directory,
+            is_main_process=is_main_process,
+            state_dict=None if state_dict is None else self._tied_state(state_dict),
+            **kwargs,
+        )
+
+    def save_models(
+        self,
+        save_directory: str | os.PathLike[Any],
+        state_dict: dict[Any, Any] | None = None,
+        *,
+        is_main_process: bool = True,
+    ) -> None:
+        """Save the two models without the pair. Arguments as in `save_pretrained`.
+
+        A disentangled embedding is written as the sum that the discriminator sees.
+        """
         state = self._tied_state(self.state_dict() if state_dict is None else state_dict)
-        folder = Path(save_directory)
         for name in ("generator", "discriminator"):
-            part = getattr(self, name)
+            part, folder = getattr(self, name), Path(save_directory, name)
             own = {key.removeprefix(f"{name}."): state[key] for key in state if key.startswith(f"{name}.")}
             if name == "discriminator" and self.config.embeddings == "gradient_disentangled":
                 difference, base = word_embedding_name(part), word_embedding_name(self.generator)
                 own[difference] = own[difference] + state[f"generator.{base}"]
-            part.save_pretrained(folder / name, is_main_process=is_main_process, state_dict=own)
-        if self.tokenizer is not None and is_main_process:
-            for directory in (folder, folder / "generator", folder / "discriminator"):
-                self.tokenizer.save_pretrained(directory)
-        super().save_pretrained(
-            save_directory,
-            is_main_process=is_main_process,
-            state_dict=None if state_dict is None else state,
-            **kwargs,
-        )
+            part.save_pretrained(folder, is_main_process=is_main_process, state_dict=own)
+            if self.tokenizer is not None and is_main_process:
+                self.tokenizer.save_pretrained(folder)
 
     def _tied_state(self, state: dict[Any, Any]) -> dict[Any, Any]:
         """A copy of the state in which the names of one parameter have one tensor."""

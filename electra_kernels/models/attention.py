@@ -23,10 +23,26 @@ class Layout(NamedTuple):
             ``offsets`` says.
         offsets: int32 [S + 1], the boundaries of S sequences in the B * T tokens of the batch, for varlen_attn.
             Sequences may be empty, so that S does not depend on the number of pieces.
+        reach: the largest distance of two tokens that attend to each other, for varlen_attn; -1: any distance. With
+            ``mask`` it is -1, because the mask has it.
     """
 
     mask: Tensor | None = None
     offsets: Tensor | None = None
+    reach: int = -1
+
+
+def local_layout(layout: Layout, length: int, reach: int, device: torch.device) -> Layout:
+    """``layout`` of rows of ``length`` tokens, where tokens more than ``reach`` apart do not attend to each other.
+
+    Every token attends to itself, padding too: a query without any key would give NaN.
+    """
+    if layout.offsets is not None:
+        return layout._replace(reach=reach)
+    column = torch.arange(length, device=device)
+    distance = (column[:, None] - column).abs()
+    near = distance <= reach
+    return Layout(near if layout.mask is None else (layout.mask & near) | (distance == 0))
 
 
 def padded_layout(attention_mask: Tensor | None) -> Layout:
@@ -95,7 +111,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
         [B, T, heads, d] in the dtype of ``query``.
     """
     if layout.offsets is not None:
-        return _attend_to_sequences(query, key, value, layout.offsets)
+        return _attend_to_sequences(query, key, value, layout.offsets, layout.reach)
     dtype = query.dtype
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     if query.device.type != "cpu" or dtype.itemsize >= 4:
@@ -106,13 +122,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
     return attended.to(dtype).transpose(1, 2)
 
 
-def _attend_to_sequences(query: Tensor, key: Tensor, value: Tensor, offsets: Tensor) -> Tensor:
+def _attend_to_sequences(query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, reach: int) -> Tensor:
     # The import takes more than a second, which a CPU does not need.
     from torch.nn.attention.varlen import varlen_attn
 
     shape, length = query.shape[:2], query.shape[1]
     query, key, value = (part.flatten(0, 1) for part in (query, key, value))
     # T is the longest that a sequence can be. The longest one there is would have to be read from the device.
-    attended = varlen_attn(query, key, value, offsets, offsets, length, length)
+    attended = varlen_attn(query, key, value, offsets, offsets, length, length, window_size=(reach, reach))
     assert isinstance(attended, Tensor)  # not a pair, because return_aux is not given
     return attended.unflatten(0, shape)

@@ -3,11 +3,10 @@
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
-POSITION_EMBEDDINGS = ("absolute", "rotary")
-NORMS = ("post", "pre")
+FAMILIES = ("electra", "modern")
 GENERATOR_KINDS = ("model", "uniform", "unigram")
 TIES = ("all", "embeddings", "none")
-CONFIGURATIONS = ("small", "base", "large", "demo")
+CONFIGURATIONS = ("demo", "small", "base", "large", "modern-small", "modern-base")
 
 # The fields that must agree in two encoders that share their embeddings.
 _EMBEDDING_FIELDS = (
@@ -15,9 +14,22 @@ _EMBEDDING_FIELDS = (
     "embedding_size",
     "max_position_embeddings",
     "type_vocab_size",
-    "position_embedding",
+    "family",
+    "bias",
     "layer_norm_eps",
 )
+
+# The fields that only one family has, with the values that the other one requires.
+_FAMILY_FIELDS: dict[str, dict[str, object]] = {
+    "modern": {
+        "bias": False,
+        "global_every": 1,
+        "local_window": 128,
+        "rotary_base": 10_000.0,
+        "local_rotary_base": 10_000.0,
+    },
+    "electra": {"type_vocab_size": 2},
+}
 
 
 @dataclass(frozen=True)
@@ -31,13 +43,18 @@ class EncoderConfig:
         num_hidden_layers: number of layers.
         num_attention_heads: attention heads per layer.
         intermediate_size: width of the feed-forward block.
-        max_position_embeddings: length of the longest sequence; only "absolute" positions have a limit.
-        type_vocab_size: number of token types (segments).
-        position_embedding: "absolute" (learned, added to the word) or "rotary" (Su et al. 2021, arXiv
-            2104.09864: queries and keys are rotated by angles proportional to their position).
-        norm: "post" (LayerNorm after each residual sum, as BERT and ELECTRA) or "pre" (before each block,
-            with one more after the last layer).
-        dropout: rate for the embeddings, the attention probabilities and the output of each block.
+        max_position_embeddings: length of the longest sequence. "modern" has no limit: there it is the length that
+            the model is meant for, which transformers writes into its configuration.
+        type_vocab_size: number of token types (segments); only "electra" has them.
+        family: "electra" (BERT and ELECTRA: learned positions, LayerNorm after each residual sum) or "modern"
+            (ModernBERT, Warner et al. 2024, arXiv 2412.13663: rotary positions, LayerNorm before each block, GeGLU).
+        bias: whether the linear maps and norms of "modern" have biases.
+        global_every: layers 0, n, 2 n, ... of "modern" attend to the whole sequence, the others to a window.
+        local_window: width w of that window: a token sees those at most w // 2 tokens away.
+        rotary_base, local_rotary_base: base of the rotary angles (Su et al. 2021, arXiv 2104.09864) in layers that
+            attend to the whole sequence, and in those that attend to a window.
+        dropout: rate for the embeddings, the attention probabilities and the output of each block ("modern": within
+            the feed-forward block instead of after it).
         layer_norm_eps: epsilon of every LayerNorm.
         initializer_range: standard deviation of the initial weights. The 0.02 of BERT and ELECTRA is small for a
             narrow encoder, which then starts to learn late; about 1 / sqrt(H) suits any width.
@@ -54,8 +71,12 @@ class EncoderConfig:
     intermediate_size: int
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
-    position_embedding: str = "absolute"
-    norm: str = "post"
+    family: str = "electra"
+    bias: bool = False
+    global_every: int = 1
+    local_window: int = 128
+    rotary_base: float = 10_000.0
+    local_rotary_base: float = 10_000.0
     dropout: float = 0.1
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
@@ -69,18 +90,40 @@ class EncoderConfig:
                 f"hidden_size is {self.hidden_size}, should be a multiple of num_attention_heads = "
                 f"{self.num_attention_heads}"
             )
-        _check_choice("position_embedding", self.position_embedding, POSITION_EMBEDDINGS)
-        _check_choice("norm", self.norm, NORMS)
-        if self.position_embedding == "rotary" and self.head_size % 2 != 0:
-            raise ValueError(
-                f"hidden_size / num_attention_heads is {self.head_size}, should be even for rotary positions"
-            )
+        self._check_family()
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, should be in [0, 1)")
         if not self.initializer_range > 0:
             raise ValueError(f"initializer_range is {self.initializer_range}, should be above 0")
         if not self.layer_norm_eps > 0:
             raise ValueError(f"layer_norm_eps is {self.layer_norm_eps}, should be above 0")
+
+    def _check_family(self) -> None:
+        _check_choice("family", self.family, FAMILIES)
+        for family, defaults in _FAMILY_FIELDS.items():
+            for name, default in defaults.items():
+                if family != self.family and getattr(self, name) != default:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)}, should be {default}: family {self.family!r} does not have it"
+                    )
+        if self.family == "electra":
+            return
+        if self.embedding_size != self.hidden_size:
+            raise ValueError(
+                f"embedding_size is {self.embedding_size}, should be hidden_size = {self.hidden_size} in "
+                "family 'modern'"
+            )
+        if self.head_size % 2 != 0:
+            raise ValueError(
+                f"hidden_size / num_attention_heads is {self.head_size}, should be even for rotary positions"
+            )
+        for name in ("rotary_base", "local_rotary_base"):
+            if not 1 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}, should be a finite number above 1")
+
+    def is_global(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, attends to the whole sequence."""
+        return layer % self.global_every == 0
 
     @property
     def head_size(self) -> int:
@@ -200,11 +243,16 @@ def electra_config(name: str, *, vocab_size: int, mask_token_id: int) -> Electra
     "small", "base" and "large" are those of google-research/electra (configure_pretraining.py,
     util/training_utils.py and run_pretraining.get_generator_config): heads of size 64, a feed-forward width of 4 H,
     and a generator of the same depth that shares the discriminator's embeddings and whose H is 1/4, 1/3 or 1/4 of the
-    discriminator's. "demo" learns within minutes on a CPU: rotary positions, pre-norm, no dropout, one encoder for
-    both models.
+    discriminator's.
+
+    "modern-base" has the sizes of ModernBERT-base (Warner et al. 2024, arXiv 2412.13663) and the tasks of "base". Its
+    generator has the same width and half of the layers, as in DeBERTaV3 (He et al. 2021, arXiv 2111.09543), because
+    E = H in this family. Both rotary bases are 10,000: rows have 512 tokens, and ModernBERT raised the base to 160,000
+    only when it went on to 8,192 tokens. "modern-small" has about the parameters of "small". Neither has dropout.
+    "demo" learns within minutes on a CPU: modern, no dropout, one encoder for both models.
 
     Args:
-        name: "small", "base", "large" or "demo".
+        name: one of CONFIGURATIONS.
         vocab_size: V.
         mask_token_id: id of ``[MASK]``.
 
@@ -219,13 +267,18 @@ def electra_config(name: str, *, vocab_size: int, mask_token_id: int) -> Electra
             hidden_size=128,
             num_hidden_layers=3,
             num_attention_heads=4,
-            intermediate_size=512,
-            position_embedding="rotary",
-            norm="pre",
+            intermediate_size=344,
+            family="modern",
             dropout=0.0,
+            layer_norm_eps=1e-5,
             initializer_range=0.09,
         )
         return ElectraConfig(demo, None, mask_token_id, tie="all", mask_probability=0.3, rtd_weight=30.0)
+    if name.startswith("modern"):
+        hidden, layers, intermediate = {"modern-small": (256, 12, 512), "modern-base": (768, 22, 1152)}[name]
+        modern = _modern_encoder(vocab_size, hidden, layers, intermediate)
+        generator = replace(modern, num_hidden_layers=layers // 2)
+        return ElectraConfig(modern, generator, mask_token_id)
     embedding, hidden, layers, generator_hidden, mask_probability = {
         "small": (128, 256, 12, 64, 0.15),
         "base": (768, 768, 12, 256, 0.15),
@@ -241,6 +294,21 @@ def electra_config(name: str, *, vocab_size: int, mask_token_id: int) -> Electra
 
 def _original_encoder(vocab_size: int, embedding: int, hidden: int, layers: int) -> EncoderConfig:
     return EncoderConfig(vocab_size, embedding, hidden, layers, max(1, hidden // 64), 4 * hidden)
+
+
+def _modern_encoder(vocab_size: int, hidden: int, layers: int, intermediate: int) -> EncoderConfig:
+    return EncoderConfig(
+        vocab_size,
+        hidden,
+        hidden,
+        layers,
+        hidden // 64,
+        intermediate,
+        family="modern",
+        global_every=3,
+        dropout=0.0,
+        layer_norm_eps=1e-5,
+    )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

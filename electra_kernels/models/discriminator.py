@@ -3,7 +3,9 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from electra_kernels.models.encoder import Encoder, linear
+from electra_kernels.models.encoder import Encoder
+from electra_kernels.models.layers import linear
+from electra_kernels.models.modern_layers import modern_transform
 from electra_kernels.nn import DiscriminatorHead
 from electra_kernels.ops import ReplacedTokens, TokenLoss
 
@@ -13,9 +15,13 @@ class Discriminator(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        size, std = encoder.config.hidden_size, encoder.config.initializer_range
+        config = encoder.config
+        size, std = config.hidden_size, config.initializer_range
         self.encoder = encoder
-        self.transform = nn.Sequential(linear(size, size, std), nn.GELU())
+        if config.family == "modern":
+            self.transform = modern_transform(config)
+        else:
+            self.transform = nn.Sequential(linear(size, size, std), nn.GELU())
         self.head = DiscriminatorHead(size)
 
     def forward(

@@ -3,7 +3,9 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from electra_kernels.models.encoder import Encoder, linear
+from electra_kernels.models.encoder import Encoder
+from electra_kernels.models.layers import linear
+from electra_kernels.models.modern_layers import modern_transform
 from electra_kernels.nn import GeneratorHead
 from electra_kernels.ops import MaskedTokens, SampledLoss, gather_rows
 
@@ -22,11 +24,14 @@ class Generator(nn.Module):
         config, word = encoder.config, encoder.embeddings.word.weight
         assert isinstance(word, nn.Parameter)
         self.encoder = encoder
-        self.transform = nn.Sequential(
-            linear(config.hidden_size, config.embedding_size, config.initializer_range),
-            nn.GELU(),
-            nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps),
-        )
+        if config.family == "modern":
+            self.transform = modern_transform(config)
+        else:
+            self.transform = nn.Sequential(
+                linear(config.hidden_size, config.embedding_size, config.initializer_range),
+                nn.GELU(),
+                nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps),
+            )
         self.head = GeneratorHead(config.embedding_size, config.vocab_size, weight=word)
 
     def forward(

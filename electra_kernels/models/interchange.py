@@ -3,7 +3,7 @@
 transformers itself is not needed: a checkpoint is its config.json and its tensors (`transformers_files`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,66 +15,40 @@ from electra_kernels.models.electra import Electra
 from electra_kernels.models.encoder import Encoder
 from electra_kernels.models.transformers_config import encoder_config_from_transformers, transformers_config
 from electra_kernels.models.transformers_files import Checkpoint, current_state, write_checkpoint
+from electra_kernels.models.transformers_names import NAMES, ModuleNames, Names, encoder_names, part_names
+from electra_kernels.special_tokens import special_tokens
 from electra_kernels.tokenizer_files import check_tokenizer, save_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Our module → the modules of transformers that hold its weights. Several of them are stacked, row below row, in ours.
-_EMBEDDINGS = (
-    ("embeddings.word", ("embeddings.word_embeddings",)),
-    ("embeddings.position", ("embeddings.position_embeddings",)),
-    ("embeddings.token_type", ("embeddings.token_type_embeddings",)),
-    ("embeddings.norm", ("embeddings.LayerNorm",)),
-)
-_LAYER = (
-    ("attention.qkv", ("attention.self.query", "attention.self.key", "attention.self.value")),
-    ("attention.output", ("attention.output.dense",)),
-    ("attention_norm", ("attention.output.LayerNorm",)),
-    ("intermediate", ("intermediate.dense",)),
-    ("output", ("output.dense",)),
-    ("output_norm", ("output.LayerNorm",)),
-)
-_HEADS = {
-    "discriminator": (
-        ("transform.0", ("discriminator_predictions.dense",)),
-        ("head", ("discriminator_predictions.dense_prediction",)),
-    ),
-    "generator": (
-        ("transform.0", ("generator_predictions.dense",)),
-        ("transform.2", ("generator_predictions.LayerNorm",)),
-        ("head", ("generator_lm_head",)),
-    ),
-}
-_ARCHITECTURES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
-_OUTPUT_WEIGHT = "generator_lm_head.weight"
-_WORD_EMBEDDING = "electra.embeddings.word_embeddings.weight"
-
-ModuleNames = Iterator[tuple[str, tuple[str, ...]]]  # our module, the modules of transformers
-
 
 def encoder_from_transformers(checkpoint: Checkpoint) -> Encoder:
-    """The encoder of a BERT or ELECTRA checkpoint with any head, in evaluation mode.
+    """The encoder of a BERT, ELECTRA or ModernBERT checkpoint with any head, in evaluation mode.
 
-    Tensor names may start with ``bert.``, with ``electra.``, or with neither, as those of ``BertModel`` do.
+    Tensor names may start with ``bert.``, ``electra.`` or ``model.``, or with none of them, as those of ``BertModel``
+    do.
 
     Raises:
         ValueError: the configuration has an option that `Encoder` does not implement, or a tensor is missing, left
             over or of another shape.
     """
     state = current_state(checkpoint)
-    for prefix in ("electra.", "bert."):
+    for prefix in ("electra.", "bert.", "model."):
         if any(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
     encoder = Encoder(encoder_config_from_transformers(checkpoint.config))
-    _load(encoder, _encoder_modules(encoder.config), state)
+    _load(encoder, encoder_names(encoder.config), state)
     return encoder.eval()
 
 
 def from_transformers(
     discriminator: Checkpoint, generator: Checkpoint, *, mask_token_id: int, **options: Any
 ) -> Electra:
-    """An `Electra` with the weights of ``ElectraForPreTraining`` and ``ElectraForMaskedLM``, in evaluation mode.
+    """An `Electra` with the weights of two models of transformers, in evaluation mode.
+
+    The models are ``ElectraForPreTraining`` and ``ElectraForMaskedLM``, or ``ModernBertForTokenClassification`` with
+    one label and ``ModernBertForMaskedLM``.
 
     Weights that the two models share stay shared: equal encoders give tie="all", equal embeddings tie="embeddings",
     anything else tie="none".
@@ -87,109 +61,122 @@ def from_transformers(
     Raises:
         ValueError: as `encoder_from_transformers`; or an output layer that is not the word embedding.
     """
-    states = {"discriminator": current_state(discriminator), "generator": _tied_state(generator)}
     configs = [encoder_config_from_transformers(each.config) for each in (discriminator, generator)]
+    if configs[0].family != configs[1].family:
+        raise ValueError(
+            f"the generator's family is {configs[1].family!r}, should be {configs[0].family!r} as the discriminator's"
+        )
+    names = NAMES[configs[0].family]
+    states = {"discriminator": current_state(discriminator), "generator": _tied_state(generator, names)}
     tie = "none"
     if configs[0].layer_norm_eps == configs[1].layer_norm_eps and _have_equal(
-        "electra.embeddings.", *states.values()
+        f"{names.prefix}embeddings.", *states.values()
     ):
         tie = "embeddings"
-    if configs[0] == configs[1] and _have_equal("electra.", *states.values()):
+    if configs[0] == configs[1] and _have_equal(names.prefix, *states.values()):
         tie = "all"
     model = Electra(
         ElectraConfig(configs[0], None if tie == "all" else configs[1], mask_token_id, tie=tie, **options)
     )
     for name, state in states.items():
         part = getattr(model, name)
-        _load(part, _modules(name, part.encoder.config), state)
+        _load(part, part_names(name, part.encoder.config), state)
     return model.eval()
 
 
-def to_transformers(model: Electra, *, pad_token_id: int | None = 0) -> dict[str, Checkpoint]:
+def to_transformers(
+    model: Electra | Encoder,
+    tokenizer: "Tokenizer | None" = None,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+) -> dict[str, Checkpoint]:
     """The checkpoints of a model for transformers.
 
     Args:
-        model: a model with absolute positions and post-norm.
-        pad_token_id: written into the configurations.
+        model: an `Electra` or a bare `Encoder`, of either family.
+        tokenizer: the ids of its special tokens are written into the configurations; by default ``model.tokenizer``.
+        state: the tensors under our names, as ``model.state_dict()`` has them, for a model that is sharded.
 
     Returns:
-        "discriminator" (ElectraForPreTraining) and, if the generator is a model, "generator" (ElectraForMaskedLM).
-
-    Raises:
-        ValueError: rotary positions or pre-norm, which transformers' ELECTRA does not have.
+        Of an `Electra`, "discriminator" and, if the generator is a model, "generator". Of an `Encoder`, "encoder".
+        In transformers they are ElectraForPreTraining, ElectraForMaskedLM and ElectraModel, or
+        ModernBertForTokenClassification with one label, ModernBertForMaskedLM and ModernBertModel.
     """
+    tokenizer = tokenizer or getattr(model, "tokenizer", None)
+    roles = special_tokens(tokenizer) if tokenizer else {}
+    vocabulary = tokenizer.get_vocab() if tokenizer else {}
+    ids = {role: vocabulary[token] for role, token in roles.items()}
+    state = model.state_dict() if state is None else state
     checkpoints = {}
-    for name in ("discriminator", "generator"):
-        part = getattr(model, name)
-        if part is not None:
-            state = _transformers_state(part, _modules(name, part.encoder.config))
-            state.pop(_OUTPUT_WEIGHT, None)
-            config = transformers_config(part.encoder.config, _ARCHITECTURES[name], pad_token_id)
-            checkpoints[name] = Checkpoint(config, state)
+    for part, config in _parts(model).items():
+        prefix = "" if part == "encoder" else f"{part}."
+        ours = {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}
+        theirs = _transformers_state(ours, part_names(part, config))
+        names = NAMES[config.family]
+        theirs.pop(names.output_weight, None)  # tied to the word embedding
+        checkpoints[part] = Checkpoint(transformers_config(config, names.architectures[part], ids), theirs)
     return checkpoints
 
 
 def save_transformers(
-    model: Electra,
+    model: Electra | Encoder,
     directory: str | Path,
     *,
-    pad_token_id: int | None = 0,
     tokenizer: "Tokenizer | None" = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write directory/discriminator and directory/generator, which transformers' ``from_pretrained`` loads.
+    """Write directory/discriminator and directory/generator, or directory/encoder, for ``from_pretrained``.
 
     Args:
-        model, pad_token_id: as in `to_transformers`.
+        model, state: as in `to_transformers`.
         directory: the folder to write; it may exist.
-        tokenizer: written into both folders for ``AutoTokenizer``; by default ``model.tokenizer``.
+        tokenizer: written into each folder for ``AutoTokenizer``; by default ``model.tokenizer``.
 
     Raises:
-        ValueError: as `to_transformers`; or the tokenizer has more entries than the model, or lacks one of BERT's
-            special tokens.
+        ValueError: the tokenizer has more entries than the model, or lacks one of BERT's special tokens.
     """
-    if tokenizer := tokenizer or model.tokenizer:
-        check_tokenizer(tokenizer, model.config.discriminator.vocab_size)
-    for name, checkpoint in to_transformers(model, pad_token_id=pad_token_id).items():
-        path = Path(directory) / name
+    tokenizer = tokenizer or getattr(model, "tokenizer", None)
+    configs = _parts(model)
+    if tokenizer:
+        check_tokenizer(tokenizer, next(iter(configs.values())).vocab_size)
+    for part, checkpoint in to_transformers(model, tokenizer, state=state).items():
+        path, config = Path(directory) / part, configs[part]
         write_checkpoint(checkpoint, path)
         if tokenizer:
-            save_tokenizer(tokenizer, path, max_length=checkpoint.config["max_position_embeddings"])
+            save_tokenizer(
+                tokenizer,
+                path,
+                max_length=config.max_position_embeddings,
+                has_token_types=config.family == "electra",
+            )
 
 
-def _tied_state(generator: Checkpoint) -> dict[str, Tensor]:
+def _parts(model: Electra | Encoder) -> dict[str, EncoderConfig]:
+    """The parts that are written, with the configurations of their encoders."""
+    if isinstance(model, Encoder):
+        return {"encoder": model.config}
+    parts = {"discriminator": model.discriminator, "generator": model.generator}
+    return {name: part.encoder.config for name, part in parts.items() if part is not None}
+
+
+def _tied_state(generator: Checkpoint, names: Names) -> dict[str, Tensor]:
     """The generator's tensors with both the output weight and the word embedding; transformers saves one of the two."""
     state = current_state(generator)
-    output, word = state.get(_OUTPUT_WEIGHT), state.get(_WORD_EMBEDDING)
+    output, word = state.get(names.output_weight), state.get(names.word_embedding)
     if output is not None and word is not None and not torch.equal(output, word):
         raise ValueError(
-            f"{_OUTPUT_WEIGHT} differs from {_WORD_EMBEDDING}, should be tied to it (tie_word_embeddings=True)"
+            f"{names.output_weight} differs from {names.word_embedding}, should be tied to it "
+            "(tie_word_embeddings=True)"
         )
-    for name, tensor in ((_OUTPUT_WEIGHT, word), (_WORD_EMBEDDING, output)):
+    for name, tensor in ((names.output_weight, word), (names.word_embedding, output)):
         if tensor is not None:
             state.setdefault(name, tensor)
     return state
 
 
-def _encoder_modules(config: EncoderConfig, ours: str = "", theirs: str = "") -> ModuleNames:
-    def prefixed(pairs: tuple[tuple[str, tuple[str, ...]], ...], ours: str, theirs: str) -> ModuleNames:
-        for name, sources in pairs:
-            yield ours + name, tuple(theirs + source for source in sources)
-
-    yield from prefixed(_EMBEDDINGS, ours, theirs)
-    if config.embedding_size != config.hidden_size:
-        yield f"{ours}projection", (f"{theirs}embeddings_project",)
-    for layer in range(config.num_hidden_layers):
-        yield from prefixed(_LAYER, f"{ours}layers.{layer}.", f"{theirs}encoder.layer.{layer}.")
-
-
-def _modules(part: str, config: EncoderConfig) -> ModuleNames:
-    yield from _encoder_modules(config, "encoder.", "electra.")
-    yield from _HEADS[part]
-
-
-def _transformers_state(module: nn.Module, modules: ModuleNames) -> dict[str, Tensor]:
-    """The tensors of our module under transformers' names."""
-    ours, theirs = module.state_dict(), {}
+def _transformers_state(ours: Mapping[str, Tensor], modules: ModuleNames) -> dict[str, Tensor]:
+    """Our tensors under transformers' names."""
+    theirs = {}
     for name, targets in modules:
         for kind in ("weight", "bias"):
             if f"{name}.{kind}" in ours:

@@ -48,6 +48,11 @@ RECIPES = {
     "small": Recipe(length=128, batch_size=128, learning_rate=5e-4, warmup=0.01, steps=1_000_000),
     "base": Recipe(length=512, batch_size=256, learning_rate=2e-4, warmup=10_000 / 766_000, steps=766_000),
     "large": Recipe(length=512, batch_size=2048, learning_rate=2e-4, warmup=0.025, steps=400_000),
+    # The sizes are ModernBERT's, the training is that of small and base.
+    "modern-small": Recipe(length=128, batch_size=128, learning_rate=5e-4, warmup=0.01, steps=1_000_000),
+    "modern-base": Recipe(
+        length=512, batch_size=256, learning_rate=2e-4, warmup=10_000 / 766_000, steps=766_000
+    ),
     "demo": Recipe(
         length=64,
         batch_size=16,

@@ -10,7 +10,7 @@ from benchmarks import predicted_runs
 from benchmarks.predicted_runs import MACHINES, Machine, predict
 from electra_kernels.models import Electra, electra_config
 from electra_kernels.models.attention import Layout
-from electra_kernels.models.encoder import Layer
+from electra_kernels.models.electra_layers import ElectraLayer as Layer
 from electra_kernels.training.hardware import step_flops
 
 

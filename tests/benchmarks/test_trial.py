@@ -28,15 +28,15 @@ def small(monkeypatch):
 
 
 def test_only_the_named_values_differ_from_the_demo():
-    changed = trial.changes(["electra.rtd_weight=7", "encoder.norm=post", "recipe.clip=null"])
+    changed = trial.changes(["electra.rtd_weight=7", "encoder.bias=true", "recipe.clip=null"])
     assert changed == {
         "recipe": {"clip": None},
-        "encoder": {"norm": "post"},
+        "encoder": {"bias": True},
         "generator": {},
         "electra": {"rtd_weight": 7},
     }
     config = trial._config(changed, 200, 4)
-    assert (config.rtd_weight, config.discriminator.norm, config.tie) == (7, "post", "all")
+    assert (config.rtd_weight, config.discriminator.bias, config.tie) == (7, True, "all")
     assert config.mask_probability == 0.3
 
 

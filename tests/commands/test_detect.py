@@ -30,3 +30,13 @@ def test_a_text_that_is_not_unicode_is_refused(model, tokenizer, tmp_path):
     save_checkpoint(tmp_path / "model", Checkpoint(model, tokenizer, RECIPES["demo"]))
     with pytest.raises(UserError, match="text 2 is not UTF-8"):
         detect(tmp_path / "model", ["the cat", "the \udcff"])
+
+
+def test_a_discriminator_of_transformers_detects_as_the_checkpoint_does(model, tokenizer, tmp_path):
+    save_checkpoint(tmp_path / "model", Checkpoint(model, tokenizer, RECIPES["demo"]))
+    text = "The OLD cat"
+    (whole,), (alone,) = (detect(tmp_path / "model" / part, [text]) for part in ("", "discriminator"))
+    assert [word[:3] for word in alone] == [("The", 0, 3), ("OLD", 4, 7), ("cat", 8, 11)]
+    assert [word.probability for word in alone] == pytest.approx([word.probability for word in whole])
+    with pytest.raises(UserError, match="generator cannot be loaded: the checkpoint"):
+        detect(tmp_path / "model" / "generator", [text])

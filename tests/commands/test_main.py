@@ -11,11 +11,13 @@ from dataclasses import replace
 
 import pytest
 from small_language import WORDS
+from transformers import AutoModel, BertConfig, BertModel
 
 from electra_kernels.commands import planning
 from electra_kernels.commands.main import main
 from electra_kernels.models import electra_config
 from electra_kernels.training.log import read_log
+from electra_kernels.training.model_description import read_description
 from electra_kernels.training.model_folder import load_encoder
 from electra_kernels.training.objectives import OBJECTIVES
 from electra_kernels.training.recipe import RECIPES
@@ -85,11 +87,11 @@ def test_pretrain_writes_model_report_and_metrics(trained):
     assert done.stdout == f"{output / 'report.html'}\n"
     assert "step     30" in done.stderr
     assert sorted(path.name for path in (output / "model").iterdir()) == [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.txt",
+        "README.md",
+        "discriminator",
+        "electra_kernels.json",
+        "generator",
+        "unigram.safetensors",
     ]
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["run"]["steps"] == 30
@@ -133,10 +135,11 @@ def test_detect_colours_a_text(trained):
 
 def test_detect_reads_standard_input_and_prints_json(trained, in_process):
     output, _ = trained
-    _, out, _ = in_process("detect", "-", "--json", "--model", output / "model", input="the old cat\n")
+    _, out, _ = in_process("detect", "-", "--json", "--model", output / "model", input="The OLD cat\n")
     (line,) = json.loads(out)
-    assert [token["piece"] for token in line] == ["the", "old", "cat"]
-    assert all(0 < token["probability"] < 1 for token in line)
+    assert [word["word"] for word in line] == ["The", "OLD", "cat"]
+    assert [(word["start"], word["end"]) for word in line] == [(0, 3), (4, 7), (8, 11)]
+    assert all(0 < word["probability"] < 1 for word in line)
 
 
 def test_blank_lines_of_standard_input_are_skipped(trained, in_process):
@@ -172,7 +175,40 @@ def test_evaluate_prints_metrics(trained, in_process, text):
     assert f"{figures['auc_random']:.4f}" in plain
 
 
-@pytest.mark.parametrize("objective, saved", [("masked_lm", "encoder"), ("unigram_generator", "model")])
+def test_pretrain_continues_an_encoder_of_transformers_with_its_vocabulary(text, tmp_path, in_process):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS)]
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(tokens), **sizes)).save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(tokens))
+    options = ["--batch-size", 4, "--micro-batch", 4, "--phases", "32:20", "--threads", 1]
+    command = [
+        "pretrain",
+        "--text",
+        text,
+        "--from",
+        tmp_path / "bert",
+        *options,
+        "--output",
+        tmp_path / "run",
+    ]
+    status, _, err = in_process(*command)
+    assert status == 0, err
+    model, report = AutoModel.from_pretrained(
+        tmp_path / "run" / "model" / "discriminator", output_loading_info=True
+    )
+    assert (model.config.hidden_size, model.config.vocab_size) == (32, len(tokens))
+    assert not report["missing_keys"]
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["from"], run["config"]) == (str(tmp_path / "bert"), "small")
+    card = (tmp_path / "run" / "model" / "discriminator" / "README.md").read_text()
+    assert "| AUC, fixed random replacements |" in card
+    status, _, err = in_process(*command, "--seed", 1)
+    assert (status, "holds a run with --seed 0, not 1" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "objective, saved", [("masked_lm", "encoder"), ("unigram_generator", "discriminator")]
+)
 def test_an_objective_without_a_generator_writes_its_model_and_a_report(
     objective, saved, text, tmp_path, in_process
 ):
@@ -186,9 +222,8 @@ def test_an_objective_without_a_generator_writes_its_model_and_a_report(
     assert set(OBJECTIVES[objective].metrics) <= metrics["final"].keys()
     assert all(value > 0 for name, value in metrics["final"].items() if name.endswith("_loss"))
     assert metrics["evaluations"][-1]["step"] == 20
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert config["objective"] == objective
-    assert config.keys() == {saved, "recipe", "objective"}
+    assert read_description(tmp_path / "model")[1] == objective
+    assert [path.name for path in (tmp_path / "model").iterdir() if path.is_dir()] == [saved]
     demo = electra_config("demo", vocab_size=1_000, mask_token_id=4).discriminator
     assert load_encoder(tmp_path / "model").encoder.config.num_hidden_layers == demo.num_hidden_layers
 
@@ -221,7 +256,9 @@ def test_run_json_says_what_was_run(finished):
 
 def test_a_finished_run_that_is_started_again_makes_its_report_again(finished, in_process):
     output, command = finished
-    weights, log = ((output / name).read_bytes() for name in ("model/model.safetensors", "metrics.jsonl"))
+    weights, log = (
+        (output / name).read_bytes() for name in ("model/encoder/model.safetensors", "metrics.jsonl")
+    )
     (output / "report.html").unlink()
     (output / "notes.txt").write_text("mine")
     status, out, err = in_process(*command, "--steps", 12)
@@ -229,7 +266,9 @@ def test_a_finished_run_that_is_started_again_makes_its_report_again(finished, i
     assert out == f"{output / 'report.html'}\n"
     assert f"the run in {output} is finished; --resume never would start it again" in err
     assert "masked" in (output / "report.html").read_text()
-    assert [(output / name).read_bytes() for name in ("model/model.safetensors", "metrics.jsonl")] == [
+    assert [
+        (output / name).read_bytes() for name in ("model/encoder/model.safetensors", "metrics.jsonl")
+    ] == [
         weights,
         log,
     ]
@@ -310,9 +349,9 @@ def test_minutes_become_steps_before_the_start(finished, in_process, tmp_path, m
             "more than once",
         ),
         (["evaluate", "--text", "{tmp}/unknown.txt", "--model", "{model}"], "enough known words"),
-        (["detect", "words", "--model", "{tmp}"], "config.json is missing"),
+        (["detect", "words", "--model", "{tmp}"], "electra_kernels.json is missing"),
         (["detect", " ", "--model", "{model}"], "text 1 has no words"),
-        (["evaluate", "--text", "{tmp}/long.txt", "--model", "{tmp}"], "config.json is missing"),
+        (["evaluate", "--text", "{tmp}/long.txt", "--model", "{tmp}"], "electra_kernels.json is missing"),
     ],
 )
 def test_an_error_of_the_user_gives_one_line(arguments, message, trained, tmp_path, text, in_process):

@@ -129,9 +129,8 @@ def test_a_model_that_a_killed_process_had_moved_away_comes_back(tmp_path, save)
 def test_remains_of_a_killed_run_do_not_stop_the_next_run(tmp_path, save):
     for name in ("model.partial", "model.previous"):
         save(tmp_path / name)
-    (tmp_path / "model.partial" / "model.safetensors").rename(
-        tmp_path / "model.partial" / "model.safetensors.123.part"
-    )
+    weights = tmp_path / "model.partial" / "generator" / "model.safetensors"
+    weights.rename(weights.with_name("model.safetensors.123.part"))
     folder = RunFolder(tmp_path)
     folder.check()
     folder.begin({})
@@ -167,16 +166,21 @@ def test_files_of_another_program_are_left_alone(name, content, tmp_path):
     assert path.read_text() == content
 
 
-@pytest.mark.parametrize("config", ["config.json", "generator/config.json"])
-def test_a_pair_of_transformers_is_a_model_of_pretrain_whole_or_not(tmp_path, config):
-    folder = tmp_path / ("model" if config == "config.json" else "model.partial")
-    (folder / "generator").mkdir(parents=True)
-    (folder / config).write_text('{"generator": {}, "discriminator": {}}')
-    (folder / "merges.txt").write_text("of the tokenizer")
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("electra_kernels.json", {"format": 2}),
+        ("config.json", {"model": {}, "recipe": {}}),
+        ("config.json", {"generator": {}, "discriminator": {}}),
+    ],
+)
+def test_a_model_of_this_or_a_former_version_may_be_replaced(tmp_path, name, content):
+    (tmp_path / "model.partial").mkdir()
+    (tmp_path / "model.partial" / name).write_text(json.dumps(content))
     RunFolder(tmp_path).check()
 
 
 def test_a_user_file_in_the_model_folder_is_not_lost(used):
-    (used / "model" / "README.md").write_text("mine")
+    (used / "model" / "notes.md").write_text("mine")
     with pytest.raises(UserError, match="holds model"):
         RunFolder(used).check()

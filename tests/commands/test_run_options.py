@@ -67,10 +67,10 @@ DATA = replace(OPTIONS, data=Path("d"))
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (replace(OPTIONS, embeddings="separate"), "--embeddings has no effect without --generator"),
+        (replace(OPTIONS, embeddings="separate"), "--embeddings has no effect on the reference models"),
         (
             replace(PAIR, dropout=0.0),
-            "--dropout has no effect on --generator and --discriminator, whose config.json",
+            "--dropout has no effect on models of transformers, whose config.json",
         ),
         (
             replace(PAIR, whole_word_masking=True),

@@ -1,24 +1,24 @@
 import torch
 
 from electra_kernels.evaluation.colouring import ScoredToken, score_rows, to_terminal
+from electra_kernels.evaluation.word_scores import ScoredWord
 
-TOKENS = [
-    ScoredToken("a", 0.0),
-    ScoredToken("ca", 0.9, "do"),
-    ScoredToken("##t", 0.5),
-    ScoredToken("<b>", 1.0),
-]
+TEXT = "A  Cat <b>\nx"
+WORDS = [ScoredWord("A", 0, 1, 0.0), ScoredWord("Cat", 3, 6, 0.5), ScoredWord("<b>", 7, 10, 1.0)]
 
 
-def test_pieces_are_joined_into_words():
-    assert to_terminal(TOKENS).plain == "a cat <b>"
+def test_a_text_is_shown_as_it_was_written():
+    assert to_terminal(TEXT, WORDS).plain == TEXT
 
 
 def test_a_higher_probability_has_a_redder_background():
-    styles = [str(span.style) for span in to_terminal(TOKENS).spans]
+    spans = to_terminal(TEXT, WORDS).spans
+    styles = [str(span.style) for span in spans]
+    assert [(span.start, span.end) for span in spans] == [(0, 1), (3, 6), (7, 10)]
     assert styles[0].endswith("#ffffff")
     assert styles[-1].endswith("#d64828")
-    assert [style.startswith("bold") for style in styles] == [False, True, True, True]
+    assert [style.startswith("bold") for style in styles] == [False, True, True]
+    assert ScoredToken("cat", 1.0).colour == (214, 72, 40)
 
 
 def test_rows_are_scored_between_cls_and_sep(model, rows, tokenizer):

@@ -2,16 +2,19 @@
 
 import random
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
+from electra_kernels.commands.main import main
 from electra_kernels.errors import UserError
 from electra_kernels.examples import (
     continue_from_encoder,
+    labelled_text,
     own_loop,
-    token_classification,
     trainer_from_scratch,
 )
 from electra_kernels.integrations import ReplacedTokenDetection
@@ -56,15 +59,12 @@ def test_own_loop_trains_and_saves_a_model(text, tmp_path, small_vocabularies, p
     assert ReplacedTokenDetection.from_pretrained(tmp_path).rows_seen[0] == 8
 
 
-def test_trainer_from_scratch_gives_a_model_that_token_classification_fine_tunes(
+def test_trainer_from_scratch_gives_a_model_that_transformers_loads(
     text, tmp_path, small_vocabularies, printed
 ):
-    run(trainer_from_scratch, text, tmp_path / "pretrained")
+    run(trainer_from_scratch, text, tmp_path)
     assert "eval_auc" in printed()
-    run(token_classification, text, tmp_path / "tuned", "--model", str(tmp_path / "pretrained"))
-    lines = [line for line in printed().splitlines() if line.startswith(("pre-trained:", "from scratch:"))]
-    assert len(lines) == 2
-    assert all(re.search(r": capitalised AUC [01]\.\d+, comma AUC [01]\.\d+$", line) for line in lines), lines
+    transformers.AutoModel.from_pretrained(tmp_path / "discriminator")
 
 
 def test_continue_from_encoder_changes_the_encoder_a_little(text, tmp_path, printed):
@@ -97,31 +97,51 @@ def test_continue_from_encoder_can_start_from_random_weights(text, tmp_path, pri
     )
 
 
-def test_token_classification_labels_the_first_token_of_each_word(text):
-    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "the": 4, "cat": 5, "##s": 6, "sat": 7}
-    tokenizer = token_classification_tokenizer(words)
-    document = token_classification.Document("name", ("The cats, Sat the cat sat the Cats,", "too short"))
-    (row,) = token_classification.labelled_rows([document], tokenizer, 10)
-    assert row["input_ids"] == [2, 4, 5, 6, 7, 4, 5, 7, 4, 5, 6, 3]
-    skip = [-100, -100]
-    capital, comma, both, none = [1, 0], [0, 1], [1, 1], [0, 0]
-    assert row["labels"] == [skip, capital, comma, skip, capital, none, none, none, none, both, skip, skip]
-    batch = token_classification.collate(tokenizer)([row, {"input_ids": [2, 3], "labels": [skip, skip]}])
-    assert batch["labels"].shape == (2, 12, 2)
-    assert batch["labels"][1].eq(-100).all()
-    logits = torch.randn(2, 12, 2)
-    truth = batch["labels"] != -100
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(
-        logits[truth], batch["labels"][truth].float()
+@pytest.fixture
+def confused_words(monkeypatch):
+    """Pairs of words of the small text, so that nothing is downloaded."""
+    monkeypatch.setattr(
+        "electra_kernels.evaluation.probing.real_word_errors.fetch_error_pairs",
+        lambda: [("their", "there"), ("there", "their"), ("small", "every"), ("every", "small")],
     )
-    outputs = transformers.modeling_outputs.TokenClassifierOutput(logits=logits)
-    torch.testing.assert_close(token_classification.loss(outputs, batch["labels"]), expected)
 
 
-def token_classification_tokenizer(words):
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+def test_labelled_text_hides_what_it_asks_for(text, tmp_path, confused_words, printed):
+    labelled_text.main(["--text", str(text), "--output", str(tmp_path)])
+    assert printed().count("training sentences") == 3
+    for name, tags in (("capitals", {"lower", "capital"}), ("commas", {"none", "comma"})):
+        lines = (tmp_path / "labels" / name / "train.tsv").read_text().splitlines()
+        words, found = zip(*(line.split("\t") for line in lines if line))
+        assert set(found) == tags
+        assert not any(map(str.isupper, "".join(words))) if name == "capitals" else "," not in words
 
-    plain = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
-    plain.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    plain.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="[PAD]", unk_token="[UNK]")
+
+def console_commands(page):
+    return [
+        line.removeprefix("$ ")
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    ]
+
+
+def test_the_walk_through_of_the_readme(text, tmp_path, confused_words, monkeypatch, printed):
+    monkeypatch.chdir(tmp_path)
+    commands = console_commands(Path(labelled_text.__file__).parent / "README.md")
+    assert len(commands) == 6
+    smaller = {
+        "my_texts/": str(text),
+        "--minutes 1": "--steps 3 --threads 1",
+        "--vocab-size 8000": "--vocab-size 200",
+    }
+    for command in commands:
+        for usual, small in smaller.items():
+            command = command.replace(usual, small)
+        program, *arguments = shlex.split(command)
+        if program == "python":
+            labelled_text.main(arguments[2:])
+        else:
+            more = ["--epochs", "1"] if arguments[0] == "finetune" else []
+            assert main(arguments + more) == 0, command
+    assert transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "tagger" / "model")
+    assert "django" in printed()

@@ -20,11 +20,13 @@ from electra_kernels.models.attention import (
 from .varlen_on_cpu import varlen_on_cpu
 
 CONFIG = EncoderConfig(100, 16, 32, 2, 4, 64, max_position_embeddings=30, dropout=0.0)
-EVERY_KIND = [
-    pytest.param(position, norm, id=f"{position}-{norm}")
-    for position in ("absolute", "rotary")
-    for norm in ("post", "pre")
-]
+KINDS = {
+    "electra": {},
+    "modern": {"family": "modern", "embedding_size": 32},
+    "modern-bias": {"family": "modern", "embedding_size": 32, "bias": True},
+    "modern-local": {"family": "modern", "embedding_size": 32, "global_every": 2, "local_window": 6},
+}
+EVERY_KIND = list(KINDS)
 # Lengths of the pieces of each row of 24: padding at the end, a full row, one piece, pieces of one token.
 PIECES = [[7, 9, 3], [14, 10], [24], [1, 2, 1, 12]]
 LENGTH = 24
@@ -73,17 +75,17 @@ def assert_equal_to_alone(module, ids, segments, tolerance):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("position, norm", EVERY_KIND)
-def test_a_packed_piece_has_the_states_and_gradients_it_has_alone(position, norm, dtype, tolerance):
-    module = encoder(position_embedding=position, norm=norm).to(dtype)
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_packed_piece_has_the_states_and_gradients_it_has_alone(kind, dtype, tolerance):
+    module = encoder(**KINDS[kind]).to(dtype)
     assert_equal_to_alone(module, *packed(), tolerance)
 
 
 @pytest.mark.parametrize("max_pieces", [None, 4])
-@pytest.mark.parametrize("position, norm", EVERY_KIND)
-def test_with_varlen_attention_too(monkeypatch, position, norm, max_pieces):
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_with_varlen_attention_too(monkeypatch, kind, max_pieces):
     monkeypatch.setattr(encoder_module, "varlen_is_available", lambda *_: True)
-    module = encoder(position_embedding=position, norm=norm).double()
+    module = encoder(**KINDS[kind]).double()
     module.max_pieces = max_pieces
     ids, segments = packed()
     with varlen_on_cpu() as calls:

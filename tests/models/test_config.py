@@ -71,12 +71,12 @@ def test_small_base_and_large_have_the_sizes_of_the_original(
     assert (config.mask_probability, config.rtd_weight, config.tie) == (probability, 50.0, "embeddings")
 
 
-def test_the_demo_is_one_encoder_with_rotary_positions():
+def test_the_demo_is_one_modern_encoder():
     config = electra_config("demo", vocab_size=V, mask_token_id=4)
     assert (config.tie, config.generator) == ("all", None)
     assert (config.mask_probability, config.rtd_weight) == (0.3, 30.0)
     encoder = config.discriminator
-    assert (encoder.position_embedding, encoder.norm, encoder.dropout) == ("rotary", "pre", 0.0)
+    assert (encoder.family, encoder.global_every, encoder.dropout) == ("modern", 1, 0.0)
     assert (encoder.hidden_size, encoder.num_hidden_layers, encoder.num_attention_heads) == (128, 3, 4)
 
 
@@ -114,15 +114,16 @@ def test_from_dict_fills_in_defaults():
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0, should be at least 1"),
         ({"dropout": 1.0}, r"dropout is 1.0, should be in \[0, 1\)"),
         ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0, should be above 0"),
-        ({"norm": "middle"}, "norm is 'middle', should be one of 'post', 'pre'"),
         (
-            {"position_embedding": "none"},
-            "position_embedding is 'none', should be one of 'absolute', 'rotary'",
+            {"family": "bert"},
+            "family is 'bert', should be one of 'electra', 'modern'",
         ),
         (
-            {"hidden_size": 12, "position_embedding": "rotary"},
+            {"hidden_size": 12, "embedding_size": 12, "family": "modern"},
             "hidden_size / num_attention_heads is 3, should be even for rotary positions",
         ),
+        ({"family": "modern"}, "embedding_size is 16, should be hidden_size = 32 in family 'modern'"),
+        ({"global_every": 3}, "global_every is 3, should be 1: family 'electra' does not have it"),
     ],
 )
 def test_an_encoder_option_out_of_range_is_refused(change, message):
@@ -163,5 +164,5 @@ def test_tied_encoders_must_have_the_same_sizes():
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(ValueError, match="name is 'tiny', should be one of 'small', 'base', 'large', 'demo'"):
+    with pytest.raises(ValueError, match="name is 'tiny', should be one of 'demo', 'small'"):
         electra_config("tiny", vocab_size=V, mask_token_id=103)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from electra_kernels.training.model_folder import load_checkpoint
+from electra_kernels.training.model_folder import load_encoder
 
 ERROR = "electra-kernels: error: "
 PATIENCE = 600.0  # seconds until a test gives up waiting; a busy machine is slow
@@ -137,7 +137,8 @@ def records(output):
 
 
 def weights(output):
-    return (Path(output) / "model" / "model.safetensors").read_bytes()
+    """The weights of the discriminator, or of the encoder where there is none."""
+    return min((Path(output) / "model").glob("*/model.safetensors")).read_bytes()
 
 
 def checkpoints(output):
@@ -148,7 +149,7 @@ def check_model(output):
     """Whether there is a model; fails if it cannot be loaded."""
     if not (Path(output) / "model").exists():
         return False
-    load_checkpoint(Path(output) / "model")
+    load_encoder(Path(output) / "model")
     return True
 
 

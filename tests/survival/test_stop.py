@@ -89,7 +89,7 @@ def test_during_the_last_evaluation_and_the_report(data, uninterrupted, tmp_path
     assert weights(output) == weights(uninterrupted())
     check_end(output, STEPS)
     # The last model was lost, for example because the disk was full: it comes from the checkpoint.
-    (output / "model" / "model.safetensors").write_bytes(b"")
+    (output / "model" / "discriminator" / "model.safetensors").write_bytes(b"")
     finished(output, *options)
     assert weights(output) == weights(uninterrupted())
 

@@ -38,14 +38,8 @@ def error_detection(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int
     Raises:
         UserError: the pairs cannot be downloaded, or no sentence has room for an error.
     """
-    pairs, counts = fetch_error_pairs(), count_words(corpus.train)
-    held_out = [item for item in real_word_errors(corpus.held_out, counts, pairs) if _is_judged(item)]
-    sentences = set(map(_original, held_out))
-    training = [
-        item
-        for item in real_word_errors(corpus.train, counts, pairs, seed + 1)
-        if not _is_judged(item) and _original(item) not in sentences
-    ]
+    counts = count_words(corpus.train)
+    training, held_out = divided_errors(corpus, counts, seed)
     train, test = _rows(training, tokenizer, length), _rows(held_out, tokenizer, length)
     fitted, judged = train.examples(first_pieces=False), test.examples(first_pieces=False)
     require_both_answers("real_word_errors", training=fitted, held_out=judged)
@@ -59,6 +53,30 @@ def error_detection(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int
     }
     measure = partial(_auc, held_out, tokenizer, counts, length)
     return Task("real_word_errors", "token", "AUC", baselines, fitted, judged, measure)
+
+
+def divided_errors(
+    corpus: Corpus, counts: Counter[str], seed: int
+) -> tuple[list[ErrorItem], list[ErrorItem]]:
+    """Training and held-out sentences with errors, whose wrong words differ. ``counts`` are those of the training text.
+
+    Raises:
+        UserError: the pairs cannot be downloaded.
+    """
+    pairs = fetch_error_pairs()
+    held_out = [item for item in real_word_errors(corpus.held_out, counts, pairs) if _is_judged(item)]
+    sentences = set(map(_original, held_out))
+    training = [
+        item
+        for item in real_word_errors(corpus.train, counts, pairs, seed + 1)
+        if not _is_judged(item) and _original(item) not in sentences
+    ]
+    return training, held_out
+
+
+def error_words(item: ErrorItem) -> list[Word]:
+    """The words of a sentence, labelled by whether they are the error; asked about if they are letters."""
+    return [Word(word, word.isalpha(), index == item.wrong_index) for index, word in enumerate(item.words)]
 
 
 # These are functions of the module because a task is pickled for other processes.
@@ -84,8 +102,4 @@ def _original(item: ErrorItem) -> Sentence:
 
 
 def _rows(items: Sequence[ErrorItem], tokenizer: Tokenizer, length: int) -> WordRows:
-    sentences = [
-        [Word(word, word.isalpha(), index == item.wrong_index) for index, word in enumerate(item.words)]
-        for item in items
-    ]
-    return encode_words(sentences, tokenizer, length)
+    return encode_words(list(map(error_words, items)), tokenizer, length)

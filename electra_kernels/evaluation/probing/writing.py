@@ -29,7 +29,7 @@ def capitalised(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int) ->
     Raises:
         UserError: too little text, or no word in it is (or is not) capitalised.
     """
-    return _task("capitalised", _capitalised, corpus, tokenizer, length, seed)
+    return _task("capitalised", hide_capitals, corpus, tokenizer, length, seed)
 
 
 def comma_follows(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int) -> Task:
@@ -38,7 +38,7 @@ def comma_follows(corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int) 
     The input has no comma. The last word and a word before another mark have no label: no comma can follow them, as
     the mark alone shows. Arguments and errors are those of `capitalised`.
     """
-    return _task("comma_follows", _comma_follows, corpus, tokenizer, length, seed)
+    return _task("comma_follows", hide_commas, corpus, tokenizer, length, seed)
 
 
 def _task(
@@ -60,7 +60,8 @@ def _task(
     return Task(name, "token", "AUC", baselines, fitted, judged, partial(area, judged))
 
 
-def _capitalised(sentence: Sentence) -> list[Word]:
+def hide_capitals(sentence: Sentence) -> list[Word]:
+    """The words in lower case, labelled by whether they were capitalised; the first word is not asked about."""
     first = next((index for index, word in enumerate(sentence) if word.isalnum()), -1)
     return [
         Word(word.lower(), word.isalpha() and index != first, word[0].isupper())
@@ -68,7 +69,8 @@ def _capitalised(sentence: Sentence) -> list[Word]:
     ]
 
 
-def _comma_follows(sentence: Sentence) -> list[Word]:
+def hide_commas(sentence: Sentence) -> list[Word]:
+    """The words without commas, labelled by whether one followed; asked about where one could follow."""
     words: list[Word] = []
     for text in sentence:
         if text != ",":

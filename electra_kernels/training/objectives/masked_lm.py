@@ -10,7 +10,7 @@ from electra_kernels import ReplacedTokens
 from electra_kernels.data.batch import TokenBatch
 from electra_kernels.data.facts import TextFacts
 from electra_kernels.models import ElectraConfig, Encoder, Generator, Proposer
-from electra_kernels.models.encoder import linear
+from electra_kernels.models.layers import linear
 from electra_kernels.training.objectives.base import Objective, ratio
 from electra_kernels.training.objectives.masked_batch import MaskedBatch, masked_batch, prediction_metrics
 from electra_kernels.training.objectives.replaced_tokens import (

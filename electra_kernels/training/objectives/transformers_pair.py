@@ -55,7 +55,7 @@ class TransformersPair(Objective):
         tokenizer: that of the text. It is saved with the models.
         special: its special tokens.
         embeddings: "shared", "gradient_disentangled" or "separate".
-        options: further options of `electra_kernels.integrations.ReplacedTokenDetectionConfig`.
+        options: further options of `electra_kernels.integrations.folders.load_pair`.
 
     Raises:
         UserError: transformers is not installed, or a folder cannot be used with this text or with the other folder.
@@ -191,10 +191,9 @@ class TransformersPair(Objective):
         return logits.masked_fill(~attention_mask, -torch.inf).logsumexp(-1)
 
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write the pair to ``folder``, and the two models, which plain transformers loads, to folders in it.
+        """Write the two models and their tokenizer to ``folder/generator`` and ``folder/discriminator``.
 
-        ``folder`` is what `electra_kernels.integrations.ReplacedTokenDetection.from_pretrained` loads, and
-        ``folder/generator`` and ``folder/discriminator`` are what this class continues from. All have the tokenizer.
+        Plain transformers loads them, and this class continues from them.
 
         Args:
             folder: is made if it does not exist.
@@ -207,7 +206,7 @@ class TransformersPair(Objective):
         from electra_kernels.integrations.folders import quiet
 
         with quiet():
-            self.model.save_pretrained(folder, state_dict=state)
+            self.model.save_models(folder, state)
 
 
 def _require_transformers() -> None:

@@ -9,10 +9,10 @@ from electra_kernels.errors import UserError
 from electra_kernels.evaluation.probing.task import Examples
 from electra_kernels.evaluation.probing.words import encode_words, pick_sentences, word_baseline
 from electra_kernels.evaluation.probing.writing import (
-    _capitalised,
-    _comma_follows,
     capitalised,
     comma_follows,
+    hide_capitals,
+    hide_commas,
 )
 
 from .conftest import LENGTH
@@ -25,7 +25,7 @@ def answers(label, text):
 
 
 def test_all_words_but_the_first_have_a_label_for_capitals():
-    shown, asked = answers(_capitalised, '"The old HTTP server, by Twisted: see 2 ways.')
+    shown, asked = answers(hide_capitals, '"The old HTTP server, by Twisted: see 2 ways.')
     assert shown == ['"', "the", "old", "http", "server", ",", "by", "twisted", ":", "see", "2", "ways", "."]
     assert asked == {
         "old": False, "http": True, "server": False, "by": False, "twisted": True, "see": False, "ways": False,
@@ -33,18 +33,18 @@ def test_all_words_but_the_first_have_a_label_for_capitals():
 
 
 def test_a_number_may_be_the_first_word():
-    assert answers(_capitalised, "2 Ways to go")[1] == {"Ways".lower(): True, "to": False, "go": False}
+    assert answers(hide_capitals, "2 Ways to go")[1] == {"Ways".lower(): True, "to": False, "go": False}
 
 
 def test_words_before_words_have_a_label_for_commas_and_commas_are_not_shown():
-    shown, asked = answers(_comma_follows, "However, old (or new), 3, four,, and last.")
+    shown, asked = answers(hide_commas, "However, old (or new), 3, four,, and last.")
     assert shown == ["However", "old", "(", "or", "new", ")", "3", "four", "and", "last", "."]
     assert asked == {"However": True, "or": False, "four": True, "and": False}
 
 
 @pytest.mark.parametrize("text", [", comma first", ",", "one"])
 def test_a_sentence_may_have_no_label(text):
-    assert answers(_comma_follows, text)[1] in ({}, {"comma": False})
+    assert answers(hide_commas, text)[1] in ({}, {"comma": False})
 
 
 @pytest.mark.parametrize("make", [capitalised, comma_follows])
@@ -123,7 +123,7 @@ def test_an_empty_text_is_a_user_error(tokenizer):
 
 def test_the_baseline_is_the_share_of_yes_of_the_word_in_training(tokenizer):
     def rows(*texts):
-        return encode_words([_capitalised(tuple(split_words(text))) for text in texts], tokenizer, LENGTH)
+        return encode_words([hide_capitals(tuple(split_words(text))) for text in texts], tokenizer, LENGTH)
 
     train = rows("A Cat dog", "a Cat dog hill", "a Cat Hill")
     assert word_baseline(train, rows("A Cat dog Dog cat")) == pytest.approx(0.5)
@@ -134,7 +134,7 @@ def test_the_baseline_is_the_share_of_yes_of_the_word_in_training(tokenizer):
 
 
 def test_a_label_is_on_the_first_piece_or_on_all_and_the_row_is_cut(tokenizer):
-    sentence = _capitalised(("the", "Catdogcat", *30 * ["catdog"]))
+    sentence = hide_capitals(("the", "Catdogcat", *30 * ["catdog"]))
     rows = encode_words([sentence], tokenizer, LENGTH)
     pieces = len(tokenizer.encode("catdogcat", add_special_tokens=False).ids)
     assert pieces > 1

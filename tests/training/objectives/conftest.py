@@ -15,9 +15,7 @@ ROWS = 400
 @pytest.fixture
 def config():
     """A small joint model with the vocabulary made by hand."""
-    encoder = EncoderConfig(
-        VOCABULARY, 16, 16, 1, 2, 32, position_embedding="rotary", norm="pre", dropout=0.0
-    )
+    encoder = EncoderConfig(VOCABULARY, 16, 16, 1, 2, 32, family="modern", dropout=0.0)
     return ElectraConfig(encoder, None, SPECIAL.mask, tie="all")
 
 

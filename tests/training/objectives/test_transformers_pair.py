@@ -7,10 +7,15 @@ import sys
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import BertForMaskedLM, BertForTokenClassification, BertModel, ElectraForPreTraining
+from transformers import (
+    AutoTokenizer,
+    BertForMaskedLM,
+    BertForTokenClassification,
+    BertModel,
+    ElectraForPreTraining,
+)
 
 from electra_kernels.errors import UserError
-from electra_kernels.integrations import ReplacedTokenDetection
 from electra_kernels.training.objectives.base import means
 from tests.integrations.tiny import V, plain_step
 
@@ -141,11 +146,12 @@ def test_a_saved_pair_continues_where_it_was(folders, tmp_path, embeddings):
     got = step(again, rows())
     assert_close(got[0], expected[0])
     assert_close(got[1], expected[1], rtol=1e-4, atol=1e-4)
-    whole = ReplacedTokenDetection.from_pretrained(saved)
-    assert whole.config.embeddings == embeddings
-    assert whole.tokenizer.get_vocab() == tokenizer().get_vocab()
-    assert whole.tokenizer.mask_token_id == SPECIAL.mask
-    assert whole.tokenizer.model_max_length == 64
+    assert sorted(path.name for path in saved.iterdir()) == ["discriminator", "generator"]
+    for name in ("discriminator", "generator"):
+        loaded = AutoTokenizer.from_pretrained(saved / name)
+        assert loaded.get_vocab() == tokenizer().get_vocab()
+        assert loaded.mask_token_id == SPECIAL.mask
+        assert loaded.model_max_length == 64
 
 
 def test_a_pretrained_encoder_is_continued_whichever_side_it_is_on(folders, tmp_path):
@@ -230,7 +236,13 @@ def test_a_damaged_folder_is_refused_in_one_line(folders, tmp_path):
     (paths[0] / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"g: cannot be loaded: "):
         pair(paths)
+    (paths[0] / "model.safetensors").rename(paths[0] / "pytorch_model.bin")
+    with pytest.raises(
+        UserError, match=r"g: its weights are the pickle pytorch_model\.bin, which is not read"
+    ):
+        pair(paths)
     (paths[1] / "config.json").write_text('{"model_type": "no_such_model"}')
+    (paths[0] / "pytorch_model.bin").unlink()
     with pytest.raises(UserError, match=r"d/config\.json: cannot be used: .*no_such_model"):
         pair(paths)
 
