@@ -18,8 +18,10 @@
 namespace electra_kernels {
 namespace {
 
-// Target number of resident blocks per multiprocessor when rows are held in shared memory.
+// Target number of resident blocks per multiprocessor when rows are held in shared memory, and the least: a
+// block that is alone leaves the memory idle while it draws and sums.
 constexpr int kHoldBlocks = 3;
+constexpr int kLeastHoldBlocks = 2;
 constexpr int kThreads = 256;
 
 struct Target {
@@ -276,12 +278,17 @@ int64_t held_bytes(int size, int cluster) {
   return held_tiles(size, cluster) * int64_t{kTile} * sizeof(T) + tiles_of(size) * 3 * int64_t{sizeof(float)};
 }
 
+// Shared memory of each of `blocks` blocks that run on a multiprocessor at once.
+int64_t shared_of_each(const Device& device, int blocks) {
+  // The system keeps 1 KB of each block.
+  return (device.shared_bytes - (blocks - 1) * 1024) / blocks;
+}
+
 // Blocks that hold a row together; 0 if the row is to be read twice.
 template <typename T>
 int blocks_to_hold(const LogitRows& rows) {
   const Device device = current_device();
-  // The system keeps 1 KB of each block.
-  const int64_t wanted_bytes = (device.shared_bytes - (kHoldBlocks - 1) * 1024) / kHoldBlocks;
+  const int64_t wanted_bytes = shared_of_each(device, kHoldBlocks);
   const int64_t wanted_blocks = 2 * device.multiprocessors;
   int cluster = 1;
   while (cluster < device.cluster && cluster * kScanWarps < tiles_of(rows.size) &&
@@ -289,7 +296,8 @@ int blocks_to_hold(const LogitRows& rows) {
     cluster *= 2;
   }
   const bool fills = cluster > 1 || parts_of(rows) == 1;
-  return fills && held_bytes<T>(rows.size, cluster) <= device.shared_bytes ? cluster : 0;
+  const bool fits = held_bytes<T>(rows.size, cluster) <= shared_of_each(device, kLeastHoldBlocks);
+  return fills && fits ? cluster : 0;
 }
 
 }  // namespace

@@ -226,19 +226,27 @@ struct Device {
   int cluster;           // most blocks of a cluster
 };
 
-inline Device current_device() {
 #if defined(EK_FIBERS)
-  // Small, so that the tests also have rows that are too few to fill the device, or too long to be held.
-  return {2, 32 << 10, 4};
+// Small, so that the tests also have rows that are too few to fill the device, or too long to be held.
+inline Device current_device() { return {2, 32 << 10, 4}; }
 #else
-  int device = 0, multiprocessors = 0, shared_bytes = 0, has_clusters = 0;
-  check(cudaGetDevice(&device));
+inline Device device_of(int device) {
+  int multiprocessors = 0, shared_bytes = 0, has_clusters = 0;
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   check(cudaDeviceGetAttribute(&has_clusters, cudaDevAttrClusterLaunch, device));
   return {multiprocessors, shared_bytes, has_clusters ? 8 : 1};
-#endif
 }
+
+// Each host thread asks the runtime once for each device, so a launch makes one call, cudaGetDevice.
+inline Device current_device() {
+  static thread_local std::map<int, Device> known;
+  int device = 0;
+  check(cudaGetDevice(&device));
+  const auto found = known.find(device);
+  return found != known.end() ? found->second : known.emplace(device, device_of(device)).first->second;
+}
+#endif
 
 // How a launch divides a row: one block scans it and draws from it, or `count` blocks scan it and a second
 // launch draws.
