@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, 3)
     const double upstream = batch.upstream == nullptr ? 1 : batch.upstream[batch.is_per_row ? index : 0];
     const double divisor = batch.denominator == nullptr ? 1 : *batch.denominator;
     const float scale = static_cast<float>(upstream * reciprocal_or_zero(divisor));
-    load_tile(row, first, columns, x);
+    load_tile_unaligned(row, first, columns, x);
     const LogSumExp logsumexp = batch.logsumexp[index];
     const int column = target < row.size ? static_cast<int>(target) : -1;
     const float distance = (column_of<T>(columns, column, x) - logsumexp.maximum) - logsumexp.log_sum;

@@ -127,6 +127,25 @@ __device__ void load_tile(const Row<T>& row, int first, const Columns& columns, 
   }
 }
 
+// For columns that begin at 16-byte boundaries of another row, whose alignment may differ.
+template <typename T>
+__device__ void load_tile_unaligned(const Row<T>& row, int first, const Columns& columns, Share<T>& x) {
+  if (row.stride != 1 || row.bias != nullptr ||
+      row.shift() == static_cast<int>(static_cast<unsigned>(-first) % kPerVector<T>)) {
+    load_tile(row, first, columns, x);
+    return;
+  }
+  for (int v = 0; v < kVectors<T>; ++v) {
+    const int column = columns.begin + v * columns.step;
+    // The second of the two vectors has to end inside of the row as well.
+    if (column >= 0 && EK_BOUND(memory_second_vector, column + 2 * kPerVector<T> <= row.size)) {
+      to_floats<T>(load16_unaligned(row.logits + column), x[v]);
+    } else {
+      load_columns(row, column, x[v]);
+    }
+  }
+}
+
 template <typename T>
 __device__ void store_tile(const Row<T>& row, const Columns& columns, const Share<T>& x) {
   for (int v = 0; v < kVectors<T>; ++v) store_columns(row, columns.begin + v * columns.step, x[v]);
