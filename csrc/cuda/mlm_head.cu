@@ -48,6 +48,40 @@ __device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, 
   batch.logsumexp[index] = logsumexp;
 }
 
+// Called by one warp.
+__device__ void add_up(const LossSum& sum, const float* losses, int64_t count) {
+  // Volatile, because other blocks may have written them.
+  const volatile float* const written = losses;
+  constexpr int kAtOnce = 8;
+  double total = 0;
+  for (int64_t begin = lane(); begin < count; begin += kAtOnce * kWarp) {
+    float batch[kAtOnce];
+    EK_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int64_t row = begin + i * kWarp;
+      batch[i] = EK_BOUND(inplace_rows_summed, row < count) ? written[row] : 0;
+    }
+    EK_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) total += batch[i];
+  }
+  total = reduce_warp(total, Sum());
+  if (lane() == 0) *sum.loss = static_cast<float>(total * reciprocal_or_zero(*sum.denominator));
+}
+
+// Called by the warp that has written a row's statistics. The warp of the last row adds up the losses of all,
+// while the other warps write their gradients; a launch of its own would take longer than the sum.
+__device__ void sum_if_last(const LossSum& sum, const float* losses, int64_t count) {
+  if (sum.finished == nullptr) return;
+  unsigned before = 0;
+  if (lane() == 0) {
+    __threadfence();
+    before = atomicAdd(sum.finished, 1u);
+  }
+  if (__shfl_sync(kAllLanes, before, 0) != count - 1) return;
+  __threadfence();
+  add_up(sum, losses, count);
+}
+
 // Tiles [begin, end) of a row, which a block has.
 struct Slice {
   int begin, end;
@@ -59,18 +93,20 @@ struct Slice {
   }
 };
 
-// Called by one warp per block: draws from the row and writes its statistics.
+// Called by one warp per block: if the block has the chosen tile, draws from the row and writes its
+// statistics. Returns whether it does.
 template <typename T>
-__device__ void finish_row(const Row<T>& row, int shift, const Slice& slice, const CrossEntropyBatch& batch,
+__device__ bool finish_row(const Row<T>& row, int shift, const Slice& slice, const CrossEntropyBatch& batch,
                            int64_t index, const Draw& draw, const Tiles& tiles, const RowSums& sums,
                            const Target& target) {
   const Choice choice = choose(tiles, sums, draw);
-  if (!slice.owns(choice)) return;
+  if (!slice.owns(choice)) return false;
   const int token = draw_token(row, shift, draw, tiles, choice);
   const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
   // The maximum ignores NaN, so a row with a NaN is recognised by its log_sum.
   const bool is_top1 = target.logit == sums.maximum && sums.log_sum == sums.log_sum;
   write_statistics(batch, index, loss_of(sums, target), token, is_top1, logsumexp);
+  return true;
 }
 
 // Loss, statistics and draw; the logits are kept.
@@ -153,7 +189,10 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
   const Slice slice = {rank * held, min((rank + 1) * held, tiles_of(row.size))};
   if (batch.targets[index] == batch.ignore_index) {
     for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) write_zeros(row, shift, tile);
-    if (rank == 0 && warp() == 0) write_statistics(batch, index, 0, -1, false, {0, 0});
+    if (rank == 0 && warp() == 0) {
+      write_statistics(batch, index, 0, -1, false, {0, 0});
+      sum_if_last(batch.sum, batch.losses, rows.count);
+    }
     return;
   }
   // The copy has the alignment of the row, so that both have the same vectors.
@@ -174,7 +213,10 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
 
   const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
   // The last warp has the fewest tiles.
-  if (warp() == warps - 1) finish_row(copy, shift, slice, batch, index, draw, tiles, sums, target);
+  if (warp() == warps - 1) {
+    const bool has_finished = finish_row(copy, shift, slice, batch, index, draw, tiles, sums, target);
+    if (has_finished) sum_if_last(batch.sum, batch.losses, rows.count);
+  }
   const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
   const float scale = batch.scale == nullptr ? 1 : *batch.scale;
   for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) {
@@ -215,6 +257,13 @@ __global__ void __launch_bounds__(kThreads) reduce_all_losses(const LossReductio
   if (reduction.loss != nullptr) *reduction.loss = static_cast<float>(total * factor);
   *reduction.denominator = divisor;
   *reduction.reciprocal = static_cast<float>(factor);
+  if (reduction.one != nullptr) *reduction.one = 1;
+  if (reduction.finished != nullptr && !EK_MUTANT(inplace_none_finished)) *reduction.finished = 0;
+}
+
+// Launched as one warp, where the rows were not held: the last step of cross_entropy_row_.
+__global__ void __launch_bounds__(kWarp) sum_losses(const CrossEntropyBatch batch, const int64_t count) {
+  add_up(batch.sum, batch.losses, count);
 }
 
 // The gradient of rows whose log-sum-exp is known. A block has one tile per warp.
@@ -307,7 +356,7 @@ void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, f
   with_type(rows.type, [&](auto zero) {
     using T = decltype(zero);
     const int cluster = batch.overwrites ? blocks_to_hold<T>(rows) : 0;
-    if (cluster > 0) {
+    if (cluster > 0 && rows.count > 0) {
       const int threads = min(held_tiles(rows.size, cluster), kScanWarps) * kWarp;
       launch(cross_entropy_row_<T>,
              {rows.count * cluster, threads, stream, held_bytes<T>(rows.size, cluster), cluster}, rows, batch,
@@ -320,6 +369,7 @@ void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, f
     if (!batch.overwrites) return;
     gradient_rows(rows, {batch.logsumexp, batch.targets, batch.ignore_index, batch.scale, false, nullptr},
                   rows, stream);
+    if (batch.sum.finished != nullptr) launch(sum_losses, {1, kWarp, stream}, batch, rows.count);
   });
 }
 
