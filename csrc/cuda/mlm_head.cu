@@ -144,12 +144,20 @@ __device__ void copy_tile(const Row<T>& row, int first, const Columns& columns, 
     for (int v = 0; v < kVectors<T>; ++v) store16(copy.logits + columns.begin + v * columns.step, bits[v]);
     return;
   }
+  uint4 bits[kVectors<T>] = {};
+  bool is_whole[kVectors<T>];
   for (int v = 0; v < kVectors<T>; ++v) {
     const int column = columns.begin + v * columns.step;
-    if (row.has_vectors(column, kPerVector<T>)) {
-      store16(copy.logits + column, load16(row.logits + column));
+    is_whole[v] = row.has_vectors(column, kPerVector<T>);
+    if (is_whole[v]) bits[v] = load16(row.logits + column);
+  }
+  for (int v = 0; v < kVectors<T>; ++v) {
+    const int column = columns.begin + v * columns.step;
+    if (is_whole[v]) {
+      store16(copy.logits + column, bits[v]);
       continue;
     }
+    EK_ROLLED
     for (int i = column; i < column + kPerVector<T>; ++i) {
       if (EK_BOUND(inplace_columns_read, row.has(i))) copy[i] = row[i];
     }
