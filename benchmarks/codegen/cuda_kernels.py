@@ -40,6 +40,7 @@ STREAMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "cross_entropy_row_": (LOADS, STORES),
         "scale_row": (LOADS, STORES),
         "reduce_all_losses": (),
+        "sum_losses": (),
     },
     "masking": {"mask_row": ()},  # 8-byte ids in rows of any stride
 }

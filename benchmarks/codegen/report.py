@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.codegen.compilation import AMD_ARCHITECTURE, CUDA_CAPABILITIES
+from csrc.build import GENERATIONS
 
 Record = Mapping[str, Any]
 
@@ -66,9 +67,10 @@ def table(records: Iterable[Record]) -> str:
     for record in records:
         kernels[record["backend"], record["kernel"]].append(record)
     columns = ["kernel", "variants", "registers", "spills", "shared bytes", "widest load", "widest store"]
-    architectures = ", ".join(_named(capability) for capability in CUDA_CAPABILITIES)
+    architectures = ", ".join(map(_named, GENERATIONS))
+    triton = ", ".join(_named(one) for one in (*CUDA_CAPABILITIES, AMD_ARCHITECTURE))
     lines = [
-        f"Architectures: {architectures}, and {AMD_ARCHITECTURE} for Triton.",
+        f"Architectures: {architectures} for CUDA C++; {triton} for Triton.",
         "",
         _line(columns),
         "|---" * len(columns) + "|",
@@ -80,10 +82,8 @@ def _row(backend: str, kernel: str, variants: Sequence[Record]) -> str:
     by_architecture = defaultdict[Any, list[Record]](list)
     for record in variants:
         by_architecture[record["architecture"]].append(record)
-    groups = [
-        by_architecture[one] for one in (*CUDA_CAPABILITIES, AMD_ARCHITECTURE) if one in by_architecture
-    ]
-    on_cuda = [record for record in variants if record["architecture"] in CUDA_CAPABILITIES]
+    groups = [by_architecture[one] for one in (*GENERATIONS, AMD_ARCHITECTURE) if one in by_architecture]
+    on_cuda = [record for record in variants if record["architecture"] in GENERATIONS]
     return _line(
         [
             f"{backend} `{kernel}`",

@@ -24,6 +24,7 @@
 #define EK_UNROLL
 #define EK_ROLLED
 #else
+#include <map>
 #include <mutex>
 #include <set>
 #include <stdexcept>

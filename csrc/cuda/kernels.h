@@ -101,6 +101,14 @@ struct SamplingBatch {
 };
 void sample_rows(const LogitRows&, const SamplingBatch&, float* scratch, cudaStream_t);
 
+// The sum of the losses of all rows, divided by the denominator. The last row to finish adds them up, in
+// their order.
+struct LossSum {
+  unsigned* finished;         // [] number of rows that have finished, at first 0; null: there is no sum
+  const double* denominator;  // []
+  float* loss;                // []
+};
+
 // Every row's outputs are written, also those of ignored rows.
 struct CrossEntropyBatch {
   const int64_t* targets;  // [count]
@@ -114,6 +122,7 @@ struct CrossEntropyBatch {
   int64_t* tokens;       // [count]
   bool* is_top1;         // [count]
   LogSumExp* logsumexp;  // [count]
+  LossSum sum;
 };
 void cross_entropy_rows(const LogitRows&, const CrossEntropyBatch&, float* scratch, cudaStream_t);
 
@@ -129,6 +138,8 @@ struct LossReduction {
   float* loss;               // []; null: the losses are not read
   double* denominator;       // []
   float* reciprocal;         // [], reciprocal of the denominator
+  float* one;                // [] or null: becomes 1
+  unsigned* finished;        // [] or null: becomes 0, for a LossSum
 };
 void reduce_losses(const LossReduction&, cudaStream_t);
 

@@ -18,8 +18,10 @@
 namespace electra_kernels {
 namespace {
 
-// Target number of resident blocks per multiprocessor when rows are held in shared memory.
+// Target number of resident blocks per multiprocessor when rows are held in shared memory, and the least: a
+// block that is alone leaves the memory idle while it draws and sums.
 constexpr int kHoldBlocks = 3;
+constexpr int kLeastHoldBlocks = 2;
 constexpr int kThreads = 256;
 
 struct Target {
@@ -46,6 +48,40 @@ __device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, 
   batch.logsumexp[index] = logsumexp;
 }
 
+// Called by one warp.
+__device__ void add_up(const LossSum& sum, const float* losses, int64_t count) {
+  // Volatile, because other blocks may have written them.
+  const volatile float* const written = losses;
+  constexpr int kAtOnce = 8;
+  double total = 0;
+  for (int64_t begin = lane(); begin < count; begin += kAtOnce * kWarp) {
+    float batch[kAtOnce];
+    EK_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int64_t row = begin + i * kWarp;
+      batch[i] = EK_BOUND(inplace_rows_summed, row < count) ? written[row] : 0;
+    }
+    EK_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) total += batch[i];
+  }
+  total = reduce_warp(total, Sum());
+  if (lane() == 0) *sum.loss = static_cast<float>(total * reciprocal_or_zero(*sum.denominator));
+}
+
+// Called by the warp that has written a row's statistics. The warp of the last row adds up the losses of all,
+// while the other warps write their gradients; a launch of its own would take longer than the sum.
+__device__ void sum_if_last(const LossSum& sum, const float* losses, int64_t count) {
+  if (sum.finished == nullptr) return;
+  unsigned before = 0;
+  if (lane() == 0) {
+    __threadfence();
+    before = atomicAdd(sum.finished, 1u);
+  }
+  if (__shfl_sync(kAllLanes, before, 0) != count - 1) return;
+  __threadfence();
+  add_up(sum, losses, count);
+}
+
 // Tiles [begin, end) of a row, which a block has.
 struct Slice {
   int begin, end;
@@ -57,18 +93,20 @@ struct Slice {
   }
 };
 
-// Called by one warp per block: draws from the row and writes its statistics.
+// Called by one warp per block: if the block has the chosen tile, draws from the row and writes its
+// statistics. Returns whether it does.
 template <typename T>
-__device__ void finish_row(const Row<T>& row, int shift, const Slice& slice, const CrossEntropyBatch& batch,
+__device__ bool finish_row(const Row<T>& row, int shift, const Slice& slice, const CrossEntropyBatch& batch,
                            int64_t index, const Draw& draw, const Tiles& tiles, const RowSums& sums,
                            const Target& target) {
   const Choice choice = choose(tiles, sums, draw);
-  if (!slice.owns(choice)) return;
+  if (!slice.owns(choice)) return false;
   const int token = draw_token(row, shift, draw, tiles, choice);
   const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
   // The maximum ignores NaN, so a row with a NaN is recognised by its log_sum.
   const bool is_top1 = target.logit == sums.maximum && sums.log_sum == sums.log_sum;
   write_statistics(batch, index, loss_of(sums, target), token, is_top1, logsumexp);
+  return true;
 }
 
 // Loss, statistics and draw; the logits are kept.
@@ -106,12 +144,20 @@ __device__ void copy_tile(const Row<T>& row, int first, const Columns& columns, 
     for (int v = 0; v < kVectors<T>; ++v) store16(copy.logits + columns.begin + v * columns.step, bits[v]);
     return;
   }
+  uint4 bits[kVectors<T>] = {};
+  bool is_whole[kVectors<T>];
   for (int v = 0; v < kVectors<T>; ++v) {
     const int column = columns.begin + v * columns.step;
-    if (row.has_vectors(column, kPerVector<T>)) {
-      store16(copy.logits + column, load16(row.logits + column));
+    is_whole[v] = row.has_vectors(column, kPerVector<T>);
+    if (is_whole[v]) bits[v] = load16(row.logits + column);
+  }
+  for (int v = 0; v < kVectors<T>; ++v) {
+    const int column = columns.begin + v * columns.step;
+    if (is_whole[v]) {
+      store16(copy.logits + column, bits[v]);
       continue;
     }
+    EK_ROLLED
     for (int i = column; i < column + kPerVector<T>; ++i) {
       if (EK_BOUND(inplace_columns_read, row.has(i))) copy[i] = row[i];
     }
@@ -151,7 +197,10 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
   const Slice slice = {rank * held, min((rank + 1) * held, tiles_of(row.size))};
   if (batch.targets[index] == batch.ignore_index) {
     for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) write_zeros(row, shift, tile);
-    if (rank == 0 && warp() == 0) write_statistics(batch, index, 0, -1, false, {0, 0});
+    if (rank == 0 && warp() == 0) {
+      write_statistics(batch, index, 0, -1, false, {0, 0});
+      sum_if_last(batch.sum, batch.losses, rows.count);
+    }
     return;
   }
   // The copy has the alignment of the row, so that both have the same vectors.
@@ -172,7 +221,10 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
 
   const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
   // The last warp has the fewest tiles.
-  if (warp() == warps - 1) finish_row(copy, shift, slice, batch, index, draw, tiles, sums, target);
+  if (warp() == warps - 1) {
+    const bool has_finished = finish_row(copy, shift, slice, batch, index, draw, tiles, sums, target);
+    if (has_finished) sum_if_last(batch.sum, batch.losses, rows.count);
+  }
   const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
   const float scale = batch.scale == nullptr ? 1 : *batch.scale;
   for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) {
@@ -213,6 +265,13 @@ __global__ void __launch_bounds__(kThreads) reduce_all_losses(const LossReductio
   if (reduction.loss != nullptr) *reduction.loss = static_cast<float>(total * factor);
   *reduction.denominator = divisor;
   *reduction.reciprocal = static_cast<float>(factor);
+  if (reduction.one != nullptr) *reduction.one = 1;
+  if (reduction.finished != nullptr && !EK_MUTANT(inplace_none_finished)) *reduction.finished = 0;
+}
+
+// Launched as one warp, where the rows were not held: the last step of cross_entropy_row_.
+__global__ void __launch_bounds__(kWarp) sum_losses(const CrossEntropyBatch batch, const int64_t count) {
+  add_up(batch.sum, batch.losses, count);
 }
 
 // The gradient of rows whose log-sum-exp is known. A block has one tile per warp.
@@ -236,7 +295,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, 3)
     const double upstream = batch.upstream == nullptr ? 1 : batch.upstream[batch.is_per_row ? index : 0];
     const double divisor = batch.denominator == nullptr ? 1 : *batch.denominator;
     const float scale = static_cast<float>(upstream * reciprocal_or_zero(divisor));
-    load_tile(row, first, columns, x);
+    load_tile_unaligned(row, first, columns, x);
     const LogSumExp logsumexp = batch.logsumexp[index];
     const int column = target < row.size ? static_cast<int>(target) : -1;
     const float distance = (column_of<T>(columns, column, x) - logsumexp.maximum) - logsumexp.log_sum;
@@ -276,12 +335,17 @@ int64_t held_bytes(int size, int cluster) {
   return held_tiles(size, cluster) * int64_t{kTile} * sizeof(T) + tiles_of(size) * 3 * int64_t{sizeof(float)};
 }
 
+// Shared memory of each of `blocks` blocks that run on a multiprocessor at once.
+int64_t shared_of_each(const Device& device, int blocks) {
+  // The system keeps 1 KB of each block.
+  return (device.shared_bytes - (blocks - 1) * 1024) / blocks;
+}
+
 // Blocks that hold a row together; 0 if the row is to be read twice.
 template <typename T>
 int blocks_to_hold(const LogitRows& rows) {
   const Device device = current_device();
-  // The system keeps 1 KB of each block.
-  const int64_t wanted_bytes = (device.shared_bytes - (kHoldBlocks - 1) * 1024) / kHoldBlocks;
+  const int64_t wanted_bytes = shared_of_each(device, kHoldBlocks);
   const int64_t wanted_blocks = 2 * device.multiprocessors;
   int cluster = 1;
   while (cluster < device.cluster && cluster * kScanWarps < tiles_of(rows.size) &&
@@ -289,7 +353,8 @@ int blocks_to_hold(const LogitRows& rows) {
     cluster *= 2;
   }
   const bool fills = cluster > 1 || parts_of(rows) == 1;
-  return fills && held_bytes<T>(rows.size, cluster) <= device.shared_bytes ? cluster : 0;
+  const bool fits = held_bytes<T>(rows.size, cluster) <= shared_of_each(device, kLeastHoldBlocks);
+  return fills && fits ? cluster : 0;
 }
 
 }  // namespace
@@ -299,7 +364,7 @@ void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, f
   with_type(rows.type, [&](auto zero) {
     using T = decltype(zero);
     const int cluster = batch.overwrites ? blocks_to_hold<T>(rows) : 0;
-    if (cluster > 0) {
+    if (cluster > 0 && rows.count > 0) {
       const int threads = min(held_tiles(rows.size, cluster), kScanWarps) * kWarp;
       launch(cross_entropy_row_<T>,
              {rows.count * cluster, threads, stream, held_bytes<T>(rows.size, cluster), cluster}, rows, batch,
@@ -312,6 +377,7 @@ void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, f
     if (!batch.overwrites) return;
     gradient_rows(rows, {batch.logsumexp, batch.targets, batch.ignore_index, batch.scale, false, nullptr},
                   rows, stream);
+    if (batch.sum.finished != nullptr) launch(sum_losses, {1, kWarp, stream}, batch, rows.count);
   });
 }
 

@@ -17,7 +17,7 @@ struct Options {
 // on the device or null.
 CrossEntropyTensors scan_rows(const Tensor& logits, const std::optional<Tensor>& bias, const Tensor& targets,
                               const Tensor& uniforms, const Options& options, bool overwrites,
-                              const float* scale, cudaStream_t stream) {
+                              const float* scale, cudaStream_t stream, const LossSum& sum = {}) {
   const Tensor view = viewable(logits);
   const LogitRows rows = rows_of(view, overwrites, bias);
   const Tensor packed_targets = packed(targets), packed_uniforms = packed(uniforms);
@@ -32,7 +32,8 @@ CrossEntropyTensors scan_rows(const Tensor& logits, const std::optional<Tensor>&
                                    out.losses.mutable_data_ptr<float>(),
                                    out.tokens.mutable_data_ptr<int64_t>(),
                                    out.is_top1.mutable_data_ptr<bool>(),
-                                   logsumexps_of(out.logsumexps)};
+                                   logsumexps_of(out.logsumexps),
+                                   sum};
   const Scratch scratch(logits, scan_scratch(rows));
   cross_entropy_rows(rows, batch, scratch.get(), stream);
   if (overwrites) write_back(logits, view);
@@ -49,17 +50,38 @@ struct Reduced {
   Tensor loss, denominator, reciprocal;
 };
 
-// Without losses, `loss` is not written.
-Reduced reduced(const std::optional<Tensor>& losses, const Tensor& targets,
-                const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
-                cudaStream_t stream) {
+// What the kernel in place needs before the first row: the denominator, its reciprocal, the factor 1 and a
+// count of 0 rows.
+struct Prepared : Reduced {
+  explicit Prepared(const Tensor& targets)
+      : Reduced(targets),
+        one(torch::stable::new_empty(targets, {}, ScalarType::Float)),
+        finished(torch::stable::new_empty(targets, {}, ScalarType::Int)) {}
+  Tensor one, finished;
+};
+
+Reduced reduced(const Tensor& losses, const Tensor& targets, const std::optional<Tensor>& normalizer,
+                int64_t ignore_index, const std::string& reduction, cudaStream_t stream) {
   const Tensor packed_targets = packed(targets);
   Reduced out(targets);
-  reduce_losses({data_or_null<float>(losses), packed_targets.const_data_ptr<int64_t>(), targets.numel(),
+  reduce_losses({losses.const_data_ptr<float>(), packed_targets.const_data_ptr<int64_t>(), targets.numel(),
                  ignore_index, reduction == "mean", data_or_null<double>(normalizer),
-                 losses ? out.loss.mutable_data_ptr<float>() : nullptr,
-                 out.denominator.mutable_data_ptr<double>(), out.reciprocal.mutable_data_ptr<float>()},
+                 out.loss.mutable_data_ptr<float>(), out.denominator.mutable_data_ptr<double>(),
+                 out.reciprocal.mutable_data_ptr<float>(), nullptr, nullptr},
                 stream);
+  return out;
+}
+
+Prepared prepared(const Tensor& targets, const std::optional<Tensor>& normalizer, int64_t ignore_index,
+                  const std::string& reduction, cudaStream_t stream) {
+  const Tensor packed_targets = packed(targets);
+  Prepared out(targets);
+  reduce_losses(
+      {nullptr, packed_targets.const_data_ptr<int64_t>(), targets.numel(), ignore_index, reduction == "mean",
+       data_or_null<double>(normalizer), nullptr, out.denominator.mutable_data_ptr<double>(),
+       out.reciprocal.mutable_data_ptr<float>(), out.one.mutable_data_ptr<float>(),
+       reinterpret_cast<unsigned*>(out.finished.mutable_data_ptr<int32_t>())},
+      stream);
   return out;
 }
 
@@ -87,15 +109,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(const Tensor& l
   const OnDevice device(logits);
   const Options options = {ignore_index, temperature, ban_original};
   const bool is_later = type_of(logits) == Type::kFloat16;
-  const Tensor scale =
-      reduced(std::nullopt, targets, normalizer, ignore_index, reduction, device.stream).reciprocal;
+  const Prepared sums = prepared(targets, normalizer, ignore_index, reduction, device.stream);
   const CrossEntropyTensors rows =
       scan_rows(logits, std::nullopt, targets, uniforms, options, true,
-                is_later ? nullptr : scale.const_data_ptr<float>(), device.stream);
-  const Reduced sums = reduced(rows.losses, targets, normalizer, ignore_index, reduction, device.stream);
-  Tensor factor = sums.reciprocal;
-  if (!is_later) torch::stable::fill_(factor, 1.0);
-  return {sums.loss, rows.tokens, rows.is_top1, factor};
+                is_later ? nullptr : sums.reciprocal.const_data_ptr<float>(), device.stream,
+                {reinterpret_cast<unsigned*>(sums.finished.mutable_data_ptr<int32_t>()),
+                 sums.denominator.const_data_ptr<double>(), sums.loss.mutable_data_ptr<float>()});
+  return {sums.loss, rows.tokens, rows.is_top1, is_later ? sums.reciprocal : sums.one};
 }
 
 Tensor cross_entropy_sample_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& targets,

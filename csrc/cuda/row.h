@@ -73,15 +73,21 @@ __device__ void add_bias(const Row<T>& row, int column, float (&x)[kPerVector<T>
   }
 }
 
+// Columns one at a time as floats, without bias; -inf outside of the row.
+template <typename T>
+__device__ void load_singly(const Row<T>& row, int column, float (&x)[kPerVector<T>]) {
+  for (int i = 0; i < kPerVector<T>; ++i) {
+    x[i] = EK_BOUND(sampling_columns_read, row.has(column + i)) ? to_float(row[column + i]) : -kInfinity;
+  }
+}
+
 // A vector of columns as floats, bias added; -inf outside of the row.
 template <typename T>
 __device__ void load_columns(const Row<T>& row, int column, float (&x)[kPerVector<T>]) {
   if (row.has_vectors(column, kPerVector<T>)) {
     load_vector(row.logits + column, x);
   } else {
-    for (int i = 0; i < kPerVector<T>; ++i) {
-      x[i] = EK_BOUND(sampling_columns_read, row.has(column + i)) ? to_float(row[column + i]) : -kInfinity;
-    }
+    load_singly(row, column, x);
   }
   if (row.bias != nullptr) add_bias(row, column, x);
 }
@@ -116,14 +122,45 @@ __device__ Columns in_runs(int first) {
   return {first + lane() * kVectors<T> * kPerVector<T>, kPerVector<T>};
 }
 
+// A tile at an edge of the row has at most two vectors that are not whole. All others are asked for before
+// any is used, so that the tile takes one round trip to memory, and one more for those two.
 template <typename T>
 __device__ void load_tile(const Row<T>& row, int first, const Columns& columns, Share<T>& x) {
   if (row.has_vectors(first, kTile)) {
     for (int v = 0; v < kVectors<T>; ++v) load_vector(row.logits + columns.begin + v * columns.step, x[v]);
-    if (row.bias == nullptr) return;
-    for (int v = 0; v < kVectors<T>; ++v) add_bias(row, columns.begin + v * columns.step, x[v]);
   } else {
-    for (int v = 0; v < kVectors<T>; ++v) load_columns(row, columns.begin + v * columns.step, x[v]);
+    uint4 bits[kVectors<T>] = {};
+    bool is_whole[kVectors<T>];
+    for (int v = 0; v < kVectors<T>; ++v) {
+      const int column = columns.begin + v * columns.step;
+      is_whole[v] = row.has_vectors(column, kPerVector<T>);
+      if (is_whole[v]) bits[v] = load16(row.logits + column);
+    }
+    for (int v = 0; v < kVectors<T>; ++v) {
+      to_floats<T>(bits[v], x[v]);
+      if (!is_whole[v]) load_singly(row, columns.begin + v * columns.step, x[v]);
+    }
+  }
+  if (row.bias == nullptr) return;
+  for (int v = 0; v < kVectors<T>; ++v) add_bias(row, columns.begin + v * columns.step, x[v]);
+}
+
+// For columns that begin at 16-byte boundaries of another row, whose alignment may differ.
+template <typename T>
+__device__ void load_tile_unaligned(const Row<T>& row, int first, const Columns& columns, Share<T>& x) {
+  if (row.stride != 1 || row.bias != nullptr ||
+      row.shift() == static_cast<int>(static_cast<unsigned>(-first) % kPerVector<T>)) {
+    load_tile(row, first, columns, x);
+    return;
+  }
+  for (int v = 0; v < kVectors<T>; ++v) {
+    const int column = columns.begin + v * columns.step;
+    // The second of the two vectors has to end inside of the row as well.
+    if (column >= 0 && EK_BOUND(memory_second_vector, column + 2 * kPerVector<T> <= row.size)) {
+      to_floats<T>(load16_unaligned(row.logits + column), x[v]);
+    } else {
+      load_columns(row, column, x[v]);
+    }
   }
 }
 

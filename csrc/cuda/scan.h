@@ -46,11 +46,16 @@ __device__ inline Tiles tiles_at(float* memory, int size, float inverse_temperat
 
 template <typename T>
 __device__ float sum_exponentials(const Share<T>& x, float reference, float scale) {
-  float chains[4] = {};
+  const float2 subtracted = pair_of(-reference), factor = pair_of(scale * kLog2E);
+  float2 chains[2] = {};
   for (int v = 0; v < kVectors<T>; ++v) {
-    for (int i = 0; i < kPerVector<T>; ++i) chains[i % 4] += exponential(x[v][i] - reference, scale);
+    for (int i = 0; i < kPerVector<T>; i += 2) {
+      const float2 power = multiply(add(make_float2(x[v][i], x[v][i + 1]), subtracted), factor);
+      float2& chain = chains[i / 2 % 2];
+      chain = add(chain, make_float2(power_of_two(power.x), power_of_two(power.y)));
+    }
   }
-  return reduce_warp((chains[0] + chains[1]) + (chains[2] + chains[3]), Sum());
+  return reduce_warp((chains[0].x + chains[0].y) + (chains[1].x + chains[1].y), Sum());
 }
 
 struct TileSums {
@@ -124,10 +129,15 @@ __device__ inline RowSums sum_tiles(const Tiles& tiles, float banned_logit) {
 template <typename T>
 __device__ void soft_max_less_target(int first, const Columns& columns, const LogSumExp& logsumexp,
                                      int target, float distance, float scale, Share<T>& x) {
+  const float2 maximum = pair_of(-logsumexp.maximum), log_sum = pair_of(-logsumexp.log_sum);
   for (int v = 0; v < kVectors<T>; ++v) {
     // exp2f keeps denormal numbers: a large upstream gradient may make them normal.
-    for (int i = 0; i < kPerVector<T>; ++i) {
-      x[v][i] = exp2f(((x[v][i] - logsumexp.maximum) - logsumexp.log_sum) * kLog2E) * scale;
+    for (int i = 0; i < kPerVector<T>; i += 2) {
+      const float2 logits = make_float2(x[v][i], x[v][i + 1]);
+      const float2 power = multiply(add(add(logits, maximum), log_sum), pair_of(kLog2E));
+      const float2 result = multiply(make_float2(exp2f(power.x), exp2f(power.y)), pair_of(scale));
+      x[v][i] = result.x;
+      x[v][i + 1] = result.y;
     }
   }
   replace_column<T>(first, columns, target, expm1f(distance) * scale, x);
@@ -226,19 +236,27 @@ struct Device {
   int cluster;           // most blocks of a cluster
 };
 
-inline Device current_device() {
 #if defined(EK_FIBERS)
-  // Small, so that the tests also have rows that are too few to fill the device, or too long to be held.
-  return {2, 32 << 10, 4};
+// Small, so that the tests also have rows that are too few to fill the device, or too long to be held.
+inline Device current_device() { return {2, 32 << 10, 4}; }
 #else
-  int device = 0, multiprocessors = 0, shared_bytes = 0, has_clusters = 0;
-  check(cudaGetDevice(&device));
+inline Device device_of(int device) {
+  int multiprocessors = 0, shared_bytes = 0, has_clusters = 0;
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   check(cudaDeviceGetAttribute(&has_clusters, cudaDevAttrClusterLaunch, device));
   return {multiprocessors, shared_bytes, has_clusters ? 8 : 1};
-#endif
 }
+
+// Each host thread asks the runtime once for each device, so a launch makes one call, cudaGetDevice.
+inline Device current_device() {
+  static thread_local std::map<int, Device> known;
+  int device = 0;
+  check(cudaGetDevice(&device));
+  const auto found = known.find(device);
+  return found != known.end() ? found->second : known.emplace(device, device_of(device)).first->second;
+}
+#endif
 
 // How a launch divides a row: one block scans it and draws from it, or `count` blocks scan it and a second
 // launch draws.

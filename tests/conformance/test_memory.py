@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+import electra_kernels as ek
+
 from . import views
 from .cases import CASES, DIFFERENTIABLE, build, differentiable_output, tensor_arguments, workload
 from .oracle import assert_equal
@@ -76,6 +78,22 @@ def test_the_gradient_in_place_writes_nothing_outside_its_rows(device, dtype, vo
         torch.ops.electra_kernels.scale_gradient_(view, torch.tensor(3.0, device=device))
         torch.testing.assert_close(view, (expected.float() * 3).to(dtype))
         assert views.untouched(memory, view)
+
+
+@pytest.mark.parametrize("offset", range(1, 8))
+def test_the_gradient_of_rows_that_end_with_their_memory(device, dtype, offset):
+    """The gradient's vectors begin elsewhere than those of the logits, and nothing lies behind the last row."""
+    rows, vocabulary = 3, 1032
+    memory = torch.randn(offset + rows * vocabulary).to(device, dtype)
+    logits = memory[offset:].view(rows, vocabulary)
+    targets = torch.tensor([1, 1031, 7], device=device)
+    uniforms = torch.rand(rows, dtype=torch.float64).to(device)
+    gradients = []
+    for values in (logits, logits.clone()):
+        leaf = values.detach().requires_grad_()
+        ek.cross_entropy_sample(leaf, targets, uniforms=uniforms).loss.backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)
 
 
 def test_expanded_rows_are_served(device, dtype):

@@ -193,6 +193,8 @@ const std::pair<const char*, void (*)(float*)> kClusterKernels[] = {
 
 }  // namespace
 
+int64_t launches() { return fibers::machine.launches(); }
+
 void run(const std::string& name, int threads, float* out) {
   for (const auto& [known, kernel] : kKernels) {
     if (name == known) return launch(kernel, {1, threads, nullptr, kThreads * sizeof(float)}, out);

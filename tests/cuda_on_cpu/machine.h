@@ -108,6 +108,7 @@ class Machine {
       throw std::runtime_error("fibers: a block should have whole warps and at most 1024 threads, it has " +
                                std::to_string(threads));
     }
+    if (blocks > 0) ++launches_;
     body_ = &body;
     invoke_ = [](const void* function) { (*static_cast<const Body*>(function))(); };
     threads_ = threads;
@@ -176,6 +177,9 @@ class Machine {
   }
 
   int lane() const { return current_ % kWarp; }
+
+  // Launches so far that had blocks.
+  int64_t launches() const { return launches_; }
 
   // Records a fault. The thread runs to its next barrier or collective, then `launch` throws.
   void note(const std::string& message) {
@@ -380,6 +384,7 @@ class Machine {
   }
 
   std::mutex mutex_;
+  int64_t launches_ = 0;
   std::minstd_rand random_;
   std::deque<Fiber> fibers_;  // a deque, because a context must not move
   std::vector<Warp> warps_;

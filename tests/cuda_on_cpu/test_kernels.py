@@ -19,3 +19,23 @@ def test_masking_of_rows_with_more_words_than_a_warp_has_lanes_or_shared_memory_
         expected = ek.mask_tokens(*arguments, **options)
     for one, other in zip(ours, expected):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("inplace", "vocabulary", "forward", "backward"),
+    [
+        (False, 3000, 2, 1),  # rows, sum of the losses; gradient
+        (True, 3000, 2, 1),  # denominator, rows with gradient and sum; the factor of the gradient
+        (True, 40_000, 4, 1),  # rows too long to be held: denominator, rows, gradient, sum; factor
+    ],
+)
+def test_launches_of_the_loss_and_its_gradient(inplace, vocabulary, forward, backward):
+    launches = torch.ops.cuda_on_cpu.launches
+    leaf = torch.randn(8, vocabulary).requires_grad_()
+    with ek.use_backend("cuda"):
+        logits = leaf * 1
+        before = launches()
+        loss = ek.cross_entropy_sample(logits, torch.arange(8), inplace_backward=inplace).loss
+        between = launches()
+        loss.backward()
+    assert (between - before, launches() - between) == (forward, backward)
