@@ -7,6 +7,7 @@ from pathlib import Path
 from electra_kernels._interrupt import describe_stop, ignore_torchrun
 from electra_kernels.commands.options import Commands, add_text, number, output_folder
 from electra_kernels.commands.prepare import add_reading_options, add_vocabulary_options
+from electra_kernels.training.recipe import RECIPES
 
 LARGEST_BATCH = 2**20  # rows; a larger one asks for more memory than any machine has
 
@@ -53,9 +54,10 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and objective")
     group.add_argument(
         "--config",
-        choices=("demo", "small", "base", "large", "modern-small", "modern-base"),
-        help="model sizes and recipe; small, base and large are those of google-research/electra (default: demo; with "
-        "--from, whose folder has the sizes, the recipe of small below 512 hidden units, else of base)",
+        choices=tuple(RECIPES),
+        help="model sizes and recipe; small, base and large are those of google-research/electra, modern-small and "
+        "modern-base are encoders like ModernBERT with the training of small and base (default: demo; with --from, "
+        "whose folder has the sizes, the recipe of small below 512 hidden units, else of base)",
     )
     group.add_argument(
         "--objective",

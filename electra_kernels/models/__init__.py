@@ -1,6 +1,7 @@
 """The reference ELECTRA: configurations, encoder, the two models and their joint step, conversion of checkpoints."""
 
-from electra_kernels.models.config import CONFIGURATIONS, ElectraConfig, EncoderConfig, electra_config
+from electra_kernels.models.config import ElectraConfig, EncoderConfig
+from electra_kernels.models.configurations import CONFIGURATIONS, electra_config
 from electra_kernels.models.discriminator import Discriminator
 from electra_kernels.models.electra import Electra, ElectraOutput
 from electra_kernels.models.encoder import Embeddings, Encoder

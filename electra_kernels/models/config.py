@@ -1,4 +1,4 @@
-"""Sizes and options of the reference ELECTRA, and the configurations of the original."""
+"""Sizes and options of the reference ELECTRA."""
 
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 FAMILIES = ("electra", "modern")
 GENERATOR_KINDS = ("model", "uniform", "unigram")
 TIES = ("all", "embeddings", "none")
-CONFIGURATIONS = ("demo", "small", "base", "large", "modern-small", "modern-base")
 
 # The fields that must agree in two encoders that share their embeddings.
 _EMBEDDING_FIELDS = (
@@ -99,7 +98,7 @@ class EncoderConfig:
             raise ValueError(f"layer_norm_eps is {self.layer_norm_eps}, should be above 0")
 
     def _check_family(self) -> None:
-        _check_choice("family", self.family, FAMILIES)
+        check_choice("family", self.family, FAMILIES)
         for family, defaults in _FAMILY_FIELDS.items():
             for name, default in defaults.items():
                 if family != self.family and getattr(self, name) != default:
@@ -169,8 +168,8 @@ class ElectraConfig:
     max_ngram: int = 1
 
     def __post_init__(self) -> None:
-        _check_choice("generator_kind", self.generator_kind, GENERATOR_KINDS)
-        _check_choice("tie", self.tie, TIES)
+        check_choice("generator_kind", self.generator_kind, GENERATOR_KINDS)
+        check_choice("tie", self.tie, TIES)
         self._check_generator()
         if not 0 <= self.mask_token_id < self.discriminator.vocab_size:
             raise ValueError(
@@ -237,81 +236,8 @@ class ElectraConfig:
         return cls(**{**values, **encoders})
 
 
-def electra_config(name: str, *, vocab_size: int, mask_token_id: int) -> ElectraConfig:
-    """The configuration with one of the names in CONFIGURATIONS.
-
-    "small", "base" and "large" are those of google-research/electra (configure_pretraining.py,
-    util/training_utils.py and run_pretraining.get_generator_config): heads of size 64, a feed-forward width of 4 H,
-    and a generator of the same depth that shares the discriminator's embeddings and whose H is 1/4, 1/3 or 1/4 of the
-    discriminator's.
-
-    "modern-base" has the sizes of ModernBERT-base (Warner et al. 2024, arXiv 2412.13663) and the tasks of "base". Its
-    generator has the same width and half of the layers, as in DeBERTaV3 (He et al. 2021, arXiv 2111.09543), because
-    E = H in this family. Both rotary bases are 10,000: rows have 512 tokens, and ModernBERT raised the base to 160,000
-    only when it went on to 8,192 tokens. "modern-small" has about the parameters of "small". Neither has dropout.
-    "demo" learns within minutes on a CPU: modern, no dropout, one encoder for both models.
-
-    Args:
-        name: one of CONFIGURATIONS.
-        vocab_size: V.
-        mask_token_id: id of ``[MASK]``.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
-    _check_choice("name", name, CONFIGURATIONS)
-    if name == "demo":
-        demo = EncoderConfig(
-            vocab_size,
-            embedding_size=128,
-            hidden_size=128,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            intermediate_size=344,
-            family="modern",
-            dropout=0.0,
-            layer_norm_eps=1e-5,
-            initializer_range=0.09,
-        )
-        return ElectraConfig(demo, None, mask_token_id, tie="all", mask_probability=0.3, rtd_weight=30.0)
-    if name.startswith("modern"):
-        hidden, layers, intermediate = {"modern-small": (256, 12, 512), "modern-base": (768, 22, 1152)}[name]
-        modern = _modern_encoder(vocab_size, hidden, layers, intermediate)
-        generator = replace(modern, num_hidden_layers=layers // 2)
-        return ElectraConfig(modern, generator, mask_token_id)
-    embedding, hidden, layers, generator_hidden, mask_probability = {
-        "small": (128, 256, 12, 64, 0.15),
-        "base": (768, 768, 12, 256, 0.15),
-        "large": (1024, 1024, 24, 256, 0.25),
-    }[name]
-    return ElectraConfig(
-        discriminator=_original_encoder(vocab_size, embedding, hidden, layers),
-        generator=_original_encoder(vocab_size, embedding, generator_hidden, layers),
-        mask_token_id=mask_token_id,
-        mask_probability=mask_probability,
-    )
-
-
-def _original_encoder(vocab_size: int, embedding: int, hidden: int, layers: int) -> EncoderConfig:
-    return EncoderConfig(vocab_size, embedding, hidden, layers, max(1, hidden // 64), 4 * hidden)
-
-
-def _modern_encoder(vocab_size: int, hidden: int, layers: int, intermediate: int) -> EncoderConfig:
-    return EncoderConfig(
-        vocab_size,
-        hidden,
-        hidden,
-        layers,
-        hidden // 64,
-        intermediate,
-        family="modern",
-        global_every=3,
-        dropout=0.0,
-        layer_norm_eps=1e-5,
-    )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless the value is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}, should be one of {', '.join(map(repr, choices))}")
 

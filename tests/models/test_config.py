@@ -7,6 +7,7 @@ from transformers import ElectraConfig as TransformersConfig
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from electra_kernels.models import CONFIGURATIONS, Electra, ElectraConfig, EncoderConfig, electra_config
+from electra_kernels.training.recipe import RECIPES
 
 V = 30_522
 TINY = EncoderConfig(100, 16, 32, 2, 4, 64)
@@ -78,6 +79,10 @@ def test_the_demo_is_one_modern_encoder():
     encoder = config.discriminator
     assert (encoder.family, encoder.global_every, encoder.dropout) == ("modern", 1, 0.0)
     assert (encoder.hidden_size, encoder.num_hidden_layers, encoder.num_attention_heads) == (128, 3, 4)
+
+
+def test_every_configuration_has_a_recipe():
+    assert set(CONFIGURATIONS) == set(RECIPES)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
