@@ -37,8 +37,10 @@ CONFIGS = {
     "electra with projection": dataclasses.replace(SQUARE, embedding_size=16, layer_norm_eps=1e-6),
     "modern": MODERN,
     "modern with bias": dataclasses.replace(MODERN, bias=True, dropout=0.1),
-    # Rows are longer than the window of 9 tokens, and the two bases differ.
-    "modern with windows": dataclasses.replace(MODERN, global_every=3, local_window=8, rotary_base=160_000.0),
+    # Rows are longer than the window of 9 tokens. Neither base is a default of transformers.
+    "modern with windows": dataclasses.replace(
+        MODERN, global_every=3, local_window=8, rotary_base=40_000.0, local_rotary_base=500.0
+    ),
 }
 FOLDERS = pytest.mark.parametrize("name", CONFIGS)
 
@@ -155,7 +157,8 @@ def test_a_bare_encoder_loads_and_comes_back(name, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"local_window": 10}, {"global_every": 2}, {"local_rotary_base": 9_000.0}]
+    "change",
+    [{"local_window": 10}, {"global_every": 2}, {"local_rotary_base": 400.0}, {"rotary_base": 10_000.0}],
 )
 def test_another_window_period_or_base_would_show(change, tmp_path):
     """The comparison above can fail."""
