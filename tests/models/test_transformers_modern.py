@@ -153,6 +153,11 @@ FULL, SLIDING = "full_attention", "sliding_attention"
         ("classifier_activation", "relu", "classifier_activation is 'relu', should be 'gelu'"),
         ("decoder_bias", False, "decoder_bias is False, should be True"),
         ("tie_word_embeddings", False, "tie_word_embeddings is False, should be True"),
+        (
+            "model_type",
+            "modernbert-decoder",
+            "model_type is 'modernbert-decoder', should be 'electra' or 'bert' or",
+        ),
         ("is_decoder", True, "is_decoder is True, should be False"),
         ("mlp_bias", True, "mlp_bias is True, should be False as attention_bias"),
         ("norm_bias", True, "norm_bias is True, should be False as attention_bias"),
