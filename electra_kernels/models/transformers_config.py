@@ -109,18 +109,25 @@ def _modern_encoder(config: Mapping[str, Any]) -> EncoderConfig:
 
 
 def _global_every(config: Mapping[str, Any], layers: int) -> int:
-    """The period of the layers that attend to the whole sequence, from layer_types or its older form."""
-    types = config.get("layer_types")
-    if types is None:
-        return int(config.get("global_attn_every_n_layers", 3))
-    wholes = [index for index, kind in enumerate(types) if kind == "full_attention"]
+    """The period of the layers that attend to the whole sequence, from layer_types or its older form.
+
+    A period of at least ``layers`` leaves one such layer, and layer_types alone does not tell it.
+    """
+    types, period = config.get("layer_types"), int(config.get("global_attn_every_n_layers", 3))
+    if types is None or (period > 0 and list(types) == _layer_types(period, layers)):
+        return period
+    wholes = [index for index, kind in enumerate(types) if kind == _LAYER_TYPES[True]]
     period = (wholes[1] if len(wholes) > 1 else layers) if wholes else 0
-    if not period or list(types) != [_LAYER_TYPES[index % period == 0] for index in range(layers)]:
+    if not period or list(types) != _layer_types(period, layers):
         raise ValueError(
             f"layer_types is {types}, should be {layers} entries, 'full_attention' at 0, n, 2 n, ... and "
             "'sliding_attention' elsewhere"
         )
     return period
+
+
+def _layer_types(period: int, layers: int) -> list[str]:
+    return [_LAYER_TYPES[index % period == 0] for index in range(layers)]
 
 
 def _rotary_base(config: Mapping[str, Any], kind: str, old: str, default: float) -> float:
@@ -187,7 +194,6 @@ def _electra_options(config: EncoderConfig, ids: Mapping[str, int]) -> dict[str,
 
 def _modern_options(config: EncoderConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     """ModernBERT's options. The default ids of transformers lie beyond a small vocabulary, so all are written."""
-    layers = range(config.num_hidden_layers)
     bases = {"full_attention": config.rotary_base, "sliding_attention": config.local_rotary_base}
     return {
         **dict.fromkeys(_BIASES, config.bias),
@@ -197,7 +203,11 @@ def _modern_options(config: EncoderConfig, ids: Mapping[str, int]) -> dict[str, 
         "decoder_bias": True,
         "eos_token_id": ids.get("sep"),
         "hidden_activation": "gelu",
-        "layer_types": [_LAYER_TYPES[config.is_global(layer)] for layer in layers],
+        # For transformers 4, which knows neither layer_types nor rope_parameters.
+        "global_attn_every_n_layers": config.global_every,
+        "global_rope_theta": config.rotary_base,
+        "local_rope_theta": config.local_rotary_base,
+        "layer_types": _layer_types(config.global_every, config.num_hidden_layers),
         "local_attention": config.local_window,
         "model_type": "modernbert",
         "norm_eps": config.layer_norm_eps,

@@ -1,11 +1,12 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
 
-from electra_kernels.models import Electra
+from electra_kernels.models import Electra, ElectraConfig
 
-from .tiny import CONFIGS, COUNTS, V, batch, model, plain_loss, uniforms
+from .tiny import CONFIGS, COUNTS, DISCRIMINATOR, GENERATOR, MASK, V, batch, model, plain_loss, uniforms
 
 
 @pytest.mark.parametrize("tie", ["none", "embeddings", "all"])
@@ -267,3 +268,31 @@ def test_impossible_replacements_are_refused(name, replacements, message):
     ids, attention_mask, maskable = batch()
     with pytest.raises(ValueError, match=message):
         model(name)(ids, attention_mask, maskable, replacements=replacements)
+
+
+# Sums of the weights as they were before there was a second family.
+@pytest.mark.parametrize(
+    ("embedding_size", "tie", "sums"),
+    [
+        (16, "all", (-1.062460, 0.864994, -0.359495, 0.058351)),
+        (16, "embeddings", (-1.062460, 0.864994, -0.359495, -0.261976)),
+        (16, "none", (-1.062460, 0.864994, -0.359495, -0.077179)),
+        (32, "all", (-1.526651, 1.198463, 0.847896, 0.333313)),
+        (32, "embeddings", (-1.526651, 1.198463, 0.847896, -0.004746)),
+        (32, "none", (-1.526651, 1.198463, 0.847896, -0.043182)),
+    ],
+)
+def test_a_seed_gives_the_initial_weights_that_it_always_gave(embedding_size, tie, sums):
+    first, second = (
+        dataclasses.replace(config, embedding_size=embedding_size) for config in (DISCRIMINATOR, GENERATOR)
+    )
+    torch.manual_seed(0)
+    electra = Electra(ElectraConfig(first, None if tie == "all" else second, MASK, tie=tie))
+    encoder = electra.discriminator.encoder
+    weights = (
+        encoder.embeddings.word.weight,
+        encoder.layers[1].output.weight,
+        electra.discriminator.transform[0].weight,
+        electra.generator.transform[0].weight,
+    )
+    assert [weight.double().sum().item() for weight in weights] == pytest.approx(sums, abs=1e-4)
