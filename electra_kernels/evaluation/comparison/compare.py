@@ -269,9 +269,7 @@ def _config(tokenizer: Tokenizer) -> ElectraConfig:
     encoder = small_encoder(tokenizer.get_vocab_size())
     generator = replace(
         encoder,
-        hidden_size=encoder.hidden_size // 2,
-        num_attention_heads=encoder.num_attention_heads // 2,
-        intermediate_size=encoder.intermediate_size // 2,
+        num_hidden_layers=max(1, encoder.num_hidden_layers // 2),
     )
     return ElectraConfig(encoder, generator, special_ids(tokenizer).mask)
 

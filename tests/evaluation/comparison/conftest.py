@@ -33,7 +33,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def setting(electra_config, facts, rows, held_out, counts):
-    generator = replace(electra_config.discriminator, hidden_size=16, intermediate_size=32)
+    generator = replace(electra_config.discriminator, num_hidden_layers=1, intermediate_size=32)
     config = ElectraConfig(electra_config.discriminator, generator, electra_config.mask_token_id)
     task = comparison._curve_task(rows, held_out, counts)
     return Setting(config, facts, rows, RECIPE, None, 3.0, curve=task, choice=task, tasks=[task])
