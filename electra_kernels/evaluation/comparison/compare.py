@@ -265,12 +265,9 @@ def _steps(options: Options, rows: Rows) -> int:
 
 
 def _config(tokenizer: Tokenizer) -> ElectraConfig:
-    """The small encoder and a generator of half its width, with the same embeddings, for objectives that need one."""
+    """The small encoder and a generator of half its depth, with the same embeddings, for objectives that need one."""
     encoder = small_encoder(tokenizer.get_vocab_size())
-    generator = replace(
-        encoder,
-        num_hidden_layers=max(1, encoder.num_hidden_layers // 2),
-    )
+    generator = replace(encoder, num_hidden_layers=max(1, encoder.num_hidden_layers // 2))
     return ElectraConfig(encoder, generator, special_ids(tokenizer).mask)
 
 
