@@ -32,11 +32,9 @@ LEVELS = {
     "aarch64": {"neon": []},
 }.get(platform.machine(), {"scalar": []})
 
-# The CUDA kernels are compiled for each generation of GPUs, and as PTX for those that are not listed: the PTX of 10.0
-# serves every later one, 11.0 too, which that of 12.0 would not. -fmad=false turns contraction
+# The CUDA kernels are compiled for each generation of GPUs, and as PTX for later ones. -fmad=false turns contraction
 # off here as well. --threads=0 compiles the generations of a file in parallel.
-GENERATIONS = (80, 90, 100, 120)
-PTX_GENERATION = 100
+GENERATIONS = (80, 90, 100)
 CUDA_FLAGS = [
     "-std=c++17",
     "-O3",
@@ -45,7 +43,7 @@ CUDA_FLAGS = [
     "-Xcompiler=-Wall,-Wextra,-fvisibility=hidden,-fPIC",
     "--threads=0",
 ]
-ARCHITECTURES = [*(f"sm_{number}" for number in GENERATIONS), f"compute_{PTX_GENERATION}"]
+ARCHITECTURES = [*(f"sm_{number}" for number in GENERATIONS), f"compute_{GENERATIONS[-1]}"]
 
 # The stable ABI of torch 2.11: the libraries load with every later torch.
 TORCH_FLAGS = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
