@@ -50,8 +50,8 @@ struct Reduced {
   Tensor loss, denominator, reciprocal;
 };
 
-// What the kernel in place needs before the first row: the denominator, its reciprocal, the factor 1 and a
-// count of 0 rows.
+// The numbers that the kernel in place reads before its first row: the denominator, its reciprocal, the
+// factor 1, and a count of 0 finished rows.
 struct Prepared : Reduced {
   explicit Prepared(const Tensor& targets)
       : Reduced(targets),

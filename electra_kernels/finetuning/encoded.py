@@ -26,7 +26,7 @@ class Encoded:
     windows: Sequence[Any]
 
     def rows(self) -> list[dict[str, Any]]:
-        """What a data collator of transformers pads: input_ids and labels."""
+        """The input_ids and labels of each window, which a data collator of transformers pads."""
         if self.task.task == "sequence":
             return [{"input_ids": window.input_ids, "labels": window.label} for window in self.windows]
         return [{"input_ids": window.input_ids, "labels": window.labels} for window in self.windows]

@@ -1,6 +1,5 @@
 """One labelled sentence or text."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,8 +44,8 @@ def find_words(words: Sequence[str], text: str) -> Spans | None:
     """Where each of the words stands in the text; None if anything but white space is between them."""
     spans, end = [], 0
     for word in words:
-        start = re.compile(r"\s*").match(text, end).end()  # type: ignore[union-attr]
-        if not text.startswith(word, start):
+        start = text.find(word, end)
+        if start < 0 or text[end:start].strip():
             return None
         end = start + len(word)
         spans.append((start, end))

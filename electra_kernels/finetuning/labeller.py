@@ -27,7 +27,7 @@ class Labeller:
 
     @torch.inference_mode()
     def probabilities(self, examples: Sequence[Example]) -> list[Array]:
-        """Of each example: [words, C] for tags, [C] for texts; with two tags, C = 1 and it is that of the positive."""
+        """The probabilities of each example, [words, C] of tags or [C] of a text; C = 1 for a pair of tags."""
         encoded = encode(self.task, examples, self.tokenizer)
         rows = [window.input_ids for window in encoded.windows]
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # little padding

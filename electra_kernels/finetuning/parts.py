@@ -79,7 +79,7 @@ def read_parts(options: Options, tokenizer: Any, length: int, log: Callable[[str
 
 
 def _notes(part: Encoded) -> list[str]:
-    """What the user should know about the rows of a part."""
+    """Lines for the user about words that the model does not see whole, and about divided sentences."""
     task, rows = part.task, len(part.windows)
     lines = [] if task.task == "sequence" else pieces.notes(part.windows, part.examples)
     if rows > len(part.examples):

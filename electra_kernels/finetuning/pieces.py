@@ -125,7 +125,7 @@ def per_word(
 
 
 def notes(rows: Sequence[Window], examples: Sequence[Example]) -> list[str]:
-    """What the user should know about words that the model does not see, or not whole; a line per kind."""
+    """Lines for the user, one per kind, that count the words which the model does not see, or not whole."""
     seen = {(window.example, word) for window in rows for word in window.words if word >= 0}
     unseen = sum(len(example.words) for example in examples) - len(seen)
     shortened = sum(window.shortened for window in rows)
@@ -191,7 +191,7 @@ class _Encoder:
         self._blank = " " if self._distinguishes_blanks() else ""
 
     def _special_tokens(self, tokenizer: "PreTrainedTokenizerFast") -> tuple[list[int], list[int]]:
-        """Those that the tokenizer's template adds or, without a template, its [CLS] and [SEP]."""
+        """The ids before and after a row: those of the tokenizer's template or, without one, [CLS] and [SEP]."""
         if not self._tokenizer.num_special_tokens_to_add(False):
             ids = (tokenizer.cls_token_id, tokenizer.sep_token_id)
             before, after = ([] if number is None else [number] for number in ids)

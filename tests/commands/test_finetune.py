@@ -1,7 +1,6 @@
 """``electra-kernels finetune`` as a user runs it: tables, one line per mistake, no noise of the libraries."""
 
 import importlib.util
-import io
 import os
 import signal
 import subprocess
@@ -10,23 +9,9 @@ import time
 
 import pytest
 
-from electra_kernels.commands.main import main
 from tests.finetuning import tiny
 
 FAST = ["--epochs", 1, "--learning-rate", 0.02, "--batch-size", 16]
-
-
-@pytest.fixture
-def in_process(capsys, monkeypatch):
-    """Run a command in this process; returns its status, standard output and standard error."""
-    monkeypatch.delenv("RANK", raising=False)
-
-    def called(*arguments, input=""):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input.encode())))
-        status = main([*map(str, arguments)])
-        return status, *capsys.readouterr()
-
-    return called
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The command line as a user runs it: one process per call, a small text, no network."""
 
-import io
 import json
 import os
 import random
@@ -44,19 +43,6 @@ def run(*arguments, **options):
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("environment", {})
     command = [sys.executable, "-m", "electra_kernels", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **options)
-
-
-@pytest.fixture
-def in_process(capsys, monkeypatch):
-    """Run a command in this process; returns its status, standard output and standard error."""
-    monkeypatch.delenv("RANK", raising=False)
-
-    def called(*arguments, input=""):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input.encode())))
-        status = main([*map(str, arguments)])
-        return status, *capsys.readouterr()
-
-    return called
 
 
 @pytest.fixture(scope="module")

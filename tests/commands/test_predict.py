@@ -1,13 +1,10 @@
 """``electra-kernels predict``: words as written, offsets, entities, and a model that is not one."""
 
-import io
 import json
 import shutil
-import sys
 
 import pytest
 
-from electra_kernels.commands.main import main
 from electra_kernels.commands.predict import found_spans
 from electra_kernels.finetuning.finetune import finetune
 from electra_kernels.finetuning.labeller import load_labeller
@@ -16,18 +13,6 @@ from electra_kernels.finetuning.settings import Options
 from tests.finetuning import tiny
 
 TEXT = "An apple,  DOGS  and Cats run."
-
-
-@pytest.fixture
-def in_process(capsys, monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-
-    def called(*arguments, input=""):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input.encode())))
-        status = main([*map(str, arguments)])
-        return status, *capsys.readouterr()
-
-    return called
 
 
 @pytest.fixture(scope="module")

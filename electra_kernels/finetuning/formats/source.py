@@ -1,4 +1,4 @@
-"""What the formats have in common: the lines of a text file, its examples, and how predictions are written."""
+"""The parts that all formats share: the lines of a text file, its examples, and the writing of predictions."""
 
 import io
 from collections.abc import Sequence
