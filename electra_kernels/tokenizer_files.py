@@ -38,13 +38,14 @@ def save_tokenizer(
         tokenizer: a tokenizer with special tokens, which are written with their roles.
         directory: an existing folder.
         max_length: the largest number of tokens that the model accepts; None leaves it open.
-        has_token_types: whether the model takes token_type_ids; else the tokenizer does not return them.
+        has_token_types: whether the model takes token_type_ids, which the tokenizer then returns.
     """
     roles = {f"{role}_token": token for role, token in special_tokens(tokenizer).items()}
     config: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
     if max_length is not None:
         config["model_max_length"] = max_length
-    if not has_token_types:
-        config["model_input_names"] = ["input_ids", "attention_mask"]
+    # Without this list transformers 5 returns no token_type_ids for any model.
+    types = ["token_type_ids"] if has_token_types else []
+    config["model_input_names"] = ["input_ids", *types, "attention_mask"]
     write_whole(directory / "tokenizer_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     write_whole(directory / "tokenizer.json", tokenizer.to_str(pretty=True))

@@ -15,7 +15,7 @@ from electra_kernels.files import write_whole
 # Part of the name of the cached text. Increase it with every change of a package or of a cleaning rule.
 CLEANING_VERSION = 2
 
-# All of them are under BSD-3-Clause or MIT.
+# Under BSD-3-Clause or MIT; Celery's LICENSE puts its documentation under CC BY-SA 4.0.
 PACKAGES = (
     Package("django", "5.2", "1a47f7a7a3d43ce64570d350e008d2949abe8c7e21737b351b6a1611277c6d89"),
     Package("sqlalchemy", "2.1.9", "d700a8b2edfb26282a470333d6bc4a454c4acda4d201a3bea7b72fa76c217d28"),
