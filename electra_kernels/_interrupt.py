@@ -19,6 +19,9 @@ class Terminated(KeyboardInterrupt):
     """Raised by SIGTERM, so that a command ends as it does with Ctrl-C."""
 
 
+_received: type[KeyboardInterrupt] | None = None  # by `stop_signals_raise`
+
+
 def describe_stop(stop: type[KeyboardInterrupt]) -> tuple[str, int]:
     """The word for the message, and the exit status: 128 plus the number of the signal."""
     if issubclass(stop, Terminated):
@@ -32,9 +35,11 @@ def stop_signals_raise() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
+    global _received
+    _received = None
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    _install(signal.SIGINT, signal.default_int_handler)
-    _install(signal.SIGTERM, _raise_terminated)
+    _install(signal.SIGINT, _raise_stop)
+    _install(signal.SIGTERM, _raise_stop)
     try:
         yield
     finally:
@@ -43,6 +48,16 @@ def stop_signals_raise() -> Iterator[None]:
                 signal.signal(number, signal.SIG_IGN)  # see `ignore_torchrun`
             elif handler is not None:
                 signal.signal(number, handler)
+
+
+def raise_lost_stop() -> None:
+    """Raise the exception of a signal that has arrived in `stop_signals_raise`, if one has.
+
+    Native code, such as that of safetensors and tokenizers, turns an exception of its Python callbacks into an error of
+    its own. Whoever reports an error calls this first.
+    """
+    if _received is not None:
+        raise _received
 
 
 def ignore_torchrun() -> None:
@@ -62,8 +77,10 @@ def _install(number: signal.Signals, handler: Callable[[int, FrameType | None], 
         signal.signal(number, handler)
 
 
-def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+def _raise_stop(number: int, frame: FrameType | None) -> NoReturn:
+    global _received
+    _received = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    raise _received
 
 
 def _exit_at_once(number: int, frame: FrameType | None) -> NoReturn:

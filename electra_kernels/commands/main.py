@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 
-from electra_kernels._interrupt import describe_stop, stop_signals_raise
+from electra_kernels._interrupt import describe_stop, raise_lost_stop, stop_signals_raise
 from electra_kernels._version import __version__
 from electra_kernels.commands import (
     compare,
@@ -70,8 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
             _require_packages((*_REQUIRED_PACKAGES, *_FINETUNING_PACKAGES), "finetuning")
         elif arguments.command != "doctor":
             _require_packages(_REQUIRED_PACKAGES, "pretraining")
-        status: int = arguments.run(arguments)
-        return status
+        return _run_unless_stopped(arguments)
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         return 0
     except AgreedError as error:
@@ -85,6 +84,15 @@ def _run(arguments: argparse.Namespace) -> int:
         # On a CPU torch raises a plain RuntimeError if an allocation fails.
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             return _fail(f"out of memory: {(str(error) or 'the allocation failed').splitlines()[0]}")
+        raise
+
+
+def _run_unless_stopped(arguments: argparse.Namespace) -> int:
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except Exception:
+        raise_lost_stop()
         raise
 
 

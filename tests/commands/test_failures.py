@@ -17,6 +17,7 @@ from small_language import WORDS
 
 from electra_kernels.commands import doctor
 from electra_kernels.commands import main as cli
+from electra_kernels.errors import UserError
 from electra_kernels.training.log import read_log
 from electra_kernels.training.model_folder import load_checkpoint
 
@@ -213,6 +214,24 @@ def test_a_batch_that_ranks_cannot_share_is_refused_in_one_line(run_ranks, text,
         f"{ERROR}--batch-size is 3, should be a multiple of the number of ranks, 2"
     )
     assert "error" not in errors[1]
+
+
+@pytest.mark.parametrize("number, word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_that_native_code_turns_into_its_own_error_still_stops(
+    number, word, in_process, monkeypatch
+):
+    """As safetensors does: a signal while it calls Python became "cannot be loaded"."""
+
+    def run(arguments):
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt as stop:
+            raise UserError("cannot be loaded") from stop
+
+    monkeypatch.setattr(doctor, "run", run)
+    assert in_process("doctor") == (128 + number, "", f"electra-kernels: error: {word}\n")
+    monkeypatch.undo()
+    assert in_process("detect", "text", "--model", "nowhere")[0] == 2, "the next command begins anew"
 
 
 @pytest.mark.parametrize("program", [["-m", "electra_kernels"], ["electra-kernels"]])
