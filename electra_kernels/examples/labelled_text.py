@@ -27,6 +27,7 @@ from electra_kernels.examples.common import add_text, read_corpus
 from electra_kernels.files import write_whole
 from electra_kernels.finetuning.finetune import finetune
 from electra_kernels.finetuning.model import encoder_folder
+from electra_kernels.finetuning.quiet import quiet_libraries
 from electra_kernels.finetuning.settings import Options
 
 FIGURES = ("auc", "average_precision", "f0.5")
@@ -83,7 +84,8 @@ def fine_tune(model: Path, labels: Path, output: Path, seeds: int) -> dict[str, 
     options = Options(
         model, labels / "train.tsv", output, test=labels / "test.tsv", seeds=seeds, replace=True
     )
-    tests = [seed.test for seed in finetune(options).seeds]
+    with quiet_libraries():
+        tests = [seed.test for seed in finetune(options).seeds]
     return {name: [test.figures[name] for test in tests if test is not None] for name in FIGURES}
 
 
