@@ -1,5 +1,6 @@
 """Runs of ``electra-kernels pretrain`` as users start them, alone or by torchrun, and ways to end them."""
 
+import hashlib
 import json
 import os
 import signal
@@ -136,9 +137,16 @@ def records(output):
     return [json.loads(line) for line in page.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
+def weight_files(output):
+    """The files of the model's weights, by the name of their folder."""
+    return {path.parent.name: path for path in (Path(output) / "model").glob("*/model.safetensors")}
+
+
 def weights(output):
-    """The weights of the discriminator, or of the encoder where there is none."""
-    return min((Path(output) / "model").glob("*/model.safetensors")).read_bytes()
+    """A hash of each file of weights, by the name of its folder."""
+    files = weight_files(output)
+    assert files
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
 def checkpoints(output):
