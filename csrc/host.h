@@ -94,9 +94,10 @@ struct CrossEntropyTensors {
       : losses(empty_like(targets, ScalarType::Float)),
         tokens(empty_like(targets, ScalarType::Long)),
         is_top1(empty_like(targets, ScalarType::Bool)),
-        logsumexps(empty_logsumexps(targets)) {}
-  Tensor losses, tokens, is_top1;
-  Tensor logsumexps;  // [..., 2]
+        logsumexp(empty_like(targets, ScalarType::Float)),
+        parts(empty_logsumexps(targets)) {}
+  Tensor losses, tokens, is_top1, logsumexp;
+  Tensor parts;  // of the logsumexp, [..., 2]
 };
 
 }  // namespace electra_kernels

@@ -27,17 +27,18 @@ class RowKernels(NamedTuple):
     """The two kernels that a back end brings. Both add bias [V] float32, if there is one, to a chunk of logits [N, V].
 
     Attributes:
-        forward: logits, bias, targets [N], uniforms [N], ignore_index, temperature, ban_original, writes_gradient
-            → losses, tokens, is_top1, each [N], logsumexp_parts [N, 2]. With ``writes_gradient`` the unnormalised
-            gradient softmax - one_hot overwrites the logits.
-        backward: logits, bias, targets [N], logsumexp_parts [N, 2], ignore_index. The same gradient overwrites the
-            logits.
+        forward: logits, bias, targets [N], uniforms [N], ignore_index, z_loss, temperature, ban_original,
+            writes_gradient → losses, tokens, is_top1, each [N], logsumexp_parts [N, 2]. With ``writes_gradient`` the
+            unnormalised gradient softmax (1 + 2 z l) - one_hot overwrites the logits.
+        backward: logits, bias, targets [N], logsumexp_parts [N, 2], ignore_index, z_loss. The same gradient overwrites
+            the logits.
     """
 
     forward: Callable[
-        [Tensor, Tensor | None, Tensor, Tensor, int, float, bool, bool], tuple[Tensor, Tensor, Tensor, Tensor]
+        [Tensor, Tensor | None, Tensor, Tensor, int, float, float, bool, bool],
+        tuple[Tensor, Tensor, Tensor, Tensor],
     ]
-    backward: Callable[[Tensor, Tensor | None, Tensor, Tensor, int], None]
+    backward: Callable[[Tensor, Tensor | None, Tensor, Tensor, int, float], None]
 
 
 def chunk_rows(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
@@ -136,12 +137,13 @@ def linear_cross_entropy_sample(
     normalizer: Tensor | None,
     ignore_index: int,
     reduction: str,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
     needs_gradient: Sequence[bool],
 ) -> tuple[Tensor, ...]:
-    """hidden [..., E], weight [V, E], bias [V] → loss, tokens [...], is_top1 [...], logsumexp_parts [..., 2],
-    denominator [], and the unnormalised gradients of hidden, weight and bias (empty unless needed).
+    """hidden [..., E], weight [V, E], bias [V] → loss, tokens, is_top1 and logsumexp, each [...], logsumexp_parts
+    [..., 2], denominator [], and the unnormalised gradients of hidden, weight and bias (empty unless needed).
 
     With reduction "none" the backward computes the gradients, because each row has its own upstream gradient.
     """
@@ -153,16 +155,18 @@ def linear_cross_entropy_sample(
     gradients = Gradients(rows, projection, needs)
     losses, logsumexp_parts = (rows.new_empty(shape, dtype=dtype) for shape in ((len(rows),), (len(rows), 2)))
     tokens, is_top1 = (flat_targets.new_empty(flat_targets.shape, dtype=t) for t in (torch.int64, torch.bool))
-    options = (ignore_index, temperature, ban_original, any(needs))
+    options = (ignore_index, z_loss, temperature, ban_original, any(needs))
     for chunk, logits in chunks_of_logits(rows, projection):
         statistics = row_kernels.forward(logits, bias, flat_targets[chunk], flat_uniforms[chunk], *options)
         losses[chunk], tokens[chunk], is_top1[chunk], logsumexp_parts[chunk] = statistics
         gradients.add(chunk, logits, rows[chunk])
     losses, tokens, is_top1 = (value.reshape(targets.shape) for value in (losses, tokens, is_top1))
     logsumexp_parts = logsumexp_parts.reshape(*targets.shape, 2)
+    logsumexp = logsumexp_parts.sum(-1)
     loss, denominator = reduce_losses(losses, targets != ignore_index, normalizer, reduction)
     grad_hidden = gradients.hidden.reshape(hidden.shape) if needs[0] else gradients.hidden
-    return loss, tokens, is_top1, logsumexp_parts, denominator, grad_hidden, gradients.weight, gradients.bias
+    outputs = (loss, tokens, is_top1, logsumexp, logsumexp_parts, denominator)
+    return *outputs, grad_hidden, gradients.weight, gradients.bias
 
 
 def linear_cross_entropy_sample_backward(
@@ -179,6 +183,7 @@ def linear_cross_entropy_sample_backward(
     grad_bias: Tensor,
     ignore_index: int,
     reduction: str,
+    z_loss: float,
     needs_gradient: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias (empty unless needed), in their own dtypes."""
@@ -186,7 +191,16 @@ def linear_cross_entropy_sample_backward(
     if reduction == "none":
         scale = upstream_scale(grad_loss, denominator, targets, ignore_index, dtype)
         factor, gradients = _gradients_per_row(
-            scale, hidden, weight, bias, targets, logsumexp_parts, ignore_index, needs_gradient, row_kernels
+            scale,
+            hidden,
+            weight,
+            bias,
+            targets,
+            logsumexp_parts,
+            ignore_index,
+            z_loss,
+            needs_gradient,
+            row_kernels,
         )
         grad_hidden, grad_weight, grad_bias = gradients.hidden, gradients.weight, gradients.bias
         row_scale = scale.reshape(-1, 1) if needs_gradient[0] else factor
@@ -210,6 +224,7 @@ def _gradients_per_row(
     targets: Tensor,
     logsumexp_parts: Tensor,
     ignore_index: int,
+    z_loss: float,
     needs_gradient: Sequence[bool],
     row_kernels: RowKernels,
 ) -> tuple[Tensor, Gradients]:
@@ -230,7 +245,8 @@ def _gradients_per_row(
     projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(scale.dtype).contiguous()
     gradients = Gradients(rows, projection, needs_gradient)
     for chunk, logits in chunks_of_logits(rows, projection):
-        row_kernels.backward(logits, bias, flat_targets[chunk], flat_logsumexp_parts[chunk], ignore_index)
+        statistics = (flat_targets[chunk], flat_logsumexp_parts[chunk])
+        row_kernels.backward(logits, bias, *statistics, ignore_index, z_loss)
         gradients.add(chunk, logits, (rows[chunk] * relative[chunk]).to(rows.dtype), relative[chunk])
     return factor, gradients
 
