@@ -16,9 +16,12 @@ struct Options {
   bool ban_original;
 };
 
-void check_targets(const int64_t* targets, int64_t count, int64_t vocab_size, int64_t ignore_index) {
-  for (int64_t i = 0; i < count; ++i) {
-    const bool is_valid = targets[i] == ignore_index || (targets[i] >= 0 && targets[i] < vocab_size);
+// The row kernels themselves take any target: another rank may have its logit.
+void check_targets(const Tensor& targets, int64_t vocab_size, int64_t ignore_index) {
+  const Tensor packed_targets = packed(targets);
+  const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < targets.numel(); ++i) {
+    const bool is_valid = target[i] == ignore_index || (target[i] >= 0 && target[i] < vocab_size);
     STD_TORCH_CHECK(is_valid, "targets out of range");
   }
 }
@@ -34,7 +37,6 @@ CrossEntropyTensors scan_rows(const MlmHeadKernels& kernels, const Tensor& logit
   const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
   const double* const u = packed_uniforms.const_data_ptr<double>();
   const float* const bias_data = data_or_null<float>(bias);
-  check_targets(target, rows.count, rows.size, options.ignore_index);
   check_uniforms(u, rows.count);
 
   CrossEntropyTensors out(targets);
@@ -98,6 +100,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
     const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
     double z_loss, double temperature, bool ban_original, int64_t level) {
   const Options options = {ignore_index, z_loss, static_cast<float>(temperature), ban_original};
+  check_targets(targets, logits.size(-1), ignore_index);
   const CrossEntropyTensors rows =
       scan_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, false, 1);
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
@@ -116,6 +119,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(
     const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
     double z_loss, double temperature, bool ban_original, int64_t level) {
   const Options options = {ignore_index, z_loss, static_cast<float>(temperature), ban_original};
+  check_targets(targets, logits.size(-1), ignore_index);
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
   const float scale = static_cast<float>(reciprocal_or_zero(denominator));
   const bool is_later = type_of(logits) == Type::kFloat16;
@@ -145,7 +149,6 @@ void write_gradients(const MlmHeadKernels& kernels, const Tensor& logits, const 
   const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
   const LogSumExp* const logsumexps = logsumexps_of(packed_parts);
   const float* const bias_data = data_or_null<float>(bias);
-  check_targets(target, rows.count, rows.size, ignore_index);
   for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       if (target[i] == ignore_index) {
@@ -205,6 +208,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_rows_(const Tensor& log
   return {rows.losses, rows.tokens, rows.is_top1, rows.parts};
 }
 
+// One slice of a vocabulary that is spread over ranks: `sums` [N, 4] gets the RowSums of the rows, 0 in
+// ignored rows.
+void row_sums(const Tensor& logits, const std::optional<Tensor>& bias, const Tensor& targets,
+              int64_t ignore_index, double temperature, bool ban_original, const Tensor& sums,
+              int64_t level) {
+  const auto sum_row = for_type(level_at(level).mlm_head.sums, logits);
+  const Rows rows = rows_of(logits);
+  const Tensor packed_targets = packed(targets);
+  const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
+  const float* const bias_data = data_or_null<float>(bias);
+  RowSums* const out = reinterpret_cast<RowSums*>(sums.mutable_data_ptr<float>());
+  for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
+    const Scratch scratch(scratch_floats(rows.size));
+    for (int64_t i = first; i < last; ++i) {
+      out[i] = {0, 0, 0, 0};
+      if (target[i] == ignore_index) continue;
+      const Row row = {rows[i], rows.stride, rows.size, bias_data};
+      const Draw draw = {0, ban_original ? target[i] : -1, static_cast<float>(temperature)};
+      sum_row(row, draw, target[i], scratch.get(), out[i]);
+    }
+  });
+}
+
 // The backward of cross_entropy_rows_ for a known log-sum-exp: the logits become their unscaled gradient.
 void cross_entropy_rows_backward_(const Tensor& logits, const std::optional<Tensor>& bias,
                                   const Tensor& targets, const Tensor& logsumexp_parts, int64_t ignore_index,
@@ -223,5 +249,6 @@ STABLE_TORCH_LIBRARY_IMPL(electra_kernels_cpp, CPU, library) {
   library.impl("cross_entropy_sample_backward", TORCH_BOX(&electra_kernels::cross_entropy_sample_backward));
   library.impl("scale_gradient_", TORCH_BOX(&electra_kernels::scale_gradient_));
   library.impl("cross_entropy_rows_", TORCH_BOX(&electra_kernels::cross_entropy_rows_));
+  library.impl("row_sums", TORCH_BOX(&electra_kernels::row_sums));
   library.impl("cross_entropy_rows_backward_", TORCH_BOX(&electra_kernels::cross_entropy_rows_backward_));
 }

@@ -19,6 +19,8 @@ Function = Callable[..., Any]
 Implementations = Mapping[str, Function]
 # The functions of this idea are the same in every back end, except for the row kernels.
 _LINEAR_HEAD = "linear_head"
+# Beside the ops: the function that returns the row kernels for a dtype.
+ROWS = "row_kernels"
 
 
 def from_package(backend: str) -> dict[str, Function]:
@@ -26,7 +28,8 @@ def from_package(backend: str) -> dict[str, Function]:
     package = f"electra_kernels.{backend}"
     mlm_head = import_module(f"{package}.mlm_head")
     rows = RowKernels(*(getattr(mlm_head, name) for name in ROW_KERNELS))
-    return {name: guarded(op, _function(op, package, rows)) for name, op in ops_of(backend).items()}
+    found = {name: guarded(op, _function(op, package, rows)) for name, op in ops_of(backend).items()}
+    return {**found, ROWS: _rows_for(rows)}
 
 
 def from_library(ops: Any, level: int | None = None) -> dict[str, Function]:
@@ -38,7 +41,7 @@ def from_library(ops: Any, level: int | None = None) -> dict[str, Function]:
     """
     keywords = {} if level is None else {"level": level}
     rows = RowKernels(*(partial(getattr(ops, name).default, **keywords) for name in ROW_KERNELS))
-    found: dict[str, Function] = {}
+    found: dict[str, Function] = {ROWS: _rows_for(rows)}
     for name, op in ops_of("cuda" if level is None else "cpp").items():
         if op.idea == _LINEAR_HEAD:
             found[name] = guarded(op, _linear_head(op, rows))
@@ -84,10 +87,17 @@ def checking_itself(op: Op, kernel: Function, level: int) -> Function:
     return run
 
 
+def _rows_for(rows: RowKernels) -> Function:
+    return lambda dtype: _reference_rows() if dtype == torch.float64 else rows
+
+
+def _reference_rows() -> RowKernels:
+    mlm_head = import_module("electra_kernels.reference.mlm_head")
+    return RowKernels(*(getattr(mlm_head, name) for name in ROW_KERNELS))
+
+
 def _specification(op: Op) -> Function:
-    package = "electra_kernels.reference"
-    mlm_head = import_module(f"{package}.mlm_head")
-    return _function(op, package, RowKernels(*(getattr(mlm_head, name) for name in ROW_KERNELS)))
+    return _function(op, "electra_kernels.reference", _reference_rows())
 
 
 def _function(op: Op, package: str, rows: RowKernels) -> Function:

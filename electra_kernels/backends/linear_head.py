@@ -24,7 +24,8 @@ _BIAS_ROWS = 32
 
 
 class RowKernels(NamedTuple):
-    """The two kernels that a back end brings. Both add bias [V] float32, if there is one, to a chunk of logits [N, V].
+    """The kernels that a back end brings. All add bias [V] float32, if there is one, to a chunk of logits [N, V].
+    A target outside of [0, V) belongs to another slice of the vocabulary (`vocab_parallel`).
 
     Attributes:
         forward: logits, bias, targets [N], uniforms [N], ignore_index, z_loss, temperature, ban_original,
@@ -32,6 +33,8 @@ class RowKernels(NamedTuple):
             unnormalised gradient softmax (1 + 2 z l) - one_hot overwrites the logits.
         backward: logits, bias, targets [N], logsumexp_parts [N, 2], ignore_index, z_loss. The same gradient overwrites
             the logits.
+        sums: logits, bias, targets [N], ignore_index, temperature, ban_original, and the result to be written: for
+            each row what the slice of the vocabulary knows of it (`reference.mlm_head.row_sums`), [N, 4].
     """
 
     forward: Callable[
@@ -39,6 +42,7 @@ class RowKernels(NamedTuple):
         tuple[Tensor, Tensor, Tensor, Tensor],
     ]
     backward: Callable[[Tensor, Tensor | None, Tensor, Tensor, int, float], None]
+    sums: Callable[[Tensor, Tensor | None, Tensor, int, float, bool, Tensor], None]
 
 
 def chunk_rows(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
@@ -58,18 +62,23 @@ def chunk_rows(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int
     return min(max(_KEPT_BYTES // row // LEAST_ROWS * LEAST_ROWS, LEAST_ROWS), MOST_ROWS)
 
 
+def new_logits(like: Tensor, count: int, vocab_size: int) -> Tensor:
+    """Memory [count, V] for logits, padded by -inf to 128 bytes per row."""
+    elements = 128 // like.element_size()
+    pitch = (vocab_size + elements - 1) // elements * elements
+    padded = like.new_empty(count, pitch)
+    padded[:, vocab_size:] = -torch.inf
+    return padded[:, :vocab_size]
+
+
 def chunks_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield each range of rows with its logits rows @ weight.T, in one buffer padded by -inf to 128 bytes per row.
+    """Yield each range of rows with its logits rows @ weight.T, in one buffer (`new_logits`).
 
     rows [N, E], weight [V, E] of the same dtype.
     """
     count, vocab_size = rows.shape[0], weight.shape[0]
     most = chunk_rows(vocab_size, rows.dtype, rows.device)
-    elements = 128 // rows.element_size()
-    pitch = (vocab_size + elements - 1) // elements * elements
-    padded = rows.new_empty(min(most, count), pitch)
-    padded[:, vocab_size:] = -torch.inf
-    buffer = padded[:, :vocab_size]
+    buffer = new_logits(rows, min(most, count), vocab_size)
     for start in range(0, count, most):
         chunk = slice(start, min(start + most, count))
         yield chunk, torch.mm(rows[chunk], weight.T, out=buffer[: chunk.stop - start])
@@ -149,7 +158,7 @@ def linear_cross_entropy_sample(
     """
     flat_targets, flat_uniforms = targets.reshape(-1), uniforms.reshape(-1)
     needs = [needed and reduction != "none" for needed in needs_gradient]
-    rows = _counted_rows(hidden, flat_targets, ignore_index)
+    rows = counted_rows(hidden, flat_targets, ignore_index)
     dtype = accumulation_dtype(hidden.dtype)
     projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(dtype).contiguous()
     gradients = Gradients(rows, projection, needs)
@@ -241,7 +250,7 @@ def _gradients_per_row(
     # A division, because the reciprocal of a subnormal number is infinite.
     relative = (scale / factor.where(factor != 0, 1)).reshape(-1, 1)
     flat_targets, flat_logsumexp_parts = targets.reshape(-1), logsumexp_parts.reshape(-1, 2)
-    rows = _counted_rows(hidden, flat_targets, ignore_index)
+    rows = counted_rows(hidden, flat_targets, ignore_index)
     projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(scale.dtype).contiguous()
     gradients = Gradients(rows, projection, needs_gradient)
     for chunk, logits in chunks_of_logits(rows, projection):
@@ -251,6 +260,6 @@ def _gradients_per_row(
     return factor, gradients
 
 
-def _counted_rows(hidden: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
+def counted_rows(hidden: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
     """Hidden as [N, E] with zeros in ignored rows, which must add nothing to the weight's gradient even if NaN."""
     return hidden.reshape(-1, hidden.shape[-1]).masked_fill((targets == ignore_index)[:, None], 0)

@@ -197,11 +197,13 @@ def ops_of(backend: str) -> dict[str, Op]:
     return {name: op for name, op in OPS.items() if backend == "reference" or backend in op.served_by}
 
 
-# The two row kernels that a back end gives to `backends.linear_head`. They are no ops of ``electra_kernels``.
+# The row kernels that a back end gives to `backends.linear_head` and `backends.vocab_parallel`. They are no ops of
+# ``electra_kernels``.
 ROW_KERNELS = {
     "cross_entropy_rows_": "(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor uniforms, int ignore_index, "
     f"float z_loss, {_DRAW}, bool writes_gradient) "
     "-> (Tensor losses, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts)",
     "cross_entropy_rows_backward_": "(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor logsumexp_parts, "
     "int ignore_index, float z_loss) -> ()",
+    "row_sums": f"(Tensor logits, Tensor? bias, Tensor targets, int ignore_index, {_DRAW}, Tensor(a!) sums) -> ()",
 }

@@ -27,29 +27,70 @@ def row_statistics(
     """x [N, V] float32 or float64 → losses, tokens and is_top1, each [N], and the log-sum-exp in two parts [N, 2].
 
     A row with NaN or +inf, or with no finite logit, has a NaN log-sum-exp and so a NaN loss and gradient. An ignored
-    row has loss and log-sum-exp 0, token -1 and is_top1 False for any logits.
+    row has loss and log-sum-exp 0, token -1 and is_top1 False for any logits. A target outside of [0, V) belongs to
+    another slice of the vocabulary.
     """
     counted = targets != ignore_index
-    safe_targets = targets.where(counted, 0)
     maximum = x.amax(-1)
     parts = log_sum_exp(x).where(maximum.isfinite()[:, None], torch.nan).where(counted[:, None], 0)
-    target_logits = x.gather(-1, safe_targets[:, None]).squeeze(-1)
+    target_logits = _target_logits(x, targets)
     losses = (parts[:, 0] - target_logits) + parts[:, 1]
     logsumexp = parts.sum(-1)
     losses = (losses + (z_loss * logsumexp) * logsumexp).where(counted, 0)
-    tokens = draw_tokens(x, safe_targets if ban_original else None, uniforms, temperature).where(counted, -1)
+    tokens = draw_tokens(x, targets if ban_original else None, uniforms, temperature).where(counted, -1)
     return losses, tokens, (target_logits == maximum) & counted, parts
 
 
 def row_gradients(
     x: Tensor, targets: Tensor, logsumexp_parts: Tensor, ignore_index: int, z_loss: float
 ) -> Tensor:
-    """softmax(x) (1 + 2 z l) - one_hot(target) and zero in ignored rows, [N, V] in the accumulation dtype of x."""
-    ignored = (targets == ignore_index)[:, None]
+    """softmax(x) (1 + 2 z l) - one_hot(target) and zero in ignored rows, [N, V] in the accumulation dtype of x.
+
+    A target outside of [0, V) has no one-hot.
+    """
+    columns = targets[:, None]
+    is_here = _is_column(x, columns)
     gradient = soft_max(x.to(accumulation_dtype(x.dtype)), logsumexp_parts)
     gradient.mul_(1 + 2 * z_loss * logsumexp_parts.sum(-1, keepdim=True))
-    gradient.scatter_add_(1, targets[:, None].masked_fill(ignored, 0), gradient.new_full(ignored.shape, -1.0))
-    return gradient.masked_fill_(ignored, 0)
+    gradient.scatter_add_(1, columns.where(is_here, 0), -is_here.to(gradient.dtype))
+    return gradient.masked_fill_(columns == ignore_index, 0)
+
+
+def _is_column(x: Tensor, index: Tensor) -> Tensor:
+    return (index >= 0) & (index < x.shape[-1])
+
+
+def _target_logits(x: Tensor, targets: Tensor) -> Tensor:
+    """x [N, V], targets [N] → [N], -inf where the target is outside of [0, V)."""
+    is_here = _is_column(x, targets)
+    return x.gather(-1, targets.where(is_here, 0)[:, None]).squeeze(-1).where(is_here, -torch.inf)
+
+
+def row_sums(
+    logits: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    ignore_index: int,
+    temperature: float,
+    ban_original: bool,
+    sums: Tensor,
+) -> None:
+    """Write into ``sums`` [N, 4] what one slice of a vocabulary that is spread over ranks knows of each row.
+
+    The columns are the maximum, the sum of exp(x - maximum), the sum of exp((x - maximum) / temperature), and the
+    logit of the target, -inf if another slice has it. With ``ban_original`` the first three leave out the target, but
+    a NaN or +inf there may show in them. The maximum is NaN or +inf in a row that has one. An ignored row has zeros.
+    """
+    x = _biased(logits, bias)
+    target_logits, bad = _target_logits(x, targets), x.amax(-1)
+    if ban_original:
+        x = x.masked_fill(torch.arange(x.shape[-1], device=x.device) == targets[:, None], -torch.inf)
+    maximum = x.amax(-1)
+    shifted = x - maximum.where(maximum.isfinite(), 0)[:, None]
+    totals = shifted.exp().sum(-1), (shifted / temperature).exp().sum(-1)
+    maximum = maximum.where(bad < torch.inf, bad)
+    columns = torch.stack([maximum, *totals, target_logits], dim=-1)
+    sums.copy_(columns.masked_fill((targets == ignore_index)[:, None], 0))
 
 
 def cross_entropy_rows_(
