@@ -29,6 +29,7 @@ _REGISTERS = 128
         "losses",
         "tokens",
         "is_top1",
+        "logsumexp",
         "logsumexp_parts",
     ],
 )
@@ -43,6 +44,7 @@ def cross_entropy_rows(
     losses,  # [N] float32
     tokens,  # [N] int64
     is_top1,  # [N] bool
+    logsumexp,  # [N] float32
     logsumexp_parts,  # [N, 2] float32
     stride,  # Elements from row to row of logits.
     step,  # Elements from column to column of logits.
@@ -50,6 +52,7 @@ def cross_entropy_rows(
     tiles,  # Tiles of a row.
     parts,  # Programs that share the scan of a row.
     ignore_index,  # Target of the rows that have loss 0, token -1 and gradient 0.
+    z_loss,
     inverse_temperature,
     VECTOR: tl.constexpr,  # Elements of a load of logits, as in launch.Rows.
     BIAS_VECTOR: tl.constexpr,  # Elements of a load of bias.
@@ -100,26 +103,31 @@ def cross_entropy_rows(
         # The maximum may skip a NaN, the sum does not.
         is_highest = (target_logit == maximum) & (log_total == log_total)
         log_total = tl.where(is_good, log_total, float("nan"))
-        tl.store(losses + row, tl.where(is_ignored, 0.0, (maximum - target_logit) + log_total))
+        total = maximum + log_total
+        # z_loss times the square could be 0 times infinity.
+        loss = (maximum - target_logit) + log_total + (z_loss * total) * total
+        tl.store(losses + row, tl.where(is_ignored, 0.0, loss))
         tl.store(tokens + row, tl.where(is_good & (is_ignored == 0), token, -1))
         tl.store(is_top1 + row, is_highest & (is_ignored == 0))
         shift = tl.where(is_ignored, 0.0, rows.finite_or_zero(maximum))
         log_total = tl.where(is_ignored, 0.0, log_total)
+        tl.store(logsumexp + row, shift + log_total)
         rows.store_logsumexp(logsumexp_parts, row, shift, log_total)
     if DRAWS and WRITES:
         factor = 1.0 if scale is None else tl.load(scale)
+        soft_max_factor = factor * (1.0 + 2.0 * z_loss * (shift + log_total))
         tl.debug_barrier()  # Every warp has read what it needs for the draw. Now the row may be overwritten.
         for tile in range(0, tiles, WARPS):
             columns = rows.block_columns(tile, VECTOR, WARPS)
             gradient = rows.softmax_columns(
-                start, bias, columns, shift, log_total, factor, is_ignored, size, step,
+                start, bias, columns, shift, log_total, soft_max_factor, is_ignored, size, step,
                 VECTOR, BIAS_VECTOR, PADS,
             )  # fmt: skip
             inside = rows.is_inside(columns, size, VECTOR)
             tl.store(start + rows.column_offsets(columns, step, VECTOR), gradient, inside)
         tl.debug_barrier()  # The soft-max is written. Next, it is overwritten at the target, without cancellation.
         is_column = (target >= 0) & (target < size) & (is_ignored == 0)
-        at_target = rows.expm1((target_logit - shift) - log_total) * factor
+        at_target = rows.target_gradient((target_logit - shift) - log_total, factor, soft_max_factor)
         tl.store(start + rows.column_offsets(target, step, VECTOR), at_target, is_column)
 
 
@@ -129,12 +137,13 @@ def _loss_and_sample(
     targets: Tensor,
     uniforms: Tensor,
     ignore_index: int,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
     *,
     overwrites: bool,
     scale: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Launch `cross_entropy_rows`, and `softmax_rows` if the rows are scanned in parts and overwritten.
 
     Args:
@@ -143,20 +152,22 @@ def _loss_and_sample(
         targets: [...] int64 with N elements.
         uniforms: [...] float64.
         ignore_index: target of the rows that have loss 0, token -1 and gradient 0.
+        z_loss: weight of the squared log-sum-exp.
         temperature: the draw is from softmax(logits / temperature).
         ban_original: whether the target is never drawn.
         overwrites: whether the gradient is written.
         scale: [] float32, or None for 1.
 
     Returns:
-        Losses [...] float32, tokens [...] int64, is_top1 [...] bool and logsumexp_parts [..., 2] float32.
+        Losses [...] float32, tokens [...] int64, is_top1 [...] bool, logsumexp [...] and logsumexp_parts [..., 2]
+        float32.
     """
     device = view.tensor.device
-    losses = torch.empty(targets.shape, dtype=torch.float32, device=device)
+    losses, logsumexp = (torch.empty(targets.shape, dtype=torch.float32, device=device) for _ in range(2))
     logsumexp_parts = torch.empty(*targets.shape, 2, dtype=torch.float32, device=device)
     tokens = torch.empty(targets.shape, dtype=torch.int64, device=device)
     is_top1 = torch.empty(targets.shape, dtype=torch.bool, device=device)
-    results = losses, tokens, is_top1, logsumexp_parts
+    results = losses, tokens, is_top1, logsumexp, logsumexp_parts
     if view.count == 0:
         return results
     targets, uniforms = targets.contiguous(), uniforms.contiguous()
@@ -170,7 +181,7 @@ def _loss_and_sample(
             cross_entropy_rows,
             parts * view.count,
             *(view.tensor, view.offsets, bias, targets, uniforms, scale, statistics, *results),
-            *(view.stride, view.step, view.size, tiles, parts, ignore_index, 1 / temperature),
+            *(view.stride, view.step, view.size, tiles, parts, ignore_index, z_loss, 1 / temperature),
             VECTOR=view.vector,
             BIAS_VECTOR=launch.bias_vector(bias),
             TILES=padded_tiles,
@@ -185,7 +196,7 @@ def _loss_and_sample(
             **launch.register_cap(_REGISTERS),
         )
     if overwrites and len(passes) == 2:
-        write_softmax(view, bias, logsumexp_parts, targets, scale, None, view, ignore_index)
+        write_softmax(view, bias, logsumexp_parts, targets, scale, None, view, ignore_index, z_loss=z_loss)
     return results
 
 
@@ -196,35 +207,43 @@ def cross_entropy_sample(
     normalizer: Tensor | None,
     ignore_index: int,
     reduction: str,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Arguments as in `_loss_and_sample`, with logits [..., V], normalizer [] float64 or None, and reduction.
 
     Returns:
-        Loss [] (or [...] for reduction "none") float32, tokens [...], is_top1 [...], logsumexp_parts [..., 2] and the
-        denominator [] float64.
+        Loss [] (or [...] for reduction "none") float32, tokens [...], is_top1 [...], logsumexp [...], logsumexp_parts
+        [..., 2] and the denominator [] float64.
     """
-    options = (ignore_index, temperature, ban_original)
-    losses, tokens, is_top1, logsumexp_parts = _loss_and_sample(
+    options = (ignore_index, z_loss, temperature, ban_original)
+    losses, *statistics = _loss_and_sample(
         launch.rows_of(logits), None, targets, uniforms, *options, overwrites=False
     )
     loss, denominator, _ = reduce_rows(losses, targets, normalizer, ignore_index, reduction)
-    return (losses if reduction == "none" else loss), tokens, is_top1, logsumexp_parts, denominator
+    return (losses if reduction == "none" else loss), *statistics, denominator
 
 
 def cross_entropy_sample_backward(
     grad_loss: Tensor,
+    grad_logsumexp: Tensor | None,
     logits: Tensor,
     targets: Tensor,
     logsumexp_parts: Tensor,
     denominator: Tensor,
     ignore_index: int,
+    z_loss: float,
 ) -> Tensor:
-    """Gradient of the logits [..., V] in their dtype; ``grad_loss`` is float32 [], or [...] for reduction "none"."""
+    """Gradient of the logits [..., V] in their dtype; ``grad_loss`` is float32 [], or [...] for reduction "none", and
+    ``grad_logsumexp`` is float32 [...].
+    """
     gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     source, out = launch.rows_of(logits), launch.rows_of(gradient)
-    write_softmax(source, None, logsumexp_parts, targets, grad_loss, denominator, out, ignore_index)
+    options = {"z_loss": z_loss, "logsumexp_upstream": grad_logsumexp}
+    write_softmax(
+        source, None, logsumexp_parts, targets, grad_loss, denominator, out, ignore_index, **options
+    )
     return gradient
 
 
@@ -235,27 +254,29 @@ def cross_entropy_sample_(
     normalizer: Tensor | None,
     ignore_index: int,
     reduction: str,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Like `cross_entropy_sample`, but the logits become their gradient.
 
     In float16 the gradient stays unnormalised, since 1 / denominator would flush most of it to zero.
 
     Returns:
-        Loss [] float32, tokens [...], is_top1 [...], and the factor [] float32 that the gradient still lacks.
+        Loss [] float32, tokens [...], is_top1 [...], logsumexp [...], and the factor [] float32 that the gradient still
+        lacks.
     """
     _, _, scale = reduce_rows(None, targets, normalizer, ignore_index, reduction)
     is_scaled_later = logits.dtype == torch.float16
-    losses, tokens, is_top1, _ = _loss_and_sample(
+    losses, tokens, is_top1, logsumexp, _ = _loss_and_sample(
         launch.rows_of(logits),
         None,
-        *(targets, uniforms, ignore_index, temperature, ban_original),
+        *(targets, uniforms, ignore_index, z_loss, temperature, ban_original),
         overwrites=True,
         scale=None if is_scaled_later else scale,
     )
     loss, _, _ = reduce_rows(losses, targets, normalizer, ignore_index, reduction)
-    return loss, tokens, is_top1, scale if is_scaled_later else torch.ones_like(scale)
+    return loss, tokens, is_top1, logsumexp, scale if is_scaled_later else torch.ones_like(scale)
 
 
 def scale_gradient_(gradient: Tensor, scale: Tensor) -> None:
@@ -269,22 +290,32 @@ def cross_entropy_rows_(
     targets: Tensor,
     uniforms: Tensor,
     ignore_index: int,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
     writes_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The linear head's row kernel of the forward: logits [N, V] in a padded buffer, bias [V] float32 or None.
 
-    With ``writes_gradient`` the logits become softmax - one_hot. Results as in `_loss_and_sample`.
+    With ``writes_gradient`` the logits become softmax (1 + 2 z l) - one_hot. Results as in `_loss_and_sample`, without
+    the log-sum-exp as one number.
     """
     view = launch.rows_of(logits, owns_padding=True)
-    options = (ignore_index, temperature, ban_original)
-    return _loss_and_sample(view, bias, targets, uniforms, *options, overwrites=writes_gradient)
+    options = (ignore_index, z_loss, temperature, ban_original)
+    losses, tokens, is_top1, _, parts = _loss_and_sample(
+        view, bias, targets, uniforms, *options, overwrites=writes_gradient
+    )
+    return losses, tokens, is_top1, parts
 
 
 def cross_entropy_rows_backward_(
-    logits: Tensor, bias: Tensor | None, targets: Tensor, logsumexp_parts: Tensor, ignore_index: int
+    logits: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    logsumexp_parts: Tensor,
+    ignore_index: int,
+    z_loss: float,
 ) -> None:
-    """The linear head's row kernel of the backward: the logits in the padded buffer become softmax - one_hot."""
+    """The linear head's row kernel of the backward: the logits in the padded buffer become the same gradient."""
     view = launch.rows_of(logits, owns_padding=True)
-    write_softmax(view, bias, logsumexp_parts, targets, None, None, view, ignore_index)
+    write_softmax(view, bias, logsumexp_parts, targets, None, None, view, ignore_index, z_loss=z_loss)

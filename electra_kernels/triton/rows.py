@@ -198,6 +198,15 @@ def load_logsumexp(parts, row):
 
 
 @triton.jit
+def target_gradient(distance, factor, soft_max_factor):
+    """soft_max_factor softmax - factor at the target, whose logit minus the log-sum-exp is ``distance``.
+
+    There softmax - 1 would lose all digits of a loss near 0; expm1 does not.
+    """
+    return expm1(distance) * factor + tl.exp(distance) * (soft_max_factor - factor)
+
+
+@triton.jit
 def softmax_columns(
     row,
     bias,
