@@ -49,13 +49,15 @@ def cross_entropy_rows_(
     temperature: float,
     ban_original: bool,
     writes_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses and samples of logits + bias, and with ``writes_gradient`` their gradient in place of the logits."""
+    *results: Tensor,
+) -> None:
+    """`row_statistics` of logits + bias into the results, and with ``writes_gradient`` the gradient into the logits."""
     x = _biased(logits, bias)
     statistics = row_statistics(x, targets, uniforms, ignore_index, temperature, ban_original)
+    for result, values in zip(results, statistics):
+        result.copy_(values)
     if writes_gradient:
         logits.copy_(row_gradients(x, targets, statistics[3], ignore_index))
-    return statistics
 
 
 def cross_entropy_rows_backward_(
