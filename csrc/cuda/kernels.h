@@ -78,7 +78,6 @@ struct LogitRows {
   int64_t stride;
   int64_t count;
   int size;
-  const float* bias;  // [size], added to every row, or null
 };
 
 // Columns of a tile, which one warp scans. Tiles begin at 16-byte boundaries, up to 7 elements before the

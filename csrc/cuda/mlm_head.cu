@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
     return;
   }
   // The copy has the alignment of the row, so that both have the same vectors.
-  const Row<T> copy = {memory + shift - slice.begin * kTile, row.bias, 1, row.size};
+  const Row<T> copy = {memory + shift - slice.begin * kTile, 1, row.size};
   const Tiles tiles =
       tiles_at(reinterpret_cast<float*>(memory + held * kTile), row.size, batch.inverse_temperature);
   const Target target = target_of(row, batch.targets[index]);

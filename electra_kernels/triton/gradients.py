@@ -27,7 +27,6 @@ _SCALING_WARPS = 8
 def softmax_rows(
     logits,  # [N, size], float32, bfloat16 or float16
     offsets,  # [N] int64, elements to each row, or None
-    bias,  # [size] float32, or None
     logsumexp_parts,  # [N, 2] float32
     targets,  # [N] int64, or None for the soft-max alone
     upstream,  # [N] or [] float32, or None for 1
@@ -45,15 +44,14 @@ def softmax_rows(
     z_loss,
     VECTOR: tl.constexpr,  # Elements of a load of logits, as in launch.Rows.
     OUT_VECTOR: tl.constexpr,  # Elements of a store to out.
-    BIAS_VECTOR: tl.constexpr,  # Elements of a load of bias.
     BLOCK: tl.constexpr,  # Columns of a program.
     PER_ROW: tl.constexpr,  # Whether upstream has one value per row.
     PADS: tl.constexpr,  # Whether the last vector of a row of out reaches into its padding, which must stay -inf.
 ):
     """(softmax (1 + 2 z l) - one_hot(target)) upstream / denominator + softmax logsumexp_upstream, and zero in ignored
-    rows, for the soft-max and the log-sum-exp l of logits + bias.
+    rows, for the log-sum-exp l of the logits.
 
-    Fuses bias, soft-max, subtraction and scaling. Each logit is read once and each gradient written once; eager torch
+    Fuses soft-max, subtraction and scaling. Each logit is read once and each gradient written once; eager torch
     writes and reads a tensor of that size for every step. Fusing is legal because the log-sum-exp is known, so no
     element depends on another one. A barrier comes before the stores: with out = logits, the logit at the target is
     read by every warp, and only one of them overwrites it.
@@ -74,21 +72,10 @@ def softmax_rows(
     target = tl.load(targets + row) if targets is not None else -1
     is_ignored = target == ignore_index if targets is not None else False
     gradient = rows.softmax_columns(
-        source,
-        bias,
-        columns,
-        maximum,
-        log_total,
-        soft_max_factor,
-        is_ignored,
-        size,
-        step,
-        VECTOR,
-        BIAS_VECTOR,
-        PADS,
+        source, columns, maximum, log_total, soft_max_factor, is_ignored, size, step, VECTOR, PADS
     )
     if targets is not None:
-        target_logit = rows.load_logit(source, bias, target, size, step, VECTOR)
+        target_logit = rows.load_logit(source, target, size, step, VECTOR)
         distance = (target_logit - maximum) - log_total
         at_target = rows.target_gradient(distance, factor, soft_max_factor)
         gradient = tl.where(columns == target, tl.where(is_ignored, 0.0, at_target), gradient)
@@ -132,7 +119,6 @@ def scale_rows_(
 
 def write_softmax(
     logits: launch.Rows,
-    bias: Tensor | None,
     logsumexp_parts: Tensor,
     targets: Tensor | None,
     upstream: Tensor | None,
@@ -147,7 +133,6 @@ def write_softmax(
 
     Args:
         logits: N rows of V elements.
-        bias: [V] float32, or None.
         logsumexp_parts: [..., 2] float32, maximum and logarithm of the sum of exp(x - maximum).
         targets: [...] int64, or None for the soft-max alone.
         upstream: [] or [...] float32, or None for 1.
@@ -163,7 +148,7 @@ def write_softmax(
     launch.run(
         softmax_rows,
         blocks * logits.count,
-        *(logits.tensor, logits.offsets, bias, logsumexp_parts.contiguous()),
+        *(logits.tensor, logits.offsets, logsumexp_parts.contiguous()),
         None if targets is None else targets.contiguous(),
         None if upstream is None else upstream.contiguous(),
         None if logsumexp_upstream is None else logsumexp_upstream.contiguous(),
@@ -171,7 +156,6 @@ def write_softmax(
         *(logits.stride, logits.step, out.stride, out.step, logits.size, blocks, ignore_index, z_loss),
         VECTOR=logits.vector,
         OUT_VECTOR=out.vector,
-        BIAS_VECTOR=launch.bias_vector(bias),
         BLOCK=_BLOCK,
         PER_ROW=upstream is not None and upstream.dim() > 0,
         PADS=out.ends_in_padding,
