@@ -26,10 +26,11 @@ void check_targets(const Tensor& targets, int64_t vocab_size, int64_t ignore_ind
   }
 }
 
-// Scans every row of logits once. With `overwrites`, the logits become their gradient times `scale`.
-CrossEntropyTensors scan_rows(const MlmHeadKernels& kernels, const Tensor& logits,
-                              const std::optional<Tensor>& bias, const Tensor& targets,
-                              const Tensor& uniforms, const Options& options, bool overwrites, float scale) {
+// Scans every row of logits once, for `out`. With `overwrites`, the logits become their gradient times
+// `scale`.
+void scan_rows(const MlmHeadKernels& kernels, const Tensor& logits, const std::optional<Tensor>& bias,
+               const Tensor& targets, const Tensor& uniforms, const Options& options, bool overwrites,
+               float scale, CrossEntropyTensors& out) {
   const auto cross_entropy = for_type(kernels.cross_entropy, logits);
   const auto scale_row = for_type(kernels.scale, logits);
   const Rows rows = overwrites ? mutable_rows_of(logits) : rows_of(logits);
@@ -39,7 +40,6 @@ CrossEntropyTensors scan_rows(const MlmHeadKernels& kernels, const Tensor& logit
   const float* const bias_data = data_or_null<float>(bias);
   check_uniforms(u, rows.count);
 
-  CrossEntropyTensors out(targets);
   float* const losses = out.losses.mutable_data_ptr<float>();
   int64_t* const tokens = out.tokens.mutable_data_ptr<int64_t>();
   bool* const is_top1 = out.is_top1.mutable_data_ptr<bool>();
@@ -72,7 +72,6 @@ CrossEntropyTensors scan_rows(const MlmHeadKernels& kernels, const Tensor& logit
       parts[i] = {row_out.maximum, static_cast<float>(log_sum)};
     }
   });
-  return out;
 }
 
 double denominator_of(const Tensor& targets, const std::optional<Tensor>& normalizer, int64_t ignore_index,
@@ -101,8 +100,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
     double z_loss, double temperature, bool ban_original, int64_t level) {
   const Options options = {ignore_index, z_loss, static_cast<float>(temperature), ban_original};
   check_targets(targets, logits.size(-1), ignore_index);
-  const CrossEntropyTensors rows =
-      scan_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, false, 1);
+  CrossEntropyTensors rows = new_cross_entropies(targets);
+  scan_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, false, 1, rows);
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
   return {reduced(rows.losses, denominator, reduction),
           rows.tokens,
@@ -123,8 +122,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
   const float scale = static_cast<float>(reciprocal_or_zero(denominator));
   const bool is_later = type_of(logits) == Type::kFloat16;
-  const CrossEntropyTensors rows = scan_rows(level_at(level).mlm_head, logits, std::nullopt, targets,
-                                             uniforms, options, true, is_later ? 1 : scale);
+  CrossEntropyTensors rows = new_cross_entropies(targets);
+  scan_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, true,
+            is_later ? 1 : scale, rows);
   return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1, rows.logsumexp,
           scalar_like(targets, ScalarType::Float, is_later ? scale : 1)};
 }
@@ -195,17 +195,15 @@ void scale_gradient_(const Tensor& gradient, const Tensor& scale, int64_t level)
   });
 }
 
-// The row kernel of the chunked linear head.
-std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_rows_(const Tensor& logits,
-                                                               const std::optional<Tensor>& bias,
-                                                               const Tensor& targets, const Tensor& uniforms,
-                                                               int64_t ignore_index, double z_loss,
-                                                               double temperature, bool ban_original,
-                                                               bool writes_gradient, int64_t level) {
+// The row kernel of the chunked linear head. The outputs are contiguous.
+void cross_entropy_rows_(const Tensor& logits, const std::optional<Tensor>& bias, const Tensor& targets,
+                         const Tensor& uniforms, int64_t ignore_index, double z_loss, double temperature,
+                         bool ban_original, bool writes_gradient, const Tensor& losses, const Tensor& tokens,
+                         const Tensor& is_top1, const Tensor& logsumexp, const Tensor& logsumexp_parts,
+                         int64_t level) {
   const Options options = {ignore_index, z_loss, static_cast<float>(temperature), ban_original};
-  const CrossEntropyTensors rows =
-      scan_rows(level_at(level).mlm_head, logits, bias, targets, uniforms, options, writes_gradient, 1);
-  return {rows.losses, rows.tokens, rows.is_top1, rows.parts};
+  CrossEntropyTensors rows = {losses, tokens, is_top1, logsumexp, logsumexp_parts};
+  scan_rows(level_at(level).mlm_head, logits, bias, targets, uniforms, options, writes_gradient, 1, rows);
 }
 
 // One slice of a vocabulary that is spread over ranks: `sums` [N, 4] gets the RowSums of the rows, 0 in

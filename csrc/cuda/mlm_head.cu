@@ -1,6 +1,8 @@
 // Masked-LM loss, sample and gradient of rows of logits:
 //
-//     loss = logsumexp(x) - x[target]        d/dx = softmax(x) - one_hot(target)
+//     loss = l - x[target] + z l^2        d/dx = softmax(x) (1 + 2 z l) - one_hot(target)
+//
+// with l = logsumexp(x).
 //
 // If the gradient may overwrite the logits, one block reads a row into shared memory and writes its gradient
 // from there: two passes over memory, where eager soft-max, loss, sample and gradient make eight. That is
@@ -35,17 +37,25 @@ __device__ Target target_of(const Row<T>& row, int64_t target) {
   return {is_inside ? static_cast<int>(target) : -1, logit_at(row, target)};
 }
 
-__device__ float loss_of(const RowSums& sums, const Target& target) {
+// The loss without z_loss.
+__device__ float cross_entropy_of(const RowSums& sums, const Target& target) {
   return sums.is_bad ? kNaN : (sums.maximum - target.logit) + sums.log_sum;
 }
 
-__device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, float loss, int token,
-                                 bool is_top1, const LogSumExp& logsumexp) {
+__device__ Factors factors_of(float scale, float z_loss, const LogSumExp& parts) {
+  return {scale * (1 + 2 * z_loss * (parts.maximum + parts.log_sum)), scale};
+}
+
+__device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, float cross_entropy,
+                                 int token, bool is_top1, const LogSumExp& parts) {
   if (lane() != 0) return;
-  batch.losses[index] = loss;
+  const float logsumexp = parts.maximum + parts.log_sum;
+  // z_loss times the square could be 0 times infinity.
+  batch.losses[index] = cross_entropy + batch.z_loss * logsumexp * logsumexp;
   batch.tokens[index] = token;
   batch.is_top1[index] = is_top1;
   batch.logsumexp[index] = logsumexp;
+  batch.logsumexp_parts[index] = parts;
 }
 
 // Called by one warp.
@@ -105,7 +115,7 @@ __device__ bool finish_row(const Row<T>& row, int shift, const Slice& slice, con
   const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
   // The maximum ignores NaN, so a row with a NaN is recognised by its log_sum.
   const bool is_top1 = target.logit == sums.maximum && sums.log_sum == sums.log_sum;
-  write_statistics(batch, index, loss_of(sums, target), token, is_top1, logsumexp);
+  write_statistics(batch, index, cross_entropy_of(sums, target), token, is_top1, logsumexp);
   return true;
 }
 
@@ -204,7 +214,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
     return;
   }
   // The copy has the alignment of the row, so that both have the same vectors.
-  const Row<T> copy = {memory + shift - slice.begin * kTile, row.bias, 1, row.size};
+  const Row<T> copy = {memory + shift - slice.begin * kTile, 1, row.size};
   const Tiles tiles =
       tiles_at(reinterpret_cast<float*>(memory + held * kTile), row.size, batch.inverse_temperature);
   const Target target = target_of(row, batch.targets[index]);
@@ -226,13 +236,14 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
     if (has_finished) sum_if_last(batch.sum, batch.losses, rows.count);
   }
   const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
-  const float scale = batch.scale == nullptr ? 1 : *batch.scale;
+  const Factors factors = factors_of(batch.scale == nullptr ? 1 : *batch.scale, batch.z_loss, logsumexp);
   for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) {
     const int first = tile * kTile - shift;
     const Columns columns = interleaved<T>(first);
     Share<T> x;
     load_tile(copy, first, columns, x);
-    soft_max_less_target<T>(first, columns, logsumexp, target.column, -loss_of(sums, target), scale, x);
+    soft_max_less_target<T>(first, columns, logsumexp, target.column, -cross_entropy_of(sums, target),
+                            factors, x);
     store_tile(row, columns, x);
   }
 }
@@ -296,10 +307,12 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, 3)
     const double divisor = batch.denominator == nullptr ? 1 : *batch.denominator;
     const float scale = static_cast<float>(upstream * reciprocal_or_zero(divisor));
     load_tile_unaligned(row, first, columns, x);
-    const LogSumExp logsumexp = batch.logsumexp[index];
+    const LogSumExp logsumexp = batch.logsumexp_parts[index];
+    Factors factors = factors_of(scale, batch.z_loss, logsumexp);
+    if (batch.logsumexp_upstream != nullptr) factors.soft_max += batch.logsumexp_upstream[index];
     const int column = target < row.size ? static_cast<int>(target) : -1;
     const float distance = (column_of<T>(columns, column, x) - logsumexp.maximum) - logsumexp.log_sum;
-    soft_max_less_target<T>(first, columns, logsumexp, column, distance, scale, x);
+    soft_max_less_target<T>(first, columns, logsumexp, column, distance, factors, x);
   }
   store_tile(out, columns, x);
 }
@@ -375,7 +388,9 @@ void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, f
       launch(cross_entropy_row<T>, shape, rows, batch, scratch, parts);
     });
     if (!batch.overwrites) return;
-    gradient_rows(rows, {batch.logsumexp, batch.targets, batch.ignore_index, batch.scale, false, nullptr},
+    gradient_rows(rows,
+                  {batch.logsumexp_parts, batch.targets, batch.ignore_index, batch.scale, false, nullptr,
+                   batch.z_loss, nullptr},
                   rows, stream);
     if (batch.sum.finished != nullptr) launch(sum_losses, {1, kWarp, stream}, batch, rows.count);
   });

@@ -12,7 +12,7 @@ import torch
 
 from electra_kernels.backends import linear_head
 from electra_kernels.backends.linear_head import RowKernels
-from electra_kernels.backends.table import ROW_KERNELS, Op, ops_of
+from electra_kernels.backends.table import ADDS_BIAS, Op, ops_of, row_kernels
 from electra_kernels.backends.value_checks import reads_values
 
 Function = Callable[..., Any]
@@ -25,11 +25,8 @@ ROWS = "row_kernels"
 
 def from_package(backend: str) -> dict[str, Function]:
     """Implementations by op name, from the package of a back end with a module per idea: "reference" or "triton"."""
-    package = f"electra_kernels.{backend}"
-    mlm_head = import_module(f"{package}.mlm_head")
-    rows = RowKernels(*(getattr(mlm_head, name) for name in ROW_KERNELS))
-    found = {name: guarded(op, _function(op, package, rows)) for name, op in ops_of(backend).items()}
-    return {**found, ROWS: _rows_for(rows)}
+    found = {name: guarded(op, _function(op, backend)) for name, op in ops_of(backend).items()}
+    return {**found, ROWS: _rows_by_dtype(_rows_of_package(backend))}
 
 
 def from_library(ops: Any, level: int | None = None) -> dict[str, Function]:
@@ -39,10 +36,10 @@ def from_library(ops: Any, level: int | None = None) -> dict[str, Function]:
         ops: ``torch.ops.electra_kernels_cpp`` or ``torch.ops.electra_kernels_cuda``.
         level: for the CPU library, the index of an instruction set, which its kernels take as their last argument.
     """
-    keywords = {} if level is None else {"level": level}
-    rows = RowKernels(*(partial(getattr(ops, name).default, **keywords) for name in ROW_KERNELS))
-    found: dict[str, Function] = {ROWS: _rows_for(rows)}
-    for name, op in ops_of("cuda" if level is None else "cpp").items():
+    backend, keywords = ("cuda", {}) if level is None else ("cpp", {"level": level})
+    rows = _row_kernels(backend, lambda name: partial(getattr(ops, name).default, **keywords))
+    found: dict[str, Function] = {ROWS: _rows_by_dtype(rows)}
+    for name, op in ops_of(backend).items():
         if op.idea == _LINEAR_HEAD:
             found[name] = guarded(op, _linear_head(op, rows))
         elif level is None:
@@ -87,24 +84,30 @@ def checking_itself(op: Op, kernel: Function, level: int) -> Function:
     return run
 
 
-def _rows_for(rows: RowKernels) -> Function:
-    return lambda dtype: _reference_rows() if dtype == torch.float64 else rows
-
-
-def _reference_rows() -> RowKernels:
-    mlm_head = import_module("electra_kernels.reference.mlm_head")
-    return RowKernels(*(getattr(mlm_head, name) for name in ROW_KERNELS))
-
-
 def _specification(op: Op) -> Function:
-    return _function(op, "electra_kernels.reference", _reference_rows())
+    return _function(op, "reference")
 
 
-def _function(op: Op, package: str, rows: RowKernels) -> Function:
+def _function(op: Op, backend: str) -> Function:
+    """The function of a back end that is a package."""
     if op.idea == _LINEAR_HEAD:
-        return _linear_head(op, rows)
-    function: Function = getattr(import_module(f"{package}.{op.idea}"), op.name)
+        return _linear_head(op, _rows_of_package(backend))
+    function: Function = getattr(import_module(f"electra_kernels.{backend}.{op.idea}"), op.name)
     return function
+
+
+def _row_kernels(backend: str, find: Callable[[str], Function]) -> RowKernels:
+    forward, backward, sums = map(find, row_kernels(backend))
+    return RowKernels(forward, backward, sums, backend in ADDS_BIAS)
+
+
+def _rows_of_package(backend: str) -> RowKernels:
+    return _row_kernels(backend, partial(getattr, import_module(f"electra_kernels.{backend}.mlm_head")))
+
+
+def _rows_by_dtype(rows: RowKernels) -> Function:
+    reference = _rows_of_package("reference")
+    return lambda dtype: reference if dtype == torch.float64 else rows
 
 
 def _linear_head(op: Op, rows: RowKernels) -> Function:

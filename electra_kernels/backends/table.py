@@ -140,7 +140,7 @@ _TABLE = (
         "linear_head",
         f"Tensor hidden, Tensor weight, Tensor? bias, {_ROWS}, bool[3] needs_gradient",
         "(Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor logsumexp_parts, Tensor denominator, "
-        "Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
+        "Tensor grad_hidden, Tensor grad_parameters)",
         "hidden",
         value_checks.linear_cross_entropy_sample,
     ),
@@ -148,8 +148,8 @@ _TABLE = (
         "linear_cross_entropy_sample_backward",
         "linear_head",
         "Tensor grad_loss, Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor logsumexp_parts, "
-        "Tensor denominator, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias, int ignore_index, "
-        "str reduction, float z_loss, bool[3] needs_gradient",
+        "Tensor denominator, Tensor grad_hidden, Tensor grad_parameters, int ignore_index, str reduction, "
+        "float z_loss, bool[3] needs_gradient",
         "(Tensor, Tensor, Tensor)",
         "hidden",
         None,
@@ -197,13 +197,23 @@ def ops_of(backend: str) -> dict[str, Op]:
     return {name: op for name, op in OPS.items() if backend == "reference" or backend in op.served_by}
 
 
-# The row kernels that a back end gives to `backends.linear_head` and `backends.vocab_parallel`. They are no ops of
-# ``electra_kernels``.
-ROW_KERNELS = {
-    "cross_entropy_rows_": "(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor uniforms, int ignore_index, "
-    f"float z_loss, {_DRAW}, bool writes_gradient) "
-    "-> (Tensor losses, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts)",
-    "cross_entropy_rows_backward_": "(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor logsumexp_parts, "
-    "int ignore_index, float z_loss) -> ()",
-    "row_sums": f"(Tensor logits, Tensor? bias, Tensor targets, int ignore_index, {_DRAW}, Tensor(a!) sums) -> ()",
-}
+# The back ends whose row kernels add the bias. For the others it is part of the GEMMs.
+ADDS_BIAS = ("reference", "cpp")
+
+
+def row_kernels(backend: str) -> dict[str, str]:
+    """Schemas of the row kernels, by name, that a back end gives to `backends.linear_head` and `vocab_parallel`.
+
+    They are no ops of ``electra_kernels``.
+    """
+    rows = f"logits, {'Tensor? bias, ' if backend in ADDS_BIAS else ''}Tensor targets"
+    options = f"int ignore_index, float z_loss, {_DRAW}, bool writes_gradient"
+    results = (
+        "Tensor(b!) losses, Tensor(c!) tokens, Tensor(d!) is_top1, Tensor(e!) logsumexp, Tensor(f!) parts"
+    )
+    statistics = "Tensor logsumexp_parts, int ignore_index, float z_loss"
+    return {
+        "cross_entropy_rows_": f"(Tensor(a!) {rows}, Tensor uniforms, {options}, {results}) -> ()",
+        "cross_entropy_rows_backward_": f"(Tensor(a!) {rows}, {statistics}) -> ()",
+        "row_sums": f"(Tensor {rows}, int ignore_index, {_DRAW}, Tensor(a!) sums) -> ()",
+    }

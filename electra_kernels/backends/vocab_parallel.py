@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from electra_kernels.backends.linear_head import Gradients, RowKernels, chunk_rows, counted_rows, new_logits
+from electra_kernels.backends.linear_head import Gradients, RowKernels, chunk_rows, new_logits, operands
 from electra_kernels.backends.value_checks import reads_values, require_rows
 from electra_kernels.reference.common import accumulation_dtype, reduce_losses
 from electra_kernels.reference.sampling import invert_cdf
@@ -114,6 +114,7 @@ class ParallelRows:
         like: has the dtype and the device of the logits.
         targets: [N] int64, of the whole vocabulary.
         uniforms: [N] float64, the same on every rank.
+        bias: as in `linear_head.Operands`.
     """
 
     def __init__(
@@ -123,12 +124,13 @@ class ParallelRows:
         like: Tensor,
         targets: Tensor,
         uniforms: Tensor,
+        bias: tuple[Tensor | None, ...],
         options: Options,
     ) -> None:
         count, dtype = len(targets), accumulation_dtype(like.dtype)
         self.kernels, self.slice, self.options = kernels, slice_, options
         self.rank, self.ranks = dist.get_rank(slice_.group), dist.get_world_size(slice_.group)
-        self.targets, self.uniforms = targets, uniforms
+        self.targets, self.uniforms, self.bias = targets, uniforms, bias
         self.local_targets = slice_.local(targets, options.ignore_index)
         self.losses, self.logsumexp_parts = (
             like.new_empty(shape, dtype=dtype) for shape in (count, (count, 2))
@@ -143,9 +145,9 @@ class ParallelRows:
             sums[-1].view(torch.int32)[:4] = self._agreement()
         return sums
 
-    def scan(self, chunk: slice, logits: Tensor, bias: Tensor | None, sums: Tensor) -> None:
+    def scan(self, chunk: slice, logits: Tensor, sums: Tensor) -> None:
         """Reduce a chunk of this rank's logits [n, size] to ``sums`` [n, 4]."""
-        self.kernels.sums(logits, bias, self.local_targets[chunk], IGNORED, *self._draw, sums)
+        self.kernels.sums(logits, *self.bias, self.local_targets[chunk], IGNORED, *self._draw, sums)
 
     def gather(self, sums: Tensor) -> tuple[Tensor, Any]:
         """Start to send the sums of a block to all ranks. Returns those of all ranks [R, n + 1, 4], and the handle."""
@@ -153,7 +155,7 @@ class ParallelRows:
         work = _all_gather(gathered, sums, group=self.slice.group, async_op=True)
         return gathered.view(self.ranks, -1, 4), work
 
-    def draw(self, block: slice, logits: Tensor, bias: Tensor | None, gathered: Tensor) -> None:
+    def draw(self, block: slice, logits: Tensor, gathered: Tensor) -> None:
         """Loss and statistics of a block, and the tokens of those rows whose draw falls into this rank's slice."""
         if block.start == 0 and reads_values(gathered):
             self._check_agreement(gathered[:, -1])
@@ -161,10 +163,18 @@ class ParallelRows:
         row = combine(gathered[:, :-1], counted, self.uniforms[block], self.options)
         self.losses[block], self.is_top1[block], self.logsumexp_parts[block] = row[:3]
         drawn_here = self.local_targets[block].where(row.owner == self.rank, IGNORED)
-        _, tokens, _, _ = self.kernels.forward(
-            logits, bias, drawn_here, row.fraction, IGNORED, 0.0, *self._draw, False
+        tokens = self.tokens[block]
+        unused = torch.empty_like(row.losses), torch.empty_like(row.is_top1), row.losses, row.logsumexp_parts
+        results = (unused[0], tokens, *unused[1:])
+        self.kernels.forward(
+            logits, *self.bias, drawn_here, row.fraction, IGNORED, 0.0, *self._draw, False, *results
         )
-        self.tokens[block] = (tokens + self.slice.first).where(tokens >= 0, -1)
+        tokens.copy_((tokens + self.slice.first).where(tokens >= 0, -1))
+
+    def write_gradient(self, chunk: slice, logits: Tensor) -> None:
+        """Overwrite a chunk of this rank's logits by their unnormalised gradient."""
+        statistics = (self.local_targets[chunk], self.logsumexp_parts[chunk])
+        self.kernels.backward(logits, *self.bias, *statistics, IGNORED, self.options.z_loss)
 
     def finish(self, normalizer: Tensor | None) -> tuple[Tensor, Tensor]:
         """Spread the tokens, and reduce the losses. Returns the loss and its denominator []."""
@@ -208,14 +218,16 @@ def cross_entropy_sample(
     """logits [..., size] of this rank → loss, tokens, is_top1, logsumexp, and for the backward logsumexp_parts,
     denominator and the local targets.
     """
-    rows = ParallelRows(kernels, slice_, logits, targets.reshape(-1), uniforms.reshape(-1), options)
+    bias = (None,) if kernels.adds_bias else ()
+    flat = (targets.reshape(-1), uniforms.reshape(-1))
+    rows = ParallelRows(kernels, slice_, logits, *flat, bias, options)
     # The kernels of the linear head may write behind a row, into padding that only a buffer of its own has.
     matrix, block = logits.reshape(-1, slice_.size).contiguous(), slice(0, targets.numel())
     sums = rows.new_sums(block)
-    rows.scan(block, matrix, None, sums[:-1])
+    rows.scan(block, matrix, sums[:-1])
     gathered, work = rows.gather(sums)
     work.wait()
-    rows.draw(block, matrix, None, gathered)
+    rows.draw(block, matrix, gathered)
     return _outputs(rows, normalizer, targets.shape)
 
 
@@ -232,42 +244,40 @@ def linear_cross_entropy_sample(
     needs_gradient: Sequence[bool],
 ) -> tuple[Tensor, ...]:
     """hidden [..., E], weight [size, E] and bias [size] of this rank → as `cross_entropy_sample`, and the unnormalised
-    gradients of hidden (this rank's part of the sum), weight and bias, empty unless needed.
+    gradients of hidden (this rank's part of the sum) and of the `parameter_columns`, empty unless needed.
 
     While the sums of a block of rows travel, the logits of the next block are computed into a second buffer.
     """
-    flat = targets.reshape(-1)
+    flat = (targets.reshape(-1), uniforms.reshape(-1))
     needs = [needed and options.reduction != "none" for needed in needs_gradient]
-    matrix = counted_rows(hidden, flat, options.ignore_index)
-    projection = weight.to(hidden.dtype)
-    bias = None if bias is None else bias.to(accumulation_dtype(hidden.dtype)).contiguous()
-    rows = ParallelRows(kernels, slice_, hidden, flat, uniforms.reshape(-1), options)
-    gradients = Gradients(matrix, projection, needs)
+    factors = operands(kernels, hidden, weight, bias, flat[0], options.ignore_index)
+    rows = ParallelRows(kernels, slice_, hidden, *flat, factors.bias, options)
+    gradients = Gradients(factors, needs)
 
     def finish(block: slice, logits: Tensor, gathered: Tensor, work: Any) -> None:
         work.wait()
-        rows.draw(block, logits, bias, gathered)
+        rows.draw(block, logits, gathered)
         if not any(needs):
             return
         for chunk, part in _chunks(block, logits):
-            statistics = (rows.local_targets[chunk], rows.logsumexp_parts[chunk])
-            kernels.backward(part, bias, *statistics, IGNORED, options.z_loss)
-            gradients.add(chunk, part, matrix[chunk])
+            rows.write_gradient(chunk, part)
+            gradients.add(chunk, part, factors.rows[chunk])
 
     pending: tuple[slice, Tensor, Tensor, Any] | None = None
-    for block, logits in _blocks(matrix, slice_.size):
+    for block, logits in _blocks(factors.rows, slice_.size):
         sums = rows.new_sums(block)
         for chunk, part in _chunks(block, logits):
-            torch.mm(matrix[chunk], projection.T, out=part)
-            rows.scan(chunk, part, bias, sums[chunk.start - block.start : chunk.stop - block.start])
+            torch.mm(factors.rows[chunk], factors.projection.T, out=part)
+            rows.scan(chunk, part, sums[chunk.start - block.start : chunk.stop - block.start])
         sent = (block, logits, *rows.gather(sums))
         if pending is not None:
             finish(*pending)
         pending = sent
     if pending is not None:
         finish(*pending)
-    grad_hidden = gradients.hidden.reshape(hidden.shape) if needs[0] else gradients.hidden
-    return *_outputs(rows, normalizer, targets.shape), grad_hidden, gradients.weight, gradients.bias
+    grad_hidden, grad_parameters = gradients.finish()
+    grad_hidden = grad_hidden.reshape(hidden.shape) if needs[0] else grad_hidden
+    return *_outputs(rows, normalizer, targets.shape), grad_hidden, grad_parameters
 
 
 def _outputs(rows: ParallelRows, normalizer: Tensor | None, shape: torch.Size) -> tuple[Tensor, ...]:

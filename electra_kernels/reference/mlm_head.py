@@ -23,8 +23,8 @@ def row_statistics(
     z_loss: float,
     temperature: float,
     ban_original: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x [N, V] float32 or float64 → losses, tokens and is_top1, each [N], and the log-sum-exp in two parts [N, 2].
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """x [N, V] float32 or float64 → losses, tokens, is_top1, logsumexp, each [N], and the last in two parts [N, 2].
 
     A row with NaN or +inf, or with no finite logit, has a NaN log-sum-exp and so a NaN loss and gradient. An ignored
     row has loss and log-sum-exp 0, token -1 and is_top1 False for any logits. A target outside of [0, V) belongs to
@@ -38,7 +38,7 @@ def row_statistics(
     logsumexp = parts.sum(-1)
     losses = (losses + (z_loss * logsumexp) * logsumexp).where(counted, 0)
     tokens = draw_tokens(x, targets if ban_original else None, uniforms, temperature).where(counted, -1)
-    return losses, tokens, (target_logits == maximum) & counted, parts
+    return losses, tokens, (target_logits == maximum) & counted, logsumexp, parts
 
 
 def row_gradients(
@@ -103,13 +103,15 @@ def cross_entropy_rows_(
     temperature: float,
     ban_original: bool,
     writes_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses and samples of logits + bias, and with ``writes_gradient`` their gradient in place of the logits."""
+    *results: Tensor,
+) -> None:
+    """`row_statistics` of logits + bias into the results, and with ``writes_gradient`` the gradient into the logits."""
     x = _biased(logits, bias)
     statistics = row_statistics(x, targets, uniforms, ignore_index, z_loss, temperature, ban_original)
+    for result, values in zip(results, statistics):
+        result.copy_(values)
     if writes_gradient:
-        logits.copy_(row_gradients(x, targets, statistics[3], ignore_index, z_loss))
-    return statistics
+        logits.copy_(row_gradients(x, targets, statistics[-1], ignore_index, z_loss))
 
 
 def cross_entropy_rows_backward_(
@@ -144,10 +146,10 @@ def cross_entropy_sample(
     rows = logits.reshape(-1, logits.shape[-1]).to(accumulation_dtype(logits.dtype))
     flat = (targets.reshape(-1), uniforms.reshape(-1))
     statistics = row_statistics(rows, *flat, ignore_index, z_loss, temperature, ban_original)
-    losses, tokens, is_top1 = (value.reshape(targets.shape) for value in statistics[:3])
-    logsumexp_parts = statistics[3].reshape(*targets.shape, 2)
+    losses, tokens, is_top1, logsumexp = (value.reshape(targets.shape) for value in statistics[:4])
+    logsumexp_parts = statistics[4].reshape(*targets.shape, 2)
     loss, denominator = reduce_losses(losses, targets != ignore_index, normalizer, reduction)
-    return loss, tokens, is_top1, logsumexp_parts.sum(-1), logsumexp_parts, denominator
+    return loss, tokens, is_top1, logsumexp, logsumexp_parts, denominator
 
 
 def cross_entropy_sample_backward(

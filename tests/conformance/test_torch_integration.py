@@ -60,9 +60,9 @@ def _raw_calls(case, **options):
         inputs = (
             {name: leaf * 1 for name, leaf in leaves.items()} if options.get("inplace_backward") else leaves
         )
-        for output in case.outputs(**inputs, **options):
-            if output.requires_grad:
-                output.sum().backward()
+        outputs = case.outputs(**inputs, **options)
+        if leaves:
+            differentiable_outputs(outputs).sum().backward()
     for op, args in recorder.calls:
         if not op._opname.endswith(("_backward", "_")):
             for index, argument in enumerate(op._schema.arguments):
