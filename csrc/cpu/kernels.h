@@ -41,15 +41,6 @@ struct RowStatistics {
   bool is_bad;         // the row has a NaN, +inf or no finite logit
 };
 
-// What one slice of the vocabulary knows of a row whose logits are spread over several, in the order of the
-// columns of the op row_sums. All but the target's logit leave out the banned token.
-struct RowSums {
-  float maximum;       // NaN or +inf in a row that has one
-  float total;         // sum of exp(x - maximum)
-  float drawable;      // sum of exp((x - maximum) / temperature)
-  float target_logit;  // -inf if another slice has the target
-};
-
 // Columns of a tile, and the floats of scratch memory that a row of `size` needs at any level, 64-byte
 // aligned: the row itself, and the sums of its tiles.
 constexpr int64_t kTile = 512;
@@ -83,10 +74,13 @@ struct MlmHeadKernels {
   // Statistics, draw and gradient in one scan of the row.
   void (*cross_entropy[kTypes])(const Row&, const Draw&, int64_t target, const GradientRow&, float* scratch,
                                 RowStatistics&);
-  void (*sums[kTypes])(const Row&, const Draw&, int64_t target, float* scratch, RowSums&);
   void (*gradient[kTypes])(const Row&, int64_t target, const LogSumExp&, const GradientRow&);
   // Multiplies a row by a factor. A factor of 0 writes zeros, also over NaN and infinity.
   void (*scale[kTypes])(void* row, int64_t stride, int64_t size, float factor);
+};
+
+struct VocabParallelKernels {
+  void (*sums[kTypes])(const Row&, const Draw&, int64_t target, float* scratch, SliceSums&);
 };
 
 // ---- losses per token -------------------------------------------------------------------------------------
@@ -186,12 +180,13 @@ struct MaskingKernels {
 }  // namespace electra_kernels
 
 // Declares the tables of every level.
-#define EK_DECLARE_LEVEL(level)          \
-  namespace electra_kernels::level {     \
-  extern const SamplingKernels sampling; \
-  extern const MlmHeadKernels mlm_head;  \
-  extern const BceKernels bce;           \
-  extern const RtdHeadKernels rtd_head;  \
-  extern const MaskingKernels masking;   \
+#define EK_DECLARE_LEVEL(level)                     \
+  namespace electra_kernels::level {                \
+  extern const SamplingKernels sampling;            \
+  extern const MlmHeadKernels mlm_head;             \
+  extern const VocabParallelKernels vocab_parallel; \
+  extern const BceKernels bce;                      \
+  extern const RtdHeadKernels rtd_head;             \
+  extern const MaskingKernels masking;              \
   }
 EK_FOR_EACH_LEVEL(EK_DECLARE_LEVEL)

@@ -14,12 +14,6 @@
 namespace electra_kernels {
 namespace {
 
-// The logit of the target, or -inf if another slice of the vocabulary has it.
-template <typename T>
-inline float target_logit_of(const Row& row, int64_t target) {
-  return target >= 0 && target < row.size ? logit_at<T>(row, target) : -kInfinity;
-}
-
 // At the target, softmax - 1 would lose all digits of a loss near 0; expm1 of x[target] - logsumexp does not.
 template <typename T>
 inline void write_target(const Row& row, const GradientRow& gradient, float soft_max_scale, int64_t target,
@@ -75,20 +69,6 @@ void cross_entropy_row(const Row& row, const Draw& draw, int64_t target, const G
 }
 
 template <typename T>
-void sum_row_of(const Row& row, const Draw& draw, int64_t target, float* scratch, RowSums& out) {
-  const bool is_tempered = draw.temperature != 1;
-  const float scale = is_tempered ? 1 / draw.temperature : 1;
-  const Tiles tiles = tiles_in(scratch, row.size, is_tempered);
-  const RowSum sum = sum_row<T, false>(row, draw, scale, scratch, tiles);
-  double drawable = 0;
-  for (int64_t t = 0; t < tiles.count; ++t) drawable += tiles.drawable[t];
-  out.maximum = sum.total < kInfinity ? sum.maximum : maximum_with_nan<T>(row);
-  out.total = static_cast<float>(sum.total);
-  out.drawable = static_cast<float>(drawable);
-  out.target_logit = target_logit_of<T>(row, target);
-}
-
-template <typename T>
 void gradient_row(const Row& row, int64_t target, const LogSumExp& logsumexp, const GradientRow& gradient) {
   const float target_logit = target_logit_of<T>(row, target);
   const float scale = gradient.soft_max_scale(static_cast<double>(logsumexp.maximum) + logsumexp.log_sum);
@@ -116,7 +96,6 @@ void scale_row(void* data, int64_t stride, int64_t size, float factor) {
 
 const MlmHeadKernels EK_LEVEL::mlm_head = {
     {cross_entropy_row<float>, cross_entropy_row<BFloat16>, cross_entropy_row<Float16>},
-    {sum_row_of<float>, sum_row_of<BFloat16>, sum_row_of<Float16>},
     {gradient_row<float>, gradient_row<BFloat16>, gradient_row<Float16>},
     {scale_row<float>, scale_row<BFloat16>, scale_row<Float16>},
 };

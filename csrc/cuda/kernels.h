@@ -127,6 +127,16 @@ struct CrossEntropyBatch {
 };
 void cross_entropy_rows(const LogitRows&, const CrossEntropyBatch&, float* scratch, cudaStream_t);
 
+// For a slice of a vocabulary that is spread over ranks. Targets outside of the row are in other slices.
+struct SliceBatch {
+  const int64_t* targets;  // [count]
+  int64_t ignore_index;    // rows with this target get zeros
+  float inverse_temperature;
+  bool ban_original;
+  SliceSums* sums;  // [count]
+};
+void sum_slices(const LogitRows&, const SliceBatch&, float* scratch, cudaStream_t);
+
 // Sums over the rows that are not ignored. One block does it: N losses are few beside N rows of logits, and
 // the order of the sum is fixed.
 struct LossReduction {

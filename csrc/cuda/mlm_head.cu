@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, 3)
   if (parts.scans) scan_part(row, shift, draw, tiles, parts.count);
   EK_BARRIER(mlm_head_tiles_complete);
   if (!parts.draws || !is_last_warp) return;
-  const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
+  const RowSums sums = sum_tiles(tiles, draw.banned < 0 ? -kInfinity : target.logit);
   finish_row(row, shift, {0, tiles.count}, batch, index, draw, tiles, sums, target);
 }
 

@@ -102,7 +102,12 @@ def _row_kernels(backend: str, find: Callable[[str], Function]) -> RowKernels:
 
 
 def _rows_of_package(backend: str) -> RowKernels:
-    return _row_kernels(backend, partial(getattr, import_module(f"electra_kernels.{backend}.mlm_head")))
+    def find(name: str) -> Function:
+        idea = "vocab_parallel" if name == "row_sums" else "mlm_head"
+        function: Function = getattr(import_module(f"electra_kernels.{backend}.{idea}"), name)
+        return function
+
+    return _row_kernels(backend, find)
 
 
 def _rows_by_dtype(rows: RowKernels) -> Function:

@@ -35,7 +35,7 @@ class RowKernels(NamedTuple):
         backward: logits, targets [N], logsumexp_parts [N, 2], ignore_index, z_loss. The same gradient overwrites the
             logits.
         sums: logits, targets [N], ignore_index, temperature, ban_original, and the result to be written, [N, 4]: what
-            the slice of the vocabulary knows of each row (`reference.mlm_head.row_sums`).
+            the slice of the vocabulary knows of each row (`reference.vocab_parallel.row_sums`).
         adds_bias: whether the kernels add the bias, [V] float32 or None. If not, it is part of the GEMMs: a row of
             float32 bias is twice as long as one of half-precision logits, and the kernels of a GPU would read it from
             the cache for every row. On a CPU it costs less than the copy of the weight that the GEMMs need.

@@ -3,7 +3,7 @@
 Every rank has the logits x of its own tokens, for the same rows. A log-sum-exp is a sum over slices of the vocabulary,
 and so is the CDF that the draw inverts. Three steps find loss and draw without any rank seeing the others' logits:
 
-1. Each rank reduces a row to four numbers (`RowKernels.sums`), and one all-gather gives them to all ranks.
+1. Each rank reduces a row to four numbers (`row_sums`), and one all-gather gives them to all ranks.
 2. Each rank combines the R x 4 numbers of the row in float64. All get the same loss and the same owner of the draw.
 3. The owner draws with the rest of the uniform, a fraction of its own sum. One all-reduce spreads the tokens.
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from electra_kernels.backends.linear_head import Gradients, RowKernels, chunk_rows, new_logits, operands
 from electra_kernels.backends.value_checks import reads_values, require_rows
 from electra_kernels.reference.common import accumulation_dtype, reduce_losses
-from electra_kernels.reference.sampling import invert_cdf
+from electra_kernels.reference.vocab_parallel import combine
 
 # torch 2.13 has renamed the function and warns of the former name. A torch without torch.distributed has neither.
 _all_gather: Any = getattr(dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None))
@@ -53,56 +53,6 @@ class Options(NamedTuple):
     z_loss: float
     temperature: float
     ban_original: bool
-
-
-class Row(NamedTuple):
-    """What all slices together say of N rows.
-
-    Attributes:
-        losses: [N], 0 in ignored rows.
-        is_top1: [N] bool.
-        logsumexp_parts: [N, 2].
-        owner: [N] int64, the rank that draws; -1 if none does.
-        fraction: [N] float64 in [0, 1), the uniform of the owner's draw.
-    """
-
-    losses: Tensor
-    is_top1: Tensor
-    logsumexp_parts: Tensor
-    owner: Tensor
-    fraction: Tensor
-
-
-def combine(sums: Tensor, counted: Tensor, uniforms: Tensor, options: Options) -> Row:
-    """The sums [R, N, 4] of R ranks → one row of results for each of N rows; see `reference.mlm_head.row_statistics`.
-
-    The arithmetic is in float64 and the same on every rank, and so are the results.
-    """
-    maxima, totals, drawables, target_logits = sums.double().unbind(-1)
-    target_logit, others = target_logits.amax(0), maxima.amax(0)
-    maximum = torch.maximum(others, target_logit)
-    is_good = maximum.isfinite()
-    shift = maximum.where(is_good, 0)
-    total = (totals * (maxima - shift).exp()).sum(0)
-    if options.ban_original:
-        total = total + (target_logit - shift).exp()
-    log_sum = total.log().where(is_good, torch.nan)
-    logsumexp = shift + log_sum
-    losses = (maximum - target_logit) + log_sum + options.z_loss * logsumexp * logsumexp
-
-    can_draw = is_good & counted & others.isfinite()
-    weights = drawables * ((maxima - others) / options.temperature).exp()
-    weights = weights.where(can_draw, 0).T.contiguous()
-    owner, rest = invert_cdf(weights, uniforms[:, None])
-    can_draw &= weights.sum(-1) > 0
-    parts = torch.stack([shift, log_sum], dim=-1).where(counted[:, None], 0)
-    return Row(
-        losses.where(counted, 0).to(sums.dtype),
-        (target_logit == maximum) & counted,
-        parts.to(sums.dtype),
-        owner.squeeze(-1).where(can_draw, -1),
-        rest.squeeze(-1).where(can_draw, 0).clamp(0, 1 - 2**-53),
-    )
 
 
 class ParallelRows:
@@ -160,7 +110,8 @@ class ParallelRows:
         if block.start == 0 and reads_values(gathered):
             self._check_agreement(gathered[:, -1])
         counted = self.targets[block] != self.options.ignore_index
-        row = combine(gathered[:, :-1], counted, self.uniforms[block], self.options)
+        options = (self.options.z_loss, *self._draw)
+        row = combine(gathered[:, :-1], counted, self.uniforms[block], *options)
         self.losses[block], self.is_top1[block], self.logsumexp_parts[block] = row[:3]
         drawn_here = self.local_targets[block].where(row.owner == self.rank, IGNORED)
         tokens = self.tokens[block]
@@ -221,8 +172,10 @@ def cross_entropy_sample(
     bias = (None,) if kernels.adds_bias else ()
     flat = (targets.reshape(-1), uniforms.reshape(-1))
     rows = ParallelRows(kernels, slice_, logits, *flat, bias, options)
-    # The kernels of the linear head may write behind a row, into padding that only a buffer of its own has.
-    matrix, block = logits.reshape(-1, slice_.size).contiguous(), slice(0, targets.numel())
+    matrix, block = logits.reshape(-1, slice_.size), slice(0, targets.numel())
+    # The kernels of the linear head may read behind a row: rows that do not follow one another need their padding.
+    if len(matrix) == 1 or not matrix.is_contiguous():
+        matrix = new_logits(matrix, len(matrix), slice_.size).copy_(matrix)
     sums = rows.new_sums(block)
     rows.scan(block, matrix, sums[:-1])
     gathered, work = rows.gather(sums)

@@ -33,7 +33,7 @@ def row_statistics(
     counted = targets != ignore_index
     maximum = x.amax(-1)
     parts = log_sum_exp(x).where(maximum.isfinite()[:, None], torch.nan).where(counted[:, None], 0)
-    target_logits = _target_logits(x, targets)
+    target_logits = target_logits_of(x, targets)
     losses = (parts[:, 0] - target_logits) + parts[:, 1]
     logsumexp = parts.sum(-1)
     losses = (losses + (z_loss * logsumexp) * logsumexp).where(counted, 0)
@@ -60,37 +60,10 @@ def _is_column(x: Tensor, index: Tensor) -> Tensor:
     return (index >= 0) & (index < x.shape[-1])
 
 
-def _target_logits(x: Tensor, targets: Tensor) -> Tensor:
+def target_logits_of(x: Tensor, targets: Tensor) -> Tensor:
     """x [N, V], targets [N] → [N], -inf where the target is outside of [0, V)."""
     is_here = _is_column(x, targets)
     return x.gather(-1, targets.where(is_here, 0)[:, None]).squeeze(-1).where(is_here, -torch.inf)
-
-
-def row_sums(
-    logits: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    ignore_index: int,
-    temperature: float,
-    ban_original: bool,
-    sums: Tensor,
-) -> None:
-    """Write into ``sums`` [N, 4] what one slice of a vocabulary that is spread over ranks knows of each row.
-
-    The columns are the maximum, the sum of exp(x - maximum), the sum of exp((x - maximum) / temperature), and the
-    logit of the target, -inf if another slice has it. With ``ban_original`` the first three leave out the target, but
-    a NaN or +inf there may show in them. The maximum is NaN or +inf in a row that has one. An ignored row has zeros.
-    """
-    x = _biased(logits, bias)
-    target_logits, bad = _target_logits(x, targets), x.amax(-1)
-    if ban_original:
-        x = x.masked_fill(torch.arange(x.shape[-1], device=x.device) == targets[:, None], -torch.inf)
-    maximum = x.amax(-1)
-    shifted = x - maximum.where(maximum.isfinite(), 0)[:, None]
-    totals = shifted.exp().sum(-1), (shifted / temperature).exp().sum(-1)
-    maximum = maximum.where(bad < torch.inf, bad)
-    columns = torch.stack([maximum, *totals, target_logits], dim=-1)
-    sums.copy_(columns.masked_fill((targets == ignore_index)[:, None], 0))
 
 
 def cross_entropy_rows_(
@@ -106,7 +79,7 @@ def cross_entropy_rows_(
     *results: Tensor,
 ) -> None:
     """`row_statistics` of logits + bias into the results, and with ``writes_gradient`` the gradient into the logits."""
-    x = _biased(logits, bias)
+    x = biased(logits, bias)
     statistics = row_statistics(x, targets, uniforms, ignore_index, z_loss, temperature, ban_original)
     for result, values in zip(results, statistics):
         result.copy_(values)
@@ -123,10 +96,10 @@ def cross_entropy_rows_backward_(
     z_loss: float,
 ) -> None:
     """The gradient of logits + bias in place of the logits, from the saved log-sum-exp."""
-    logits.copy_(row_gradients(_biased(logits, bias), targets, logsumexp_parts, ignore_index, z_loss))
+    logits.copy_(row_gradients(biased(logits, bias), targets, logsumexp_parts, ignore_index, z_loss))
 
 
-def _biased(logits: Tensor, bias: Tensor | None) -> Tensor:
+def biased(logits: Tensor, bias: Tensor | None) -> Tensor:
     x = logits.to(accumulation_dtype(logits.dtype))
     return x if bias is None else x + bias
 
