@@ -30,7 +30,7 @@ def _slice(group: "dist.ProcessGroup | None", first_token: int, size: int) -> Sl
         raise ValueError("group does not have this rank, should be a process group of this rank")
     check_integer("first_token", first_token)
     if not 0 <= first_token < 2**31 - size:
-        raise ValueError(f"first_token is {first_token}, should be in [0, 2**31 - {size})")
+        raise ValueError(f"first_token is {first_token}, should be in [0, 2**31)")
     return Slice(group, first_token, size)
 
 
