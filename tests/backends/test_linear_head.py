@@ -16,7 +16,7 @@ def _tf32(x):
 
 def _operands(hidden, weight, bias, adds_bias=False):
     targets = torch.zeros(len(hidden), dtype=torch.int64)
-    return linear_head.operands(RowKernels(None, None, adds_bias), hidden, weight, bias, targets, -100)
+    return linear_head.operands(RowKernels(None, None, None, adds_bias), hidden, weight, bias, targets, -100)
 
 
 @pytest.mark.parametrize("width", [6, 8, 13, 128])
