@@ -22,6 +22,8 @@ namespace {
 // block that is alone leaves the memory idle while it draws and sums.
 constexpr int kHoldBlocks = 3;
 constexpr int kLeastHoldBlocks = 2;
+// Tiles that a warp copies at once, which are all that it has of a row unless a block holds more than 64.
+constexpr int kHeldAhead = 8;
 constexpr int kThreads = 256;
 
 struct Target {
@@ -135,35 +137,6 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, 3)
   finish_row(row, shift, {0, tiles.count}, batch, index, draw, tiles, sums, target);
 }
 
-// Copies the columns of a tile that this lane will read.
-template <typename T>
-__device__ void copy_tile(const Row<T>& row, int first, const Columns& columns, const Row<T>& copy) {
-  if (row.has_vectors(first, kTile)) {
-    uint4 bits[kVectors<T>];
-    for (int v = 0; v < kVectors<T>; ++v) bits[v] = load16(row.logits + columns.begin + v * columns.step);
-    for (int v = 0; v < kVectors<T>; ++v) store16(copy.logits + columns.begin + v * columns.step, bits[v]);
-    return;
-  }
-  uint4 bits[kVectors<T>] = {};
-  bool is_whole[kVectors<T>];
-  for (int v = 0; v < kVectors<T>; ++v) {
-    const int column = columns.begin + v * columns.step;
-    is_whole[v] = row.has_vectors(column, kPerVector<T>);
-    if (is_whole[v]) bits[v] = load16(row.logits + column);
-  }
-  for (int v = 0; v < kVectors<T>; ++v) {
-    const int column = columns.begin + v * columns.step;
-    if (is_whole[v]) {
-      store16(copy.logits + column, bits[v]);
-      continue;
-    }
-    EK_ROLLED
-    for (int i = column; i < column + kPerVector<T>; ++i) {
-      if (EK_BOUND(inplace_columns_read, row.has(i))) copy[i] = row[i];
-    }
-  }
-}
-
 template <typename T>
 __device__ void write_zeros(const Row<T>& row, int shift, int tile) {
   const Columns columns = interleaved<T>(tile * kTile - shift);
@@ -203,18 +176,24 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
     }
     return;
   }
-  // The copy has the alignment of the row, so that both have the same vectors.
   const Row<T> copy = {memory + shift - slice.begin * kTile, row.bias, 1, row.size};
   const Tiles tiles =
       tiles_at(reinterpret_cast<float*>(memory + held * kTile), row.size, batch.inverse_temperature);
   const Target target = target_of(row, batch.targets[index]);
   const Draw draw = {batch.uniforms[index], batch.ban_original ? target.column : -1,
                      batch.inverse_temperature};
+  const auto start_copy = [&](int tile) {
+    const int first = tile * kTile - shift;
+    if (tile < slice.end) copy_tile_later(row, first, interleaved<T>(first), copy);
+    end_group_of_copies();
+  };
+  EK_ROLLED
+  for (int i = 0; i < kHeldAhead; ++i) start_copy(slice.begin + warp() + i * warps);
   if (cluster > 1) EK_CLUSTER_BARRIER(rows_cluster_begun);
   for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) {
-    const int first = tile * kTile - shift;
-    copy_tile(row, first, interleaved<T>(first), copy);
+    wait_for_oldest_copy<kHeldAhead>();
     share_sums(tiles, tile, scan_tile(copy, shift, draw, tile), cluster);
+    start_copy(tile + kHeldAhead * warps);
   }
   if (cluster > 1) EK_CLUSTER_BARRIER(rows_cluster_copied);
   if (cluster == 1) EK_BARRIER(rows_copied);

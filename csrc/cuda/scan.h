@@ -291,6 +291,14 @@ void scan_in_parts(const LogitRows& rows, const float* scratch, cudaStream_t str
   }
 }
 
+// Waits for the oldest of `kAhead` groups of copies.
+template <int kAhead>
+__device__ void wait_for_oldest_copy() {
+  if (EK_MUTANT(rows_copies_not_awaited)) return;
+  if (EK_MUTANT(rows_copies_awaited_late)) return wait_for_copies<kAhead>();
+  wait_for_copies<kAhead - 1>();
+}
+
 // Scans this block's part of the row.
 template <typename T>
 __device__ void scan_part(const Row<T>& row, int shift, const Draw& draw, const Tiles& tiles, int parts) {
