@@ -169,20 +169,24 @@ __device__ void store_tile(const Row<T>& row, const Columns& columns, const Shar
   for (int v = 0; v < kVectors<T>; ++v) store_columns(row, columns.begin + v * columns.step, x[v]);
 }
 
-// Starts to copy a vector of which some columns are outside of the row, or in any stride. What a copy in the
-// background cannot do is copied at once: half-precision numbers that are not pairs.
+// Starts to copy a vector some of whose columns are outside of the row, or any vector of a row with gaps.
+// The copy has -inf outside of the row. Half-precision numbers that are no pair are copied at once.
 template <typename T>
 __device__ void copy_singly(const Row<T>& row, int column, const Row<T>& copy) {
   constexpr int kEach = 4 / static_cast<int>(sizeof(T));
   EK_ROLLED
   for (int i = column; i < column + kPerVector<T>; i += kEach) {
-    const bool is_word = row.has(i) && EK_BOUND(rows_end_of_pair, row.has(i + kEach - 1));
-    if (is_word && (kEach == 1 || row.stride == 1)) {
+    const bool is_inside = row.has(i) && EK_BOUND(rows_end_of_pair, row.has(i + kEach - 1));
+    if (is_inside && (kEach == 1 || row.stride == 1)) {
       copy4_later(&copy[i], &row[i]);
       continue;
     }
     for (int k = i; k < i + kEach; ++k) {
-      if (EK_BOUND(inplace_columns_read, row.has(k))) copy[k] = row[k];
+      if (EK_BOUND(rows_columns_copied, row.has(k))) {
+        copy[k] = row[k];
+      } else {
+        convert(-kInfinity, copy[k]);
+      }
     }
   }
 }
@@ -200,6 +204,18 @@ __device__ void copy_tile_later(const Row<T>& row, int first, const Columns& col
       copy_singly(row, column, copy);
     }
   }
+}
+
+// A vector of a copy, bias added.
+template <typename T>
+__device__ void load_copied(const Row<T>& copy, int column, float (&x)[kPerVector<T>]) {
+  load_vector(copy.logits + column, x);
+  if (copy.bias != nullptr) add_bias(copy, column, x);
+}
+
+template <typename T>
+__device__ void load_copied_tile(const Row<T>& copy, const Columns& columns, Share<T>& x) {
+  for (int v = 0; v < kVectors<T>; ++v) load_copied(copy, columns.begin + v * columns.step, x[v]);
 }
 
 // The value of a column, in the lane that has it; 0 in the other lanes.

@@ -88,9 +88,9 @@ __device__ inline uint32_t bfloats_of(float low, float high) {
 __device__ inline uint4 load16(const void* memory) { return *static_cast<const uint4*>(memory); }
 __device__ inline void store16(void* memory, uint4 bits) { *static_cast<uint4*>(memory) = bits; }
 
-// Copies from global to shared memory that the thread does not wait for. Those up to end_group_of_copies() are
-// a group. After wait_for_copies<n>() the thread sees all its groups but the last n; other threads see them
-// after a barrier.
+// Copies from global to shared memory that the thread does not wait for. Those up to end_group_of_copies()
+// are a group. After wait_for_copies<n>() the thread sees all its groups but the last n; other threads see
+// them after a barrier.
 __device__ inline void copy16_later(void* shared, const void* global) {
   const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");

@@ -1,6 +1,6 @@
-// Copies from global to shared memory that a thread does not wait for. A GPU may do them at any time up to the
-// wait; here they are done as late as that, and their target holds NaN until then. So a missing or too weak
-// wait shows, and so does a write to the source before the wait.
+// Copies from global to shared memory that a thread does not wait for. A GPU may do them at any time up to
+// the wait; here they are done as late as that, and their target holds NaN until then. So a missing or too
+// weak wait shows, and so does a write to the source before the wait.
 
 #pragma once
 
