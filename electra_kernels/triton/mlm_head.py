@@ -282,3 +282,11 @@ def cross_entropy_rows_backward_(
     """The linear head's row kernel of the backward: the logits in the padded buffer become softmax - one_hot."""
     view = launch.rows_of(logits, owns_padding=True)
     write_softmax(view, logsumexp_parts, targets, None, None, view, ignore_index)
+
+
+def cross_entropy_rows_loss(
+    losses: Tensor, targets: Tensor, normalizer: Tensor | None, ignore_index: int, reduction: str
+) -> tuple[Tensor, Tensor]:
+    """Loss [] float32 and denominator [] float64 of losses [N]; reduction is "mean" or "sum"."""
+    loss, denominator, _ = reduce_rows(losses, targets, normalizer, ignore_index, reduction)
+    return loss, denominator
