@@ -58,7 +58,7 @@ def cross_entropy_rows(
     PADS: tl.constexpr,  # Whether the last vector of a row reaches into its padding, which must stay -inf.
     SCANS: tl.constexpr,  # Whether this launch scans the rows.
     DRAWS: tl.constexpr,  # Whether this launch writes losses and draws from the rows.
-    WRITES: tl.constexpr,  # Whether it also overwrites the rows with their gradient.
+    WRITES: tl.constexpr,  # Whether it scans, draws and overwrites the rows with their gradient.
 ):
     """Loss, sampled token, top-1 flag and (in place) gradient of a row, in one program.
 
@@ -102,7 +102,7 @@ def cross_entropy_rows(
         shift = tl.where(is_ignored, 0.0, rows.finite_or_zero(maximum))
         log_total = tl.where(is_ignored, 0.0, log_total)
         rows.store_logsumexp(logsumexp_parts, row, shift, log_total)
-    if DRAWS and WRITES:
+    if WRITES:
         factor = 1.0 if scale is None else tl.load(scale)
         tl.debug_barrier()  # Every warp has read what it needs for the draw. Now the row may be overwritten.
         for tile in range(0, tiles, WARPS):
@@ -176,7 +176,7 @@ def _loss_and_sample(
             PADS=view.ends_in_padding,
             SCANS=scans,
             DRAWS=draws,
-            WRITES=overwrites and scans,
+            WRITES=overwrites and scans and draws,
             num_warps=warps,
             **launch.register_cap(_REGISTERS),
         )

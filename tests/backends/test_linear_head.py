@@ -103,9 +103,8 @@ class _Launches(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         result = function(*arguments, **(keywords or {}))
-        is_view = any(
-            argument.alias_info and not argument.alias_info.is_write for argument in _inputs(function)
-        )
+        aliases = (argument.alias_info for argument in function._schema.arguments)
+        is_view = any(alias and not alias.is_write for alias in aliases)
         allocates = "empty" in function.__name__
         if not is_view and not allocates and result.numel() > 0:
             self.count += 1
