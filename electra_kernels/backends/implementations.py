@@ -96,8 +96,8 @@ def _function(op: Op, backend: str) -> Function:
 
 
 def _row_kernels(backend: str, find: Callable[[str], Function]) -> RowKernels:
-    forward, backward = map(find, row_kernels(backend))
-    return RowKernels(forward, backward, backend in ADDS_BIAS)
+    forward, backward, loss = map(find, row_kernels(backend))
+    return RowKernels(forward, backward, loss, backend in ADDS_BIAS)
 
 
 def _linear_head(op: Op, rows: RowKernels) -> Function:

@@ -202,7 +202,7 @@ ADDS_BIAS = ("reference", "cpp")
 
 
 def row_kernels(backend: str) -> dict[str, str]:
-    """Schemas of the two row kernels, by name, that a back end gives to `backends.linear_head`.
+    """Schemas of the row kernels, by name, that a back end gives to `backends.linear_head`.
 
     They are no ops of ``electra_kernels``.
     """
@@ -214,4 +214,6 @@ def row_kernels(backend: str) -> dict[str, str]:
     return {
         "cross_entropy_rows_": f"({rows}, Tensor uniforms, {options}, {results}) -> ()",
         "cross_entropy_rows_backward_": f"({rows}, Tensor logsumexp_parts, int ignore_index, float z_loss) -> ()",
+        "cross_entropy_rows_loss": "(Tensor losses, Tensor targets, Tensor? normalizer, int ignore_index, "
+        "str reduction) -> (Tensor loss, Tensor denominator)",
     }

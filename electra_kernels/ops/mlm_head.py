@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_kernels.backends.linear_head import parameter_columns
+from electra_kernels.backends.linear_operands import parameter_columns
 from electra_kernels.ops import _inplace
 from electra_kernels.ops._autograd import needs_autograd, register_gradient, same_backend, save_backend
 from electra_kernels.ops._checks import (
