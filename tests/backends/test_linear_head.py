@@ -135,9 +135,9 @@ def test_launches_of_a_loss_with_its_gradients(monkeypatch, rows, chunks):
     targets = torch.empty(2560, dtype=torch.int64, device="meta")
     head, options = (hidden, weight, bias, targets), (-100, "mean")
     with launches:
-        results = forward(*head, targets.double(), None, *options, 1.0, False, [True] * 3)
+        results = forward(*head, targets.double(), None, *options, 0.0, 1.0, False, [True] * 3)
     assert launches.count == 4 * chunks + 14
     launches.count = 0
     with launches:
-        backward(upstream, *head, *results[3:], *options, [True] * 3)
+        backward(upstream, *head, *results[4:], *options, 0.0, [True] * 3)
     assert launches.count == 7
