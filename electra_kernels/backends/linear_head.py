@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from electra_kernels.backends.linear_operands import Operands, operands, parameter_columns
+from electra_kernels.backends.linear_operands import Operands, operands_of, parameter_columns, parameter_shape
 from electra_kernels.reference.common import accumulation_dtype, safe_reciprocal
 from electra_kernels.reference.mlm_head import upstream_scale
 
@@ -96,13 +96,11 @@ class Gradients:
         self._needs_hidden = needs[0]
         self._weight = projection[:, :width]
         self._hidden = rows.new_empty((rows.shape[0], width) if needs[0] else 0)
-        parameters = (vocab_size, columns.stop - columns.start) if any(needs[1:]) else 0
         # The products of the first chunk overwrite it.
         new = rows.new_empty if rows.shape[0] > 0 else rows.new_zeros
-        self._parameters = new(parameters, dtype=dtype)
-        # The columns of rows whose products with the logits are gradients of parameters.
+        self._parameters = new(parameter_shape(vocab_size, width, needs), dtype=dtype)
+        # Gradients that are products of the logits with columns of rows: all, or those in front of the bias.
         self._columns = columns if operands.has_bias else slice(columns.start, width)
-        # In front of the bias, if row kernels add it, or all.
         self._products = self._parameters[..., : self._columns.stop - self._columns.start]
         self._bias = rows.new_zeros(vocab_size if needs[2] and not operands.has_bias else 0, dtype=dtype)
         # Reused by every chunk: new memory would cost more than the arithmetic.
@@ -167,16 +165,16 @@ def linear_cross_entropy_sample(
     """
     shape, targets, uniforms = targets.shape, targets.reshape(-1), uniforms.reshape(-1)
     needs = [needed and reduction != "none" for needed in needs_gradient]
-    factors = operands(hidden, weight, bias, targets != ignore_index, adds_bias=row_kernels.adds_bias)
-    gradients = Gradients(factors, needs)
+    operands = operands_of(hidden, weight, bias, targets != ignore_index, adds_bias=row_kernels.adds_bias)
+    gradients = Gradients(operands, needs)
     dtype, count = accumulation_dtype(hidden.dtype), len(targets)
     losses, logsumexp_parts = (hidden.new_empty(size, dtype=dtype) for size in ((count,), (count, 2)))
     tokens, is_top1 = (targets.new_empty(count, dtype=t) for t in (torch.int64, torch.bool))
     options = (ignore_index, temperature, ban_original, any(needs))
-    for chunk, logits in chunks_of_logits(factors):
+    for chunk, logits in chunks_of_logits(operands):
         results = (losses[chunk], tokens[chunk], is_top1[chunk], logsumexp_parts[chunk])
-        row_kernels.forward(logits, *factors.bias, targets[chunk], uniforms[chunk], *options, *results)
-        gradients.add(chunk, logits, factors.rows[chunk])
+        row_kernels.forward(logits, *operands.bias, targets[chunk], uniforms[chunk], *options, *results)
+        gradients.add(chunk, logits, operands.rows[chunk])
     if reduction == "none":
         loss, denominator = losses.reshape(shape), losses.new_ones((), dtype=torch.float64)
     else:
@@ -207,9 +205,9 @@ def linear_cross_entropy_sample_backward(
     if reduction == "none":
         scale = upstream_scale(grad_loss, denominator, targets, ignore_index, dtype)
         flat = (targets.reshape(-1), logsumexp_parts.reshape(-1, 2))
-        factors = operands(hidden, weight, bias, flat[0] != ignore_index, adds_bias=row_kernels.adds_bias)
+        operands = operands_of(hidden, weight, bias, flat[0] != ignore_index, adds_bias=row_kernels.adds_bias)
         factor, gradients = _gradients_per_row(
-            scale, factors, *flat, ignore_index, needs_gradient, row_kernels
+            scale, operands, *flat, ignore_index, needs_gradient, row_kernels
         )
         grad_hidden, grad_parameters = gradients.finish()
         row_scale = scale.reshape(-1, 1) if needs_gradient[0] else factor
@@ -237,7 +235,7 @@ def _scaled(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _gradients_per_row(
     scale: Tensor,
-    factors: Operands,
+    operands: Operands,
     targets: Tensor,
     logsumexp_parts: Tensor,
     ignore_index: int,
@@ -256,9 +254,9 @@ def _gradients_per_row(
     factor = scale.abs().amax() if scale.numel() else scale.new_ones(())
     # A division, because the reciprocal of a subnormal number is infinite.
     relative = (scale / factor.where(factor != 0, 1)).reshape(-1, 1)
-    gradients = Gradients(factors, needs_gradient)
-    for chunk, logits in chunks_of_logits(factors):
-        row_kernels.backward(logits, *factors.bias, targets[chunk], logsumexp_parts[chunk], ignore_index)
-        rows = factors.rows[chunk]
+    gradients = Gradients(operands, needs_gradient)
+    for chunk, logits in chunks_of_logits(operands):
+        row_kernels.backward(logits, *operands.bias, targets[chunk], logsumexp_parts[chunk], ignore_index)
+        rows = operands.rows[chunk]
         gradients.add(chunk, logits, (rows * relative[chunk]).to(rows.dtype), relative[chunk])
     return factor, gradients

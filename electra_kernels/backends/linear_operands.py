@@ -36,7 +36,7 @@ class Operands(NamedTuple):
         return self.projection.shape[1] > self.width
 
 
-def operands(
+def operands_of(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, counted: Tensor, *, adds_bias: bool
 ) -> Operands:
     """What the GEMMs multiply.
@@ -81,3 +81,9 @@ def _with_bias(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
 def parameter_columns(width: int, needs: Sequence[bool]) -> slice:
     """Columns of [weight, bias, padding], [V, P], whose gradients are needed. The bias has column E."""
     return slice(0 if needs[1] else width, _padded(width) if needs[2] else width)
+
+
+def parameter_shape(vocab_size: int, width: int, needs: Sequence[bool]) -> tuple[int, ...]:
+    """Shape of the gradient of the `parameter_columns`."""
+    columns = parameter_columns(width, needs)
+    return (vocab_size, columns.stop - columns.start) if any(needs[1:]) else (0,)

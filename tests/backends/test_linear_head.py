@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from electra_kernels.backends import linear_head
 from electra_kernels.backends.implementations import guarded
 from electra_kernels.backends.linear_head import RowKernels
-from electra_kernels.backends.linear_operands import operands
+from electra_kernels.backends.linear_operands import operands_of
 from electra_kernels.backends.table import OPS
 
 
@@ -23,7 +23,7 @@ def _tf32(x):
 
 def _operands(hidden, weight, bias, adds_bias=False):
     counted = torch.ones(len(hidden), dtype=torch.bool)
-    return operands(hidden, weight, bias, counted, adds_bias=adds_bias)
+    return operands_of(hidden, weight, bias, counted, adds_bias=adds_bias)
 
 
 @pytest.mark.parametrize("width", [6, 8, 13, 128])
