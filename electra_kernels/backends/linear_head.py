@@ -257,6 +257,6 @@ def _gradients_per_row(
     gradients = Gradients(operands, needs_gradient)
     for chunk, logits in chunks_of_logits(operands):
         row_kernels.backward(logits, *operands.bias, targets[chunk], logsumexp_parts[chunk], ignore_index)
-        rows = operands.rows[chunk]
-        gradients.add(chunk, logits, (rows * relative[chunk]).to(rows.dtype), relative[chunk])
+        rows = _scaled(operands.rows[chunk], relative[chunk], operands.rows.dtype)
+        gradients.add(chunk, logits, rows, relative[chunk])
     return factor, gradients

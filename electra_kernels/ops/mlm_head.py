@@ -261,7 +261,7 @@ def linear_cross_entropy_sample(
         hidden: [..., E] float32, bfloat16 or float16; under autocast it is cast to autocast's dtype.
         weight: [V, E] of hidden's dtype or float32. Its gradient has its own dtype and is accumulated in float32;
             with half-precision hidden states each chunk's part is rounded to their dtype once.
-        bias: [V] of weight's dtype, or None.
+        bias: [V] of weight's dtype, or None; -inf bans its token.
         targets, ignore_index, reduction, normalizer, temperature, ban_original, uniforms: as for
             `cross_entropy_sample`, with [...] = hidden.shape[:-1].
 
