@@ -96,8 +96,9 @@ class Gradients:
         self._needs_hidden = needs[0]
         self._weight = projection[:, :width]
         self._hidden = rows.new_empty((rows.shape[0], width) if needs[0] else 0)
-        # The products of the first chunk overwrite it.
-        new = rows.new_empty if rows.shape[0] > 0 else rows.new_zeros
+        # On a GPU, the products of the first chunk overwrite it. On a CPU that is slower than an addition to zeros.
+        self._overwrites = rows.is_cuda and rows.shape[0] > 0
+        new = rows.new_empty if self._overwrites else rows.new_zeros
         self._parameters = new(parameter_shape(vocab_size, width, needs), dtype=dtype)
         # Gradients that are products of the logits with columns of rows: all, or those in front of the bias.
         self._columns = columns if operands.has_bias else slice(columns.start, width)
@@ -113,26 +114,27 @@ class Gradients:
         if self._needs_hidden:
             torch.mm(logits, self._weight, out=self._hidden[chunk])
         if self._products.numel() > 0:
-            self._add_products(logits.T, rows[:, self._columns], is_first=chunk.start == 0)
+            self._add_products(
+                logits.T, rows[:, self._columns], 0 if self._overwrites and chunk.start == 0 else 1
+            )
         if self._bias.numel() > 0:
             self._add_to_bias(logits, row_scale)
 
     def finish(self) -> tuple[Tensor, Tensor]:
         """The gradients of hidden [N, E] and of the parameters [V, columns], empty unless needed."""
         if self._bias.numel() > 0:
-            self._parameters[:, self._products.shape[1] :] = self._bias[:, None]
+            self._parameters[:, self._products.shape[1]] = self._bias
         return self._hidden, self._parameters
 
-    def _add_products(self, left: Tensor, right: Tensor, *, is_first: bool) -> None:
-        """products += left @ right. On the CPU a half-precision product is rounded once before it is added."""
-        products, beta = self._products, 0 if is_first else 1
+    def _add_products(self, left: Tensor, right: Tensor, beta: int) -> None:
+        """products = beta products + left @ right. On the CPU a half-precision product is rounded once before."""
+        products = self._products
         if products.dtype == left.dtype:
             products.addmm_(left, right, beta=beta)
         elif left.is_cuda:
             torch.addmm(products, left, right, beta=beta, out_dtype=products.dtype, out=products)
         else:
-            torch.mm(left, right, out=self._product)
-            products.copy_(self._product) if is_first else products.add_(self._product)
+            products += torch.mm(left, right, out=self._product)
 
     def _add_to_bias(self, logits: Tensor, row_scale: Tensor | None) -> None:
         """bias += scale @ logits, a few rows of half precision at a time: their float32 copy stays in the cache."""

@@ -136,7 +136,7 @@ def test_launches_of_a_loss_with_its_gradients(monkeypatch, rows, chunks):
     head, options = (hidden, weight, bias, targets), (-100, "mean")
     with launches:
         results = forward(*head, targets.double(), None, *options, 1.0, False, [True] * 3)
-    assert launches.count == 4 * chunks + 14
+    assert launches.count == 4 * chunks + 15
     launches.count = 0
     with launches:
         backward(upstream, *head, *results[3:], *options, [True] * 3)
