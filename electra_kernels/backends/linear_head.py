@@ -10,7 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from electra_kernels.backends.linear_operands import Operands, operands_of, parameter_columns, parameter_shape
+from electra_kernels.backends.linear_operands import (
+    Operands,
+    operands_of,
+    parameter_columns,
+    parameter_size,
+    split_parameters,
+)
 from electra_kernels.reference.common import accumulation_dtype, safe_reciprocal
 from electra_kernels.reference.mlm_head import upstream_scale
 
@@ -92,18 +98,21 @@ class Gradients:
     def __init__(self, operands: Operands, needs: Sequence[bool]) -> None:
         rows, projection, _, width = operands
         vocab_size, dtype = projection.shape[0], accumulation_dtype(rows.dtype)
-        columns = parameter_columns(width, needs)
         self._needs_hidden = needs[0]
         self._weight = projection[:, :width]
         self._hidden = rows.new_empty((rows.shape[0], width) if needs[0] else 0)
         # On a GPU, the products of the first chunk overwrite it. On a CPU that is slower than an addition to zeros.
-        self._overwrites = rows.is_cuda and rows.shape[0] > 0
+        # A bias that is added up apart begins at zero too.
+        self._overwrites = rows.is_cuda and rows.shape[0] > 0 and (operands.has_bias or not needs[2])
         new = rows.new_empty if self._overwrites else rows.new_zeros
-        self._parameters = new(parameter_shape(vocab_size, width, needs), dtype=dtype)
-        # Gradients that are products of the logits with columns of rows: all, or those in front of the bias.
-        self._columns = columns if operands.has_bias else slice(columns.start, width)
-        self._products = self._parameters[..., : self._columns.stop - self._columns.start]
-        self._bias = rows.new_zeros(vocab_size if needs[2] and not operands.has_bias else 0, dtype=dtype)
+        self._parameters = new(parameter_size(vocab_size, width, needs), dtype=dtype)
+        # The products of the logits with columns of rows, and the bias if it is not among them.
+        self._columns = columns = parameter_columns(width, needs)
+        self._products, self._bias = self._parameters.view(vocab_size, -1), rows.new_empty(0, dtype=dtype)
+        if not operands.has_bias:
+            self._columns = slice(columns.start, width)
+            self._products, bias = split_parameters(self._parameters, self._weight, needs, adds_bias=True)
+            self._bias = bias.flatten()
         # Reused by every chunk: new memory would cost more than the arithmetic.
         is_rounded = dtype != rows.dtype and not rows.is_cuda
         self._product = rows.new_empty(self._products.shape if is_rounded else 0)
@@ -121,9 +130,7 @@ class Gradients:
             self._add_to_bias(logits, row_scale)
 
     def finish(self) -> tuple[Tensor, Tensor]:
-        """The gradients of hidden [N, E] and of the parameters [V, columns], empty unless needed."""
-        if self._bias.numel() > 0:
-            self._parameters[:, self._products.shape[1]] = self._bias
+        """The gradients of hidden [N, E] and of the `parameter_columns` [V x columns], empty unless needed."""
         return self._hidden, self._parameters
 
     def _add_products(self, left: Tensor, right: Tensor, beta: int) -> None:
@@ -216,15 +223,15 @@ def linear_cross_entropy_sample_backward(
         scale = factor
     else:
         row_scale = scale = (grad_loss * safe_reciprocal(denominator)).to(dtype)
-    width = hidden.shape[-1] if needs_gradient[1] else 0
-    grad_weight = grad_parameters[:, :width] if needs_gradient[1] else grad_parameters.new_empty(0)
-    grad_bias = grad_parameters[:, width] if needs_gradient[2] else grad_parameters.new_empty(0)
+    grad_weight, grad_bias = split_parameters(
+        grad_parameters, weight, needs_gradient, adds_bias=row_kernels.adds_bias
+    )
     if needs_gradient[0]:
         grad_hidden = grad_hidden.reshape(-1, hidden.shape[-1])
     return (
         _scaled(grad_hidden, row_scale, hidden.dtype).reshape(hidden.shape if needs_gradient[0] else 0),
-        _scaled(grad_weight, scale, weight.dtype),
-        _scaled(grad_bias, scale, weight.dtype),
+        _scaled(grad_weight if needs_gradient[1] else grad_weight.flatten(), scale, weight.dtype),
+        _scaled(grad_bias.flatten(), scale, weight.dtype),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_kernels.backends.linear_operands import parameter_shape
+from electra_kernels.backends.linear_operands import parameter_size
 from electra_kernels.ops import _inplace
 from electra_kernels.ops._autograd import needs_autograd, register_gradient, same_backend, save_backend
 from electra_kernels.ops._checks import (
@@ -183,7 +183,7 @@ def _fake_linear(
         *_fake_statistics(hidden, targets, reduction),
         hidden.new_empty(hidden.shape if needs[0] else (0,)),
         weight.new_empty(
-            parameter_shape(weight.shape[0], weight.shape[1], needs), dtype=accumulation_dtype(hidden.dtype)
+            parameter_size(weight.shape[0], weight.shape[1], needs), dtype=accumulation_dtype(hidden.dtype)
         ),
     )
 
