@@ -21,9 +21,9 @@ _KERNEL = re.compile(r"\(anonymous namespace\)::(\w+)(?:<(.*?)>)?\(")
 # The static shared memory of a block includes 1 KB for CUDA itself, from this generation on.
 _SYSTEM_SHARED, _SINCE = 1024, 90
 
-LOADS, STORES = "LDG", "STG"
-# Source file → kernel → which of its loads and stores stream contiguous data and must have 16-byte instructions. Such a
-# kernel also has narrower instructions, for rows of any layout. A kernel that is not listed is a fault.
+LOADS, COPIES, STORES = "LDG", "LDGSTS", "STG"  # from global memory, from it to shared memory, to it
+# Source file → kernel → which of its accesses stream contiguous data and must have 16-byte instructions. Such a kernel
+# also has narrower instructions, for rows of any layout. A kernel that is not listed is a fault.
 STREAMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "bce": {"forward": (LOADS, STORES), "backward": (LOADS, STORES), "join": ()},
     "rtd_head": {
@@ -32,12 +32,13 @@ STREAMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "backward": (LOADS, STORES),
         "join": (),
     },
-    "sampling": {"sample_row": (LOADS,)},
+    "sampling": {"sample_row": (COPIES,)},
+    "vocab_parallel": {"slice_sums": (COPIES,)},
     "replacing": {"replace_row": ()},  # 8-byte ids in rows of any stride
     "mlm_head": {
         "gradient_row": (LOADS, STORES),
-        "cross_entropy_row": (LOADS,),
-        "cross_entropy_row_": (LOADS, STORES),
+        "cross_entropy_row": (COPIES,),
+        "cross_entropy_row_": (COPIES, STORES),
         "scale_row": (LOADS, STORES),
         "reduce_all_losses": (),
         "sum_losses": (),
@@ -107,7 +108,8 @@ def _record(kernel: CudaKernel) -> dict[str, Any]:
         "stack_bytes": kernel.stack,
         "spill_stores": stores,
         "spill_loads": loads,
-        "loads": assembly.widths(kernel.instructions, LOADS),
+        "loads": assembly.widths(kernel.instructions, LOADS),  # those to shared memory too
+        "copies": assembly.widths(kernel.instructions, COPIES),
         "stores": assembly.widths(kernel.instructions, STORES),
         "streams": STREAMS.get(kernel.file, {}).get(kernel.name),
     }

@@ -32,6 +32,7 @@ def faults(records: Iterable[Record]) -> list[str]:
     return found
 
 
+_KINDS = {"LDG": "loads", "LDGSTS": "copies", "STG": "stores"}
 _SPILLS = ("spill_stores", "spill_loads", "vgpr_spill_count")
 
 
@@ -44,7 +45,7 @@ def _narrow(record: Record) -> Iterator[str]:
         yield "is not listed in cuda_kernels.STREAMS"
         return
     for access in record["streams"]:
-        if 16 not in record["loads" if access == "LDG" else "stores"]:
+        if 16 not in record[_KINDS[access]]:
             yield f"has no {access} of 16 bytes"
 
 

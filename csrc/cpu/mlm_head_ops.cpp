@@ -215,6 +215,15 @@ void cross_entropy_rows_backward_(const Tensor& logits, const std::optional<Tens
                   ignore_index, z_loss, logits);
 }
 
+// The loss and the denominator of the linear head; the reduction is "mean" or "sum".
+std::tuple<Tensor, Tensor> cross_entropy_rows_loss(const Tensor& losses, const Tensor& targets,
+                                                   const std::optional<Tensor>& normalizer,
+                                                   int64_t ignore_index, const std::string& reduction,
+                                                   int64_t) {
+  const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
+  return {reduced(losses, denominator, reduction), scalar_like(targets, ScalarType::Double, denominator)};
+}
+
 }  // namespace
 }  // namespace electra_kernels
 
@@ -225,4 +234,5 @@ STABLE_TORCH_LIBRARY_IMPL(electra_kernels_cpp, CPU, library) {
   library.impl("scale_gradient_", TORCH_BOX(&electra_kernels::scale_gradient_));
   library.impl("cross_entropy_rows_", TORCH_BOX(&electra_kernels::cross_entropy_rows_));
   library.impl("cross_entropy_rows_backward_", TORCH_BOX(&electra_kernels::cross_entropy_rows_backward_));
+  library.impl("cross_entropy_rows_loss", TORCH_BOX(&electra_kernels::cross_entropy_rows_loss));
 }

@@ -101,6 +101,9 @@ inline void allow_shared_memory(const void* kernel) {
   check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              most - static_cast<int>(attributes.sharedSizeBytes)));
+  // Otherwise the driver may leave so much to the cache that fewer blocks fit on a multiprocessor.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared));
   allowed.insert({kernel, device});
 }
 

@@ -15,7 +15,7 @@
 // and the sums of all of them, so nothing else passes between the blocks. Without clusters such a row is
 // scanned as if the logits were kept, and the gradient kernel reads it again.
 
-#include "scan.h"
+#include "ring.h"
 
 namespace electra_kernels {
 namespace {
@@ -24,6 +24,8 @@ namespace {
 // block that is alone leaves the memory idle while it draws and sums.
 constexpr int kHoldBlocks = 3;
 constexpr int kLeastHoldBlocks = 2;
+// Tiles that a warp copies at once, which are all that it has of a row unless a block holds more than 64.
+constexpr int kHeldAhead = 8;
 constexpr int kThreads = 256;
 
 struct Target {
@@ -31,10 +33,13 @@ struct Target {
   float logit;
 };
 
+__device__ int column_of_target(int size, int64_t target) {
+  return target >= 0 && target < size ? static_cast<int>(target) : -1;
+}
+
 template <typename T>
 __device__ Target target_of(const Row<T>& row, int64_t target) {
-  const bool is_inside = target >= 0 && target < row.size;
-  return {is_inside ? static_cast<int>(target) : -1, logit_at(row, target)};
+  return {column_of_target(row.size, target), logit_at(row, target)};
 }
 
 // The loss without z_loss.
@@ -108,10 +113,10 @@ struct Slice {
 template <typename T>
 __device__ bool finish_row(const Row<T>& row, int shift, const Slice& slice, const CrossEntropyBatch& batch,
                            int64_t index, const Draw& draw, const Tiles& tiles, const RowSums& sums,
-                           const Target& target) {
+                           const Target& target, T* memory) {
   const Choice choice = choose(tiles, sums, draw);
   if (!slice.owns(choice)) return false;
-  const int token = draw_token(row, shift, draw, tiles, choice);
+  const int token = draw_token(row, shift, draw, tiles, choice, memory);
   const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
   // The maximum ignores NaN, so a row with a NaN is recognised by its log_sum.
   const bool is_top1 = target.logit == sums.maximum && sums.log_sum == sums.log_sum;
@@ -119,59 +124,34 @@ __device__ bool finish_row(const Row<T>& row, int shift, const Slice& slice, con
   return true;
 }
 
+// What scan_rows asks of the loss; the label of a row is its target.
+template <typename T>
+struct LossOfRow {
+  const CrossEntropyBatch& batch;
+
+  __device__ int64_t label(int64_t index) const { return batch.targets[index]; }
+  __device__ bool skips(int64_t target) const { return target == batch.ignore_index; }
+  __device__ float inverse_temperature() const { return batch.inverse_temperature; }
+  __device__ int banned(const LogitRows& rows, int64_t target) const {
+    return batch.ban_original ? column_of_target(rows.size, target) : -1;
+  }
+  __device__ void finish(const LogitRows& rows, int64_t index, const Tiles& tiles, T* memory) const {
+    const int64_t label = batch.targets[index];
+    if (skips(label)) return write_statistics(batch, index, 0, -1, false, {0, 0});
+    const Row<T> row = row_at<T>(rows, index);
+    const Target target = target_of(row, label);
+    const Draw draw = {batch.uniforms[index], banned(rows, label), batch.inverse_temperature};
+    const RowSums sums = sum_tiles(tiles, draw.banned < 0 ? -kInfinity : target.logit);
+    finish_row(row, row.shift(), {0, tiles.count}, batch, index, draw, tiles, sums, target, memory);
+  }
+};
+
 // Loss, statistics and draw; the logits are kept.
 template <typename T>
-__global__ void __launch_bounds__(kScanWarps* kWarp, 3)
-    cross_entropy_row(const LogitRows rows, const CrossEntropyBatch batch, float* const scratch,
-                      const Parts parts) {
-  EK_DYNAMIC_SHARED(shared_sums, float);
-  const int64_t index = blockIdx.x / parts.count;
-  const Row<T> row = row_at<T>(rows, index);
-  const int shift = row.shift();
-  const Tiles tiles = tiles_at(scratch == nullptr ? shared_sums : scratch + index * 3 * tiles_of(row.size),
-                               row.size, batch.inverse_temperature);
-  const bool is_last_warp = threadIdx.x / kWarp == blockDim.x / kWarp - 1;
-  if (batch.targets[index] == batch.ignore_index) {
-    if (parts.draws && is_last_warp) write_statistics(batch, index, 0, -1, false, {0, 0});
-    return;
-  }
-  const Target target = target_of(row, batch.targets[index]);
-  const Draw draw = {batch.uniforms[index], batch.ban_original ? target.column : -1,
-                     batch.inverse_temperature};
-  if (parts.scans) scan_part(row, shift, draw, tiles, parts.count);
-  EK_BARRIER(mlm_head_tiles_complete);
-  if (!parts.draws || !is_last_warp) return;
-  const RowSums sums = sum_tiles(tiles, draw.banned < 0 ? -kInfinity : target.logit);
-  finish_row(row, shift, {0, tiles.count}, batch, index, draw, tiles, sums, target);
-}
-
-// Copies the columns of a tile that this lane will read.
-template <typename T>
-__device__ void copy_tile(const Row<T>& row, int first, const Columns& columns, const Row<T>& copy) {
-  if (row.has_vectors(first, kTile)) {
-    uint4 bits[kVectors<T>];
-    for (int v = 0; v < kVectors<T>; ++v) bits[v] = load16(row.logits + columns.begin + v * columns.step);
-    for (int v = 0; v < kVectors<T>; ++v) store16(copy.logits + columns.begin + v * columns.step, bits[v]);
-    return;
-  }
-  uint4 bits[kVectors<T>] = {};
-  bool is_whole[kVectors<T>];
-  for (int v = 0; v < kVectors<T>; ++v) {
-    const int column = columns.begin + v * columns.step;
-    is_whole[v] = row.has_vectors(column, kPerVector<T>);
-    if (is_whole[v]) bits[v] = load16(row.logits + column);
-  }
-  for (int v = 0; v < kVectors<T>; ++v) {
-    const int column = columns.begin + v * columns.step;
-    if (is_whole[v]) {
-      store16(copy.logits + column, bits[v]);
-      continue;
-    }
-    EK_ROLLED
-    for (int i = column; i < column + kPerVector<T>; ++i) {
-      if (EK_BOUND(inplace_columns_read, row.has(i))) copy[i] = row[i];
-    }
-  }
+__global__ void __launch_bounds__(kScanWarps* kWarp, kScanBlocks)
+    cross_entropy_row(const __grid_constant__ LogitRows rows, const __grid_constant__ CrossEntropyBatch batch,
+                      float* const scratch, const Parts parts) {
+  scan_rows<T>(rows, LossOfRow<T>{batch}, scratch, parts);
 }
 
 template <typename T>
@@ -213,18 +193,24 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
     }
     return;
   }
-  // The copy has the alignment of the row, so that both have the same vectors.
   const Row<T> copy = {memory + shift - slice.begin * kTile, 1, row.size};
   const Tiles tiles =
       tiles_at(reinterpret_cast<float*>(memory + held * kTile), row.size, batch.inverse_temperature);
   const Target target = target_of(row, batch.targets[index]);
   const Draw draw = {batch.uniforms[index], batch.ban_original ? target.column : -1,
                      batch.inverse_temperature};
+  const auto start_copy = [&](int tile) {
+    const int first = tile * kTile - shift;
+    if (tile < slice.end) copy_tile_later(row, first, interleaved<T>(first), copy);
+    end_group_of_copies();
+  };
+  EK_ROLLED
+  for (int i = 0; i < kHeldAhead; ++i) start_copy(slice.begin + warp() + i * warps);
   if (cluster > 1) EK_CLUSTER_BARRIER(rows_cluster_begun);
   for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) {
-    const int first = tile * kTile - shift;
-    copy_tile(row, first, interleaved<T>(first), copy);
-    share_sums(tiles, tile, scan_tile(copy, shift, draw, tile), cluster);
+    wait_for_oldest_copy<kHeldAhead>();
+    share_sums(tiles, tile, scan_tile(copy, tile * kTile - shift, draw), cluster);
+    start_copy(tile + kHeldAhead * warps);
   }
   if (cluster > 1) EK_CLUSTER_BARRIER(rows_cluster_copied);
   if (cluster == 1) EK_BARRIER(rows_copied);
@@ -232,7 +218,8 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
   const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
   // The last warp has the fewest tiles.
   if (warp() == warps - 1) {
-    const bool has_finished = finish_row(copy, shift, slice, batch, index, draw, tiles, sums, target);
+    const bool has_finished =
+        finish_row<T>(copy, shift, slice, batch, index, draw, tiles, sums, target, nullptr);
     if (has_finished) sum_if_last(batch.sum, batch.losses, rows.count);
   }
   const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
@@ -241,7 +228,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
     const int first = tile * kTile - shift;
     const Columns columns = interleaved<T>(first);
     Share<T> x;
-    load_tile(copy, first, columns, x);
+    load_copied_tile(copy, columns, x);
     soft_max_less_target<T>(first, columns, logsumexp, target.column, -cross_entropy_of(sums, target),
                             factors, x);
     store_tile(row, columns, x);
@@ -345,13 +332,12 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 int64_t held_bytes(int size, int cluster) {
-  return held_tiles(size, cluster) * int64_t{kTile} * sizeof(T) + tiles_of(size) * 3 * int64_t{sizeof(float)};
+  return held_tiles(size, cluster) * int64_t{kTile} * sizeof(T) + sums_bytes(size);
 }
 
 // Shared memory of each of `blocks` blocks that run on a multiprocessor at once.
 int64_t shared_of_each(const Device& device, int blocks) {
-  // The system keeps 1 KB of each block.
-  return (device.shared_bytes - (blocks - 1) * 1024) / blocks;
+  return (device.shared_bytes - (blocks - 1) * kSystemBytes) / blocks;
 }
 
 // Blocks that hold a row together; 0 if the row is to be read twice.
@@ -384,7 +370,7 @@ void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, f
              cluster);
       return;
     }
-    scan_in_parts(rows, scratch, stream, [&](const Parts& parts, const Launch& shape) {
+    scan_in_parts<T>(rows, scratch, stream, [&](const Parts& parts, const Launch& shape) {
       launch(cross_entropy_row<T>, shape, rows, batch, scratch, parts);
     });
     if (!batch.overwrites) return;

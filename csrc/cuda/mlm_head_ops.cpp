@@ -179,6 +179,15 @@ void cross_entropy_rows_backward_(const Tensor& logits, const Tensor& targets, c
   write_back(logits, view);
 }
 
+// The loss and the denominator of the linear head; the reduction is "mean" or "sum".
+std::tuple<Tensor, Tensor> cross_entropy_rows_loss(const Tensor& losses, const Tensor& targets,
+                                                   const std::optional<Tensor>& normalizer,
+                                                   int64_t ignore_index, const std::string& reduction) {
+  const OnDevice device(losses);
+  const Reduced sums = reduced(losses, targets, normalizer, ignore_index, reduction, device.stream);
+  return {sums.loss, sums.denominator};
+}
+
 }  // namespace
 }  // namespace electra_kernels
 
@@ -189,4 +198,5 @@ EK_LIBRARY_IMPL(library) {
   library.impl("scale_gradient_", TORCH_BOX(&electra_kernels::scale_gradient_));
   library.impl("cross_entropy_rows_", TORCH_BOX(&electra_kernels::cross_entropy_rows_));
   library.impl("cross_entropy_rows_backward_", TORCH_BOX(&electra_kernels::cross_entropy_rows_backward_));
+  library.impl("cross_entropy_rows_loss", TORCH_BOX(&electra_kernels::cross_entropy_rows_loss));
 }

@@ -146,6 +146,48 @@ __device__ void store_tile(const Row<T>& row, const Columns& columns, const Shar
   for (int v = 0; v < kVectors<T>; ++v) store_columns(row, columns.begin + v * columns.step, x[v]);
 }
 
+// Starts to copy a vector some of whose columns are outside of the row, or any vector of a row with gaps.
+// The copy has -inf outside of the row. Half-precision numbers that are no pair are copied at once.
+template <typename T>
+__device__ void copy_singly(const Row<T>& row, int column, const Row<T>& copy) {
+  constexpr int kEach = 4 / static_cast<int>(sizeof(T));
+  EK_ROLLED
+  for (int i = column; i < column + kPerVector<T>; i += kEach) {
+    const bool is_inside = row.has(i) && EK_BOUND(rows_end_of_pair, row.has(i + kEach - 1));
+    if (is_inside && (kEach == 1 || row.stride == 1)) {
+      copy4_later(&copy[i], &row[i]);
+      continue;
+    }
+    for (int k = i; k < i + kEach; ++k) {
+      if (EK_BOUND(rows_columns_copied, row.has(k))) {
+        copy[k] = row[k];
+      } else {
+        convert(-kInfinity, copy[k]);
+      }
+    }
+  }
+}
+
+// Starts to copy the columns of a tile that this lane will read. The copy has the alignment of the row, so
+// that both have the same vectors.
+template <typename T>
+__device__ void copy_tile_later(const Row<T>& row, int first, const Columns& columns, const Row<T>& copy) {
+  const bool is_whole = row.has_vectors(first, kTile);
+  for (int v = 0; v < kVectors<T>; ++v) {
+    const int column = columns.begin + v * columns.step;
+    if (is_whole || row.has_vectors(column, kPerVector<T>)) {
+      copy16_later(copy.logits + column, row.logits + column);
+    } else {
+      copy_singly(row, column, copy);
+    }
+  }
+}
+
+template <typename T>
+__device__ void load_copied_tile(const Row<T>& copy, const Columns& columns, Share<T>& x) {
+  for (int v = 0; v < kVectors<T>; ++v) load_vector(copy.logits + columns.begin + v * columns.step, x[v]);
+}
+
 // The value of a column, in the lane that has it; 0 in the other lanes.
 template <typename T>
 __device__ float column_of(const Columns& columns, int column, const Share<T>& x) {

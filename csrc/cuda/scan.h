@@ -2,8 +2,8 @@
 // tile, for the maximum of each tile and its sum of exponentials. The draw inverts the CDF in two steps: it
 // chooses a tile by the sums, reads that tile again, and chooses a token in it.
 //
-// One warp has a tile, in registers. So a tile's sums need no other warp, and have the same bits for any
-// number of warps.
+// One warp scans a tile, from a copy in shared memory. So a tile's sums need no other warp, and have the same
+// bits for any number of warps.
 
 #pragma once
 
@@ -68,13 +68,12 @@ __device__ inline void write_sums(const Tiles& tiles, int tile, const TileSums& 
   tiles.drawable[tile] = sums.drawable;
 }
 
-// Returns the same sums in every lane.
+// Scans a tile of a copy, which begins at column `first`. Returns the same sums in every lane.
 template <typename T>
-__device__ TileSums scan_tile(const Row<T>& row, int shift, const Draw& draw, int tile) {
-  const int first = tile * kTile - shift;
+__device__ TileSums scan_tile(const Row<T>& copy, int first, const Draw& draw) {
   const Columns columns = interleaved<T>(first);
   Share<T> x;
-  load_tile(row, first, columns, x);
+  load_copied_tile(copy, columns, x);
   if (!EK_MUTANT(sampling_banned_in_sums)) replace_column<T>(first, columns, draw.banned, -kInfinity, x);
   float maximum = -kInfinity;
   for (int v = 0; v < kVectors<T>; ++v) {
@@ -200,26 +199,38 @@ __device__ inline Choice choose(const Tiles& tiles, const RowSums& sums, const D
 }
 
 // Draws a token of the chosen tile: first the run of columns of a lane, then a column of the run. Returns -1
-// if there is no tile.
+// if there is no tile. The tile is copied to `memory` first, unless that is null: then the row is a copy.
 template <typename T>
 __device__ int draw_token(const Row<T>& row, int shift, const Draw& draw, const Tiles& tiles,
-                          const Choice& choice) {
+                          const Choice& choice, T* memory) {
   if (choice.tile < 0) return -1;
   const float scale = draw.inverse_temperature, maximum = tiles.maximum[choice.tile];
   double fraction = choice.fraction;
   const int first = choice.tile * kTile - shift;
   const Columns columns = in_runs<T>(first);
-  Share<T> x;
-  load_tile(row, first, columns, x);
-  if (!EK_MUTANT(sampling_banned_in_tile)) replace_column<T>(first, columns, draw.banned, -kInfinity, x);
+  Row<T> copy = row;
+  if (memory != nullptr) {
+    copy = {memory - first, 1, row.size};
+    copy_tile_later(row, first, columns, copy);
+    end_group_of_copies();
+    wait_for_copies<0>();
+    __syncwarp();
+  }
   double weight = 0;
+  EK_ROLLED
   for (int v = 0; v < kVectors<T>; ++v) {
-    for (int i = 0; i < kPerVector<T>; ++i) weight += exponential(x[v][i] - maximum, scale);
+    const int column = columns.begin + v * columns.step;
+    float x[kPerVector<T>];
+    load_vector(copy.logits + column, x);
+    for (int i = 0; i < kPerVector<T>; ++i) {
+      const bool is_banned = column + i == draw.banned && !EK_MUTANT(sampling_banned_in_tile);
+      weight += is_banned ? 0 : exponential(x[i] - maximum, scale);
+    }
   }
   const int run = kTile / kWarp;
   const int column = first + choose_lane(weight, fraction) * run + lane();
   const bool is_drawable = EK_BOUND(sampling_run, row.has(column)) && column != draw.banned;
-  const float logit = is_drawable ? logit_at(row, column) : -kInfinity;
+  const float logit = is_drawable ? logit_at(copy, column) : -kInfinity;
   return column - lane() + choose_lane(exponential(logit - maximum, scale), fraction);
 }
 
@@ -265,48 +276,22 @@ inline Device current_device() {
 }
 #endif
 
-// How a launch divides a row: one block scans it and draws from it, or `count` blocks scan it and a second
-// launch draws.
-struct Parts {
-  int count;
-  bool scans, draws;
-};
-
+// Warps of a block that scans, and blocks of them on a multiprocessor.
 constexpr int kScanWarps = 8;
+constexpr int kScanBlocks = 3;
 
 inline int warps_of(const LogitRows& rows, int most = kScanWarps) { return min(tiles_of(rows.size), most); }
 
-// Blocks per row: more than one if there are too few rows to give each multiprocessor two.
-inline int parts_of(const LogitRows& rows) {
-  const int64_t wanted = 2 * current_device().multiprocessors;
-  const int most = (tiles_of(rows.size) + kScanWarps - 1) / kScanWarps;
-  if (rows.count == 0 || rows.count >= wanted) return 1;
-  return static_cast<int>(min((2 * wanted + rows.count - 1) / rows.count, static_cast<int64_t>(most)));
-}
+// Shared memory of the sums of a row's tiles, and what the system keeps of each block.
+constexpr int64_t sums_bytes(int size) { return tiles_of(size) * 3 * int64_t{sizeof(float)}; }
+constexpr int64_t kSystemBytes = 1024;
 
-// Calls body(parts, launch), once or twice. The sums of the tiles are in dynamic shared memory, or in scratch
-// memory.
-template <typename Body>
-void scan_in_parts(const LogitRows& rows, const float* scratch, cudaStream_t stream, const Body& body) {
-  const int parts = parts_of(rows), threads = warps_of(rows) * kWarp;
-  const int64_t shared = scratch == nullptr ? 3 * tiles_of(rows.size) * sizeof(float) : 0;
-  if (parts == 1) {
-    body(Parts{1, true, true}, Launch{rows.count, threads, stream, shared});
-  } else {
-    body(Parts{parts, true, false}, Launch{rows.count * parts, threads, stream});
-    body(Parts{1, false, true}, Launch{rows.count, kWarp, stream});
-  }
-}
-
-// Scans this block's part of the row.
-template <typename T>
-__device__ void scan_part(const Row<T>& row, int shift, const Draw& draw, const Tiles& tiles, int parts) {
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-  const int part = static_cast<int>(blockIdx.x % parts);
-  for (int tile = part * warps + warp(); tile < tiles.count; tile += parts * warps) {
-    const TileSums sums = scan_tile(row, shift, draw, tile);
-    if (lane() == 0) write_sums(tiles, tile, sums);
-  }
+// Waits for the oldest of `kAhead` groups of copies.
+template <int kAhead>
+__device__ void wait_for_oldest_copy() {
+  if (EK_MUTANT(rows_copies_not_awaited)) return;
+  if (EK_MUTANT(rows_copies_awaited_late)) return wait_for_copies<kAhead>();
+  wait_for_copies<kAhead - 1>();
 }
 
 }  // namespace

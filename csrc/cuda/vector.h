@@ -38,6 +38,19 @@ inline void store16(void* memory, uint4 bits) {
   fibers::check_alignment<uint4>(memory, __LINE__);
   memcpy(memory, &bits, sizeof(bits));
 }
+template <typename Bytes>
+void copy_later(void* shared, const void* global) {
+  fibers::check_alignment<Bytes>(shared, __LINE__);
+  fibers::check_alignment<Bytes>(global, __LINE__);
+  fibers::machine.copies().begin(shared, global, sizeof(Bytes));
+}
+inline void copy16_later(void* shared, const void* global) { copy_later<uint4>(shared, global); }
+inline void copy4_later(void* shared, const void* global) { copy_later<uint32_t>(shared, global); }
+inline void end_group_of_copies() { fibers::machine.copies().end_group(); }
+template <int kPending>
+void wait_for_copies() {
+  fibers::machine.copies().wait(kPending);
+}
 inline void forget_unpacked(uint4&) {}
 inline float power_of_two(float x) {
   const float power = exp2f(x);
@@ -74,6 +87,24 @@ __device__ inline uint32_t bfloats_of(float low, float high) {
 
 __device__ inline uint4 load16(const void* memory) { return *static_cast<const uint4*>(memory); }
 __device__ inline void store16(void* memory, uint4 bits) { *static_cast<uint4*>(memory) = bits; }
+
+// Copies from global to shared memory that the thread does not wait for. Those up to end_group_of_copies()
+// are a group. After wait_for_copies<n>() the thread sees all its groups but the last n; other threads see
+// them after a barrier.
+__device__ inline void copy16_later(void* shared, const void* global) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
+}
+__device__ inline void copy4_later(void* shared, const void* global) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(global) : "memory");
+}
+__device__ inline void end_group_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 // Keeps values packed until they are needed again. The compiler must assume that the bits have changed, so it
 // cannot hold the unpacked floats in registers instead.
 __device__ inline void forget_unpacked(uint4& bits) {

@@ -1,13 +1,13 @@
 // One slice of a vocabulary that is spread over ranks: the scan of the row without its draw, because which
 // rank draws depends on the sums of all slices. A row is read once.
 
-#include "scan.h"
+#include "ring.h"
 
 namespace electra_kernels {
 namespace {
 
 // Adds up the tiles. Called by one warp.
-__device__ SliceSums slice_sums(const Tiles& tiles, float inverse_temperature) {
+__device__ SliceSums sum_slice(const Tiles& tiles, float inverse_temperature) {
   float maximum = -kInfinity;
   for (int t = lane(); t < tiles.count; t += kWarp) maximum = fmaxf(maximum, tiles.maximum[t]);
   maximum = reduce_warp(maximum, Maximum());
@@ -25,35 +25,42 @@ __device__ SliceSums slice_sums(const Tiles& tiles, float inverse_temperature) {
   return {sum < kInfinity ? maximum : sum, sum, static_cast<float>(drawable), -kInfinity};
 }
 
+// What scan_rows asks of a slice; the label of a row is its target.
 template <typename T>
-__global__ void __launch_bounds__(kScanWarps* kWarp, 3)
-    sum_slice(const LogitRows rows, const SliceBatch batch, float* const scratch, const Parts parts) {
-  EK_DYNAMIC_SHARED(shared_sums, float);
-  const int64_t index = blockIdx.x / parts.count;
-  const Row<T> row = row_at<T>(rows, index);
-  const Tiles tiles = tiles_at(scratch == nullptr ? shared_sums : scratch + index * 3 * tiles_of(row.size),
-                               row.size, batch.inverse_temperature);
-  const int64_t target = batch.targets[index];
-  const bool is_ignored = target == batch.ignore_index;
-  const bool is_here = !is_ignored && target >= 0 && target < row.size;
-  const Draw draw = {0, batch.ban_original && is_here ? static_cast<int>(target) : -1,
-                     batch.inverse_temperature};
-  if (parts.scans && !is_ignored) scan_part(row, row.shift(), draw, tiles, parts.count);
-  EK_BARRIER(vocab_parallel_tiles_complete);
-  // The last warp has the fewest tiles.
-  if (!parts.draws || threadIdx.x / kWarp != blockDim.x / kWarp - 1) return;
-  SliceSums sums = {0, 0, 0, 0};
-  if (!is_ignored) sums = slice_sums(tiles, batch.inverse_temperature);
-  if (is_here) sums.target_logit = logit_at(row, target);
-  if (lane() == 0) batch.sums[index] = sums;
+struct SumsOfRow {
+  const SliceBatch& batch;
+
+  __device__ int64_t label(int64_t index) const { return batch.targets[index]; }
+  __device__ bool skips(int64_t target) const { return target == batch.ignore_index; }
+  __device__ float inverse_temperature() const { return batch.inverse_temperature; }
+  __device__ int banned(const LogitRows& rows, int64_t target) const {
+    return batch.ban_original && target >= 0 && target < rows.size ? static_cast<int>(target) : -1;
+  }
+  __device__ void finish(const LogitRows& rows, int64_t index, const Tiles& tiles, T*) const {
+    const int64_t target = label(index);
+    SliceSums sums = {0, 0, 0, 0};
+    if (!skips(target)) {
+      sums = sum_slice(tiles, batch.inverse_temperature);
+      if (target >= 0 && target < rows.size) sums.target_logit = logit_at(row_at<T>(rows, index), target);
+    }
+    if (lane() == 0) batch.sums[index] = sums;
+  }
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kScanWarps* kWarp, kScanBlocks)
+    slice_sums(const __grid_constant__ LogitRows rows, const __grid_constant__ SliceBatch batch,
+               float* const scratch, const Parts parts) {
+  scan_rows<T>(rows, SumsOfRow<T>{batch}, scratch, parts);
 }
 
 }  // namespace
 
 void sum_slices(const LogitRows& rows, const SliceBatch& batch, float* scratch, cudaStream_t stream) {
   with_type(rows.type, [&](auto zero) {
-    scan_in_parts(rows, scratch, stream, [&](const Parts& parts, const Launch& shape) {
-      launch(sum_slice<decltype(zero)>, shape, rows, batch, scratch, parts);
+    using T = decltype(zero);
+    scan_in_parts<T>(rows, scratch, stream, [&](const Parts& parts, const Launch& shape) {
+      launch(slice_sums<T>, shape, rows, batch, scratch, parts);
     });
   });
 }

@@ -97,8 +97,8 @@ def _function(op: Op, backend: str) -> Function:
 
 
 def _row_kernels(backend: str, find: Callable[[str], Function]) -> RowKernels:
-    forward, backward, sums = map(find, row_kernels(backend))
-    return RowKernels(forward, backward, sums, backend in ADDS_BIAS)
+    forward, backward, loss, sums = map(find, row_kernels(backend))
+    return RowKernels(forward, backward, loss, sums, backend in ADDS_BIAS)
 
 
 def _rows_of_package(backend: str) -> RowKernels:

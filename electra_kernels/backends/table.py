@@ -215,5 +215,7 @@ def row_kernels(backend: str) -> dict[str, str]:
     return {
         "cross_entropy_rows_": f"(Tensor(a!) {rows}, Tensor uniforms, {options}, {results}) -> ()",
         "cross_entropy_rows_backward_": f"(Tensor(a!) {rows}, {statistics}) -> ()",
+        "cross_entropy_rows_loss": "(Tensor losses, Tensor targets, Tensor? normalizer, int ignore_index, "
+        "str reduction) -> (Tensor loss, Tensor denominator)",
         "row_sums": f"(Tensor {rows}, int ignore_index, {_DRAW}, Tensor(a!) sums) -> ()",
     }

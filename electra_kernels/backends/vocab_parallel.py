@@ -17,9 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from electra_kernels.backends.linear_head import Gradients, RowKernels, chunk_rows, new_logits, operands
+from electra_kernels.backends.linear_head import Gradients, RowKernels, chunk_rows, new_logits
+from electra_kernels.backends.linear_operands import Operands, operands_of
 from electra_kernels.backends.value_checks import reads_values, require_rows
-from electra_kernels.reference.common import accumulation_dtype, reduce_losses
+from electra_kernels.reference.common import accumulation_dtype
 from electra_kernels.reference.vocab_parallel import combine
 
 # torch 2.13 has renamed the function and warns of the former name. A torch without torch.distributed has neither.
@@ -130,8 +131,10 @@ class ParallelRows:
     def finish(self, normalizer: Tensor | None) -> tuple[Tensor, Tensor]:
         """Spread the tokens, and reduce the losses. Returns the loss and its denominator []."""
         dist.all_reduce(self.tokens, dist.ReduceOp.MAX, group=self.slice.group)
-        counted = self.targets != self.options.ignore_index
-        return reduce_losses(self.losses, counted, normalizer, self.options.reduction)
+        if self.options.reduction == "none":
+            return self.losses, self.losses.new_ones((), dtype=torch.float64)
+        settings = (normalizer, self.options.ignore_index, self.options.reduction)
+        return self.kernels.loss(self.losses, self.targets, *settings)
 
     def _agreement(self) -> Tensor:
         """int32 [4]: the slice, and a checksum of what must be the same on every rank."""
@@ -203,24 +206,25 @@ def linear_cross_entropy_sample(
     """
     flat = (targets.reshape(-1), uniforms.reshape(-1))
     needs = [needed and options.reduction != "none" for needed in needs_gradient]
-    factors = operands(kernels, hidden, weight, bias, flat[0], options.ignore_index)
-    rows = ParallelRows(kernels, slice_, hidden, *flat, factors.bias, options)
-    gradients = Gradients(factors, needs)
+    counted = flat[0] != options.ignore_index
+    operands = operands_of(hidden, weight, bias, counted, adds_bias=kernels.adds_bias)
+    rows = ParallelRows(kernels, slice_, hidden, *flat, operands.bias, options)
+    gradients = Gradients(operands, needs)
 
     def finish(block: slice, logits: Tensor, gathered: Tensor, work: Any) -> None:
         work.wait()
         rows.draw(block, logits, gathered)
         if not any(needs):
             return
-        for chunk, part in _chunks(block, logits):
+        for chunk, part in _chunks(block, logits, operands.width):
             rows.write_gradient(chunk, part)
-            gradients.add(chunk, part, factors.rows[chunk])
+            gradients.add(chunk, part, operands.rows[chunk])
 
     pending: tuple[slice, Tensor, Tensor, Any] | None = None
-    for block, logits in _blocks(factors.rows, slice_.size):
+    for block, logits in _blocks(operands):
         sums = rows.new_sums(block)
-        for chunk, part in _chunks(block, logits):
-            torch.mm(factors.rows[chunk], factors.projection.T, out=part)
+        for chunk, part in _chunks(block, logits, operands.width):
+            torch.mm(operands.rows[chunk], operands.projection.T, out=part)
             rows.scan(chunk, part, sums[chunk.start - block.start : chunk.stop - block.start])
         sent = (block, logits, *rows.gather(sums))
         if pending is not None:
@@ -241,8 +245,9 @@ def _outputs(rows: ParallelRows, normalizer: Tensor | None, shape: torch.Size) -
     return loss, *per_row, denominator, rows.local_targets.reshape(shape)
 
 
-def _blocks(matrix: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(operands: Operands) -> Iterator[tuple[slice, Tensor]]:
     """Ranges of rows, each with memory for its logits [n, size]. Two buffers take turns."""
+    matrix, size = operands.rows, len(operands.projection)
     count, most = len(matrix), BLOCK_ROWS[matrix.device.type]
     buffers = [new_logits(matrix, min(most, count), size) for _ in range(min(2, -(-count // most)))]
     for index, start in enumerate(range(0, count, most)):
@@ -250,9 +255,9 @@ def _blocks(matrix: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
         yield slice(start, stop), buffers[index % 2][: stop - start]
 
 
-def _chunks(block: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(block: slice, logits: Tensor, width: int) -> Iterator[tuple[slice, Tensor]]:
     """The rows of a block that pass through the GEMMs at once, with their logits."""
-    most = chunk_rows(logits.shape[1], logits.dtype, logits.device)
+    most = chunk_rows(logits.shape[1], width, logits.dtype, logits.device)
     for start in range(block.start, block.stop, most):
         stop = min(start + most, block.stop)
         yield slice(start, stop), logits[start - block.start : stop - block.start]

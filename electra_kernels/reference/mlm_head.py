@@ -99,6 +99,13 @@ def cross_entropy_rows_backward_(
     logits.copy_(row_gradients(biased(logits, bias), targets, logsumexp_parts, ignore_index, z_loss))
 
 
+def cross_entropy_rows_loss(
+    losses: Tensor, targets: Tensor, normalizer: Tensor | None, ignore_index: int, reduction: str
+) -> tuple[Tensor, Tensor]:
+    """`reduce_losses` of the rows that are not ignored, for the reductions "mean" and "sum"."""
+    return reduce_losses(losses, targets != ignore_index, normalizer, reduction)
+
+
 def biased(logits: Tensor, bias: Tensor | None) -> Tensor:
     x = logits.to(accumulation_dtype(logits.dtype))
     return x if bias is None else x + bias

@@ -61,7 +61,7 @@ def cross_entropy_rows(
     PADS: tl.constexpr,  # Whether the last vector of a row reaches into its padding, which must stay -inf.
     SCANS: tl.constexpr,  # Whether this launch scans the rows.
     DRAWS: tl.constexpr,  # Whether this launch writes losses and draws from the rows.
-    WRITES: tl.constexpr,  # Whether it also overwrites the rows with their gradient.
+    WRITES: tl.constexpr,  # Whether it scans, draws and overwrites the rows with their gradient.
 ):
     """Loss, sampled token, top-1 flag and (in place) gradient of a row, in one program.
 
@@ -109,7 +109,7 @@ def cross_entropy_rows(
         log_total = tl.where(is_ignored, 0.0, log_total)
         tl.store(logsumexp + row, shift + log_total)
         rows.store_logsumexp(logsumexp_parts, row, shift, log_total)
-    if DRAWS and WRITES:
+    if WRITES:
         factor = 1.0 if scale is None else tl.load(scale)
         soft_max_factor = factor * (1.0 + 2.0 * z_loss * (shift + log_total))
         tl.debug_barrier()  # Every warp has read what it needs for the draw. Now the row may be overwritten.
@@ -187,7 +187,7 @@ def _loss_and_sample(
             PADS=view.ends_in_padding,
             SCANS=scans,
             DRAWS=draws,
-            WRITES=overwrites and scans,
+            WRITES=overwrites and scans and draws,
             num_warps=warps,
             **launch.register_cap(_REGISTERS),
         )
@@ -305,3 +305,11 @@ def cross_entropy_rows_backward_(
     """The linear head's row kernel of the backward: the logits in the padded buffer become the same gradient."""
     view = launch.rows_of(logits, owns_padding=True)
     write_softmax(view, logsumexp_parts, targets, None, None, view, ignore_index, z_loss=z_loss)
+
+
+def cross_entropy_rows_loss(
+    losses: Tensor, targets: Tensor, normalizer: Tensor | None, ignore_index: int, reduction: str
+) -> tuple[Tensor, Tensor]:
+    """Loss [] float32 and denominator [] float64 of losses [N]; reduction is "mean" or "sum"."""
+    loss, denominator, _ = reduce_rows(losses, targets, normalizer, ignore_index, reduction)
+    return loss, denominator

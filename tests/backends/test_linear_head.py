@@ -1,11 +1,18 @@
 """The matrices of the linear head, its chunks, and what it launches."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from electra_kernels.backends import linear_head
+from electra_kernels.backends.implementations import guarded
 from electra_kernels.backends.linear_head import RowKernels
+from electra_kernels.backends.linear_operands import operands_of
+from electra_kernels.backends.table import OPS
 
 
 def _tf32(x):
@@ -15,8 +22,8 @@ def _tf32(x):
 
 
 def _operands(hidden, weight, bias, adds_bias=False):
-    targets = torch.zeros(len(hidden), dtype=torch.int64)
-    return linear_head.operands(RowKernels(None, None, None, adds_bias), hidden, weight, bias, targets, -100)
+    counted = torch.ones(len(hidden), dtype=torch.bool)
+    return operands_of(hidden, weight, bias, counted, adds_bias=adds_bias)
 
 
 @pytest.mark.parametrize("width", [6, 8, 13, 128])
@@ -64,3 +71,73 @@ def test_a_head_without_bias_has_no_more_columns(adds_bias):
     assert factors.rows.shape == (3, 8)
     assert factors.projection.shape == (5, 8)
     assert not factors.has_bias
+
+
+# An H100, a B200, an A100, and a GPU with few multiprocessors.
+@pytest.mark.parametrize(
+    ("multiprocessors", "cache", "width", "rows"),
+    [
+        (132, 50 << 20, 128, 768),
+        (132, 50 << 20, 256, 768),
+        (132, 50 << 20, 768, 1536),
+        (148, 126 << 20, 128, 768),
+        (108, 40 << 20, 128, 512),
+        (20, 4 << 20, 128, 256),
+        (132, 50 << 20, 4096, 3840),
+    ],
+)
+def test_a_chunk_on_a_gpu_is_whole_waves(monkeypatch, multiprocessors, cache, width, rows):
+    gpu = SimpleNamespace(multi_processor_count=multiprocessors, L2_cache_size=cache)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    assert linear_head.chunk_rows(30_522, width, torch.bfloat16, torch.device("cuda")) == rows
+    waves = -(-rows // (3 * multiprocessors))
+    assert rows / (waves * 3 * multiprocessors) > 0.75
+
+
+class _Launches(TorchDispatchMode):
+    """Counts the ops of torch that a GPU would launch a kernel for; the row kernels count themselves."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        aliases = (argument.alias_info for argument in function._schema.arguments)
+        is_view = any(alias and not alias.is_write for alias in aliases)
+        allocates = "empty" in function.__name__
+        if not is_view and not allocates and result.numel() > 0:
+            self.count += 1
+        return result
+
+
+@pytest.mark.parametrize(("rows", "chunks"), [(512, 5), (768, 4), (2560, 1)])
+def test_launches_of_a_loss_with_its_gradients(monkeypatch, rows, chunks):
+    """Four for each chunk: three products and the row kernel. No value is checked, nothing is copied in between."""
+    monkeypatch.setattr(linear_head, "chunk_rows", lambda *sizes: rows)
+    launches = _Launches()
+
+    def kernel(*arguments):
+        launches.count += 1
+
+    def loss(losses, *arguments):
+        launches.count += 1
+        return losses.new_empty(()), losses.new_empty((), dtype=torch.float64)
+
+    row_kernels = RowKernels(kernel, kernel, loss, kernel, adds_bias=False)
+    forward, backward = (
+        guarded(OPS[name], partial(getattr(linear_head, name), row_kernels))
+        for name in ("linear_cross_entropy_sample", "linear_cross_entropy_sample_backward")
+    )
+    hidden, weight, bias, upstream = (
+        torch.empty(size, device="meta") for size in ((2560, 128), (30_522, 128), (30_522,), ())
+    )
+    targets = torch.empty(2560, dtype=torch.int64, device="meta")
+    head, options = (hidden, weight, bias, targets), (-100, "mean")
+    with launches:
+        results = forward(*head, targets.double(), None, *options, 0.0, 1.0, False, [True] * 3)
+    assert launches.count == 4 * chunks + 15
+    launches.count = 0
+    with launches:
+        backward(upstream, *head, *results[4:], *options, 0.0, [True] * 3)
+    assert launches.count == 7

@@ -65,14 +65,14 @@ def test_the_gradient_in_place_writes_nothing_outside_its_rows(device, dtype, vo
     targets = torch.tensor([1, -100, 2], device=device)
     uniforms = torch.rand(3, dtype=torch.float64).to(device)
     expected = values.clone()
-    results = op(expected, targets, uniforms, None, -100, "mean", 1.0, False)
+    results = op(expected, targets, uniforms, None, -100, "mean", 0.0, 1.0, False)
     placements = [
         views.strided(values),
         views.transposed(values),
         *(views.shifted(values, offset) for offset in OFFSETS),
     ]
     for view, memory in placements:
-        _assert_close(op(view, targets, uniforms, None, -100, "mean", 1.0, False), results)
+        _assert_close(op(view, targets, uniforms, None, -100, "mean", 0.0, 1.0, False), results)
         torch.testing.assert_close(view, expected)
         assert views.untouched(memory, view)
         torch.ops.electra_kernels.scale_gradient_(view, torch.tensor(3.0, device=device))

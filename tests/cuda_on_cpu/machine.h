@@ -26,6 +26,8 @@
 #include <utility>
 #include <vector>
 
+#include "copies.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -178,6 +180,9 @@ class Machine {
 
   int lane() const { return current_ % kWarp; }
 
+  // The copies of the current thread.
+  Copies& copies() { return copies_[current_]; }
+
   // Launches so far that had blocks.
   int64_t launches() const { return launches_; }
 
@@ -264,6 +269,7 @@ class Machine {
     for (;;) {
       blocks_[rank()].has_begun = true;
       invoke_(body_);
+      if (copies().are_pending()) note("fibers: " + where() + " ends before its copies to shared memory");
       for (Meeting* meeting : {&blocks_[rank()].meeting, &cluster_}) {
         --meeting->expected;
         release_if_complete(*meeting);
@@ -278,6 +284,7 @@ class Machine {
     for (Block& block : blocks_) block = {{threads_, 0, {}}, false};
     cluster_ = {blocks * threads_, 0, {}};
     for (Warp& warp : warps_) warp.meeting = {kWarp, 0, {}};
+    copies_.assign(fibers_.size(), {});
     is_hasty_ = random_() % 2 == 0;
     ready_.clear();
     for (const int warp : shuffled(warps)) {
@@ -388,6 +395,7 @@ class Machine {
   std::minstd_rand random_;
   std::deque<Fiber> fibers_;  // a deque, because a context must not move
   std::vector<Warp> warps_;
+  std::vector<Copies> copies_;  // of each fiber
   std::vector<int> ready_;
   std::vector<SharedVariable> shared_;
   size_t most_shared_ = 0;  // bytes per block

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("triton", reason="Triton's package has the disassembler")
 
 from benchmarks.codegen import cuda_kernels, report
-from benchmarks.codegen.cuda_kernels import LOADS, STREAMS
+from benchmarks.codegen.cuda_kernels import COPIES, LOADS, STREAMS
 from csrc import build
 
 pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc on the PATH")
@@ -35,6 +35,17 @@ def test_a_kernel_that_is_not_listed_is_a_fault(kernels, monkeypatch):
     faults = report.faults(cuda_kernels.records(kernels))
     assert faults
     assert all("bce.join" in fault and "not listed" in fault for fault in faults)
+
+
+def test_kernels_that_copy_ahead_begin_copies_before_they_wait_for_one(kernels):
+    ahead = [kernel for kernel in kernels if COPIES in STREAMS[kernel.file][kernel.name]]
+    assert len(ahead) == 3 * 3 * len(build.GENERATIONS)  # kernels, element types
+    for kernel in ahead:
+        copy, wait = (
+            next(i for i, name in enumerate(kernel.instructions) if name.startswith(prefix))
+            for prefix in (COPIES, "DEPBAR.LE")
+        )
+        assert copy < wait, f"{kernel.name} on sm_{kernel.capability}"
 
 
 @pytest.fixture
