@@ -25,11 +25,21 @@ def check_tensor(
 ) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is {_type_name(value)}, should be a torch.Tensor")
+    if is_dtensor(value):
+        raise TypeError(
+            f"{name} is a DTensor, should be a plain tensor: its to_local() (only linear_cross_entropy_sample takes "
+            "DTensors, with a weight sharded on dimension 0)"
+        )
     if value.dtype not in dtypes:
         expected = " or ".join(str(dtype) for dtype in dtypes)
         raise TypeError(f"{name}.dtype is {value.dtype}, should be {expected}")
     if device is not None and value.device != device:
         raise ValueError(f"{name} is on {value.device}, should be on {device} like the first argument")
+
+
+def is_dtensor(value: object) -> bool:
+    """Whether a tensor is a DTensor, without an import of ``torch.distributed.tensor``."""
+    return type(value) is not Tensor and hasattr(value, "device_mesh")
 
 
 def check_dim(name: str, value: Tensor, dimensions: int, layout: str) -> None:

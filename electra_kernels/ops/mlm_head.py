@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from electra_kernels.backends.linear_operands import parameter_size
+from electra_kernels.backends.vocab_parallel import Options
 from electra_kernels.ops import _inplace
 from electra_kernels.ops._autograd import needs_autograd, register_gradient, same_backend, save_backend
-from electra_kernels.ops._checks import check_flag, check_head, check_row_logits, check_rows
+from electra_kernels.ops._checks import check_flag, check_head, check_row_logits, check_rows, is_dtensor
 from electra_kernels.ops._library import define, options, overload
 from electra_kernels.ops._results import SampledLoss
 from electra_kernels.reference.common import accumulation_dtype
@@ -265,13 +266,22 @@ def linear_cross_entropy_sample(
     Args:
         hidden: [..., E] float32, bfloat16 or float16; under autocast it is cast to autocast's dtype.
         weight: [V, E] of hidden's dtype or float32. Its gradient has its own dtype and is accumulated in float32;
-            with half-precision hidden states each chunk's part is rounded to their dtype once.
+            with half-precision hidden states each chunk's part is rounded to their dtype once. A ``DTensor`` sharded
+            on dimension 0, with ``bias`` likewise, calls `vocab_parallel_linear_cross_entropy_sample` on its mesh;
+            ``hidden`` may be a DTensor then, replicated or sharded on dimension 0.
         bias: [V] of weight's dtype, or None; -inf bans its token.
         targets, ignore_index, reduction, normalizer, z_loss, temperature, ban_original, uniforms: as for
             `cross_entropy_sample`, with [...] = hidden.shape[:-1].
 
     Returns, raises: as `cross_entropy_sample`; ``logsumexp`` has no gradient.
     """
+    if is_dtensor(weight):
+        from electra_kernels.ops._dtensor import (
+            sharded_cross_entropy_sample,
+        )  # imports torch.distributed.tensor
+
+        shared = Options(ignore_index, reduction, z_loss, temperature, ban_original)
+        return sharded_cross_entropy_sample(hidden, weight, bias, targets, normalizer, uniforms, shared)
     hidden, shape = check_head(hidden, weight, bias)
     uniforms, denominator = check_rows(
         *(targets, uniforms, normalizer, ignore_index, reduction, z_loss, temperature, ban_original),

@@ -194,28 +194,30 @@ def vocab_parallel_linear_cross_entropy_sample(
     Returns, raises: as `vocab_parallel_cross_entropy_sample`; ``logsumexp`` has no gradient. That of ``hidden`` is the
     whole one, the same on every rank.
     """
-    hidden, shape = check_head(hidden, weight, bias)
-    slice_ = _slice(group, first_token, weight.shape[0])
-    _require_uniforms(uniforms, slice_)
     settings = Options(ignore_index, reduction, z_loss, temperature, ban_original)
-    uniforms, denominator = check_rows(
-        targets, uniforms, normalizer, *settings, shape, "hidden.shape[:-1]", hidden.device
-    )
-    return _apply_linear(hidden, weight, bias, targets, uniforms, denominator, settings, slice_)
+    return sample_linear(hidden, weight, bias, targets, normalizer, uniforms, settings, group, first_token)
 
 
-def _apply_linear(
+def sample_linear(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
-    uniforms: Tensor,
-    denominator: Tensor | None,
+    normalizer: float | Tensor | None,
+    uniforms: Tensor | None,
     settings: Options,
-    slice_: Slice,
+    group: "dist.ProcessGroup | None",
+    first_token: int,
     *,
     sums_hidden: bool = True,
 ) -> SampledLoss:
+    """The function above; without ``sums_hidden`` the gradient of hidden is this rank's part of the sum."""
+    hidden, shape = check_head(hidden, weight, bias)
+    slice_ = _slice(group, first_token, weight.shape[0])
+    _require_uniforms(uniforms, slice_)
+    uniforms, denominator = check_rows(
+        targets, uniforms, normalizer, *settings, shape, "hidden.shape[:-1]", hidden.device
+    )
     parameters = (hidden, weight, bias)
     needs = [torch.is_grad_enabled() and value is not None and value.requires_grad for value in parameters]
     arguments = (targets, uniforms, denominator, settings, slice_, needs, sums_hidden)

@@ -174,3 +174,28 @@ def test_what_does_not_fit_together_is_refused_on_every_rank(ranks):
         refused = result["refusals"]
         assert {name: refused[name] for name in expected} == expected
         assert rank == 0 or "group does not have this rank" in refused["group"]
+
+
+@pytest.mark.parametrize("ranks", [ranks for ranks in RANKS if ranks > 1])
+@pytest.mark.parametrize("placement", ["plain", "replicated", "sharded"])
+def test_a_dtensor_as_weight(ranks, placement):
+    for result in results(ranks):
+        ours, whole = result["dtensors"][placement], result["dtensors"]["whole"]
+        assert torch.equal(ours["tokens"], whole["tokens"])
+        for name in ("loss", "logsumexp"):
+            torch.testing.assert_close(ours[name], whole[name])
+        torch.testing.assert_close(ours["grads"], whole["grads"])
+
+
+@pytest.mark.parametrize("ranks", [ranks for ranks in RANKS if ranks > 1])
+def test_other_dtensors_are_refused_in_one_line(ranks):
+    for result in results(ranks):
+        refused = result["dtensors"]
+        assert refused["columns"].startswith("ValueError: weight has placements (Shard(dim=1),) on ")
+        assert refused["columns"].endswith("should have (Shard(dim=0),) on one mesh of one dimension")
+        assert refused["bias"] == "TypeError: bias is a plain tensor, should be a DTensor as weight"
+        assert "should have (Replicate(),) or (Shard(dim=0),)" in refused["hidden"]
+        assert refused["few"] == f"ValueError: weight has 1 rows, too few to give each of {ranks} ranks some"
+        assert "logits is a DTensor, should be a plain tensor" in refused["logits"]
+        assert "hidden is a DTensor, should be a plain tensor" in refused["plain weight"]
+        assert not any("\n" in message for message in refused.values() if isinstance(message, str))

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import electra_kernels as ek
@@ -262,6 +264,51 @@ def cases(backend: str, rank: int, ranks: int) -> dict[str, Any]:
     return found
 
 
+def dtensors() -> dict[str, Any]:
+    """`linear_cross_entropy_sample` with a sharded weight, for each placement of hidden; and what is refused."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    case = Case(True, {"reduction": "sum", **EVERYTHING}, rows=13)
+    (hidden, weight, bias), targets, uniforms = make(case)
+
+    def call(placed: Any, w: Any = None, b: Any = None) -> Any:
+        w, b = distribute_tensor(weight, mesh, [Shard(0)]) if w is None else w, b
+        b = distribute_tensor(bias, mesh, [Shard(0)]) if b is None else b
+        leaves = [value.detach().requires_grad_() for value in (placed, w, b)]
+        out = ek.linear_cross_entropy_sample(*leaves, targets, uniforms=uniforms, **case.options)
+        (out.loss * 1.5).backward()
+        grads = [leaf.grad.full_tensor() if isinstance(leaf, DTensor) else leaf.grad for leaf in leaves]
+        return {**{name: value.detach() for name, value in out._asdict().items()}, "grads": grads}
+
+    replicated, scattered = (
+        distribute_tensor(hidden, mesh, [placement]) for placement in (Replicate(), Shard(0))
+    )
+    found: dict[str, Any] = {
+        "plain": call(hidden),
+        "replicated": call(replicated),
+        "sharded": call(scattered),
+    }
+    found["whole"] = run(
+        case,
+        [hidden, weight, bias],
+        lambda *leaves: ek.linear_cross_entropy_sample(*leaves, targets, uniforms=uniforms, **case.options),
+    )
+    columns = distribute_tensor(weight, mesh, [Shard(1)])
+    refused = {
+        "columns": lambda: call(hidden, w=columns),
+        "bias": lambda: call(hidden, b=bias),
+        "hidden": lambda: call(distribute_tensor(hidden, mesh, [Shard(1)])),
+        "few": lambda: call(hidden, w=distribute_tensor(weight[:1], mesh, [Shard(0)])),
+        "logits": lambda: ek.cross_entropy_sample(replicated, targets),
+        "plain weight": lambda: ek.linear_cross_entropy_sample(replicated, weight, bias, targets),
+    }
+    for name, function in refused.items():
+        try:
+            function()
+        except (TypeError, ValueError) as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
+
+
 def main() -> None:
     rank, ranks, folder, backends, *plugins = sys.argv[1:]
     for name in plugins:
@@ -272,7 +319,7 @@ def main() -> None:
     vocab_parallel.BLOCK_ROWS["cpu"] = BLOCK
     found: dict[str, Any] = {name: cases(name, int(rank), int(ranks)) for name in backends.split(",")}
     found["traffic"] = {count: traffic(count) for count in (0, 1, BLOCK, BLOCK + 1, 5 * BLOCK)}
-    found["refusals"] = refusals()
+    found["refusals"], found["dtensors"] = refusals(), dtensors()
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
