@@ -101,12 +101,16 @@ struct SamplingBatch {
 };
 void sample_rows(const LogitRows&, const SamplingBatch&, float* scratch, cudaStream_t);
 
-// The sum of the losses of all rows, divided by the denominator. The last row to finish adds them up, in
-// their order.
+// The sum of the losses of all rows, divided by the denominator: 1, the normalizer, or for a mean without one
+// the number of rows that are not ignored. The last row to finish adds them up, in their order.
 struct LossSum {
-  unsigned* finished;         // [] number of rows that have finished, at first 0; null: there is no sum
-  const double* denominator;  // []
-  float* loss;                // []
+  unsigned* finished;  // [] memory for the number of rows that have finished; null: there is no sum
+  bool is_mean;
+  const double* normalizer;  // [] or null
+  double* denominator;       // []
+  float* reciprocal;         // [], of the denominator
+  float* one;                // [], becomes 1
+  float* loss;               // []
 };
 
 // Every row's outputs are written, also those of ignored rows.
@@ -125,23 +129,6 @@ struct CrossEntropyBatch {
   LossSum sum;
 };
 void cross_entropy_rows(const LogitRows&, const CrossEntropyBatch&, float* scratch, cudaStream_t);
-
-// Sums over the rows that are not ignored. One block does it: N losses are few beside N rows of logits, and
-// the order of the sum is fixed.
-struct LossReduction {
-  const float* losses;     // [count]
-  const int64_t* targets;  // [count]
-  int64_t count;
-  int64_t ignore_index;
-  bool is_mean;
-  const double* normalizer;  // [] or null
-  float* loss;               // []; null: the losses are not read
-  double* denominator;       // []
-  float* reciprocal;         // [], reciprocal of the denominator
-  float* one;                // [] or null: becomes 1
-  unsigned* finished;        // [] or null: becomes 0, for a LossSum
-};
-void reduce_losses(const LossReduction&, cudaStream_t);
 
 // For rows whose log-sum-exp is known: (softmax(x) - one_hot(target)) * upstream / denominator. It may
 // overwrite the logits. Without targets it is the gradient of the log-sum-exp, which sampling needs.

@@ -127,12 +127,16 @@ struct LossOfRow {
   }
   __device__ void finish(const LogitRows& rows, int64_t index, const Tiles& tiles, T* memory) const {
     const int64_t label = batch.targets[index];
-    if (skips(label)) return write_statistics(batch, index, 0, -1, false, {0, 0});
+    if (skips(label)) {
+      write_statistics(batch, index, 0, -1, false, {0, 0});
+      return sum_if_last(batch.sum, batch.losses, rows.count);
+    }
     const Row<T> row = row_at<T>(rows, index);
     const Target target = target_of(row, label);
     const Draw draw = {batch.uniforms[index], banned(rows, label), batch.inverse_temperature};
     const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
     finish_row(row, row.shift(), {0, tiles.count}, batch, index, draw, tiles, sums, target, memory);
+    sum_if_last(batch.sum, batch.losses, rows.count);
   }
 };
 
@@ -140,7 +144,7 @@ struct LossOfRow {
 template <typename T>
 __global__ void __launch_bounds__(kScanWarps* kWarp, kScanBlocks)
     cross_entropy_row(const __grid_constant__ LogitRows rows, const __grid_constant__ CrossEntropyBatch batch,
-                      float* const scratch, const Parts parts) {
+                      float* const scratch, const __grid_constant__ Parts parts) {
   scan_rows<T>(rows, LossOfRow<T>{batch}, scratch, parts);
 }
 
@@ -177,6 +181,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
   const Slice slice = {rank * held, min((rank + 1) * held, tiles_of(row.size))};
   if (batch.targets[index] == batch.ignore_index) {
     for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) write_zeros(row, shift, tile);
+    EK_WAIT_FOR_FIRST(rows_ignored_wait);
     if (rank == 0 && warp() == 0) {
       write_statistics(batch, index, 0, -1, false, {0, 0});
       sum_if_last(batch.sum, batch.losses, rows.count);
@@ -204,6 +209,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
   }
   if (cluster > 1) EK_CLUSTER_BARRIER(rows_cluster_copied);
   if (cluster == 1) EK_BARRIER(rows_copied);
+  EK_WAIT_FOR_FIRST(inplace_wait);
 
   const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
   // The last warp has the fewest tiles.
@@ -224,41 +230,27 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
   }
 }
 
-// Launched as one block.
-__global__ void __launch_bounds__(kThreads) reduce_all_losses(const LossReduction reduction) {
+// What the rows read before they add up their losses. Launched as one block, just before them.
+__global__ void __launch_bounds__(kThreads)
+    prepare(const __grid_constant__ CrossEntropyBatch batch, const int64_t count) {
+  let_second_begin();
   constexpr int kWarps = kThreads / kWarp;
-  EK_SHARED(totals, double[kWarps]);
   EK_SHARED(counts, double[kWarps]);
-  double total = 0, counted = 0;
-  for (int64_t i = threadIdx.x; i < reduction.count; i += kThreads) {
-    if (reduction.loss != nullptr) total += reduction.losses[i];
-    counted += reduction.targets[i] != reduction.ignore_index;
-  }
-  total = reduce_warp(total, Sum());
+  double counted = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) counted += batch.targets[i] != batch.ignore_index;
   counted = reduce_warp(counted, Sum());
-  if (lane() == 0) {
-    totals[warp()] = total;
-    counts[warp()] = counted;
-  }
+  if (lane() == 0) counts[warp()] = counted;
   EK_BARRIER(rows_reduced_by_warp);
   if (threadIdx.x != 0) return;
-  for (int i = 1; i < kWarps; ++i) {
-    total += totals[i];
-    counted += counts[i];
-  }
+  for (int i = 1; i < kWarps; ++i) counted += counts[i];
+  const LossSum& sum = batch.sum;
   double divisor = 1;
-  if (reduction.is_mean) divisor = reduction.normalizer == nullptr ? counted : *reduction.normalizer;
-  const double factor = reciprocal_or_zero(divisor);
-  if (reduction.loss != nullptr) *reduction.loss = static_cast<float>(total * factor);
-  *reduction.denominator = divisor;
-  *reduction.reciprocal = static_cast<float>(factor);
-  if (reduction.one != nullptr) *reduction.one = 1;
-  if (reduction.finished != nullptr && !EK_MUTANT(inplace_none_finished)) *reduction.finished = 0;
-}
-
-// Launched as one warp, where the rows were not held: the last step of cross_entropy_row_.
-__global__ void __launch_bounds__(kWarp) sum_losses(const CrossEntropyBatch batch, const int64_t count) {
-  add_up(batch.sum, batch.losses, count);
+  if (sum.is_mean) divisor = sum.normalizer == nullptr ? counted : *sum.normalizer;
+  *sum.denominator = divisor;
+  *sum.reciprocal = static_cast<float>(reciprocal_or_zero(divisor));
+  *sum.one = 1;
+  *sum.loss = 0;  // of no rows
+  if (!EK_MUTANT(inplace_none_finished)) *sum.finished = 0;
 }
 
 // The gradient of rows whose log-sum-exp is known. A block has one tile per warp.
@@ -347,28 +339,31 @@ int blocks_to_hold(const LogitRows& rows) {
 
 void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, float* scratch,
                         cudaStream_t stream) {
+  const bool sums = batch.sum.finished != nullptr;
+  if (sums) {
+    // Nothing may be launched between these two, because the rows may begin before `prepare` has ended.
+    const Overlap overlap = rows.count > 0 ? Overlap::kFirst : Overlap::kNone;
+    launch(prepare, {1, kThreads, stream, 0, 1, overlap}, batch, rows.count);
+  }
+  if (rows.count == 0) return;
+  const Overlap overlap = sums ? Overlap::kSecond : Overlap::kNone;
   with_type(rows.type, [&](auto zero) {
     using T = decltype(zero);
     const int cluster = batch.overwrites ? blocks_to_hold<T>(rows) : 0;
-    if (cluster > 0 && rows.count > 0) {
+    if (cluster > 0) {
       const int threads = min(held_tiles(rows.size, cluster), kScanWarps) * kWarp;
       launch(cross_entropy_row_<T>,
-             {rows.count * cluster, threads, stream, held_bytes<T>(rows.size, cluster), cluster}, rows, batch,
-             cluster);
+             {rows.count * cluster, threads, stream, held_bytes<T>(rows.size, cluster), cluster, overlap},
+             rows, batch, cluster);
       return;
     }
-    scan_in_parts<T>(rows, scratch, stream, [&](const Parts& parts, const Launch& shape) {
+    scan_in_parts<T>(rows, scratch, stream, overlap, [&](const Parts& parts, const Launch& shape) {
       launch(cross_entropy_row<T>, shape, rows, batch, scratch, parts);
     });
     if (!batch.overwrites) return;
     gradient_rows(rows, {batch.logsumexp, batch.targets, batch.ignore_index, batch.scale, false, nullptr},
                   rows, stream);
-    if (batch.sum.finished != nullptr) launch(sum_losses, {1, kWarp, stream}, batch, rows.count);
   });
-}
-
-void reduce_losses(const LossReduction& reduction, cudaStream_t stream) {
-  launch(reduce_all_losses, {1, kThreads, stream}, reduction);
 }
 
 void gradient_rows(const LogitRows& rows, const GradientBatch& batch, const LogitRows& gradient,
