@@ -21,7 +21,7 @@ HALVES = (torch.bfloat16, torch.float16)
 
 # Masked tokens on a GPU: 20 in each of 128 rows, and 77 in each of 256.
 GPU_ROWS = (2_560, 19_712)
-CHUNKS = (512, 1024, 2048, 4096)
+CHUNKS = (384, 768, 1536, 3072)  # whole waves on 132 multiprocessors
 
 
 def cases(size: Size) -> Iterator[Case]:

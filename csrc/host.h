@@ -90,13 +90,14 @@ inline const LogSumExp* logsumexps_of(const Tensor& tensor) {
 
 // The outputs of the masked-LM head for each row, with the targets' shape [...]. Every row is written.
 struct CrossEntropyTensors {
-  explicit CrossEntropyTensors(const Tensor& targets)
-      : losses(empty_like(targets, ScalarType::Float)),
-        tokens(empty_like(targets, ScalarType::Long)),
-        is_top1(empty_like(targets, ScalarType::Bool)),
-        logsumexps(empty_logsumexps(targets)) {}
-  Tensor losses, tokens, is_top1;
-  Tensor logsumexps;  // [..., 2]
+  Tensor losses, tokens, is_top1, logsumexp;
+  Tensor parts;  // of the logsumexp, [..., 2]
 };
+
+inline CrossEntropyTensors new_cross_entropies(const Tensor& targets) {
+  return {empty_like(targets, ScalarType::Float), empty_like(targets, ScalarType::Long),
+          empty_like(targets, ScalarType::Bool), empty_like(targets, ScalarType::Float),
+          empty_logsumexps(targets)};
+}
 
 }  // namespace electra_kernels

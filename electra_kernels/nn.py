@@ -12,7 +12,7 @@ from electra_kernels.ops import (
     linear_masked_bce,
     masked_bce_with_logits,
 )
-from electra_kernels.ops._checks import check_positive_weight
+from electra_kernels.ops._checks import check_weight
 
 
 def _initialize_weight(weight: Tensor) -> None:
@@ -79,7 +79,7 @@ class MaskedBCEWithLogitsLoss(nn.Module):
 
 def _number_tensor(pos_weight: float) -> Tensor:
     """float64 [] on the default device, or on the CPU if that is meta, which would lose the number."""
-    check_positive_weight(pos_weight)
+    check_weight("pos_weight", pos_weight)
     device = torch.get_default_device()
     return torch.tensor(
         float(pos_weight), dtype=torch.float64, device="cpu" if device.type == "meta" else device

@@ -128,13 +128,13 @@ def _integers(batch: int, length: int, vocab_size: int) -> Iterator[Case]:
 def _cross_entropy(rows: int, vocab_size: int, dtype: torch.dtype) -> Iterator[Case]:
     sizes, logits = {"N": rows, "V": vocab_size}, _floats(rows, vocab_size, dtype=dtype)
     targets, uniforms, total = _ids(rows), _uniforms(rows), _floats(dtype=torch.float64)
-    options = (_IGNORED, "mean", 1.0, False)
+    options = (_IGNORED, "mean", 0.0, 1.0, False)
     yield Case("cross_entropy_sample", sizes, dtype, (logits, targets, uniforms, None, *options))
     yield Case(
         "cross_entropy_sample_backward",
         sizes,
         dtype,
-        (_floats(), logits, targets, _floats(rows, 2), total, _IGNORED),
+        (_floats(), None, logits, targets, _floats(rows, 2), total, _IGNORED, 0.0),
     )
     yield Case("cross_entropy_sample_", sizes, dtype, (logits, targets, uniforms, None, *options))
     yield Case("scale_gradient_", sizes, dtype, (logits, _floats()), ("gradient",))
@@ -142,7 +142,7 @@ def _cross_entropy(rows: int, vocab_size: int, dtype: torch.dtype) -> Iterator[C
 
 def _linear_mlm_head(rows: int, vocab_size: int, width: int, dtype: torch.dtype) -> Case:
     hidden, weight = _floats(rows, width, dtype=dtype), _floats(vocab_size, width, dtype=dtype)
-    options = (None, _IGNORED, "mean", 1.0, False, [True] * 3)
+    options = (None, _IGNORED, "mean", 0.0, 1.0, False, [True] * 3)
     return Case(
         "linear_cross_entropy_sample",
         {"N": rows, "V": vocab_size, "E": width},

@@ -41,9 +41,9 @@ def _chunks_as_on_gpu(multiprocessors: int, cache: int) -> Iterator[None]:
     properties = SimpleNamespace(multi_processor_count=multiprocessors, L2_cache_size=cache)
     gpu, chunk_rows = torch.device("cuda"), linear_head.chunk_rows
 
-    def chunk_rows_there(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
+    def chunk_rows_there(vocab_size: int, width: int, dtype: torch.dtype, device: torch.device) -> int:
         with mock.patch.object(torch.cuda, "get_device_properties", return_value=properties):
-            return chunk_rows(vocab_size, dtype, gpu)
+            return chunk_rows(vocab_size, width, dtype, gpu)
 
     with mock.patch.object(linear_head, "chunk_rows", chunk_rows_there):
         yield

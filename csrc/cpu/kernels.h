@@ -54,11 +54,18 @@ struct SamplingKernels {
                            int64_t gradient_stride);
 };
 
-// Memory for the gradient of a row, (softmax - one_hot(target)) * scale. It may be the memory of the logits.
+// Memory for the gradient of a row. It may be the memory of the logits. With the log-sum-exp l it is
+//     softmax (scale (1 + 2 z_loss l) + logsumexp_scale) - one_hot(target) scale
 struct GradientRow {
   void* data;  // [size], `stride` elements apart; null: no gradient
   int64_t stride;
-  float scale;
+  float scale;  // of the loss's gradient
+  float z_loss;
+  float logsumexp_scale;  // of the gradient of l itself
+
+  float soft_max_scale(double logsumexp) const {
+    return static_cast<float>(scale * (1 + 2 * z_loss * logsumexp) + logsumexp_scale);
+  }
 };
 
 struct MlmHeadKernels {

@@ -1,6 +1,8 @@
 // Masked-LM loss, sample and gradient of one row of logits, fused into one scan:
 //
-//     loss = logsumexp(x) - x[target]        d/dx = softmax(x) - one_hot(target)
+//     loss = l - x[target] + z l^2        d/dx = softmax(x) (1 + 2 z l) - one_hot(target)
+//
+// with l = logsumexp(x).
 //
 // The exponentials that the log-sum-exp needs stay in the cache (a row of 30,522 columns has 122 KB) and
 // become the gradient by one product, so that memory sees one read of the logits and one write of the
@@ -14,9 +16,10 @@ namespace {
 
 // At the target, softmax - 1 would lose all digits of a loss near 0; expm1 of x[target] - logsumexp does not.
 template <typename T>
-inline void write_target(const GradientRow& gradient, int64_t target, double distance) {
-  const float value = static_cast<float>(__builtin_expm1(distance) * gradient.scale);
-  convert(value, static_cast<T*>(gradient.data)[target * gradient.stride]);
+inline void write_target(const GradientRow& gradient, float soft_max_scale, int64_t target, double distance) {
+  const double rest = static_cast<double>(soft_max_scale) - gradient.scale;
+  const double value = __builtin_expm1(distance) * gradient.scale + __builtin_exp(distance) * rest;
+  convert(static_cast<float>(value), static_cast<T*>(gradient.data)[target * gradient.stride]);
 }
 
 // out [count] = tile * factor
@@ -32,13 +35,14 @@ template <typename T>
 inline void write_gradient(const Row& row, const Draw& draw, int64_t target, const GradientRow& gradient,
                            float* scratch, const RowStatistics& statistics) {
   const double log_sum = statistics.is_bad ? __builtin_nan("") : statistics.log_sum;
+  const float soft_max_scale = gradient.soft_max_scale(statistics.maximum + log_sum);
   const Tiles tiles = tiles_in(scratch, row.size, draw.temperature != 1);
   for (int64_t t = 0; t < tiles.count; ++t) {
     tiles.maximum[t] =
         static_cast<float>((static_cast<double>(tiles.maximum[t]) - statistics.maximum) - log_sum);
   }
   for (int64_t t = 0; t < tiles.count; t += kLanes) {
-    store(tiles.maximum + t, exponential(load(tiles.maximum + t)) * gradient.scale);
+    store(tiles.maximum + t, exponential(load(tiles.maximum + t)) * soft_max_scale);
   }
   for (int64_t t = 0; t < tiles.count; ++t) {
     const int64_t start = t * kTile;
@@ -46,7 +50,7 @@ inline void write_gradient(const Row& row, const Draw& draw, int64_t target, con
     T* const out = static_cast<T*>(gradient.data) + start * gradient.stride;
     store_scaled(scratch + start, count, tiles.maximum[t], out, gradient.stride);
   }
-  write_target<T>(gradient, target,
+  write_target<T>(gradient, soft_max_scale, target,
                   (static_cast<double>(statistics.target_logit) - statistics.maximum) - log_sum);
 }
 
@@ -65,8 +69,9 @@ void cross_entropy_row(const Row& row, const Draw& draw, int64_t target, const G
 template <typename T>
 void gradient_row(const Row& row, int64_t target, const LogSumExp& logsumexp, const GradientRow& gradient) {
   const float target_logit = logit_at<T>(row, target);
-  soft_max<T>(row, logsumexp, gradient.scale, static_cast<T*>(gradient.data), gradient.stride);
-  write_target<T>(gradient, target,
+  const float scale = gradient.soft_max_scale(static_cast<double>(logsumexp.maximum) + logsumexp.log_sum);
+  soft_max<T>(row, logsumexp, scale, static_cast<T*>(gradient.data), gradient.stride);
+  write_target<T>(gradient, scale, target,
                   (static_cast<double>(target_logit) - logsumexp.maximum) - logsumexp.log_sum);
 }
 

@@ -11,6 +11,7 @@ namespace {
 // Options that all rows of a call share.
 struct Options {
   int64_t ignore_index;
+  double z_loss;
   float temperature;
   bool ban_original;
 };
@@ -22,10 +23,11 @@ void check_targets(const int64_t* targets, int64_t count, int64_t vocab_size, in
   }
 }
 
-// Scans every row of logits once. With `overwrites`, the logits become their gradient times `scale`.
-CrossEntropyTensors scan_rows(const MlmHeadKernels& kernels, const Tensor& logits,
-                              const std::optional<Tensor>& bias, const Tensor& targets,
-                              const Tensor& uniforms, const Options& options, bool overwrites, float scale) {
+// Scans every row of logits once, for `out`. With `overwrites`, the logits become their gradient times
+// `scale`.
+void scan_rows(const MlmHeadKernels& kernels, const Tensor& logits, const std::optional<Tensor>& bias,
+               const Tensor& targets, const Tensor& uniforms, const Options& options, bool overwrites,
+               float scale, CrossEntropyTensors& out) {
   const auto cross_entropy = for_type(kernels.cross_entropy, logits);
   const auto scale_row = for_type(kernels.scale, logits);
   const Rows rows = overwrites ? mutable_rows_of(logits) : rows_of(logits);
@@ -36,17 +38,17 @@ CrossEntropyTensors scan_rows(const MlmHeadKernels& kernels, const Tensor& logit
   check_targets(target, rows.count, rows.size, options.ignore_index);
   check_uniforms(u, rows.count);
 
-  CrossEntropyTensors out(targets);
   float* const losses = out.losses.mutable_data_ptr<float>();
   int64_t* const tokens = out.tokens.mutable_data_ptr<int64_t>();
   bool* const is_top1 = out.is_top1.mutable_data_ptr<bool>();
-  LogSumExp* const logsumexps = logsumexps_of(out.logsumexps);
+  float* const logsumexp = out.logsumexp.mutable_data_ptr<float>();
+  LogSumExp* const parts = logsumexps_of(out.parts);
   for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
     const Scratch scratch(scratch_floats(rows.size));
     for (int64_t i = first; i < last; ++i) {
       if (target[i] == options.ignore_index) {
-        losses[i] = 0;
-        logsumexps[i] = {0, 0};
+        losses[i] = logsumexp[i] = 0;
+        parts[i] = {0, 0};
         tokens[i] = -1;
         is_top1[i] = false;
         if (overwrites) scale_row(rows[i], rows.stride, rows.size, 0);
@@ -54,18 +56,20 @@ CrossEntropyTensors scan_rows(const MlmHeadKernels& kernels, const Tensor& logit
       }
       const Row row = {rows[i], rows.stride, rows.size, bias_data};
       const Draw draw = {u[i], options.ban_original ? target[i] : -1, options.temperature};
-      const GradientRow gradient = {overwrites ? rows[i] : nullptr, rows.stride, scale};
+      const GradientRow gradient = {overwrites ? rows[i] : nullptr, rows.stride, scale,
+                                    static_cast<float>(options.z_loss), 0};
       RowStatistics row_out;
       cross_entropy(row, draw, target[i], gradient, scratch.get(), row_out);
       const double log_sum = row_out.is_bad ? std::numeric_limits<double>::quiet_NaN() : row_out.log_sum;
       const double lead = static_cast<double>(row_out.maximum) - row_out.target_logit;
-      losses[i] = static_cast<float>(lead + log_sum);
+      const double row_logsumexp = row_out.maximum + log_sum;
+      losses[i] = static_cast<float>(lead + log_sum + options.z_loss * row_logsumexp * row_logsumexp);
+      logsumexp[i] = static_cast<float>(row_logsumexp);
       tokens[i] = row_out.token;
       is_top1[i] = row_out.target_logit == row_out.maximum;
-      logsumexps[i] = {row_out.maximum, static_cast<float>(log_sum)};
+      parts[i] = {row_out.maximum, static_cast<float>(log_sum)};
     }
   });
-  return out;
 }
 
 double denominator_of(const Tensor& targets, const std::optional<Tensor>& normalizer, int64_t ignore_index,
@@ -88,39 +92,52 @@ Tensor reduced(const Tensor& losses, double denominator, const std::string& redu
   return scalar_like(losses, ScalarType::Float, static_cast<float>(total * reciprocal_or_zero(denominator)));
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
     const Tensor& logits, const Tensor& targets, const Tensor& uniforms,
     const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
-    double temperature, bool ban_original, int64_t level) {
-  const Options options = {ignore_index, static_cast<float>(temperature), ban_original};
-  const CrossEntropyTensors rows =
-      scan_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, false, 1);
+    double z_loss, double temperature, bool ban_original, int64_t level) {
+  const Options options = {ignore_index, z_loss, static_cast<float>(temperature), ban_original};
+  CrossEntropyTensors rows = new_cross_entropies(targets);
+  scan_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, false, 1, rows);
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
-  return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1, rows.logsumexps,
+  return {reduced(rows.losses, denominator, reduction),
+          rows.tokens,
+          rows.is_top1,
+          rows.logsumexp,
+          rows.parts,
           scalar_like(targets, ScalarType::Double, denominator)};
 }
 
 // Returns the factor that the gradient still lacks. In float16 it is 1 / denominator, which would flush the
 // gradient to zero if it were applied here; otherwise 1.
-std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(
     const Tensor& logits, const Tensor& targets, const Tensor& uniforms,
     const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
-    double temperature, bool ban_original, int64_t level) {
-  const Options options = {ignore_index, static_cast<float>(temperature), ban_original};
+    double z_loss, double temperature, bool ban_original, int64_t level) {
+  const Options options = {ignore_index, z_loss, static_cast<float>(temperature), ban_original};
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
   const float scale = static_cast<float>(reciprocal_or_zero(denominator));
   const bool is_later = type_of(logits) == Type::kFloat16;
-  const CrossEntropyTensors rows = scan_rows(level_at(level).mlm_head, logits, std::nullopt, targets,
-                                             uniforms, options, true, is_later ? 1 : scale);
-  return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1,
+  CrossEntropyTensors rows = new_cross_entropies(targets);
+  scan_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, true,
+            is_later ? 1 : scale, rows);
+  return {reduced(rows.losses, denominator, reduction), rows.tokens, rows.is_top1, rows.logsumexp,
           scalar_like(targets, ScalarType::Float, is_later ? scale : 1)};
 }
 
-// Writes the gradients of rows whose log-sum-exp is known into `out`. `upstream` is one number, or one per
-// row.
+// The upstream gradients of rows: of the loss, one number or one per row, times `factor`; of the log-sum-exp,
+// one per row, or null.
+struct RowUpstream {
+  const float* loss;
+  bool is_per_row;
+  double factor;
+  const float* logsumexp;
+};
+
+// Writes the gradients of rows whose log-sum-exp is known into `out`.
 void write_gradients(const MlmHeadKernels& kernels, const Tensor& logits, const std::optional<Tensor>& bias,
-                     const Tensor& targets, const Tensor& logsumexp_parts, const float* upstream,
-                     bool is_per_row, double factor, int64_t ignore_index, const Tensor& out) {
+                     const Tensor& targets, const Tensor& logsumexp_parts, const RowUpstream& upstream,
+                     int64_t ignore_index, double z_loss, const Tensor& out) {
   const auto gradient_row = for_type(kernels.gradient, logits);
   const auto scale_row = for_type(kernels.scale, logits);
   const Rows rows = rows_of(logits), gradients = mutable_rows_of(out);
@@ -135,21 +152,27 @@ void write_gradients(const MlmHeadKernels& kernels, const Tensor& logits, const 
         scale_row(gradients[i], gradients.stride, rows.size, 0);
         continue;
       }
-      const float scale = static_cast<float>(upstream[is_per_row ? i : 0] * factor);
+      const float scale = static_cast<float>(upstream.loss[upstream.is_per_row ? i : 0] * upstream.factor);
+      const float logsumexp_scale = upstream.logsumexp == nullptr ? 0 : upstream.logsumexp[i];
       const Row row = {rows[i], rows.stride, rows.size, bias_data};
-      gradient_row(row, target[i], logsumexps[i], {gradients[i], gradients.stride, scale});
+      gradient_row(row, target[i], logsumexps[i],
+                   {gradients[i], gradients.stride, scale, static_cast<float>(z_loss), logsumexp_scale});
     }
   });
 }
 
-Tensor cross_entropy_sample_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& targets,
+Tensor cross_entropy_sample_backward(const Tensor& grad_loss, const std::optional<Tensor>& grad_logsumexp,
+                                     const Tensor& logits, const Tensor& targets,
                                      const Tensor& logsumexp_parts, const Tensor& denominator,
-                                     int64_t ignore_index, int64_t level) {
+                                     int64_t ignore_index, double z_loss, int64_t level) {
   const Tensor gradient = new_like(logits);
-  const Tensor upstream = packed(grad_loss);
-  write_gradients(level_at(level).mlm_head, logits, std::nullopt, targets, logsumexp_parts,
-                  upstream.const_data_ptr<float>(), grad_loss.dim() > 0,
-                  reciprocal_or_zero(*denominator.const_data_ptr<double>()), ignore_index, gradient);
+  const Tensor of_loss = packed(grad_loss);
+  const std::optional<Tensor> of_logsumexp = packed(grad_logsumexp);
+  const RowUpstream upstream = {of_loss.const_data_ptr<float>(), grad_loss.dim() > 0,
+                                reciprocal_or_zero(*denominator.const_data_ptr<double>()),
+                                data_or_null<float>(of_logsumexp)};
+  write_gradients(level_at(level).mlm_head, logits, std::nullopt, targets, logsumexp_parts, upstream,
+                  ignore_index, z_loss, gradient);
   return gradient;
 }
 
@@ -169,23 +192,33 @@ void scale_gradient_(const Tensor& gradient, const Tensor& scale, int64_t level)
   });
 }
 
-// The row kernel of the chunked linear head.
-std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_rows_(
-    const Tensor& logits, const std::optional<Tensor>& bias, const Tensor& targets, const Tensor& uniforms,
-    int64_t ignore_index, double temperature, bool ban_original, bool writes_gradient, int64_t level) {
-  const Options options = {ignore_index, static_cast<float>(temperature), ban_original};
-  const CrossEntropyTensors rows =
-      scan_rows(level_at(level).mlm_head, logits, bias, targets, uniforms, options, writes_gradient, 1);
-  return {rows.losses, rows.tokens, rows.is_top1, rows.logsumexps};
+// The row kernel of the chunked linear head. The outputs are contiguous.
+void cross_entropy_rows_(const Tensor& logits, const std::optional<Tensor>& bias, const Tensor& targets,
+                         const Tensor& uniforms, int64_t ignore_index, double z_loss, double temperature,
+                         bool ban_original, bool writes_gradient, const Tensor& losses, const Tensor& tokens,
+                         const Tensor& is_top1, const Tensor& logsumexp, const Tensor& logsumexp_parts,
+                         int64_t level) {
+  const Options options = {ignore_index, z_loss, static_cast<float>(temperature), ban_original};
+  CrossEntropyTensors rows = {losses, tokens, is_top1, logsumexp, logsumexp_parts};
+  scan_rows(level_at(level).mlm_head, logits, bias, targets, uniforms, options, writes_gradient, 1, rows);
 }
 
 // The backward of cross_entropy_rows_ for a known log-sum-exp: the logits become their unscaled gradient.
 void cross_entropy_rows_backward_(const Tensor& logits, const std::optional<Tensor>& bias,
                                   const Tensor& targets, const Tensor& logsumexp_parts, int64_t ignore_index,
-                                  int64_t level) {
+                                  double z_loss, int64_t level) {
   const float one = 1;
-  write_gradients(level_at(level).mlm_head, logits, bias, targets, logsumexp_parts, &one, false, 1,
-                  ignore_index, logits);
+  write_gradients(level_at(level).mlm_head, logits, bias, targets, logsumexp_parts, {&one, false, 1, nullptr},
+                  ignore_index, z_loss, logits);
+}
+
+// The loss and the denominator of the linear head; the reduction is "mean" or "sum".
+std::tuple<Tensor, Tensor> cross_entropy_rows_loss(const Tensor& losses, const Tensor& targets,
+                                                   const std::optional<Tensor>& normalizer,
+                                                   int64_t ignore_index, const std::string& reduction,
+                                                   int64_t) {
+  const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
+  return {reduced(losses, denominator, reduction), scalar_like(targets, ScalarType::Double, denominator)};
 }
 
 }  // namespace
@@ -198,4 +231,5 @@ STABLE_TORCH_LIBRARY_IMPL(electra_kernels_cpp, CPU, library) {
   library.impl("scale_gradient_", TORCH_BOX(&electra_kernels::scale_gradient_));
   library.impl("cross_entropy_rows_", TORCH_BOX(&electra_kernels::cross_entropy_rows_));
   library.impl("cross_entropy_rows_backward_", TORCH_BOX(&electra_kernels::cross_entropy_rows_backward_));
+  library.impl("cross_entropy_rows_loss", TORCH_BOX(&electra_kernels::cross_entropy_rows_loss));
 }

@@ -78,7 +78,6 @@ struct LogitRows {
   int64_t stride;
   int64_t count;
   int size;
-  const float* bias;  // [size], added to every row, or null
 };
 
 // Columns of a tile, which one warp scans. Tiles begin at 16-byte boundaries, up to 7 elements before the
@@ -118,27 +117,34 @@ struct CrossEntropyBatch {
   const int64_t* targets;  // [count]
   int64_t ignore_index;
   const double* uniforms;  // [count]
+  float z_loss;
   float inverse_temperature;
   bool ban_original;
-  bool overwrites;       // the gradient overwrites the logits
-  const float* scale;    // [] factor of the gradient, or null
-  float* losses;         // [count]
-  int64_t* tokens;       // [count]
-  bool* is_top1;         // [count]
-  LogSumExp* logsumexp;  // [count]
+  bool overwrites;             // the gradient overwrites the logits
+  const float* scale;          // [] factor of the gradient, or null
+  float* losses;               // [count]
+  int64_t* tokens;             // [count]
+  bool* is_top1;               // [count]
+  float* logsumexp;            // [count]
+  LogSumExp* logsumexp_parts;  // [count]
   LossSum sum;
 };
 void cross_entropy_rows(const LogitRows&, const CrossEntropyBatch&, float* scratch, cudaStream_t);
+// The LossSum of rows whose losses are there already. It reads targets, ignore_index and losses.
+void sum_losses(const CrossEntropyBatch&, int64_t count, cudaStream_t);
 
-// For rows whose log-sum-exp is known: (softmax(x) - one_hot(target)) * upstream / denominator. It may
-// overwrite the logits. Without targets it is the gradient of the log-sum-exp, which sampling needs.
+// For rows whose log-sum-exp l is known: with s = upstream / denominator,
+//     softmax(x) (s (1 + 2 z_loss l) + logsumexp_upstream) - one_hot(target) s
+// It may overwrite the logits. Without targets it is softmax(x) s, the gradient that sampling needs.
 struct GradientBatch {
-  const LogSumExp* logsumexp;  // [count]
-  const int64_t* targets;      // [count] or null
-  int64_t ignore_index;        // rows with this target have gradient 0
-  const float* upstream;       // [count] or []; null: 1
+  const LogSumExp* logsumexp_parts;  // [count]
+  const int64_t* targets;            // [count] or null
+  int64_t ignore_index;              // rows with this target have gradient 0
+  const float* upstream;             // [count] or []; null: 1
   bool is_per_row;
   const double* denominator;  // [] or null: 1
+  float z_loss;
+  const float* logsumexp_upstream;  // [count] or null: 0
 };
 void gradient_rows(const LogitRows&, const GradientBatch&, const LogitRows& gradient, cudaStream_t);
 

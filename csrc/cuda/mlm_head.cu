@@ -1,6 +1,8 @@
 // Masked-LM loss, sample and gradient of rows of logits:
 //
-//     loss = logsumexp(x) - x[target]        d/dx = softmax(x) - one_hot(target)
+//     loss = l - x[target] + z l^2        d/dx = softmax(x) (1 + 2 z l) - one_hot(target)
+//
+// with l = logsumexp(x).
 //
 // If the gradient may overwrite the logits, one block reads a row into shared memory and writes its gradient
 // from there: two passes over memory, where eager soft-max, loss, sample and gradient make eight. That is
@@ -40,17 +42,29 @@ __device__ Target target_of(const Row<T>& row, int64_t target) {
   return {column_of_target(row.size, target), logit_at(row, target)};
 }
 
-__device__ float loss_of(const RowSums& sums, const Target& target) {
+// The loss without z_loss.
+__device__ float cross_entropy_of(const RowSums& sums, const Target& target) {
   return sums.is_bad ? kNaN : (sums.maximum - target.logit) + sums.log_sum;
 }
 
-__device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, float loss, int token,
-                                 bool is_top1, const LogSumExp& logsumexp) {
+__device__ Factors factors_of(float scale, float z_loss, const LogSumExp& parts) {
+  return {scale * (1 + 2 * z_loss * (parts.maximum + parts.log_sum)), scale};
+}
+
+__device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, float cross_entropy,
+                                 bool is_top1, const LogSumExp& parts) {
   if (lane() != 0) return;
-  batch.losses[index] = loss;
-  batch.tokens[index] = token;
+  const float logsumexp = parts.maximum + parts.log_sum;
+  // z_loss times the square could be 0 times infinity.
+  batch.losses[index] = cross_entropy + batch.z_loss * logsumexp * logsumexp;
   batch.is_top1[index] = is_top1;
   batch.logsumexp[index] = logsumexp;
+  batch.logsumexp_parts[index] = parts;
+}
+
+__device__ void write_ignored(const CrossEntropyBatch& batch, int64_t index) {
+  write_statistics(batch, index, 0, false, {0, 0});
+  if (lane() == 0) batch.tokens[index] = -1;
 }
 
 // Called by one warp.
@@ -106,11 +120,13 @@ __device__ bool finish_row(const Row<T>& row, int shift, const Slice& slice, con
                            const Target& target, T* memory) {
   const Choice choice = choose(tiles, sums, draw);
   if (!slice.owns(choice)) return false;
-  const int token = draw_token(row, shift, draw, tiles, choice, memory);
   const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
   // The maximum ignores NaN, so a row with a NaN is recognised by its log_sum.
   const bool is_top1 = target.logit == sums.maximum && sums.log_sum == sums.log_sum;
-  write_statistics(batch, index, loss_of(sums, target), token, is_top1, logsumexp);
+  // Before the draw, which needs the registers.
+  write_statistics(batch, index, cross_entropy_of(sums, target), is_top1, logsumexp);
+  const int token = draw_token(row, shift, draw, tiles, choice, memory);
+  if (lane() == 0) batch.tokens[index] = token;
   return true;
 }
 
@@ -128,7 +144,7 @@ struct LossOfRow {
   __device__ void finish(const LogitRows& rows, int64_t index, const Tiles& tiles, T* memory) const {
     const int64_t label = batch.targets[index];
     if (skips(label)) {
-      write_statistics(batch, index, 0, -1, false, {0, 0});
+      write_ignored(batch, index);
       return sum_if_last(batch.sum, batch.losses, rows.count);
     }
     const Row<T> row = row_at<T>(rows, index);
@@ -183,15 +199,15 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
     for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) write_zeros(row, shift, tile);
     EK_WAIT_FOR_FIRST(rows_ignored_wait);
     if (rank == 0 && warp() == 0) {
-      write_statistics(batch, index, 0, -1, false, {0, 0});
+      write_ignored(batch, index);
       sum_if_last(batch.sum, batch.losses, rows.count);
     }
     return;
   }
-  const Row<T> copy = {memory + shift - slice.begin * kTile, row.bias, 1, row.size};
+  const Row<T> copy = {memory + shift - slice.begin * kTile, 1, row.size};
   const Tiles tiles =
       tiles_at(reinterpret_cast<float*>(memory + held * kTile), row.size, batch.inverse_temperature);
-  const Target target = target_of(row, batch.targets[index]);
+  Target target = target_of(row, batch.targets[index]);
   const Draw draw = {batch.uniforms[index], batch.ban_original ? target.column : -1,
                      batch.inverse_temperature};
   const auto start_copy = [&](int tile) {
@@ -210,6 +226,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
   if (cluster > 1) EK_CLUSTER_BARRIER(rows_cluster_copied);
   if (cluster == 1) EK_BARRIER(rows_copied);
   EK_WAIT_FOR_FIRST(inplace_wait);
+  if (EK_MUTANT(rows_target_read_late)) target = target_of(row, batch.targets[index]);
 
   const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
   // The last warp has the fewest tiles.
@@ -219,20 +236,22 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
     if (has_finished) sum_if_last(batch.sum, batch.losses, rows.count);
   }
   const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
-  const float scale = batch.scale == nullptr ? 1 : *batch.scale;
+  const Factors factors = factors_of(batch.scale == nullptr ? 1 : *batch.scale, batch.z_loss, logsumexp);
   for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) {
     const int first = tile * kTile - shift;
     const Columns columns = interleaved<T>(first);
     Share<T> x;
     load_copied_tile(copy, columns, x);
-    soft_max_less_target<T>(first, columns, logsumexp, target.column, -loss_of(sums, target), scale, x);
+    soft_max_less_target<T>(first, columns, logsumexp, target.column, -cross_entropy_of(sums, target),
+                            factors, x);
     store_tile(row, columns, x);
   }
 }
 
-// What the rows read before they add up their losses. Launched as one block, just before them.
+// The denominator, and what else rows read before they add up their losses; with `adds_up`, the losses are
+// there already and this adds them up. Launched as one block.
 __global__ void __launch_bounds__(kThreads)
-    prepare(const __grid_constant__ CrossEntropyBatch batch, const int64_t count) {
+    prepare(const __grid_constant__ CrossEntropyBatch batch, const int64_t count, const bool adds_up) {
   let_second_begin();
   constexpr int kWarps = kThreads / kWarp;
   EK_SHARED(counts, double[kWarps]);
@@ -241,16 +260,19 @@ __global__ void __launch_bounds__(kThreads)
   counted = reduce_warp(counted, Sum());
   if (lane() == 0) counts[warp()] = counted;
   EK_BARRIER(rows_reduced_by_warp);
-  if (threadIdx.x != 0) return;
-  for (int i = 1; i < kWarps; ++i) counted += counts[i];
+  if (warp() != 0) return;
   const LossSum& sum = batch.sum;
-  double divisor = 1;
-  if (sum.is_mean) divisor = sum.normalizer == nullptr ? counted : *sum.normalizer;
-  *sum.denominator = divisor;
-  *sum.reciprocal = static_cast<float>(reciprocal_or_zero(divisor));
-  *sum.one = 1;
-  *sum.loss = 0;  // of no rows
-  if (!EK_MUTANT(inplace_none_finished)) *sum.finished = 0;
+  if (lane() == 0) {
+    for (int i = 1; i < kWarps; ++i) counted += counts[i];
+    double divisor = 1;
+    if (sum.is_mean) divisor = sum.normalizer == nullptr ? counted : *sum.normalizer;
+    *sum.denominator = divisor;
+    *sum.reciprocal = static_cast<float>(reciprocal_or_zero(divisor));
+    *sum.one = 1;
+    *sum.loss = 0;  // of no rows
+    if (!EK_MUTANT(inplace_none_finished)) *sum.finished = 0;
+  }
+  if (adds_up) add_up(sum, batch.losses, count);
 }
 
 // The gradient of rows whose log-sum-exp is known. A block has one tile per warp.
@@ -275,10 +297,12 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, 3)
     const double divisor = batch.denominator == nullptr ? 1 : *batch.denominator;
     const float scale = static_cast<float>(upstream * reciprocal_or_zero(divisor));
     load_tile_unaligned(row, first, columns, x);
-    const LogSumExp logsumexp = batch.logsumexp[index];
+    const LogSumExp logsumexp = batch.logsumexp_parts[index];
+    Factors factors = factors_of(scale, batch.z_loss, logsumexp);
+    if (batch.logsumexp_upstream != nullptr) factors.soft_max += batch.logsumexp_upstream[index];
     const int column = target < row.size ? static_cast<int>(target) : -1;
     const float distance = (column_of<T>(columns, column, x) - logsumexp.maximum) - logsumexp.log_sum;
-    soft_max_less_target<T>(first, columns, logsumexp, column, distance, scale, x);
+    soft_max_less_target<T>(first, columns, logsumexp, column, distance, factors, x);
   }
   store_tile(out, columns, x);
 }
@@ -343,7 +367,7 @@ void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, f
   if (sums) {
     // Nothing may be launched between these two, because the rows may begin before `prepare` has ended.
     const Overlap overlap = rows.count > 0 ? Overlap::kFirst : Overlap::kNone;
-    launch(prepare, {1, kThreads, stream, 0, 1, overlap}, batch, rows.count);
+    launch(prepare, {1, kThreads, stream, 0, 1, overlap}, batch, rows.count, false);
   }
   if (rows.count == 0) return;
   const Overlap overlap = sums ? Overlap::kSecond : Overlap::kNone;
@@ -361,9 +385,15 @@ void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, f
       launch(cross_entropy_row<T>, shape, rows, batch, scratch, parts);
     });
     if (!batch.overwrites) return;
-    gradient_rows(rows, {batch.logsumexp, batch.targets, batch.ignore_index, batch.scale, false, nullptr},
+    gradient_rows(rows,
+                  {batch.logsumexp_parts, batch.targets, batch.ignore_index, batch.scale, false, nullptr,
+                   batch.z_loss, nullptr},
                   rows, stream);
   });
+}
+
+void sum_losses(const CrossEntropyBatch& batch, int64_t count, cudaStream_t stream) {
+  launch(prepare, {1, kThreads, stream}, batch, count, true);
 }
 
 void gradient_rows(const LogitRows& rows, const GradientBatch& batch, const LogitRows& gradient,

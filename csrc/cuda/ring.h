@@ -59,16 +59,16 @@ class Ring {
     slot_ = slot_ == kAhead<T> - 1 ? 0 : slot_ + 1;
   }
 
+  // Parts of rows, of which every block has some.
+  __device__ int items() const { return static_cast<int>(rows_.count) * parts_.count; }
+
   // Tiles of a row that this warp has: first_tile(), first_tile() + step(), ...
   __device__ int first_tile() const { return static_cast<int>(blockIdx.x % parts_.count) * warps() + warp(); }
   __device__ int step() const { return parts_.count * warps(); }
 
  private:
   static __device__ int warps() { return static_cast<int>(blockDim.x) / kWarp; }
-  __device__ int items() const { return static_cast<int>(rows_.count) * parts_.count; }
-  __device__ Row<T> held_at(int first) const {
-    return {memory_ + slot_ * kTile - first, rows_.bias, 1, rows_.size};
-  }
+  __device__ Row<T> held_at(int first) const { return {memory_ + slot_ * kTile - first, 1, rows_.size}; }
 
   // Reads the label of the row after this one, so that nobody waits for it.
   __device__ void begin_row() {
@@ -115,14 +115,14 @@ __device__ void scan_rows(const LogitRows& rows, const Op& op, float* scratch, c
   }
   let_second_begin();
   Ring<T, Op> ring(rows, op, parts, memory + kTile);
-  const int items = static_cast<int>(rows.count) * parts.count;
   int set = 0;
-  for (int item = blockIdx.x; item < items; item += gridDim.x) {
+  for (int item = blockIdx.x; item < ring.items(); item += gridDim.x) {
     const int index = item / parts.count;
     const int64_t label = op.label(index);
     if (!op.skips(label)) {
       const Tiles tiles = tiles_of_row(index, set);
       const int shift = row_at<T>(rows, index).shift();
+      // The scan needs no uniform.
       const Draw draw = {0, op.banned(rows, label), op.inverse_temperature()};
       for (int tile = ring.first_tile(); tile < count; tile += ring.step()) {
         const int first = tile * kTile - shift;

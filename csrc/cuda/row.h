@@ -23,7 +23,6 @@ using Share = float[kVectors<T>][kPerVector<T>];
 template <typename T>
 struct Row {
   T* logits;
-  const float* bias;  // [size] or null
   int64_t stride;
   int size;
 
@@ -45,35 +44,17 @@ struct Row {
 
 template <typename T>
 __device__ Row<T> row_at(const LogitRows& rows, int64_t index) {
-  return {static_cast<T*>(rows.data) + offset_of(rows.layout, index), rows.bias, rows.stride, rows.size};
+  return {static_cast<T*>(rows.data) + offset_of(rows.layout, index), rows.stride, rows.size};
 }
 
-// Logit of a column, bias included; NaN if the row has no such column.
+// Logit of a column; NaN if the row has no such column.
 template <typename T>
 __device__ float logit_at(const Row<T>& row, int64_t column) {
   if (static_cast<uint64_t>(column) >= static_cast<uint64_t>(row.size)) return kNaN;
-  const float x = to_float(row[static_cast<int>(column)]);
-  return row.bias == nullptr ? x : x + row.bias[column];
+  return to_float(row[static_cast<int>(column)]);
 }
 
-template <typename T>
-__device__ void add_bias(const Row<T>& row, int column, float (&x)[kPerVector<T>]) {
-  const float* const bias = row.bias + column;
-  if (column >= 0 && EK_BOUND(linear_mlm_head_end_of_bias, column + kPerVector<T> <= row.size) &&
-      is_aligned(bias)) {
-    for (int i = 0; i < kPerVector<T>; i += 4) {
-      float four[4];
-      load_vector(bias + i, four);
-      for (int k = 0; k < 4; ++k) x[i + k] += four[k];
-    }
-  } else {
-    for (int i = 0; i < kPerVector<T>; ++i) {
-      if (EK_BOUND(linear_mlm_head_columns_of_bias, row.has(column + i))) x[i] += bias[i];
-    }
-  }
-}
-
-// Columns one at a time as floats, without bias; -inf outside of the row.
+// Columns one at a time as floats; -inf outside of the row.
 template <typename T>
 __device__ void load_singly(const Row<T>& row, int column, float (&x)[kPerVector<T>]) {
   for (int i = 0; i < kPerVector<T>; ++i) {
@@ -81,7 +62,7 @@ __device__ void load_singly(const Row<T>& row, int column, float (&x)[kPerVector
   }
 }
 
-// A vector of columns as floats, bias added; -inf outside of the row.
+// A vector of columns as floats; -inf outside of the row.
 template <typename T>
 __device__ void load_columns(const Row<T>& row, int column, float (&x)[kPerVector<T>]) {
   if (row.has_vectors(column, kPerVector<T>)) {
@@ -89,7 +70,6 @@ __device__ void load_columns(const Row<T>& row, int column, float (&x)[kPerVecto
   } else {
     load_singly(row, column, x);
   }
-  if (row.bias != nullptr) add_bias(row, column, x);
 }
 
 template <typename T>
@@ -141,15 +121,12 @@ __device__ void load_tile(const Row<T>& row, int first, const Columns& columns, 
       if (!is_whole[v]) load_singly(row, columns.begin + v * columns.step, x[v]);
     }
   }
-  if (row.bias == nullptr) return;
-  for (int v = 0; v < kVectors<T>; ++v) add_bias(row, columns.begin + v * columns.step, x[v]);
 }
 
 // For columns that begin at 16-byte boundaries of another row, whose alignment may differ.
 template <typename T>
 __device__ void load_tile_unaligned(const Row<T>& row, int first, const Columns& columns, Share<T>& x) {
-  if (row.stride != 1 || row.bias != nullptr ||
-      row.shift() == static_cast<int>(static_cast<unsigned>(-first) % kPerVector<T>)) {
+  if (row.stride != 1 || row.shift() == static_cast<int>(static_cast<unsigned>(-first) % kPerVector<T>)) {
     load_tile(row, first, columns, x);
     return;
   }
@@ -206,16 +183,9 @@ __device__ void copy_tile_later(const Row<T>& row, int first, const Columns& col
   }
 }
 
-// A vector of a copy, bias added.
-template <typename T>
-__device__ void load_copied(const Row<T>& copy, int column, float (&x)[kPerVector<T>]) {
-  load_vector(copy.logits + column, x);
-  if (copy.bias != nullptr) add_bias(copy, column, x);
-}
-
 template <typename T>
 __device__ void load_copied_tile(const Row<T>& copy, const Columns& columns, Share<T>& x) {
-  for (int v = 0; v < kVectors<T>; ++v) load_copied(copy, columns.begin + v * columns.step, x[v]);
+  for (int v = 0; v < kVectors<T>; ++v) load_vector(copy.logits + columns.begin + v * columns.step, x[v]);
 }
 
 // The value of a column, in the lane that has it; 0 in the other lanes.

@@ -33,8 +33,8 @@ Tensor sample_tokens_backward(const Tensor& grad_logsumexp, const Tensor& logits
   const OnDevice device(logits);
   Tensor gradient = empty_like(logits, logits.scalar_type());
   const Tensor upstream = packed(grad_logsumexp), packed_parts = packed(logsumexp_parts);
-  const GradientBatch batch = {logsumexps_of(packed_parts),      nullptr, 0,
-                               upstream.const_data_ptr<float>(), true,    nullptr};
+  const GradientBatch batch = {
+      logsumexps_of(packed_parts), nullptr, 0, upstream.const_data_ptr<float>(), true, nullptr, 0, nullptr};
   const Tensor view = viewable(logits);
   gradient_rows(rows_of(view, false), batch, rows_of(gradient, true), device.stream);
   return gradient;

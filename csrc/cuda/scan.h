@@ -122,24 +122,31 @@ __device__ inline RowSums sum_tiles(const Tiles& tiles, float banned_logit) {
 
 // ---- the gradient -----------------------------------------------------------------------------------------
 
-// x = (softmax(x) - one_hot(target)) * scale for a tile that begins at column `first`. At the target, softmax
-// - 1 would lose all digits of a loss near 0; expm1 of `distance`, the target's logit minus the log-sum-exp,
-// does not. A negative target means that there is none.
+// Factors of softmax(x) and one_hot(target) in a row's gradient. They differ only with a z-loss or an
+// upstream gradient of the log-sum-exp.
+struct Factors {
+  float soft_max, one_hot;
+};
+
+// x = softmax(x) * factors.soft_max - one_hot(target) * factors.one_hot for a tile that begins at column
+// `first`. At the target, softmax - 1 would lose all digits of a loss near 0; expm1 of `distance`, the
+// target's logit minus the log-sum-exp, does not. A negative target means that there is none.
 template <typename T>
 __device__ void soft_max_less_target(int first, const Columns& columns, const LogSumExp& logsumexp,
-                                     int target, float distance, float scale, Share<T>& x) {
+                                     int target, float distance, const Factors& factors, Share<T>& x) {
   const float2 maximum = pair_of(-logsumexp.maximum), log_sum = pair_of(-logsumexp.log_sum);
   for (int v = 0; v < kVectors<T>; ++v) {
     // exp2f keeps denormal numbers: a large upstream gradient may make them normal.
     for (int i = 0; i < kPerVector<T>; i += 2) {
       const float2 logits = make_float2(x[v][i], x[v][i + 1]);
       const float2 power = multiply(add(add(logits, maximum), log_sum), pair_of(kLog2E));
-      const float2 result = multiply(make_float2(exp2f(power.x), exp2f(power.y)), pair_of(scale));
+      const float2 result = multiply(make_float2(exp2f(power.x), exp2f(power.y)), pair_of(factors.soft_max));
       x[v][i] = result.x;
       x[v][i + 1] = result.y;
     }
   }
-  replace_column<T>(first, columns, target, expm1f(distance) * scale, x);
+  const float rest = expf(distance) * (factors.soft_max - factors.one_hot);
+  replace_column<T>(first, columns, target, expm1f(distance) * factors.one_hot + rest, x);
 }
 
 // ---- the draw, by one warp --------------------------------------------------------------------------------
@@ -203,7 +210,7 @@ __device__ int draw_token(const Row<T>& row, int shift, const Draw& draw, const 
   const Columns columns = in_runs<T>(first);
   Row<T> copy = row;
   if (memory != nullptr) {
-    copy = {memory - first, row.bias, 1, row.size};
+    copy = {memory - first, 1, row.size};
     copy_tile_later(row, first, columns, copy);
     end_group_of_copies();
     wait_for_copies<0>();
@@ -214,7 +221,7 @@ __device__ int draw_token(const Row<T>& row, int shift, const Draw& draw, const 
   for (int v = 0; v < kVectors<T>; ++v) {
     const int column = columns.begin + v * columns.step;
     float x[kPerVector<T>];
-    load_copied(copy, column, x);
+    load_vector(copy.logits + column, x);
     for (int i = 0; i < kPerVector<T>; ++i) {
       const bool is_banned = column + i == draw.banned && !EK_MUTANT(sampling_banned_in_tile);
       weight += is_banned ? 0 : exponential(x[i] - maximum, scale);

@@ -13,7 +13,7 @@ import torch
 
 from electra_kernels.backends.build_record import missing
 from electra_kernels.backends.implementations import Function, from_library
-from electra_kernels.backends.table import ROW_KERNELS, ops_of
+from electra_kernels.backends.table import ops_of, row_kernels
 
 _PACKAGE = Path(__file__).parents[1]
 _declared: list[torch.library.Library] = []  # an op lives as long as the Library object that declared it
@@ -74,9 +74,9 @@ def load(namespace: str, path: Path, *, level: bool = False) -> Any:
 @cache
 def _declare(namespace: str, level: bool) -> None:
     library = torch.library.Library(namespace, "DEF")
-    ops = ops_of("cpp" if level else "cuda").values()
-    schemas = [op.schema for op in ops if op.idea != "linear_head"]
-    schemas += [name + schema for name, schema in ROW_KERNELS.items()]
+    backend = "cpp" if level else "cuda"
+    schemas = [op.schema for op in ops_of(backend).values() if op.idea != "linear_head"]
+    schemas += [name + schema for name, schema in row_kernels(backend).items()]
     for schema in schemas:
         library.define(schema.replace(") -> ", ", int level) -> ", 1) if level else schema)
     if level:

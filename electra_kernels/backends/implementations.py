@@ -12,7 +12,7 @@ import torch
 
 from electra_kernels.backends import linear_head
 from electra_kernels.backends.linear_head import RowKernels
-from electra_kernels.backends.table import ROW_KERNELS, Op, ops_of
+from electra_kernels.backends.table import ADDS_BIAS, Op, ops_of, row_kernels
 from electra_kernels.backends.value_checks import reads_values
 
 Function = Callable[..., Any]
@@ -23,10 +23,7 @@ _LINEAR_HEAD = "linear_head"
 
 def from_package(backend: str) -> dict[str, Function]:
     """Implementations by op name, from the package of a back end with a module per idea: "reference" or "triton"."""
-    package = f"electra_kernels.{backend}"
-    mlm_head = import_module(f"{package}.mlm_head")
-    rows = RowKernels(*(getattr(mlm_head, name) for name in ROW_KERNELS))
-    return {name: guarded(op, _function(op, package, rows)) for name, op in ops_of(backend).items()}
+    return {name: guarded(op, _function(op, backend)) for name, op in ops_of(backend).items()}
 
 
 def from_library(ops: Any, level: int | None = None) -> dict[str, Function]:
@@ -36,10 +33,10 @@ def from_library(ops: Any, level: int | None = None) -> dict[str, Function]:
         ops: ``torch.ops.electra_kernels_cpp`` or ``torch.ops.electra_kernels_cuda``.
         level: for the CPU library, the index of an instruction set, which its kernels take as their last argument.
     """
-    keywords = {} if level is None else {"level": level}
-    rows = RowKernels(*(partial(getattr(ops, name).default, **keywords) for name in ROW_KERNELS))
+    backend, keywords = ("cuda", {}) if level is None else ("cpp", {"level": level})
+    rows = _row_kernels(backend, lambda name: partial(getattr(ops, name).default, **keywords))
     found: dict[str, Function] = {}
-    for name, op in ops_of("cuda" if level is None else "cpp").items():
+    for name, op in ops_of(backend).items():
         if op.idea == _LINEAR_HEAD:
             found[name] = guarded(op, _linear_head(op, rows))
         elif level is None:
@@ -85,16 +82,22 @@ def checking_itself(op: Op, kernel: Function, level: int) -> Function:
 
 
 def _specification(op: Op) -> Function:
-    package = "electra_kernels.reference"
-    mlm_head = import_module(f"{package}.mlm_head")
-    return _function(op, package, RowKernels(*(getattr(mlm_head, name) for name in ROW_KERNELS)))
+    return _function(op, "reference")
 
 
-def _function(op: Op, package: str, rows: RowKernels) -> Function:
+def _function(op: Op, backend: str) -> Function:
+    """The function of a back end that is a package."""
+    package = f"electra_kernels.{backend}"
     if op.idea == _LINEAR_HEAD:
-        return _linear_head(op, rows)
+        mlm_head = import_module(f"{package}.mlm_head")
+        return _linear_head(op, _row_kernels(backend, partial(getattr, mlm_head)))
     function: Function = getattr(import_module(f"{package}.{op.idea}"), op.name)
     return function
+
+
+def _row_kernels(backend: str, find: Callable[[str], Function]) -> RowKernels:
+    forward, backward, loss = map(find, row_kernels(backend))
+    return RowKernels(forward, backward, loss, backend in ADDS_BIAS)
 
 
 def _linear_head(op: Op, rows: RowKernels) -> Function:

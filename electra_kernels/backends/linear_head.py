@@ -10,12 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from electra_kernels.reference.common import accumulation_dtype, reduce_losses, safe_reciprocal
+from electra_kernels.backends.linear_operands import Operands, operands, parameter_columns
+from electra_kernels.reference.common import accumulation_dtype, safe_reciprocal
 from electra_kernels.reference.mlm_head import upstream_scale
 
 # Fewer rows starve the GEMMs; more rows do not make them faster.
 LEAST_ROWS, MOST_ROWS = 256, 512
-CUDA_LEAST_ROWS, CUDA_MOST_ROWS = 512, 4096
+# A GPU's row kernel has three blocks on each multiprocessor, and a GEMM tiles of 128 rows.
+CUDA_BLOCKS, CUDA_TILE = 3, 128
+CUDA_LEAST_WAVES, CUDA_MOST_ROWS = 2, 4096
 # glibc keeps a freed block of up to 32 MiB for the next call. A larger one goes back to the system, and each call pays
 # for its page faults: as much as the row kernel for 62 MB of logits (benchmarks/FINDINGS.md).
 _KEPT_BYTES = 32 << 20
@@ -24,46 +27,51 @@ _BIAS_ROWS = 32
 
 
 class RowKernels(NamedTuple):
-    """The two kernels that a back end brings. Both add bias [V] float32, if there is one, to a chunk of logits [N, V].
+    """The kernels that a back end brings.
+
+    Two of them take a chunk of logits [N, V] first, and the bias next if ``adds_bias``.
 
     Attributes:
-        forward: logits, bias, targets [N], uniforms [N], ignore_index, temperature, ban_original, writes_gradient
-            → losses, tokens, is_top1, each [N], logsumexp_parts [N, 2]. With ``writes_gradient`` the unnormalised
-            gradient softmax - one_hot overwrites the logits.
-        backward: logits, bias, targets [N], logsumexp_parts [N, 2], ignore_index. The same gradient overwrites the
+        forward: logits, targets [N], uniforms [N], ignore_index, z_loss, temperature, ban_original, writes_gradient,
+            and the results to be written: losses, tokens, is_top1, logsumexp, each [N], and logsumexp_parts [N, 2].
+            With ``writes_gradient`` the unnormalised gradient softmax (1 + 2 z l) - one_hot overwrites the logits.
+        backward: logits, targets [N], logsumexp_parts [N, 2], ignore_index, z_loss. The same gradient overwrites the
             logits.
+        loss: losses [N], targets [N], normalizer, ignore_index, reduction "mean" or "sum" → loss [], denominator [].
+        adds_bias: whether the kernels add the bias, [V] float32 or None; if not, it is part of the GEMMs.
     """
 
-    forward: Callable[
-        [Tensor, Tensor | None, Tensor, Tensor, int, float, bool, bool], tuple[Tensor, Tensor, Tensor, Tensor]
-    ]
-    backward: Callable[[Tensor, Tensor | None, Tensor, Tensor, int], None]
+    forward: Callable[..., None]
+    backward: Callable[..., None]
+    loss: Callable[..., tuple[Tensor, Tensor]]
+    adds_bias: bool
 
 
-def chunk_rows(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
+def chunk_rows(vocab_size: int, width: int, dtype: torch.dtype, device: torch.device) -> int:
     """Number of rows in a chunk of logits.
 
-    On a GPU the logits fill the cache. On the CPU their buffer is one that malloc keeps. In half precision there every
-    chunk costs a rounding of its weight gradient and a pass over the float32 accumulator, so it has the maximum number
-    of rows.
+    A chunk on a GPU is whole waves of the row kernel: at least two, and as many as make its logits fill half of the L2
+    cache or match the weight's float32 gradient, which every chunk reads and writes (benchmarks/predicted_head.py). On
+    the CPU the buffer of logits is one that malloc keeps. In half precision there every chunk costs a rounding of its
+    weight gradient and a pass over the float32 accumulator, so it has the maximum number of rows.
     """
     row = vocab_size * dtype.itemsize
     if device.type == "cuda":
-        # Half of the L2 cache: on an H100 each half of the multiprocessors has its own part.
-        fitting = torch.cuda.get_device_properties(device).L2_cache_size // 2 // row
-        return min(max(fitting // 128 * 128, CUDA_LEAST_ROWS), CUDA_MOST_ROWS)
+        gpu = torch.cuda.get_device_properties(device)
+        wave = max(CUDA_BLOCKS * gpu.multi_processor_count // CUDA_TILE, 1) * CUDA_TILE
+        gradient = vocab_size * width * torch.float32.itemsize
+        waves = max(gpu.L2_cache_size // 2 // (wave * row), -(-gradient // (wave * row)), CUDA_LEAST_WAVES)
+        return min(waves, max(CUDA_MOST_ROWS // wave, 1)) * wave
     if dtype.itemsize < 4:
         return MOST_ROWS
     return min(max(_KEPT_BYTES // row // LEAST_ROWS * LEAST_ROWS, LEAST_ROWS), MOST_ROWS)
 
 
-def chunks_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield each range of rows with its logits rows @ weight.T, in one buffer padded by -inf to 128 bytes per row.
-
-    rows [N, E], weight [V, E] of the same dtype.
-    """
-    count, vocab_size = rows.shape[0], weight.shape[0]
-    most = chunk_rows(vocab_size, rows.dtype, rows.device)
+def chunks_of_logits(operands: Operands) -> Iterator[tuple[slice, Tensor]]:
+    """Yield each range of rows with its logits, in one buffer padded by -inf to 128 bytes per row."""
+    rows, projection = operands.rows, operands.projection
+    count, vocab_size = rows.shape[0], projection.shape[0]
+    most = chunk_rows(vocab_size, operands.width, rows.dtype, rows.device)
     elements = 128 // rows.element_size()
     pitch = (vocab_size + elements - 1) // elements * elements
     padded = rows.new_empty(min(most, count), pitch)
@@ -71,59 +79,72 @@ def chunks_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tens
     buffer = padded[:, :vocab_size]
     for start in range(0, count, most):
         chunk = slice(start, min(start + most, count))
-        yield chunk, torch.mm(rows[chunk], weight.T, out=buffer[: chunk.stop - start])
+        yield chunk, torch.mm(rows[chunk], projection.T, out=buffer[: chunk.stop - start])
 
 
 class Gradients:
     """The GEMMs after the row kernel. Sums over rows are accumulated in float32 whatever the dtype of the inputs.
 
     Args:
-        rows: hidden states [N, E].
-        projection: weight [V, E] in the dtype of ``rows``.
+        operands: of the call.
         needs: whether hidden, weight and bias need a gradient.
     """
 
-    def __init__(self, rows: Tensor, projection: Tensor, needs: Sequence[bool]) -> None:
-        dtype, vocab_size = accumulation_dtype(rows.dtype), projection.shape[0]
-        self.needs, self.projection = needs, projection
-        self.hidden = rows.new_empty(rows.shape if needs[0] else 0)
-        self.weight = projection.new_zeros(projection.shape if needs[1] else 0, dtype=dtype)
-        self.bias = projection.new_zeros(vocab_size if needs[2] else 0, dtype=dtype)
+    def __init__(self, operands: Operands, needs: Sequence[bool]) -> None:
+        rows, projection, _, width = operands
+        vocab_size, dtype = projection.shape[0], accumulation_dtype(rows.dtype)
+        columns = parameter_columns(width, needs)
+        self._needs_hidden = needs[0]
+        self._weight = projection[:, :width]
+        self._hidden = rows.new_empty((rows.shape[0], width) if needs[0] else 0)
+        parameters = (vocab_size, columns.stop - columns.start) if any(needs[1:]) else 0
+        # The products of the first chunk overwrite it.
+        new = rows.new_empty if rows.shape[0] > 0 else rows.new_zeros
+        self._parameters = new(parameters, dtype=dtype)
+        # The columns of rows whose products with the logits are gradients of parameters.
+        self._columns = columns if operands.has_bias else slice(columns.start, width)
+        # In front of the bias, if row kernels add it, or all.
+        self._products = self._parameters[..., : self._columns.stop - self._columns.start]
+        self._bias = rows.new_zeros(vocab_size if needs[2] and not operands.has_bias else 0, dtype=dtype)
         # Reused by every chunk: new memory would cost more than the arithmetic.
         is_rounded = dtype != rows.dtype and not rows.is_cuda
-        self._product = projection.new_empty(projection.shape if needs[1] and is_rounded else 0)
-        self._block = self.bias.new_empty((_BIAS_ROWS, vocab_size) if needs[2] and is_rounded else 0)
+        self._product = rows.new_empty(self._products.shape if is_rounded else 0)
+        self._block = self._bias.new_empty((_BIAS_ROWS, vocab_size) if len(self._bias) and is_rounded else 0)
 
     def add(self, chunk: slice, logits: Tensor, rows: Tensor, row_scale: Tensor | None = None) -> None:
-        """Add the gradient of a chunk of logits [n, V]; ``rows`` [n, E] already carry ``row_scale`` [n, 1]."""
-        if self.needs[0]:
-            torch.mm(logits, self.projection, out=self.hidden[chunk])
-        if self.needs[1]:
-            self._add_to_weight(logits.T, rows)
-        if self.needs[2]:
+        """Add the gradient of a chunk of logits [n, V]; ``rows`` [n, E or P] already carry ``row_scale`` [n, 1]."""
+        if self._needs_hidden:
+            torch.mm(logits, self._weight, out=self._hidden[chunk])
+        if self._products.numel() > 0:
+            self._add_products(logits.T, rows[:, self._columns], is_first=chunk.start == 0)
+        if self._bias.numel() > 0:
             self._add_to_bias(logits, row_scale)
 
-    def _add_to_weight(self, left: Tensor, right: Tensor) -> None:
-        """weight += left @ right. On the CPU a half-precision product is rounded once before it is added."""
-        if self.weight.dtype == left.dtype:
-            self.weight.addmm_(left, right)
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """The gradients of hidden [N, E] and of the parameters [V, columns], empty unless needed."""
+        if self._bias.numel() > 0:
+            self._parameters[:, self._products.shape[1] :] = self._bias[:, None]
+        return self._hidden, self._parameters
+
+    def _add_products(self, left: Tensor, right: Tensor, *, is_first: bool) -> None:
+        """products += left @ right. On the CPU a half-precision product is rounded once before it is added."""
+        products, beta = self._products, 0 if is_first else 1
+        if products.dtype == left.dtype:
+            products.addmm_(left, right, beta=beta)
         elif left.is_cuda:
-            torch.addmm(self.weight, left, right, out_dtype=self.weight.dtype, out=self.weight)
+            torch.addmm(products, left, right, beta=beta, out_dtype=products.dtype, out=products)
         else:
-            self.weight += torch.mm(left, right, out=self._product)
+            torch.mm(left, right, out=self._product)
+            products.copy_(self._product) if is_first else products.add_(self._product)
 
     def _add_to_bias(self, logits: Tensor, row_scale: Tensor | None) -> None:
-        """bias += scale @ logits. On the CPU a few rows at a time, so that their float32 copy stays in the cache."""
-        if logits.is_cuda and self.bias.dtype != logits.dtype:
-            scaled = logits if row_scale is None else logits * row_scale
-            self.bias += scaled.sum(0, dtype=self.bias.dtype)
-            return
-        scale = self.bias.new_ones(len(logits)) if row_scale is None else row_scale.flatten()
-        if logits.dtype == self.bias.dtype:
-            self.bias.addmv_(logits.T, scale)
+        """bias += scale @ logits, a few rows of half precision at a time: their float32 copy stays in the cache."""
+        scale = self._bias.new_ones(len(logits)) if row_scale is None else row_scale.flatten()
+        if logits.dtype == self._bias.dtype:
+            self._bias.addmv_(logits.T, scale)
             return
         for block, of_block in zip(logits.split(_BIAS_ROWS), scale.split(_BIAS_ROWS)):
-            self.bias.addmv_(self._block[: len(block)].copy_(block).T, of_block)
+            self._bias.addmv_(self._block[: len(block)].copy_(block).T, of_block)
 
 
 def linear_cross_entropy_sample(
@@ -136,33 +157,39 @@ def linear_cross_entropy_sample(
     normalizer: Tensor | None,
     ignore_index: int,
     reduction: str,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
     needs_gradient: Sequence[bool],
 ) -> tuple[Tensor, ...]:
-    """hidden [..., E], weight [V, E], bias [V] → loss, tokens [...], is_top1 [...], logsumexp_parts [..., 2],
-    denominator [], and the unnormalised gradients of hidden, weight and bias (empty unless needed).
+    """hidden [..., E], weight [V, E], bias [V] → loss, tokens, is_top1 and logsumexp, each [...], logsumexp_parts
+    [..., 2], denominator [], and the unnormalised gradients of hidden and of the `parameter_columns` (empty unless
+    needed).
 
     With reduction "none" the backward computes the gradients, because each row has its own upstream gradient.
     """
-    flat_targets, flat_uniforms = targets.reshape(-1), uniforms.reshape(-1)
+    shape, targets, uniforms = targets.shape, targets.reshape(-1), uniforms.reshape(-1)
     needs = [needed and reduction != "none" for needed in needs_gradient]
-    rows = _counted_rows(hidden, flat_targets, ignore_index)
-    dtype = accumulation_dtype(hidden.dtype)
-    projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(dtype).contiguous()
-    gradients = Gradients(rows, projection, needs)
-    losses, logsumexp_parts = (rows.new_empty(shape, dtype=dtype) for shape in ((len(rows),), (len(rows), 2)))
-    tokens, is_top1 = (flat_targets.new_empty(flat_targets.shape, dtype=t) for t in (torch.int64, torch.bool))
-    options = (ignore_index, temperature, ban_original, any(needs))
-    for chunk, logits in chunks_of_logits(rows, projection):
-        statistics = row_kernels.forward(logits, bias, flat_targets[chunk], flat_uniforms[chunk], *options)
-        losses[chunk], tokens[chunk], is_top1[chunk], logsumexp_parts[chunk] = statistics
-        gradients.add(chunk, logits, rows[chunk])
-    losses, tokens, is_top1 = (value.reshape(targets.shape) for value in (losses, tokens, is_top1))
-    logsumexp_parts = logsumexp_parts.reshape(*targets.shape, 2)
-    loss, denominator = reduce_losses(losses, targets != ignore_index, normalizer, reduction)
-    grad_hidden = gradients.hidden.reshape(hidden.shape) if needs[0] else gradients.hidden
-    return loss, tokens, is_top1, logsumexp_parts, denominator, grad_hidden, gradients.weight, gradients.bias
+    factors = operands(hidden, weight, bias, targets != ignore_index, adds_bias=row_kernels.adds_bias)
+    gradients = Gradients(factors, needs)
+    dtype, count = accumulation_dtype(hidden.dtype), len(targets)
+    sizes = ((count,), (count,), (count, 2))
+    losses, logsumexp, logsumexp_parts = (hidden.new_empty(size, dtype=dtype) for size in sizes)
+    tokens, is_top1 = (targets.new_empty(count, dtype=t) for t in (torch.int64, torch.bool))
+    options = (ignore_index, z_loss, temperature, ban_original, any(needs))
+    for chunk, logits in chunks_of_logits(factors):
+        results = (value[chunk] for value in (losses, tokens, is_top1, logsumexp, logsumexp_parts))
+        row_kernels.forward(logits, *factors.bias, targets[chunk], uniforms[chunk], *options, *results)
+        gradients.add(chunk, logits, factors.rows[chunk])
+    if reduction == "none":
+        loss, denominator = losses.reshape(shape), losses.new_ones((), dtype=torch.float64)
+    else:
+        loss, denominator = row_kernels.loss(losses, targets, normalizer, ignore_index, reduction)
+    grad_hidden, grad_parameters = gradients.finish()
+    grad_hidden = grad_hidden.reshape(hidden.shape) if needs[0] else grad_hidden
+    statistics = (value.reshape(shape) for value in (tokens, is_top1, logsumexp))
+    logsumexp_parts = logsumexp_parts.reshape(*shape, 2)
+    return loss, *statistics, logsumexp_parts, denominator, grad_hidden, grad_parameters
 
 
 def linear_cross_entropy_sample_backward(
@@ -175,48 +202,59 @@ def linear_cross_entropy_sample_backward(
     logsumexp_parts: Tensor,
     denominator: Tensor,
     grad_hidden: Tensor,
-    grad_weight: Tensor,
-    grad_bias: Tensor,
+    grad_parameters: Tensor,
     ignore_index: int,
     reduction: str,
+    z_loss: float,
     needs_gradient: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias (empty unless needed), in their own dtypes."""
     dtype = accumulation_dtype(hidden.dtype)
     if reduction == "none":
         scale = upstream_scale(grad_loss, denominator, targets, ignore_index, dtype)
+        flat = (targets.reshape(-1), logsumexp_parts.reshape(-1, 2))
+        factors = operands(hidden, weight, bias, flat[0] != ignore_index, adds_bias=row_kernels.adds_bias)
         factor, gradients = _gradients_per_row(
-            scale, hidden, weight, bias, targets, logsumexp_parts, ignore_index, needs_gradient, row_kernels
+            scale, factors, *flat, ignore_index, z_loss, needs_gradient, row_kernels
         )
-        grad_hidden, grad_weight, grad_bias = gradients.hidden, gradients.weight, gradients.bias
+        grad_hidden, grad_parameters = gradients.finish()
         row_scale = scale.reshape(-1, 1) if needs_gradient[0] else factor
         scale = factor
     else:
         row_scale = scale = (grad_loss * safe_reciprocal(denominator)).to(dtype)
-    # A 0-dim scale takes the dtype of what it multiplies: the cast keeps the product in float32.
-    grad_hidden = (grad_hidden.to(scale.dtype) * row_scale).to(hidden.dtype)
+    width = hidden.shape[-1] if needs_gradient[1] else 0
+    grad_weight = grad_parameters[:, :width] if needs_gradient[1] else grad_parameters.new_empty(0)
+    grad_bias = grad_parameters[:, width] if needs_gradient[2] else grad_parameters.new_empty(0)
+    if needs_gradient[0]:
+        grad_hidden = grad_hidden.reshape(-1, hidden.shape[-1])
     return (
-        grad_hidden.reshape(hidden.shape) if needs_gradient[0] else grad_hidden,
-        (grad_weight * scale).to(weight.dtype),
-        (grad_bias * scale).to(weight.dtype),
+        _scaled(grad_hidden, row_scale, hidden.dtype).reshape(hidden.shape if needs_gradient[0] else 0),
+        _scaled(grad_weight, scale, weight.dtype),
+        _scaled(grad_bias, scale, weight.dtype),
     )
+
+
+def _scaled(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """gradient * scale, computed in the dtype of the scale and rounded once to ``dtype``."""
+    # A 0-dim scale would take the dtype of what it multiplies.
+    scale = scale.reshape(-1, *[1] * (gradient.dim() - 1))
+    return torch.mul(gradient, scale, out=gradient.new_empty(gradient.shape, dtype=dtype))
 
 
 def _gradients_per_row(
     scale: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    factors: Operands,
     targets: Tensor,
     logsumexp_parts: Tensor,
     ignore_index: int,
+    z_loss: float,
     needs_gradient: Sequence[bool],
     row_kernels: RowKernels,
 ) -> tuple[Tensor, Gradients]:
     """Recompute the logits chunk by chunk and weight each row of the parameters' gradients by its upstream scale.
 
-    The rows of hidden carry the scale into the GEMM. It is relative to the largest scale, so that neither these rows
-    nor the soft-max leave the range of float16.
+    The rows carry the scale into the GEMM. It is relative to the largest scale, so that neither these rows nor the
+    soft-max leave the range of float16.
 
     Returns:
         The largest scale, by which the caller multiplies the gradients of weight and bias; and the gradients. The
@@ -225,16 +263,10 @@ def _gradients_per_row(
     factor = scale.abs().amax() if scale.numel() else scale.new_ones(())
     # A division, because the reciprocal of a subnormal number is infinite.
     relative = (scale / factor.where(factor != 0, 1)).reshape(-1, 1)
-    flat_targets, flat_logsumexp_parts = targets.reshape(-1), logsumexp_parts.reshape(-1, 2)
-    rows = _counted_rows(hidden, flat_targets, ignore_index)
-    projection, bias = weight.to(hidden.dtype), None if bias is None else bias.to(scale.dtype).contiguous()
-    gradients = Gradients(rows, projection, needs_gradient)
-    for chunk, logits in chunks_of_logits(rows, projection):
-        row_kernels.backward(logits, bias, flat_targets[chunk], flat_logsumexp_parts[chunk], ignore_index)
-        gradients.add(chunk, logits, (rows[chunk] * relative[chunk]).to(rows.dtype), relative[chunk])
+    gradients = Gradients(factors, needs_gradient)
+    for chunk, logits in chunks_of_logits(factors):
+        statistics = (targets[chunk], logsumexp_parts[chunk])
+        row_kernels.backward(logits, *factors.bias, *statistics, ignore_index, z_loss)
+        rows = factors.rows[chunk]
+        gradients.add(chunk, logits, (rows * relative[chunk]).to(rows.dtype), relative[chunk])
     return factor, gradients
-
-
-def _counted_rows(hidden: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
-    """Hidden as [N, E] with zeros in ignored rows, which must add nothing to the weight's gradient even if NaN."""
-    return hidden.reshape(-1, hidden.shape[-1]).masked_fill((targets == ignore_index)[:, None], 0)

@@ -60,7 +60,10 @@ class Op:
 
 
 _DRAW = "float temperature, bool ban_original"
-_ROWS = f"Tensor targets, Tensor uniforms, Tensor? normalizer, int ignore_index, str reduction, {_DRAW}"
+_ROWS = (
+    "Tensor targets, Tensor uniforms, Tensor? normalizer, int ignore_index, str reduction, float z_loss, "
+    f"{_DRAW}"
+)
 _LABELS = "Tensor labels, Tensor? mask, Tensor? pos_weight"
 _REPLACED = "(Tensor input_ids, Tensor is_replaced)"
 
@@ -110,14 +113,15 @@ _TABLE = (
         "cross_entropy_sample",
         "mlm_head",
         f"Tensor logits, {_ROWS}",
-        "(Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts, Tensor denominator)",
+        "(Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor logsumexp_parts, Tensor denominator)",
         "logits",
         value_checks.cross_entropy_sample,
     ),
     Op(
         "cross_entropy_sample_backward",
         "mlm_head",
-        "Tensor grad_loss, Tensor logits, Tensor targets, Tensor logsumexp_parts, Tensor denominator, int ignore_index",
+        "Tensor grad_loss, Tensor? grad_logsumexp, Tensor logits, Tensor targets, Tensor logsumexp_parts, "
+        "Tensor denominator, int ignore_index, float z_loss",
         "Tensor",
         "logits",
         None,
@@ -126,7 +130,7 @@ _TABLE = (
         "cross_entropy_sample_",
         "mlm_head",
         f"Tensor(a!) logits, {_ROWS}",
-        "(Tensor loss, Tensor tokens, Tensor is_top1, Tensor factor)",
+        "(Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor factor)",
         "logits",
         value_checks.cross_entropy_sample,
     ),
@@ -135,8 +139,8 @@ _TABLE = (
         "linear_cross_entropy_sample",
         "linear_head",
         f"Tensor hidden, Tensor weight, Tensor? bias, {_ROWS}, bool[3] needs_gradient",
-        "(Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts, Tensor denominator, "
-        "Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
+        "(Tensor loss, Tensor tokens, Tensor is_top1, Tensor logsumexp, Tensor logsumexp_parts, Tensor denominator, "
+        "Tensor grad_hidden, Tensor grad_parameters)",
         "hidden",
         value_checks.linear_cross_entropy_sample,
     ),
@@ -144,8 +148,8 @@ _TABLE = (
         "linear_cross_entropy_sample_backward",
         "linear_head",
         "Tensor grad_loss, Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor logsumexp_parts, "
-        "Tensor denominator, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias, int ignore_index, "
-        "str reduction, bool[3] needs_gradient",
+        "Tensor denominator, Tensor grad_hidden, Tensor grad_parameters, int ignore_index, str reduction, "
+        "float z_loss, bool[3] needs_gradient",
         "(Tensor, Tensor, Tensor)",
         "hidden",
         None,
@@ -193,10 +197,23 @@ def ops_of(backend: str) -> dict[str, Op]:
     return {name: op for name, op in OPS.items() if backend == "reference" or backend in op.served_by}
 
 
-# The two row kernels that a back end gives to `backends.linear_head`. They are no ops of ``electra_kernels``.
-ROW_KERNELS = {
-    "cross_entropy_rows_": "(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor uniforms, int ignore_index, "
-    f"{_DRAW}, bool writes_gradient) -> (Tensor losses, Tensor tokens, Tensor is_top1, Tensor logsumexp_parts)",
-    "cross_entropy_rows_backward_": "(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor logsumexp_parts, "
-    "int ignore_index) -> ()",
-}
+# The back ends whose row kernels add the bias. For the others it is part of the GEMMs.
+ADDS_BIAS = ("reference", "cpp")
+
+
+def row_kernels(backend: str) -> dict[str, str]:
+    """Schemas of the row kernels, by name, that a back end gives to `backends.linear_head`.
+
+    They are no ops of ``electra_kernels``.
+    """
+    rows = f"Tensor(a!) logits, {'Tensor? bias, ' if backend in ADDS_BIAS else ''}Tensor targets"
+    options = f"int ignore_index, float z_loss, {_DRAW}, bool writes_gradient"
+    results = (
+        "Tensor(b!) losses, Tensor(c!) tokens, Tensor(d!) is_top1, Tensor(e!) logsumexp, Tensor(f!) parts"
+    )
+    return {
+        "cross_entropy_rows_": f"({rows}, Tensor uniforms, {options}, {results}) -> ()",
+        "cross_entropy_rows_backward_": f"({rows}, Tensor logsumexp_parts, int ignore_index, float z_loss) -> ()",
+        "cross_entropy_rows_loss": "(Tensor losses, Tensor targets, Tensor? normalizer, int ignore_index, "
+        "str reduction) -> (Tensor loss, Tensor denominator)",
+    }

@@ -39,13 +39,13 @@ def save_backend(ctx: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
-def same_backend(ctx: Any, grad: Tensor) -> AbstractContextManager[None]:
+def same_backend(ctx: Any, *grads: Tensor | None) -> AbstractContextManager[None]:
     """Run a backward on the back end of its forward; autograd's threads for CUDA do not know the choice.
 
     Raises:
         RuntimeError: the upstream gradient is a dual number, whose tangent would be lost.
     """
-    if forward_ad.unpack_dual(grad).tangent is not None:
+    if any(grad is not None and forward_ad.unpack_dual(grad).tangent is not None for grad in grads):
         raise RuntimeError(
             "the upstream gradient is a dual number: the gradient of this op has no forward mode"
         )

@@ -91,10 +91,10 @@ def check_fraction(name: str, value: float, *, zero: bool) -> None:
         raise ValueError(f"{name} is {value}, should be in {'[' if zero else '('}0, 1]")
 
 
-def check_positive_weight(value: float) -> float:
-    number = check_number("pos_weight", value)
+def check_weight(name: str, value: float) -> float:
+    number = check_number(name, value)
     if not 0 <= number <= LARGEST_FLOAT32:
-        raise ValueError(f"pos_weight is {value}, should be a finite number of at least 0 that float32 holds")
+        raise ValueError(f"{name} is {value}, should be a finite number of at least 0 that float32 holds")
     return number
 
 

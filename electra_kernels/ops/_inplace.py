@@ -19,13 +19,14 @@ def _fake(
     normalizer: Tensor | None,
     ignore_index: int,
     reduction: str,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = accumulation_dtype(logits.dtype)
     loss, factor = targets.new_empty((), dtype=dtype), targets.new_empty((), dtype=dtype)
-    tokens = targets.new_empty(targets.shape)
-    return loss, tokens, targets.new_empty(targets.shape, dtype=torch.bool), factor
+    tokens, logsumexp = targets.new_empty(targets.shape), targets.new_empty(targets.shape, dtype=dtype)
+    return loss, tokens, targets.new_empty(targets.shape, dtype=torch.bool), logsumexp, factor
 
 
 define("cross_entropy_sample_", _fake)
@@ -60,15 +61,15 @@ class CrossEntropySample(torch.autograd.Function):
     """The gradient overwrites the logits and bumps their version, so autograd detects ops that need the old values."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         save_backend(ctx)
         ops = torch.ops.electra_kernels
-        loss, tokens, is_top1, factor = ops.cross_entropy_sample_(logits, *arguments)
+        loss, tokens, is_top1, logsumexp, factor = ops.cross_entropy_sample_(logits, *arguments)
         torch.autograd.graph.increment_version(logits)
         ctx.save_for_backward(logits, factor)
         ctx.overwritten = _Overwritten(logits)
-        ctx.mark_non_differentiable(tokens, is_top1)
-        return loss, tokens, is_top1
+        ctx.mark_non_differentiable(tokens, is_top1, logsumexp)
+        return loss, tokens, is_top1, logsumexp
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
@@ -79,13 +80,13 @@ class CrossEntropySample(torch.autograd.Function):
                 "cross_entropy_sample cannot be differentiated twice: its gradient has no gradient"
             )
         if grad_loss is None:
-            return (None,) * 8
+            return (None,) * 9
         gradient, factor = ctx.saved_tensors
         ctx.overwritten.check(gradient)
         with same_backend(ctx, grad_loss):
             torch.ops.electra_kernels.scale_gradient_(gradient, grad_loss * factor)
         torch.autograd.graph.increment_version(gradient)
-        return gradient.detach(), *[None] * 7
+        return gradient.detach(), *[None] * 8
 
 
 def check_overwritable(logits: Tensor, reduction: str) -> None:

@@ -23,11 +23,14 @@ class ReplacedTokens(NamedTuple):
 
 
 class SampledLoss(NamedTuple):
-    """``loss`` [] or [...]; ``tokens`` [...] int64, -1 where none was drawn; ``is_top1`` [...] bool."""
+    """``loss`` [] or [...]; ``tokens`` [...] int64, -1 where none was drawn; ``is_top1`` [...] bool; ``logsumexp``
+    [...] float32.
+    """
 
     loss: Tensor
     tokens: Tensor
     is_top1: Tensor
+    logsumexp: Tensor
 
 
 class TokenLoss(NamedTuple):

@@ -9,9 +9,9 @@ from electra_kernels.ops._autograd import needs_autograd, register_gradient, sam
 from electra_kernels.ops._checks import (
     FLOATING,
     check_fraction,
-    check_positive_weight,
     check_shape,
     check_tensor,
+    check_weight,
     normalizer_tensor,
     scalar_tensor,
 )
@@ -139,7 +139,7 @@ def check_terms(
         return mask, _expand("pos_weight", pos_weight, shape)
     if pos_weight is None:
         return mask, None
-    return mask, scalar_tensor(check_positive_weight(pos_weight), device).expand(shape)
+    return mask, scalar_tensor(check_weight("pos_weight", pos_weight), device).expand(shape)
 
 
 def _refuse_gradient(name: str, value: Tensor) -> None:

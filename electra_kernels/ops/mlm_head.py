@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from electra_kernels.backends.linear_operands import parameter_columns
 from electra_kernels.ops import _inplace
 from electra_kernels.ops._autograd import needs_autograd, register_gradient, same_backend, save_backend
 from electra_kernels.ops._checks import (
@@ -22,6 +23,7 @@ from electra_kernels.ops._checks import (
     check_temperature,
     check_tensor,
     check_uniforms,
+    check_weight,
     normalizer_tensor,
 )
 from electra_kernels.ops._library import define, options, overload
@@ -32,12 +34,13 @@ from electra_kernels.uniforms import draw_uniforms
 
 def _fake_statistics(
     like: Tensor, targets: Tensor, reduction: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = accumulation_dtype(like.dtype)
     return (
         targets.new_empty(targets.shape if reduction == "none" else (), dtype=dtype),
         targets.new_empty(targets.shape),
         targets.new_empty(targets.shape, dtype=torch.bool),
+        targets.new_empty(targets.shape, dtype=dtype),
         targets.new_empty((*targets.shape, 2), dtype=dtype),
         targets.new_empty((), dtype=torch.float64),
     )
@@ -53,21 +56,27 @@ def _fake(
     normalizer: Tensor | None,
     ignore_index: int,
     reduction: str,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _fake_statistics(logits, targets, reduction)
 
 
 define("cross_entropy_sample", _fake)
-define("cross_entropy_sample_backward", lambda grad_loss, logits, *_: logits.new_empty(logits.shape))
+define(
+    "cross_entropy_sample_backward",
+    lambda grad_loss, grad_logsumexp, logits, *_: logits.new_empty(logits.shape),
+)
 
 
 class _CrossEntropySample(torch.autograd.Function):
-    """d loss / d logits = softmax(x) - one_hot(target), times upstream / denominator."""
+    """d loss / d logits = softmax(x) (1 + 2 z l) - one_hot(target), times upstream / denominator, and d l / d logits =
+    softmax(x), with l = logsumexp(x) and z = z_loss.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         *_, temperature, _ = arguments
         output = overload("cross_entropy_sample", temperature)(*arguments)
         _CrossEntropySample.save(ctx, arguments, output)
@@ -76,19 +85,28 @@ class _CrossEntropySample(torch.autograd.Function):
     @staticmethod
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         save_backend(ctx)
-        logits, targets, _, _, ctx.ignore_index, *_ = inputs
-        _, tokens, is_top1, logsumexp_parts, denominator = output
+        logits, targets, _, _, ctx.ignore_index, _, ctx.z_loss, *_ = inputs
+        _, tokens, is_top1, _, logsumexp_parts, denominator = output
         ctx.mark_non_differentiable(tokens, is_top1, logsumexp_parts, denominator)
         ctx.save_for_backward(logits, targets, logsumexp_parts, denominator)
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any,
+        grad_loss: Tensor | None,
+        grad_tokens: None,
+        grad_is_top1: None,
+        grad_logsumexp: Tensor | None,
+        *_: None,
+    ) -> tuple[Tensor | None, ...]:
         if grad_loss is None:
-            return (None,) * 8
-        gradient = torch.ops.electra_kernels.cross_entropy_sample_backward
-        with same_backend(ctx, grad_loss):
-            grad = gradient(grad_loss, *ctx.saved_tensors, ctx.ignore_index)
-        return grad, *[None] * 7
+            if grad_logsumexp is None:
+                return (None,) * 9
+            grad_loss = grad_logsumexp.new_zeros(())
+        gradient = overload("cross_entropy_sample_backward", ctx.z_loss)
+        with same_backend(ctx, grad_loss, grad_logsumexp):
+            grad = gradient(grad_loss, grad_logsumexp, *ctx.saved_tensors, ctx.ignore_index, ctx.z_loss)
+        return grad, *[None] * 8
 
 
 register_gradient("cross_entropy_sample", _CrossEntropySample)
@@ -101,6 +119,7 @@ def cross_entropy_sample(
     ignore_index: int = -100,
     reduction: str = "mean",
     normalizer: float | Tensor | None = None,
+    z_loss: float = 0.0,
     temperature: float = 1.0,
     ban_original: bool = False,
     uniforms: Tensor | None = None,
@@ -108,8 +127,8 @@ def cross_entropy_sample(
 ) -> SampledLoss:
     """Cross-entropy of each row, a token drawn from softmax(logits / temperature), and whether the target is the top 1.
 
-    loss = logsumexp(x) - x[target], always at temperature 1 and with no token banned, as in
-    ``torch.nn.functional.cross_entropy``. Its gradient is softmax(x) - one_hot(target).
+    loss = l - x[target] + z l² with l = logsumexp(x), always at temperature 1 and with no token banned. At z = 0 that
+    is ``torch.nn.functional.cross_entropy``. Its gradient is softmax(x) (1 + 2 z l) - one_hot(target).
 
     Args:
         logits: [..., V] float32, bfloat16 or float16, any strides.
@@ -119,6 +138,8 @@ def cross_entropy_sample(
         normalizer: replaces the number of rows as the denominator of "mean", so that micro-batches or ranks add
             up to the gradient of one big batch. A positive number, or a 0-dim tensor of float32, float64 or
             integers, which is never synchronised.
+        z_loss: weight z of the squared log-sum-exp, at least 0, which keeps the logits from drifting (PaLM, Chowdhery
+            et al. 2022, section 5: 1e-4).
         temperature: above 0; it applies to the draw only.
         ban_original: never draw the target.
         uniforms: [...] float64 in [0, 1), by default from `draw_uniforms`.
@@ -130,8 +151,9 @@ def cross_entropy_sample(
 
     Returns:
         ``loss`` float32, [] or, with "none", [...]. ``tokens`` [...] int64, -1 where none was drawn. ``is_top1``
-        [...] bool, whether the target has the highest logit. A row with NaN or +inf, or with no finite logit, has
-        a NaN loss and token -1.
+        [...] bool, whether the target has the highest logit. ``logsumexp`` [...] float32, of the raw logits, 0 in
+        ignored rows; differentiable unless ``inplace_backward``. A row with NaN or +inf, or with no finite logit,
+        has a NaN loss and log-sum-exp and token -1.
 
     Raises:
         TypeError, ValueError: an argument has a wrong dtype, shape, device or range. A target out of range is
@@ -142,23 +164,23 @@ def cross_entropy_sample(
     check_int64("targets", targets, shape, "logits.shape[:-1]", logits.device)
     check_integer("ignore_index", ignore_index)
     check_flag("ban_original", ban_original)
+    check_weight("z_loss", z_loss)
     check_temperature(temperature)
     denominator = normalizer_tensor(normalizer, reduction, logits.device)
     if uniforms is None:
         uniforms = draw_uniforms(shape, device=logits.device)
     check_uniforms(uniforms, shape, "logits.shape[:-1]", logits.device)
-    (temperature,) = options((temperature,), (1.0,))
-    arguments = (logits, targets, uniforms, denominator, ignore_index, reduction, temperature, ban_original)
+    z_loss, temperature = options((z_loss, temperature), (0.0, 1.0))
+    settings = (ignore_index, reduction, z_loss, temperature, ban_original)
+    arguments = (logits, targets, uniforms, denominator, *settings)
     check_flag("inplace_backward", inplace_backward)
     if inplace_backward:
         _inplace.check_overwritable(logits, reduction)
         if torch.is_grad_enabled() and logits.requires_grad and not torch.compiler.is_compiling():
             return SampledLoss(*_inplace.CrossEntropySample.apply(*arguments))
     op = overload("cross_entropy_sample", temperature)
-    loss, tokens, is_top1, *_ = (_CrossEntropySample.apply if needs_autograd(logits, denominator) else op)(
-        *arguments
-    )
-    return SampledLoss(loss, tokens, is_top1)
+    function = _CrossEntropySample.apply if needs_autograd(logits, denominator) else op
+    return SampledLoss(*function(*arguments)[:4])
 
 
 # ---- from hidden states: only one chunk of rows of the logits exists at a time ------------------------------
@@ -173,17 +195,18 @@ def _fake_linear(
     normalizer: Tensor | None,
     ignore_index: int,
     reduction: str,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
     needs_gradient: list[bool],
 ) -> tuple[Tensor, ...]:
     needs = [needed and reduction != "none" for needed in needs_gradient]
-    dtype = accumulation_dtype(hidden.dtype)
+    columns = parameter_columns(weight.shape[1], needs)
+    parameters = (weight.shape[0], columns.stop - columns.start) if any(needs[1:]) else (0,)
     return (
         *_fake_statistics(hidden, targets, reduction),
         hidden.new_empty(hidden.shape if needs[0] else (0,)),
-        weight.new_empty(weight.shape if needs[1] else (0,), dtype=dtype),
-        weight.new_empty((weight.shape[0] if needs[2] else 0,), dtype=dtype),
+        weight.new_empty(parameters, dtype=accumulation_dtype(hidden.dtype)),
     )
 
 
@@ -219,19 +242,21 @@ class _LinearCrossEntropySample(torch.autograd.Function):
     @staticmethod
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         save_backend(ctx)
-        hidden, weight, bias, targets, _, _, ctx.ignore_index, ctx.reduction, _, _, ctx.needs = inputs
+        hidden, weight, bias, targets, _, _, *settings = inputs
+        ctx.ignore_index, ctx.reduction, ctx.z_loss, _, _, ctx.needs = settings
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(hidden, weight, bias, targets, *output[3:])
+        ctx.save_for_backward(hidden, weight, bias, targets, *output[4:])
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad_loss is None:
-            return (None,) * 11
-        gradient = torch.ops.electra_kernels.linear_cross_entropy_sample_backward
+            return (None,) * 12
+        gradient = overload("linear_cross_entropy_sample_backward", ctx.z_loss)
+        settings = (ctx.ignore_index, ctx.reduction, ctx.z_loss, ctx.needs)
         with same_backend(ctx, grad_loss):
-            gradients = gradient(grad_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.reduction, ctx.needs)
+            gradients = gradient(grad_loss, *ctx.saved_tensors, *settings)
         needed = (gradient if need else None for gradient, need in zip(gradients, ctx.needs))
-        return *needed, *[None] * 8
+        return *needed, *[None] * 9
 
 
 register_gradient("linear_cross_entropy_sample", _LinearCrossEntropySample)
@@ -246,6 +271,7 @@ def linear_cross_entropy_sample(
     ignore_index: int = -100,
     reduction: str = "mean",
     normalizer: float | Tensor | None = None,
+    z_loss: float = 0.0,
     temperature: float = 1.0,
     ban_original: bool = False,
     uniforms: Tensor | None = None,
@@ -261,10 +287,10 @@ def linear_cross_entropy_sample(
         weight: [V, E] of hidden's dtype or float32. Its gradient has its own dtype and is accumulated in float32;
             with half-precision hidden states each chunk's part is rounded to their dtype once.
         bias: [V] of weight's dtype, or None.
-        targets, ignore_index, reduction, normalizer, temperature, ban_original, uniforms: as for
+        targets, ignore_index, reduction, normalizer, z_loss, temperature, ban_original, uniforms: as for
             `cross_entropy_sample`, with [...] = hidden.shape[:-1].
 
-    Returns, raises: as `cross_entropy_sample`.
+    Returns, raises: as `cross_entropy_sample`; ``logsumexp`` has no gradient.
     """
     check_tensor("hidden", hidden, FLOATING, None)
     if hidden.dim() == 0:
@@ -278,6 +304,7 @@ def linear_cross_entropy_sample(
     check_int64("targets", targets, shape, "hidden.shape[:-1]", device)
     check_integer("ignore_index", ignore_index)
     check_flag("ban_original", ban_original)
+    check_weight("z_loss", z_loss)
     check_temperature(temperature)
     denominator = normalizer_tensor(normalizer, reduction, device)
     if uniforms is None:
@@ -285,9 +312,8 @@ def linear_cross_entropy_sample(
     check_uniforms(uniforms, shape, "hidden.shape[:-1]", device)
     parameters = (hidden, weight, bias)
     needs = [torch.is_grad_enabled() and value is not None and value.requires_grad for value in parameters]
-    (temperature,) = options((temperature,), (1.0,))
-    settings = (ignore_index, reduction, temperature, ban_original, needs)
+    z_loss, temperature = options((z_loss, temperature), (0.0, 1.0))
+    settings = (ignore_index, reduction, z_loss, temperature, ban_original, needs)
     op = overload("linear_cross_entropy_sample", temperature)
     function = _LinearCrossEntropySample.apply if needs_autograd(*parameters, denominator) else op
-    loss, tokens, is_top1, *_ = function(*parameters, targets, uniforms, denominator, *settings)
-    return SampledLoss(loss, tokens, is_top1)
+    return SampledLoss(*function(*parameters, targets, uniforms, denominator, *settings)[:4])

@@ -25,7 +25,7 @@ def ignored_labels(labels: Tensor) -> Tensor:
 
 def safe_reciprocal(denominator: Tensor) -> Tensor:
     """1 / denominator, or 0 if the denominator is 0: nothing was counted, so loss and gradient are 0 and never NaN."""
-    return torch.where(denominator != 0, 1.0 / denominator, 0.0)
+    return denominator.reciprocal().nan_to_num(nan=torch.nan, posinf=0.0)
 
 
 def reduce_losses(

@@ -37,12 +37,10 @@ def draw_tile(shares, fraction):
 
 
 @triton.jit
-def load_tile(
-    row, bias, tile, banned, size, step, VECTOR: tl.constexpr, BIAS_VECTOR: tl.constexpr, BANS: tl.constexpr
-):
+def load_tile(row, tile, banned, size, step, VECTOR: tl.constexpr, BANS: tl.constexpr):
     """Logits of one tile [TILE] without the banned token, minus their maximum; and that maximum."""
     columns = tile * TILE + tl.arange(0, TILE)
-    x = load_columns(row, bias, columns, size, step, VECTOR, BIAS_VECTOR)
+    x = load_columns(row, columns, size, step, VECTOR)
     if BANS:
         x = tl.where(columns == banned, -INFINITY, x)
     maximum = tl.max(x, 0)
@@ -52,7 +50,6 @@ def load_tile(
 @triton.jit
 def draw_token(
     row,
-    bias,
     maxima,  # [TILES] float32
     drawable,  # [TILES] float32, drawable sums
     fraction,  # float64, the uniform number
@@ -61,7 +58,6 @@ def draw_token(
     step,
     inverse_temperature,
     VECTOR: tl.constexpr,
-    BIAS_VECTOR: tl.constexpr,
     BANS: tl.constexpr,  # Whether ``banned`` is used. A negative one bans nothing.
 ):
     """Draw a token of the row by inverse CDF, first over its tiles, then inside one; -1 if nothing can be drawn.
@@ -71,7 +67,7 @@ def draw_token(
     """
     if BANS:
         tile = tl.maximum(banned, 0).to(tl.int32) // TILE
-        x, maximum = load_tile(row, bias, tile, banned, size, step, VECTOR, BIAS_VECTOR, BANS)
+        x, maximum = load_tile(row, tile, banned, size, step, VECTOR, BANS)
         is_tile = tl.arange(0, maxima.shape[0]) == tile
         maxima = tl.where(is_tile, maximum, maxima)
         drawable = tl.where(is_tile, tl.sum(exponential(x * inverse_temperature), 0), drawable)
@@ -83,7 +79,7 @@ def draw_token(
         # The rest of the fraction is relative to the tile's share, so the draw inside the tile is consistent with the
         # draw of the tile, although their sums are rounded differently.
         tile, fraction = draw_tile(shares.to(tl.float64), fraction)
-    x, _ = load_tile(row, bias, tile, banned, size, step, VECTOR, BIAS_VECTOR, BANS)
+    x, _ = load_tile(row, tile, banned, size, step, VECTOR, BANS)
     weights = exponential(x * inverse_temperature).to(tl.float64)
     offset = first_index_above(weights, tl.cumsum(weights, 0), fraction * tl.sum(weights, 0))
     return tl.where(maximum > -INFINITY, tile * TILE + offset, -1)

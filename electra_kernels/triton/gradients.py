@@ -15,15 +15,22 @@ _SCALING_WARPS = 8
 
 @triton.jit(
     do_not_specialize=["stride", "step", "out_stride", "out_step", "size", "blocks", "ignore_index"],
-    do_not_specialize_on_alignment=["offsets", "logsumexp_parts", "targets", "upstream", "out_offsets"],
+    do_not_specialize_on_alignment=[
+        "offsets",
+        "logsumexp_parts",
+        "targets",
+        "upstream",
+        "logsumexp_upstream",
+        "out_offsets",
+    ],
 )
 def softmax_rows(
     logits,  # [N, size], float32, bfloat16 or float16
     offsets,  # [N] int64, elements to each row, or None
-    bias,  # [size] float32, or None
     logsumexp_parts,  # [N, 2] float32
     targets,  # [N] int64, or None for the soft-max alone
     upstream,  # [N] or [] float32, or None for 1
+    logsumexp_upstream,  # [N] float32, upstream gradient of the log-sum-exp, or None for 0
     denominator,  # [] float64, or None for 1
     out,  # [N, size], float32, bfloat16 or float16; may be the logits
     out_offsets,  # [N] int64, or None
@@ -34,16 +41,17 @@ def softmax_rows(
     size,  # Columns of a row.
     blocks,  # Blocks of a row, a program each.
     ignore_index,  # Target of the rows whose gradient is zero.
+    z_loss,
     VECTOR: tl.constexpr,  # Elements of a load of logits, as in launch.Rows.
     OUT_VECTOR: tl.constexpr,  # Elements of a store to out.
-    BIAS_VECTOR: tl.constexpr,  # Elements of a load of bias.
     BLOCK: tl.constexpr,  # Columns of a program.
     PER_ROW: tl.constexpr,  # Whether upstream has one value per row.
     PADS: tl.constexpr,  # Whether the last vector of a row of out reaches into its padding, which must stay -inf.
 ):
-    """(softmax(logits + bias) - one_hot(target)) upstream / denominator, and zero in ignored rows.
+    """(softmax (1 + 2 z l) - one_hot(target)) upstream / denominator + softmax logsumexp_upstream, and zero in ignored
+    rows, for the log-sum-exp l of the logits.
 
-    Fuses bias, soft-max, subtraction and scaling. Each logit is read once and each gradient written once; eager torch
+    Fuses soft-max, subtraction and scaling. Each logit is read once and each gradient written once; eager torch
     writes and reads a tensor of that size for every step. Fusing is legal because the log-sum-exp is known, so no
     element depends on another one. A barrier comes before the stores: with out = logits, the logit at the target is
     read by every warp, and only one of them overwrites it.
@@ -58,15 +66,19 @@ def softmax_rows(
     if denominator is not None:
         factor = (factor * reciprocal_or_zero(tl.load(denominator))).to(tl.float32)
     maximum, log_total = rows.load_logsumexp(logsumexp_parts, row)
+    soft_max_factor = factor * (1.0 + 2.0 * z_loss * (maximum + log_total))
+    if logsumexp_upstream is not None:
+        soft_max_factor += tl.load(logsumexp_upstream + row)
     target = tl.load(targets + row) if targets is not None else -1
     is_ignored = target == ignore_index if targets is not None else False
     gradient = rows.softmax_columns(
-        source, bias, columns, maximum, log_total, factor, is_ignored, size, step, VECTOR, BIAS_VECTOR, PADS
+        source, columns, maximum, log_total, soft_max_factor, is_ignored, size, step, VECTOR, PADS
     )
     if targets is not None:
-        target_logit = rows.load_logit(source, bias, target, size, step, VECTOR)
-        at_target = tl.where(is_ignored, 0.0, rows.expm1((target_logit - maximum) - log_total) * factor)
-        gradient = tl.where(columns == target, at_target, gradient)
+        target_logit = rows.load_logit(source, target, size, step, VECTOR)
+        distance = (target_logit - maximum) - log_total
+        at_target = rows.target_gradient(distance, factor, soft_max_factor)
+        gradient = tl.where(columns == target, tl.where(is_ignored, 0.0, at_target), gradient)
         tl.debug_barrier()  # Every warp has read the logit at the target. Now one of them may overwrite it.
     inside = rows.is_inside(columns, size, OUT_VECTOR)
     tl.store(sink + rows.column_offsets(columns, out_step, OUT_VECTOR), gradient, inside)
@@ -107,25 +119,28 @@ def scale_rows_(
 
 def write_softmax(
     logits: launch.Rows,
-    bias: Tensor | None,
     logsumexp_parts: Tensor,
     targets: Tensor | None,
     upstream: Tensor | None,
     denominator: Tensor | None,
     out: launch.Rows,
     ignore_index: int = -1,
+    *,
+    z_loss: float = 0.0,
+    logsumexp_upstream: Tensor | None = None,
 ) -> None:
     """Launch `softmax_rows`.
 
     Args:
         logits: N rows of V elements.
-        bias: [V] float32, or None.
         logsumexp_parts: [..., 2] float32, maximum and logarithm of the sum of exp(x - maximum).
         targets: [...] int64, or None for the soft-max alone.
         upstream: [] or [...] float32, or None for 1.
         denominator: [] float64, or None for 1.
         out: N rows of V elements that become the gradient; may be ``logits``.
         ignore_index: target of the rows whose gradient is zero.
+        z_loss: weight of the squared log-sum-exp.
+        logsumexp_upstream: [...] float32, upstream gradient of the log-sum-exp, or None for 0.
     """
     if logits.count == 0:
         return
@@ -133,14 +148,14 @@ def write_softmax(
     launch.run(
         softmax_rows,
         blocks * logits.count,
-        *(logits.tensor, logits.offsets, bias, logsumexp_parts.contiguous()),
+        *(logits.tensor, logits.offsets, logsumexp_parts.contiguous()),
         None if targets is None else targets.contiguous(),
         None if upstream is None else upstream.contiguous(),
+        None if logsumexp_upstream is None else logsumexp_upstream.contiguous(),
         *(denominator, out.tensor, out.offsets),
-        *(logits.stride, logits.step, out.stride, out.step, logits.size, blocks, ignore_index),
+        *(logits.stride, logits.step, out.stride, out.step, logits.size, blocks, ignore_index, z_loss),
         VECTOR=logits.vector,
         OUT_VECTOR=out.vector,
-        BIAS_VECTOR=launch.bias_vector(bias),
         BLOCK=_BLOCK,
         PER_ROW=upstream is not None and upstream.dim() > 0,
         PADS=out.ends_in_padding,

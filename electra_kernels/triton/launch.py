@@ -132,11 +132,6 @@ def _row_offsets(leading: list[tuple[int, int]], device: torch.device) -> Tensor
     return offsets.reshape(-1)
 
 
-def bias_vector(bias: Tensor | None) -> int:
-    """Elements of a float32 bias that one load may take. A bias has no padding behind its end."""
-    return 1 if bias is None else rows_of(bias).vector
-
-
 def multiprocessors(device: torch.device) -> int:
     """Number of multiprocessors. The interpreter has none; the answer 2 stands for a small GPU."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2

@@ -29,13 +29,13 @@ _REGISTERS = 128
         "losses",
         "tokens",
         "is_top1",
+        "logsumexp",
         "logsumexp_parts",
     ],
 )
 def cross_entropy_rows(
     logits,  # [N, size], float32, bfloat16 or float16; become their gradient if WRITES
     offsets,  # [N] int64, elements to each row, or None
-    bias,  # [size] float32, or None
     targets,  # [N] int64
     uniforms,  # [N] float64
     scale,  # [] float32 that multiplies the gradient, or None for 1
@@ -43,6 +43,7 @@ def cross_entropy_rows(
     losses,  # [N] float32
     tokens,  # [N] int64
     is_top1,  # [N] bool
+    logsumexp,  # [N] float32
     logsumexp_parts,  # [N, 2] float32
     stride,  # Elements from row to row of logits.
     step,  # Elements from column to column of logits.
@@ -50,9 +51,9 @@ def cross_entropy_rows(
     tiles,  # Tiles of a row.
     parts,  # Programs that share the scan of a row.
     ignore_index,  # Target of the rows that have loss 0, token -1 and gradient 0.
+    z_loss,
     inverse_temperature,
     VECTOR: tl.constexpr,  # Elements of a load of logits, as in launch.Rows.
-    BIAS_VECTOR: tl.constexpr,  # Elements of a load of bias.
     TILES: tl.constexpr,  # Tiles of a row, padded to a power of two.
     WARPS: tl.constexpr,  # Warps of a program.
     TEMPERED: tl.constexpr,  # Whether the temperature is not 1.
@@ -60,11 +61,11 @@ def cross_entropy_rows(
     PADS: tl.constexpr,  # Whether the last vector of a row reaches into its padding, which must stay -inf.
     SCANS: tl.constexpr,  # Whether this launch scans the rows.
     DRAWS: tl.constexpr,  # Whether this launch writes losses and draws from the rows.
-    WRITES: tl.constexpr,  # Whether it also overwrites the rows with their gradient.
+    WRITES: tl.constexpr,  # Whether it scans, draws and overwrites the rows with their gradient.
 ):
     """Loss, sampled token, top-1 flag and (in place) gradient of a row, in one program.
 
-    Fuses bias, soft-max, loss, draw and gradient: memory is read once and written once, instead of the eight passes of
+    Fuses soft-max, loss, draw and gradient: memory is read once and written once, instead of the eight passes of
     eager soft-max, loss, sample and gradient. The gradient reads the row again, but from the cache, as long as that
     holds the rows in flight: on an H100 three or four per multiprocessor, which at V = 30,522 in bfloat16 are 30 of its
     50 MB. (A row of 30,522 kept in registers spills, with 16 warps and with 32.)
@@ -84,8 +85,7 @@ def cross_entropy_rows(
         first, last = rows.part_of_row(tl.program_id(0) % parts, parts, tiles, WARPS)
         last = tl.where(is_ignored, first, last)
         rows.scan_tiles(
-            start, bias, size, step, inverse_temperature, statistics, first, last, tiles,
-            VECTOR, BIAS_VECTOR, WARPS, TEMPERED,
+            start, size, step, inverse_temperature, statistics, first, last, tiles, VECTOR, WARPS, TEMPERED
         )  # fmt: skip
     if SCANS and DRAWS:
         tl.debug_barrier()  # The draw reads statistics that other warps have written.
@@ -93,86 +93,93 @@ def cross_entropy_rows(
         maxima, sums, drawable = rows.load_statistics(statistics, tiles, TILES, TEMPERED)
         maximum, log_total, is_good = rows.row_total(maxima, sums)
         token = draw.draw_token(
-            start, bias, maxima, drawable, tl.load(uniforms + row), target, size, step, inverse_temperature,
-            VECTOR, BIAS_VECTOR, BANS,
+            start, maxima, drawable, tl.load(uniforms + row), target, size, step, inverse_temperature, VECTOR, BANS
         )  # fmt: skip
-        target_logit = rows.load_logit(start, bias, target, size, step, VECTOR)
+        target_logit = rows.load_logit(start, target, size, step, VECTOR)
         # The maximum may skip a NaN, the sum does not.
         is_highest = (target_logit == maximum) & (log_total == log_total)
         log_total = tl.where(is_good, log_total, float("nan"))
-        tl.store(losses + row, tl.where(is_ignored, 0.0, (maximum - target_logit) + log_total))
+        total = maximum + log_total
+        # z_loss times the square could be 0 times infinity.
+        loss = (maximum - target_logit) + log_total + (z_loss * total) * total
+        tl.store(losses + row, tl.where(is_ignored, 0.0, loss))
         tl.store(tokens + row, tl.where(is_good & (is_ignored == 0), token, -1))
         tl.store(is_top1 + row, is_highest & (is_ignored == 0))
         shift = tl.where(is_ignored, 0.0, rows.finite_or_zero(maximum))
         log_total = tl.where(is_ignored, 0.0, log_total)
+        tl.store(logsumexp + row, shift + log_total)
         rows.store_logsumexp(logsumexp_parts, row, shift, log_total)
-    if DRAWS and WRITES:
+    if WRITES:
         factor = 1.0 if scale is None else tl.load(scale)
+        soft_max_factor = factor * (1.0 + 2.0 * z_loss * (shift + log_total))
         tl.debug_barrier()  # Every warp has read what it needs for the draw. Now the row may be overwritten.
         for tile in range(0, tiles, WARPS):
             columns = rows.block_columns(tile, VECTOR, WARPS)
             gradient = rows.softmax_columns(
-                start, bias, columns, shift, log_total, factor, is_ignored, size, step,
-                VECTOR, BIAS_VECTOR, PADS,
+                start, columns, shift, log_total, soft_max_factor, is_ignored, size, step, VECTOR, PADS
             )  # fmt: skip
             inside = rows.is_inside(columns, size, VECTOR)
             tl.store(start + rows.column_offsets(columns, step, VECTOR), gradient, inside)
         tl.debug_barrier()  # The soft-max is written. Next, it is overwritten at the target, without cancellation.
         is_column = (target >= 0) & (target < size) & (is_ignored == 0)
-        at_target = rows.expm1((target_logit - shift) - log_total) * factor
+        at_target = rows.target_gradient((target_logit - shift) - log_total, factor, soft_max_factor)
         tl.store(start + rows.column_offsets(target, step, VECTOR), at_target, is_column)
+
+
+def _new_results(targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses [...], tokens [...] int64, is_top1 [...] bool, logsumexp [...] and logsumexp_parts [..., 2] float32."""
+    shape = targets.shape
+    return (
+        targets.new_empty(shape, dtype=torch.float32),
+        targets.new_empty(shape),
+        targets.new_empty(shape, dtype=torch.bool),
+        targets.new_empty(shape, dtype=torch.float32),
+        targets.new_empty((*shape, 2), dtype=torch.float32),
+    )
 
 
 def _loss_and_sample(
     view: launch.Rows,
-    bias: Tensor | None,
     targets: Tensor,
     uniforms: Tensor,
     ignore_index: int,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
+    results: tuple[Tensor, ...],
     *,
     overwrites: bool,
     scale: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> None:
     """Launch `cross_entropy_rows`, and `softmax_rows` if the rows are scanned in parts and overwritten.
 
     Args:
         view: N rows of V logits; with ``overwrites`` they become softmax - one_hot, times ``scale``.
-        bias: [V] float32, or None.
         targets: [...] int64 with N elements.
         uniforms: [...] float64.
         ignore_index: target of the rows that have loss 0, token -1 and gradient 0.
+        z_loss: weight of the squared log-sum-exp.
         temperature: the draw is from softmax(logits / temperature).
         ban_original: whether the target is never drawn.
+        results: `_new_results`, to be written.
         overwrites: whether the gradient is written.
         scale: [] float32, or None for 1.
-
-    Returns:
-        Losses [...] float32, tokens [...] int64, is_top1 [...] bool and logsumexp_parts [..., 2] float32.
     """
-    device = view.tensor.device
-    losses = torch.empty(targets.shape, dtype=torch.float32, device=device)
-    logsumexp_parts = torch.empty(*targets.shape, 2, dtype=torch.float32, device=device)
-    tokens = torch.empty(targets.shape, dtype=torch.int64, device=device)
-    is_top1 = torch.empty(targets.shape, dtype=torch.bool, device=device)
-    results = losses, tokens, is_top1, logsumexp_parts
     if view.count == 0:
-        return results
+        return
     targets, uniforms = targets.contiguous(), uniforms.contiguous()
     tiles = triton.cdiv(view.size, rows.TILE.value)
     padded_tiles = triton.next_power_of_2(tiles)
     warps = min(_WARPS, padded_tiles)
-    statistics = losses.new_empty(view.count, 3, tiles)
-    passes = launch.row_passes(view.count, triton.cdiv(tiles, warps), device)
+    statistics = results[0].new_empty(view.count, 3, tiles)
+    passes = launch.row_passes(view.count, triton.cdiv(tiles, warps), targets.device)
     for parts, scans, draws in passes:
         launch.run(
             cross_entropy_rows,
             parts * view.count,
-            *(view.tensor, view.offsets, bias, targets, uniforms, scale, statistics, *results),
-            *(view.stride, view.step, view.size, tiles, parts, ignore_index, 1 / temperature),
+            *(view.tensor, view.offsets, targets, uniforms, scale, statistics, *results),
+            *(view.stride, view.step, view.size, tiles, parts, ignore_index, z_loss, 1 / temperature),
             VECTOR=view.vector,
-            BIAS_VECTOR=launch.bias_vector(bias),
             TILES=padded_tiles,
             WARPS=warps,
             TEMPERED=temperature != 1,
@@ -180,13 +187,12 @@ def _loss_and_sample(
             PADS=view.ends_in_padding,
             SCANS=scans,
             DRAWS=draws,
-            WRITES=overwrites and scans,
+            WRITES=overwrites and scans and draws,
             num_warps=warps,
             **launch.register_cap(_REGISTERS),
         )
     if overwrites and len(passes) == 2:
-        write_softmax(view, bias, logsumexp_parts, targets, scale, None, view, ignore_index)
-    return results
+        write_softmax(view, results[4], targets, scale, None, view, ignore_index, z_loss=z_loss)
 
 
 def cross_entropy_sample(
@@ -196,35 +202,43 @@ def cross_entropy_sample(
     normalizer: Tensor | None,
     ignore_index: int,
     reduction: str,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Arguments as in `_loss_and_sample`, with logits [..., V], normalizer [] float64 or None, and reduction.
 
     Returns:
-        Loss [] (or [...] for reduction "none") float32, tokens [...], is_top1 [...], logsumexp_parts [..., 2] and the
-        denominator [] float64.
+        Loss [] (or [...] for reduction "none") float32, tokens [...], is_top1 [...], logsumexp [...], logsumexp_parts
+        [..., 2] and the denominator [] float64.
     """
-    options = (ignore_index, temperature, ban_original)
-    losses, tokens, is_top1, logsumexp_parts = _loss_and_sample(
-        launch.rows_of(logits), None, targets, uniforms, *options, overwrites=False
-    )
+    options = (ignore_index, z_loss, temperature, ban_original)
+    losses, *statistics = results = _new_results(targets)
+    _loss_and_sample(launch.rows_of(logits), targets, uniforms, *options, results, overwrites=False)
     loss, denominator, _ = reduce_rows(losses, targets, normalizer, ignore_index, reduction)
-    return (losses if reduction == "none" else loss), tokens, is_top1, logsumexp_parts, denominator
+    return (losses if reduction == "none" else loss), *statistics, denominator
 
 
 def cross_entropy_sample_backward(
     grad_loss: Tensor,
+    grad_logsumexp: Tensor | None,
     logits: Tensor,
     targets: Tensor,
     logsumexp_parts: Tensor,
     denominator: Tensor,
     ignore_index: int,
+    z_loss: float,
 ) -> Tensor:
-    """Gradient of the logits [..., V] in their dtype; ``grad_loss`` is float32 [], or [...] for reduction "none"."""
+    """Gradient of the logits [..., V] in their dtype; ``grad_loss`` is float32 [], or [...] for reduction "none", and
+    ``grad_logsumexp`` is float32 [...].
+    """
     gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     source, out = launch.rows_of(logits), launch.rows_of(gradient)
-    write_softmax(source, None, logsumexp_parts, targets, grad_loss, denominator, out, ignore_index)
+    write_softmax(
+        *(source, logsumexp_parts, targets, grad_loss, denominator, out, ignore_index),
+        z_loss=z_loss,
+        logsumexp_upstream=grad_logsumexp,
+    )
     return gradient
 
 
@@ -235,27 +249,29 @@ def cross_entropy_sample_(
     normalizer: Tensor | None,
     ignore_index: int,
     reduction: str,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Like `cross_entropy_sample`, but the logits become their gradient.
 
     In float16 the gradient stays unnormalised, since 1 / denominator would flush most of it to zero.
 
     Returns:
-        Loss [] float32, tokens [...], is_top1 [...], and the factor [] float32 that the gradient still lacks.
+        Loss [] float32, tokens [...], is_top1 [...], logsumexp [...], and the factor [] float32 that the gradient still
+        lacks.
     """
     _, _, scale = reduce_rows(None, targets, normalizer, ignore_index, reduction)
     is_scaled_later = logits.dtype == torch.float16
-    losses, tokens, is_top1, _ = _loss_and_sample(
+    losses, tokens, is_top1, logsumexp, _ = results = _new_results(targets)
+    _loss_and_sample(
         launch.rows_of(logits),
-        None,
-        *(targets, uniforms, ignore_index, temperature, ban_original),
+        *(targets, uniforms, ignore_index, z_loss, temperature, ban_original, results),
         overwrites=True,
         scale=None if is_scaled_later else scale,
     )
     loss, _, _ = reduce_rows(losses, targets, normalizer, ignore_index, reduction)
-    return loss, tokens, is_top1, scale if is_scaled_later else torch.ones_like(scale)
+    return loss, tokens, is_top1, logsumexp, scale if is_scaled_later else torch.ones_like(scale)
 
 
 def scale_gradient_(gradient: Tensor, scale: Tensor) -> None:
@@ -265,26 +281,35 @@ def scale_gradient_(gradient: Tensor, scale: Tensor) -> None:
 
 def cross_entropy_rows_(
     logits: Tensor,
-    bias: Tensor | None,
     targets: Tensor,
     uniforms: Tensor,
     ignore_index: int,
+    z_loss: float,
     temperature: float,
     ban_original: bool,
     writes_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The linear head's row kernel of the forward: logits [N, V] in a padded buffer, bias [V] float32 or None.
+    *results: Tensor,
+) -> None:
+    """The linear head's row kernel of the forward, for logits [N, V] in a padded buffer; writes `_new_results`.
 
-    With ``writes_gradient`` the logits become softmax - one_hot. Results as in `_loss_and_sample`.
+    With ``writes_gradient`` the logits become softmax (1 + 2 z l) - one_hot.
     """
     view = launch.rows_of(logits, owns_padding=True)
-    options = (ignore_index, temperature, ban_original)
-    return _loss_and_sample(view, bias, targets, uniforms, *options, overwrites=writes_gradient)
+    options = (ignore_index, z_loss, temperature, ban_original)
+    _loss_and_sample(view, targets, uniforms, *options, results, overwrites=writes_gradient)
 
 
 def cross_entropy_rows_backward_(
-    logits: Tensor, bias: Tensor | None, targets: Tensor, logsumexp_parts: Tensor, ignore_index: int
+    logits: Tensor, targets: Tensor, logsumexp_parts: Tensor, ignore_index: int, z_loss: float
 ) -> None:
-    """The linear head's row kernel of the backward: the logits in the padded buffer become softmax - one_hot."""
+    """The linear head's row kernel of the backward: the logits in the padded buffer become the same gradient."""
     view = launch.rows_of(logits, owns_padding=True)
-    write_softmax(view, bias, logsumexp_parts, targets, None, None, view, ignore_index)
+    write_softmax(view, logsumexp_parts, targets, None, None, view, ignore_index, z_loss=z_loss)
+
+
+def cross_entropy_rows_loss(
+    losses: Tensor, targets: Tensor, normalizer: Tensor | None, ignore_index: int, reduction: str
+) -> tuple[Tensor, Tensor]:
+    """Loss [] float32 and denominator [] float64 of losses [N]; reduction is "mean" or "sum"."""
+    loss, denominator, _ = reduce_rows(losses, targets, normalizer, ignore_index, reduction)
+    return loss, denominator

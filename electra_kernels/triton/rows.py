@@ -6,9 +6,8 @@ w * TILE + s * INNER + i. One load of a warp takes INNER adjacent columns, and t
 other warp. The sum of a tile is taken over exp(x - the tile's own maximum), always in the same order, so every kernel
 that scans a row gets the same bits, however many warps it has.
 
-In all functions, ``row`` points to the first logit of a row, ``bias`` [size] is float32 or None, ``size`` is the number
-of columns, ``step`` the elements from column to column, and VECTOR and BIAS_VECTOR the elements of a load, as in
-`launch.Rows`.
+In all functions, ``row`` points to the first logit of a row, ``size`` is the number of columns, ``step`` the elements
+from column to column, and VECTOR the elements of a load, as in `launch.Rows`.
 """
 
 import triton
@@ -77,24 +76,17 @@ def block_columns(first_tile, VECTOR: tl.constexpr, WARPS: tl.constexpr):
 
 
 @triton.jit
-def load_columns(row, bias, columns, size, step, VECTOR: tl.constexpr, BIAS_VECTOR: tl.constexpr):
-    """Logits (+ bias) of these columns as float32, -inf beyond the row."""
+def load_columns(row, columns, size, step, VECTOR: tl.constexpr):
+    """Logits of these columns as float32, -inf beyond the row."""
     inside = is_inside(columns, size, VECTOR)
-    x = tl.load(row + column_offsets(columns, step, VECTOR), inside, -INFINITY)
-    x = x.to(tl.float32)
-    if bias is not None:
-        # Every row reads the same bias, so it should stay in the L1 cache.
-        inside = is_inside(columns, size, BIAS_VECTOR)
-        x += tl.load(bias + columns, inside, 0.0, eviction_policy="evict_last")
-    return x
+    return tl.load(row + column_offsets(columns, step, VECTOR), inside, -INFINITY).to(tl.float32)
 
 
 @triton.jit
-def load_logit(row, bias, column, size, step, VECTOR: tl.constexpr):
-    """One logit (+ bias) as float32, NaN if there is no such column."""
+def load_logit(row, column, size, step, VECTOR: tl.constexpr):
+    """One logit as float32, NaN if there is no such column."""
     is_column = (column >= 0) & (column < size)
-    x = tl.load(row + column_offsets(column, step, VECTOR), is_column, float("nan")).to(tl.float32)
-    return x if bias is None else x + tl.load(bias + column, is_column, 0.0)
+    return tl.load(row + column_offsets(column, step, VECTOR), is_column, float("nan")).to(tl.float32)
 
 
 @triton.jit
@@ -125,7 +117,6 @@ def part_of_row(part, parts, tiles, WARPS: tl.constexpr):
 @triton.jit
 def scan_tiles(
     row,
-    bias,
     size,
     step,
     inverse_temperature,
@@ -134,7 +125,6 @@ def scan_tiles(
     last_tile,
     tiles,
     VECTOR: tl.constexpr,
-    BIAS_VECTOR: tl.constexpr,
     WARPS: tl.constexpr,
     TEMPERED: tl.constexpr,  # Whether the temperature is not 1. If it is 1, sum and drawable sum are equal.
 ):
@@ -145,7 +135,7 @@ def scan_tiles(
     """
     for tile in range(first_tile, last_tile, WARPS):
         columns = block_columns(tile, VECTOR, WARPS)
-        x = group_by_tile(load_columns(row, bias, columns, size, step, VECTOR, BIAS_VECTOR), WARPS)
+        x = group_by_tile(load_columns(row, columns, size, step, VECTOR), WARPS)
         maxima = tile_maxima(x)
         x -= finite_or_zero(maxima)[None, :, None]
         index = tile + tl.arange(0, WARPS)
@@ -198,9 +188,17 @@ def load_logsumexp(parts, row):
 
 
 @triton.jit
+def target_gradient(distance, factor, soft_max_factor):
+    """soft_max_factor softmax - factor at the target, whose logit minus the log-sum-exp is ``distance``.
+
+    There softmax - 1 would lose all digits of a loss near 0; expm1 does not.
+    """
+    return expm1(distance) * factor + tl.exp(distance) * (soft_max_factor - factor)
+
+
+@triton.jit
 def softmax_columns(
     row,
-    bias,
     columns,
     maximum,
     log_total,
@@ -209,11 +207,10 @@ def softmax_columns(
     size,
     step,
     VECTOR: tl.constexpr,
-    BIAS_VECTOR: tl.constexpr,
     PADS: tl.constexpr,  # Whether the last vector of a row reaches into its padding.
 ):
     """softmax(x) * factor of these columns, 0 in an ignored row. maximum + log_total is the log-sum-exp."""
-    x = load_columns(row, bias, columns, size, step, VECTOR, BIAS_VECTOR)
+    x = load_columns(row, columns, size, step, VECTOR)
     values = tl.where(is_ignored, 0.0, tl.exp((x - maximum) - log_total) * factor)
     # Padding must stay -inf: the vectors of the next scan read it.
     return tl.where(columns < size, values, -INFINITY) if PADS else values

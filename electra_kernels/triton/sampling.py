@@ -68,8 +68,7 @@ def sample_rows(
         if SKIPS:
             last = tl.where(ban < 0, first, last)
         rows.scan_tiles(
-            start, None, size, step, inverse_temperature, statistics, first, last, tiles,
-            VECTOR, 1, WARPS, TEMPERED,
+            start, size, step, inverse_temperature, statistics, first, last, tiles, VECTOR, WARPS, TEMPERED
         )  # fmt: skip
     if SCANS and DRAWS:
         tl.debug_barrier()  # The draw reads statistics that other warps have written.
@@ -78,7 +77,7 @@ def sample_rows(
         maximum, log_total, is_good = rows.row_total(maxima, sums)
         u = tl.load(uniforms + row)
         token = draw.draw_token(
-            start, None, maxima, drawable, u, ban, size, step, inverse_temperature, VECTOR, 1, BANS
+            start, maxima, drawable, u, ban, size, step, inverse_temperature, VECTOR, BANS
         )
         if SKIPS:
             is_good = is_good & (ban >= 0)
@@ -172,5 +171,5 @@ def sample_tokens_backward(grad_logsumexp: Tensor, logits: Tensor, logsumexp_par
     """Gradient of the logits [..., V] in their dtype; grad_logsumexp [...] and logsumexp_parts [..., 2] are float32."""
     gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     source, out = launch.rows_of(logits), launch.rows_of(gradient)
-    write_softmax(source, None, logsumexp_parts, None, grad_logsumexp, None, out)
+    write_softmax(source, logsumexp_parts, None, grad_logsumexp, None, out)
     return gradient

@@ -117,13 +117,13 @@ def test_results_do_not_depend_on_the_number_of_threads(level, threads, dtype):
     for count in (1, 2, 5):
         threads(count)
         overwritten = logits.clone()
-        arguments = (targets, uniforms, None, -100, "mean", 0.8, True)
-        loss, tokens, is_top1, logsumexp, denominator = ops.cross_entropy_sample(logits, *arguments)
+        arguments = (targets, uniforms, None, -100, "mean", 0.01, 0.8, True)
+        *outputs, parts, denominator = ops.cross_entropy_sample(logits, *arguments)
         ops.cross_entropy_sample_(overwritten, *arguments)
         gradient = ops.cross_entropy_sample_backward(
-            torch.ones(()), logits, targets, logsumexp, denominator, -100
+            torch.ones(()), None, logits, targets, parts, denominator, -100, 0.01
         )
-        results.append([loss, tokens, is_top1, logsumexp, gradient, overwritten])
+        results.append([*outputs, parts, gradient, overwritten])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
@@ -168,7 +168,7 @@ def test_a_refused_value_is_named_and_nothing_is_written(level):
     targets[5] = 3001
     before = logits.clone()
     with pytest.raises(ValueError, match=r"targets\[5\] is 3001, should be in \[0, 3001\) or ignore_index"):
-        ops.cross_entropy_sample_(logits, targets, uniforms, None, -100, "mean", 1.0, False)
+        ops.cross_entropy_sample_(logits, targets, uniforms, None, -100, "mean", 0.0, 1.0, False)
     assert torch.equal(logits, before)
     uniforms[2] = 1.0
     with pytest.raises(ValueError, match=r"uniforms\[2\] is 1.0, should be in \[0, 1\)"):
@@ -187,7 +187,7 @@ def test_a_kernel_that_fails_is_not_followed_by_another_run(level):
     logits, targets, uniforms = _inputs()
     before = logits.clone()
     with pytest.raises(torch.OutOfMemoryError, match="no memory"):
-        run(logits, targets, uniforms, None, -100, "mean", 1.0, False)
+        run(logits, targets, uniforms, None, -100, "mean", 0.0, 1.0, False)
     assert torch.equal(logits, before)
 
 

@@ -33,9 +33,9 @@ def as_list(result: Any) -> list[Tensor]:
     return [result] if isinstance(result, Tensor) else list(result)
 
 
-def differentiable_output(outputs: Sequence[Tensor]) -> Tensor:
-    """The output with a gradient; no op has more than one."""
-    return next(output for output in outputs if output.requires_grad)
+def differentiable_outputs(outputs: Sequence[Tensor]) -> Tensor:
+    """The outputs that have a gradient, as one vector."""
+    return torch.cat([output.reshape(-1) for output in outputs if output.requires_grad])
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Case:
         results = [output.detach() for output in outputs]
         if not leaves:
             return results
-        return [*results, *torch.autograd.grad(differentiable_output(outputs).sum(), list(leaves.values()))]
+        return [*results, *torch.autograd.grad(differentiable_outputs(outputs).sum(), list(leaves.values()))]
 
 
 def _targets(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -128,7 +128,7 @@ def cross_entropy_sample(device: torch.device, dtype: torch.dtype, batch: int, s
         "targets": _targets((batch, slots), device),
         "uniforms": ek.draw_uniforms((batch, slots), device=device),
     }
-    return Case(ek.cross_entropy_sample, tensors, {"ban_original": True}, ("logits",))
+    return Case(ek.cross_entropy_sample, tensors, {"z_loss": 0.01, "ban_original": True}, ("logits",))
 
 
 def linear_cross_entropy_sample(device: torch.device, dtype: torch.dtype, batch: int, slots: int) -> Case:
@@ -139,7 +139,9 @@ def linear_cross_entropy_sample(device: torch.device, dtype: torch.dtype, batch:
         "targets": _targets((batch, slots), device),
         "uniforms": ek.draw_uniforms((batch, slots), device=device),
     }
-    return Case(ek.linear_cross_entropy_sample, tensors, differentiable=("hidden", "weight", "bias"))
+    return Case(
+        ek.linear_cross_entropy_sample, tensors, {"z_loss": 0.01}, differentiable=("hidden", "weight", "bias")
+    )
 
 
 def masked_bce_with_logits(device: torch.device, dtype: torch.dtype, batch: int, slots: int) -> Case:

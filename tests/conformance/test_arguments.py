@@ -122,6 +122,14 @@ OPTIONS = [
         )
     ],
     *[
+        (name, {"z_loss": value}, error, f"z_loss is {shown}, should be ")
+        for name in ("cross_entropy_sample", "linear_cross_entropy_sample")
+        for value, error, shown in (
+            (-0.1, ValueError, "-0.1"), (float("nan"), ValueError, "nan"), (float("inf"), ValueError, "inf"),
+            (1e300, ValueError, r"1e\+300"), (None, TypeError, "NoneType"),
+        )
+    ],
+    *[
         (name, {"ban_original": np.True_}, TypeError, "ban_original is numpy.bool, should be a bool")
         for name in ("sample_replacements", "cross_entropy_sample", "linear_cross_entropy_sample")
     ],

@@ -20,7 +20,7 @@ OPTIONS = [
     *[
         (name, option)
         for name in ("cross_entropy_sample", "linear_cross_entropy_sample")
-        for option in ("normalizer", "temperature")
+        for option in ("normalizer", "z_loss", "temperature")
     ],
     ("sample_tokens", "temperature"),
     ("sample_replacements", "temperature"),

@@ -171,6 +171,47 @@ def test_no_bias_equals_a_bias_of_zero(device, dtype, reduction):
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.parametrize("weight_dtype", ["of hidden", torch.float32])
+@pytest.mark.parametrize("banning", [-torch.inf, -1e9])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_bias_bans_a_token(device, dtype, weight_dtype, banning, reduction):
+    """-1e9 is -inf in float16, which leaves nothing for a low part of the bias."""
+    (hidden, weight, bias), targets = _inputs(9, 37, 6, dtype, device)
+    if weight_dtype == torch.float32:
+        weight, bias = weight.float(), bias.float()
+    others = torch.arange(37, device=device) != 36
+    targets = targets.where(targets != 36, 35)
+    uniforms = torch.full((9,), 1 - 2.0**-53, device=device, dtype=torch.float64)
+    results = []
+    for rows in (slice(None), others):
+        leaves = [value.detach().clone().requires_grad_() for value in (hidden, weight[rows], bias[rows])]
+        with torch.no_grad():
+            leaves[2][~others[rows]] = torch.tensor(banning).to(leaves[2])
+        ours = linear_cross_entropy_sample(*leaves, targets, uniforms=uniforms, reduction=reduction)
+        ours.loss.sum().backward()
+        results.append([ours.loss, ours.tokens, *(leaf.grad for leaf in leaves)])
+    (loss, tokens, *gradients), (expected_loss, expected_tokens, *expected) = results
+    assert torch.equal(tokens, expected_tokens)
+    torch.testing.assert_close(loss, expected_loss)
+    torch.testing.assert_close(gradients[0], expected[0])
+    for gradient, other in zip(gradients[1:], expected[1:]):
+        torch.testing.assert_close(gradient[others], other)
+        assert not gradient[36].any()
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_a_large_bias_costs_no_digits(device, dtype, offset):
+    """The bias of float32 master weights is rounded only with the logit that it is part of."""
+    (hidden, weight, bias), targets = _inputs(workload(40, interpreted=16), 600, 8, dtype, device)
+    bias = 10 * bias.float() + offset
+    ours = linear_cross_entropy_sample(hidden, weight.float(), bias, targets, reduction="none")
+    logits = F.linear(hidden.double(), weight.double(), bias.double())
+    truth = oracle.cross_entropy(logits, targets, "none")
+    rounding = torch.finfo(dtype).eps / 2 * logits.abs().amax()
+    bound = 2 * rounding + 1e-5 * (1 + logits.abs().amax())
+    assert ((ours.loss - truth).abs() <= bound).all()
+
+
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_float32_weights_get_float32_gradients(device, monkeypatch, half, reduction):

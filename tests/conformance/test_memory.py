@@ -6,7 +6,7 @@ import torch
 import electra_kernels as ek
 
 from . import views
-from .cases import CASES, DIFFERENTIABLE, build, differentiable_output, tensor_arguments, workload
+from .cases import CASES, DIFFERENTIABLE, build, differentiable_outputs, tensor_arguments, workload
 from .oracle import assert_equal
 
 # Elements by which the start of a row is shifted; every seventh in the interpreter.
@@ -38,7 +38,7 @@ def test_gradients_of_arguments_in_any_layout(device, dtype, name, layout):
     gradients = []
     for change in (lambda tensor: (tensor.clone(), None), views.LAYOUTS[layout]):
         leaves = {key: change(case.tensors[key])[0].requires_grad_() for key in case.differentiable}
-        loss = differentiable_output(case.outputs(**leaves))
+        loss = differentiable_outputs(case.outputs(**leaves))
         weights = torch.linspace(0.5, 2, loss.numel(), device=device).reshape(loss.shape)
         (loss * weights).sum().backward()
         gradients.append([leaf.grad for leaf in leaves.values()])
@@ -65,14 +65,14 @@ def test_the_gradient_in_place_writes_nothing_outside_its_rows(device, dtype, vo
     targets = torch.tensor([1, -100, 2], device=device)
     uniforms = torch.rand(3, dtype=torch.float64).to(device)
     expected = values.clone()
-    results = op(expected, targets, uniforms, None, -100, "mean", 1.0, False)
+    results = op(expected, targets, uniforms, None, -100, "mean", 0.0, 1.0, False)
     placements = [
         views.strided(values),
         views.transposed(values),
         *(views.shifted(values, offset) for offset in OFFSETS),
     ]
     for view, memory in placements:
-        _assert_close(op(view, targets, uniforms, None, -100, "mean", 1.0, False), results)
+        _assert_close(op(view, targets, uniforms, None, -100, "mean", 0.0, 1.0, False), results)
         torch.testing.assert_close(view, expected)
         assert views.untouched(memory, view)
         torch.ops.electra_kernels.scale_gradient_(view, torch.tensor(3.0, device=device))

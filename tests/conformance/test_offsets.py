@@ -72,7 +72,7 @@ def test_the_gradient_in_place_of_elements_more_than_2_31_apart(device, dimensio
     values = torch.randn(3, 37, device=device).bfloat16()
     arguments = (torch.tensor([1, -100, 2], device=device), torch.rand(3, dtype=torch.float64).to(device))
     far = far_apart(values, dimension)
-    results = [op(logits, *arguments, None, -100, "mean", 1.0, False) for logits in (values, far)]
+    results = [op(logits, *arguments, None, -100, "mean", 0.0, 1.0, False) for logits in (values, far)]
     torch.testing.assert_close(*results)
     for logits in (values, far):
         torch.ops.electra_kernels.scale_gradient_(logits, torch.tensor(3.0, device=device))

@@ -38,9 +38,9 @@ def test_loss_sample_and_the_gradient_in_place(device, dtype, vocabulary, rows, 
     op = torch.ops.electra_kernels.cross_entropy_sample_
     logits, targets, uniforms = _rows(rows, vocabulary, dtype, device)
     ours, expected = logits.clone(), logits.clone()
-    loss, tokens, is_top1, _ = op(ours, targets, uniforms, None, IGNORED, "sum", *options)
+    loss, tokens, is_top1, *_ = op(ours, targets, uniforms, None, IGNORED, "sum", 0.01, *options)
     with use_backend("reference"):
-        theirs = op(expected, targets, uniforms, None, IGNORED, "sum", *options)
+        theirs = op(expected, targets, uniforms, None, IGNORED, "sum", 0.01, *options)
     torch.testing.assert_close(loss, theirs[0])
     assert torch.equal(is_top1, theirs[2])
     _assert_close(ours, expected, dtype)
@@ -61,11 +61,11 @@ def test_loss_sample_and_the_gradient_in_new_memory(device, dtype, vocabulary, r
     results = []
     for backend in (None, "reference"):
         with use_backend(backend) if backend else torch.no_grad():
-            loss, tokens, is_top1, logsumexp, denominator = ops.cross_entropy_sample(
-                logits, targets, uniforms, None, IGNORED, "none", 1.0, True
+            loss, tokens, is_top1, _, parts, denominator = ops.cross_entropy_sample(
+                logits, targets, uniforms, None, IGNORED, "none", 0.01, 1.0, True
             )
             gradient = ops.cross_entropy_sample_backward(
-                upstream, logits, targets, logsumexp, denominator, IGNORED
+                upstream, upstream.flip(0), logits, targets, parts, denominator, IGNORED, 0.01
             )
             results.append((loss, gradient, is_top1))
             counted = targets != IGNORED
@@ -88,7 +88,7 @@ def test_the_sample_inverts_the_cdf(device, dtype, vocabulary, rows):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_the_loss_of_more_rows_than_a_block_has_threads(device, reduction):
     logits, targets, uniforms = _rows(workload(1500, interpreted=200), 7, torch.float32, device)
-    arguments = (logits, targets, uniforms, None, IGNORED, reduction, 1.0, False)
+    arguments = (logits, targets, uniforms, None, IGNORED, reduction, 0.0, 1.0, False)
     loss, *_, denominator = torch.ops.electra_kernels.cross_entropy_sample(*arguments)
     truth = oracle.cross_entropy(logits.double(), targets, reduction)
     torch.testing.assert_close(loss.double(), truth, rtol=1e-6, atol=0)

@@ -1,7 +1,7 @@
 """Mutants of the CUDA kernels: each has one fault, which the conformance suite has to detect.
 
-The kernels themselves list the mutants: each name in an EK_BARRIER, EK_CLUSTER_BARRIER,
-EK_WAIT_FOR_FIRST, EK_BOUND or EK_MUTANT is a mutant without that barrier, wait or bound. The name begins with that of the test file that has to fail:
+The kernels themselves list the mutants: each name in an EK_BARRIER, EK_CLUSTER_BARRIER, EK_WAIT_FOR_FIRST, EK_BOUND or
+EK_MUTANT is a mutant without that barrier, wait or bound. The name begins with that of the test file that has to fail:
 masking_words_complete belongs to tests/conformance/test_masking.py. All faults are switches of one library, so a
 mutant is a fork of a process that has everything loaded. ``python tests/cuda_on_cpu suite`` runs the suite without any.
 """

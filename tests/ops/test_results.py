@@ -11,7 +11,9 @@ import electra_kernels
 RESULTS = [
     electra_kernels.MaskedTokens(torch.tensor([[5, 3]]), torch.tensor([[1]]), torch.tensor([[6]])),
     electra_kernels.ReplacedTokens(torch.tensor([[5, 3]]), torch.tensor([[False, True]])),
-    electra_kernels.SampledLoss(torch.tensor(0.25), torch.tensor([4, -1]), torch.tensor([True, False])),
+    electra_kernels.SampledLoss(
+        torch.tensor(0.25), torch.tensor([4, -1]), torch.tensor([True, False]), torch.tensor([1.5, 0.0])
+    ),
     electra_kernels.TokenLoss(torch.tensor(0.5), torch.tensor([[1.5, -2.0]]), torch.tensor([1, 0, 0, 1])),
 ]
 

@@ -30,12 +30,14 @@ def calls(rows, dtype=torch.bfloat16):
     logits, row, number = _empty(rows, VOCABULARY, dtype=dtype), _empty(rows), _empty()
     ids, uniforms = _empty(rows, dtype=torch.int64), _empty(rows, dtype=torch.float64)
     total, parts = _empty(dtype=torch.float64), _empty(rows, 2)
-    options = (IGNORED, "mean", 1.0, False)
+    options = (IGNORED, "mean", 0.0, 1.0, False)
     yield "sample_tokens", (logits, None, uniforms, 1.0)
     yield "sample_tokens_backward", (row, logits, parts)
     yield "cross_entropy_sample", (logits, ids, uniforms, None, *options)
     for upstream in (number, row):
-        yield "cross_entropy_sample_backward", (upstream, logits, ids, parts, total, IGNORED)
+        for of_logsumexp in (None, row):
+            saved = (logits, ids, parts, total)
+            yield "cross_entropy_sample_backward", (upstream, of_logsumexp, *saved, IGNORED, 0.0)
     yield "cross_entropy_sample_", (logits, ids, uniforms, None, *options)
     yield "scale_gradient_", (logits, number)
     head = (_empty(rows, WIDTH, dtype=dtype), _empty(VOCABULARY, WIDTH, dtype=dtype), _empty(VOCABULARY))
@@ -91,9 +93,11 @@ def test_values_of_options_cause_no_recompilation(ignore_index):
         {
             compilation.bind(launch, TARGET)[2]
             for op in ("cross_entropy_sample", "cross_entropy_sample_")
-            for launch in launches(op, (logits, ids, uniforms, None, value, "mean", temperature, False))
+            for launch in launches(
+                op, (logits, ids, uniforms, None, value, "mean", z_loss, temperature, False)
+            )
         }
-        for value, temperature in ((IGNORED, 0.5), (ignore_index, 0.7))
+        for value, z_loss, temperature in ((IGNORED, 0.0, 0.5), (ignore_index, 0.1, 0.7))
     ]
     assert found[0] == found[1]
 
@@ -105,7 +109,8 @@ def test_alignment_of_targets_and_uniforms_causes_no_recompilation():
         {
             compilation.bind(launch, TARGET)[2]
             for launch in launches(
-                "cross_entropy_sample", (logits, ids[part], uniforms[part], None, IGNORED, "mean", 1.0, False)
+                "cross_entropy_sample",
+                (logits, ids[part], uniforms[part], None, IGNORED, "mean", 0.0, 1.0, False),
             )
         }
         for part in (slice(0, 9), slice(1, 10))
