@@ -3,8 +3,9 @@
 //
 // Each pass reads a token's logit, label, mask and positive weight once, with their own dtypes and strides,
 // where a chain of torch's operations would write and read a tensor for each step. Tokens are independent
-// except for sums, which leave a block as kTokenSums numbers; a second kernel adds up the blocks. A thread
-// has kRun adjacent tokens, so that contiguous numbers are accessed 16 bytes at a time.
+// except for sums, which leave a block as kTokenSums numbers; a second kernel, which begins meanwhile, adds
+// up the blocks. A thread has kRun adjacent tokens, so that contiguous numbers are accessed 16 bytes at a
+// time.
 
 #include "tokens.h"
 

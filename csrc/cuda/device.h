@@ -11,9 +11,9 @@
 // other's shared memory by `shared_of`. A block must have begun before another one writes to it, so the first
 // write needs such a barrier in front of it too.
 //
-// Each barrier, mask and bound has a name, which begins with the name of the test in tests/conformance that
-// detects its absence. EK_BARRIER(masking_words) is __syncthreads(), EK_BOUND(masking_row, i < n) is i < n,
-// and EK_MUTANT(name) is false. The build for fibers can switch one name at a time: a barrier or bound is
+// Each barrier, wait, mask and bound has a name, which begins with the name of the test in tests/conformance
+// that detects its absence. EK_BARRIER(masking_words) is __syncthreads(), EK_BOUND(masking_row, i < n) is i <
+// n, and EK_MUTANT(name) is false. The build for fibers can switch one name at a time: a barrier or bound is
 // absent then, and EK_MUTANT is true.
 
 #pragma once

@@ -4,8 +4,9 @@
 //
 // with l = logsumexp(x).
 //
-// If the gradient may overwrite the logits, one block reads a row into shared memory and writes its gradient
-// from there: two passes over memory, where eager soft-max, loss, sample and gradient make eight. That is
+// If the gradient may overwrite the logits, one block copies a row to shared memory, all tiles at once and in
+// the background, and writes its gradient from there: two passes over memory, where eager soft-max, loss,
+// sample and gradient make eight. That is
 // legal because everything that is read from global memory (the row and its target's logit) has been read
 // before the barrier in front of the first write. The draw reads its tile in shared memory, by one warp,
 // while the other warps write.
@@ -87,8 +88,8 @@ __device__ void add_up(const LossSum& sum, const float* losses, int64_t count) {
   if (lane() == 0) *sum.loss = static_cast<float>(total * reciprocal_or_zero(*sum.denominator));
 }
 
-// Called by the warp that has written a row's statistics. The warp of the last row adds up the losses of all,
-// while the other warps write their gradients; a launch of its own would take longer than the sum.
+// Called by the warp that has written a row's statistics. The warp of the last row adds up the losses of all;
+// a launch of its own would take longer than the sum.
 __device__ void sum_if_last(const LossSum& sum, const float* losses, int64_t count) {
   if (sum.finished == nullptr) return;
   unsigned before = 0;
@@ -270,7 +271,7 @@ __global__ void __launch_bounds__(kThreads)
     *sum.reciprocal = static_cast<float>(reciprocal_or_zero(divisor));
     *sum.one = 1;
     *sum.loss = 0;  // of no rows
-    if (!EK_MUTANT(inplace_none_finished)) *sum.finished = 0;
+    if (!EK_MUTANT(rows_none_finished)) *sum.finished = 0;
   }
   if (adds_up) add_up(sum, batch.losses, count);
 }

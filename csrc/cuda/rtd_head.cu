@@ -5,8 +5,8 @@
 // chain of small tensors for the loss. Here a warp holds a few rows in registers. They give their logits; the
 // logits give loss and slope, one row per lane; and the rows times their slopes are added to the warp's part
 // of the gradient before the rows are dropped. That is legal because "mean" and "sum" only scale this
-// gradient, by a number that the backward knows. Each block writes its part once, and a second kernel adds up
-// the parts in order.
+// gradient, by a number that the backward knows. Each block writes its part once, and a second kernel, which
+// begins meanwhile, adds up the parts in order.
 //
 // The backward writes slope x weight from the logits and reads no hidden states. A loss per token is the
 // exception: its slopes, and with them the gradients of the parameters, need the upstream gradient first.

@@ -6,8 +6,8 @@
 //
 // `launch` throws an error for what the hardware leaves undefined: threads at different barriers, a
 // collective that some lanes of the warp miss, a vector access that is not aligned, shared memory of a block
-// that has not begun or has ended, and, with AddressSanitizer (which the tests' build has), every access out
-// of bounds.
+// that has not begun or has ended, a copy to shared memory or a kernel before this one that is not waited
+// for, and, with AddressSanitizer (which the tests' build has), every access out of bounds.
 //
 // The variable EK_MUTANT chooses the fault that is put into the kernels.
 
