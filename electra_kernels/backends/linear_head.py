@@ -10,7 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from electra_kernels.backends.linear_operands import Operands, operands, parameter_columns
+from electra_kernels.backends.linear_operands import (
+    Operands,
+    operands_of,
+    parameter_columns,
+    parameter_size,
+    split_parameters,
+)
 from electra_kernels.reference.common import accumulation_dtype, safe_reciprocal
 from electra_kernels.reference.mlm_head import upstream_scale
 
@@ -93,19 +99,21 @@ class Gradients:
     def __init__(self, operands: Operands, needs: Sequence[bool]) -> None:
         rows, projection, _, width = operands
         vocab_size, dtype = projection.shape[0], accumulation_dtype(rows.dtype)
-        columns = parameter_columns(width, needs)
         self._needs_hidden = needs[0]
         self._weight = projection[:, :width]
         self._hidden = rows.new_empty((rows.shape[0], width) if needs[0] else 0)
-        parameters = (vocab_size, columns.stop - columns.start) if any(needs[1:]) else 0
-        # The products of the first chunk overwrite it.
-        new = rows.new_empty if rows.shape[0] > 0 else rows.new_zeros
-        self._parameters = new(parameters, dtype=dtype)
-        # The columns of rows whose products with the logits are gradients of parameters.
-        self._columns = columns if operands.has_bias else slice(columns.start, width)
-        # In front of the bias, if row kernels add it, or all.
-        self._products = self._parameters[..., : self._columns.stop - self._columns.start]
-        self._bias = rows.new_zeros(vocab_size if needs[2] and not operands.has_bias else 0, dtype=dtype)
+        # On a GPU, the products of the first chunk overwrite it. On a CPU that is slower than an addition to zeros.
+        # A bias that is added up apart begins at zero too.
+        self._overwrites = rows.is_cuda and rows.shape[0] > 0 and (operands.has_bias or not needs[2])
+        new = rows.new_empty if self._overwrites else rows.new_zeros
+        self._parameters = new(parameter_size(vocab_size, width, needs), dtype=dtype)
+        # The products of the logits with columns of rows, and the bias if it is not among them.
+        self._columns = columns = parameter_columns(width, needs)
+        self._products, self._bias = self._parameters.view(vocab_size, -1), rows.new_empty(0, dtype=dtype)
+        if not operands.has_bias:
+            self._columns = slice(columns.start, width)
+            self._products, bias = split_parameters(self._parameters, self._weight, needs, adds_bias=True)
+            self._bias = bias.flatten()
         # Reused by every chunk: new memory would cost more than the arithmetic.
         is_rounded = dtype != rows.dtype and not rows.is_cuda
         self._product = rows.new_empty(self._products.shape if is_rounded else 0)
@@ -116,26 +124,25 @@ class Gradients:
         if self._needs_hidden:
             torch.mm(logits, self._weight, out=self._hidden[chunk])
         if self._products.numel() > 0:
-            self._add_products(logits.T, rows[:, self._columns], is_first=chunk.start == 0)
+            self._add_products(
+                logits.T, rows[:, self._columns], 0 if self._overwrites and chunk.start == 0 else 1
+            )
         if self._bias.numel() > 0:
             self._add_to_bias(logits, row_scale)
 
     def finish(self) -> tuple[Tensor, Tensor]:
-        """The gradients of hidden [N, E] and of the parameters [V, columns], empty unless needed."""
-        if self._bias.numel() > 0:
-            self._parameters[:, self._products.shape[1] :] = self._bias[:, None]
+        """The gradients of hidden [N, E] and of the `parameter_columns` [V x columns], empty unless needed."""
         return self._hidden, self._parameters
 
-    def _add_products(self, left: Tensor, right: Tensor, *, is_first: bool) -> None:
-        """products += left @ right. On the CPU a half-precision product is rounded once before it is added."""
-        products, beta = self._products, 0 if is_first else 1
+    def _add_products(self, left: Tensor, right: Tensor, beta: int) -> None:
+        """products = beta products + left @ right. On the CPU a half-precision product is rounded once before."""
+        products = self._products
         if products.dtype == left.dtype:
             products.addmm_(left, right, beta=beta)
         elif left.is_cuda:
             torch.addmm(products, left, right, beta=beta, out_dtype=products.dtype, out=products)
         else:
-            torch.mm(left, right, out=self._product)
-            products.copy_(self._product) if is_first else products.add_(self._product)
+            products += torch.mm(left, right, out=self._product)
 
     def _add_to_bias(self, logits: Tensor, row_scale: Tensor | None) -> None:
         """bias += scale @ logits, a few rows of half precision at a time: their float32 copy stays in the cache."""
@@ -170,17 +177,17 @@ def linear_cross_entropy_sample(
     """
     shape, targets, uniforms = targets.shape, targets.reshape(-1), uniforms.reshape(-1)
     needs = [needed and reduction != "none" for needed in needs_gradient]
-    factors = operands(hidden, weight, bias, targets != ignore_index, adds_bias=row_kernels.adds_bias)
-    gradients = Gradients(factors, needs)
+    operands = operands_of(hidden, weight, bias, targets != ignore_index, adds_bias=row_kernels.adds_bias)
+    gradients = Gradients(operands, needs)
     dtype, count = accumulation_dtype(hidden.dtype), len(targets)
     sizes = ((count,), (count,), (count, 2))
     losses, logsumexp, logsumexp_parts = (hidden.new_empty(size, dtype=dtype) for size in sizes)
     tokens, is_top1 = (targets.new_empty(count, dtype=t) for t in (torch.int64, torch.bool))
     options = (ignore_index, z_loss, temperature, ban_original, any(needs))
-    for chunk, logits in chunks_of_logits(factors):
+    for chunk, logits in chunks_of_logits(operands):
         results = (value[chunk] for value in (losses, tokens, is_top1, logsumexp, logsumexp_parts))
-        row_kernels.forward(logits, *factors.bias, targets[chunk], uniforms[chunk], *options, *results)
-        gradients.add(chunk, logits, factors.rows[chunk])
+        row_kernels.forward(logits, *operands.bias, targets[chunk], uniforms[chunk], *options, *results)
+        gradients.add(chunk, logits, operands.rows[chunk])
     if reduction == "none":
         loss, denominator = losses.reshape(shape), losses.new_ones((), dtype=torch.float64)
     else:
@@ -213,24 +220,24 @@ def linear_cross_entropy_sample_backward(
     if reduction == "none":
         scale = upstream_scale(grad_loss, denominator, targets, ignore_index, dtype)
         flat = (targets.reshape(-1), logsumexp_parts.reshape(-1, 2))
-        factors = operands(hidden, weight, bias, flat[0] != ignore_index, adds_bias=row_kernels.adds_bias)
+        operands = operands_of(hidden, weight, bias, flat[0] != ignore_index, adds_bias=row_kernels.adds_bias)
         factor, gradients = _gradients_per_row(
-            scale, factors, *flat, ignore_index, z_loss, needs_gradient, row_kernels
+            scale, operands, *flat, ignore_index, z_loss, needs_gradient, row_kernels
         )
         grad_hidden, grad_parameters = gradients.finish()
         row_scale = scale.reshape(-1, 1) if needs_gradient[0] else factor
         scale = factor
     else:
         row_scale = scale = (grad_loss * safe_reciprocal(denominator)).to(dtype)
-    width = hidden.shape[-1] if needs_gradient[1] else 0
-    grad_weight = grad_parameters[:, :width] if needs_gradient[1] else grad_parameters.new_empty(0)
-    grad_bias = grad_parameters[:, width] if needs_gradient[2] else grad_parameters.new_empty(0)
+    grad_weight, grad_bias = split_parameters(
+        grad_parameters, weight, needs_gradient, adds_bias=row_kernels.adds_bias
+    )
     if needs_gradient[0]:
         grad_hidden = grad_hidden.reshape(-1, hidden.shape[-1])
     return (
         _scaled(grad_hidden, row_scale, hidden.dtype).reshape(hidden.shape if needs_gradient[0] else 0),
-        _scaled(grad_weight, scale, weight.dtype),
-        _scaled(grad_bias, scale, weight.dtype),
+        _scaled(grad_weight if needs_gradient[1] else grad_weight.flatten(), scale, weight.dtype),
+        _scaled(grad_bias.flatten(), scale, weight.dtype),
     )
 
 
@@ -243,7 +250,7 @@ def _scaled(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _gradients_per_row(
     scale: Tensor,
-    factors: Operands,
+    operands: Operands,
     targets: Tensor,
     logsumexp_parts: Tensor,
     ignore_index: int,
@@ -263,10 +270,10 @@ def _gradients_per_row(
     factor = scale.abs().amax() if scale.numel() else scale.new_ones(())
     # A division, because the reciprocal of a subnormal number is infinite.
     relative = (scale / factor.where(factor != 0, 1)).reshape(-1, 1)
-    gradients = Gradients(factors, needs_gradient)
-    for chunk, logits in chunks_of_logits(factors):
+    gradients = Gradients(operands, needs_gradient)
+    for chunk, logits in chunks_of_logits(operands):
         statistics = (targets[chunk], logsumexp_parts[chunk])
-        row_kernels.backward(logits, *factors.bias, *statistics, ignore_index, z_loss)
-        rows = factors.rows[chunk]
-        gradients.add(chunk, logits, (rows * relative[chunk]).to(rows.dtype), relative[chunk])
+        row_kernels.backward(logits, *operands.bias, *statistics, ignore_index, z_loss)
+        rows = _scaled(operands.rows[chunk], relative[chunk], operands.rows.dtype)
+        gradients.add(chunk, logits, rows, relative[chunk])
     return factor, gradients

@@ -36,7 +36,7 @@ class Operands(NamedTuple):
         return self.projection.shape[1] > self.width
 
 
-def operands(
+def operands_of(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, counted: Tensor, *, adds_bias: bool
 ) -> Operands:
     """What the GEMMs multiply.
@@ -81,3 +81,27 @@ def _with_bias(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
 def parameter_columns(width: int, needs: Sequence[bool]) -> slice:
     """Columns of [weight, bias, padding], [V, P], whose gradients are needed. The bias has column E."""
     return slice(0 if needs[1] else width, _padded(width) if needs[2] else width)
+
+
+def parameter_size(vocab_size: int, width: int, needs: Sequence[bool]) -> int:
+    """Elements of the gradient of the `parameter_columns`."""
+    columns = parameter_columns(width, needs)
+    return vocab_size * (columns.stop - columns.start)
+
+
+def split_parameters(
+    parameters: Tensor, weight: Tensor, needs: Sequence[bool], *, adds_bias: bool
+) -> tuple[Tensor, Tensor]:
+    """Views of the gradient of the `parameter_columns` [V x columns]: of weight [V, E or 0], of bias [V, 1 or 0].
+
+    If the bias is part of the GEMMs, the memory is that of the columns. Otherwise the bias follows the weight.
+    """
+    vocab_size, width = weight.shape
+    columns, has_bias = parameter_columns(width, needs), int(needs[2])
+    width -= columns.start
+    if not adds_bias:
+        matrix = parameters.view(vocab_size, columns.stop - columns.start)
+        return matrix[:, :width], matrix[:, width : width + has_bias]
+    weight = parameters[: vocab_size * width].view(vocab_size, width)
+    bias = parameters[vocab_size * width : vocab_size * (width + has_bias)]
+    return weight, bias.view(vocab_size, has_bias)

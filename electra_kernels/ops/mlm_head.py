@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_kernels.backends.linear_operands import parameter_columns
+from electra_kernels.backends.linear_operands import parameter_size
 from electra_kernels.ops import _inplace
 from electra_kernels.ops._autograd import needs_autograd, register_gradient, same_backend, save_backend
 from electra_kernels.ops._checks import (
@@ -201,12 +201,12 @@ def _fake_linear(
     needs_gradient: list[bool],
 ) -> tuple[Tensor, ...]:
     needs = [needed and reduction != "none" for needed in needs_gradient]
-    columns = parameter_columns(weight.shape[1], needs)
-    parameters = (weight.shape[0], columns.stop - columns.start) if any(needs[1:]) else (0,)
     return (
         *_fake_statistics(hidden, targets, reduction),
         hidden.new_empty(hidden.shape if needs[0] else (0,)),
-        weight.new_empty(parameters, dtype=accumulation_dtype(hidden.dtype)),
+        weight.new_empty(
+            parameter_size(weight.shape[0], weight.shape[1], needs), dtype=accumulation_dtype(hidden.dtype)
+        ),
     )
 
 
@@ -286,7 +286,7 @@ def linear_cross_entropy_sample(
         hidden: [..., E] float32, bfloat16 or float16; under autocast it is cast to autocast's dtype.
         weight: [V, E] of hidden's dtype or float32. Its gradient has its own dtype and is accumulated in float32;
             with half-precision hidden states each chunk's part is rounded to their dtype once.
-        bias: [V] of weight's dtype, or None.
+        bias: [V] of weight's dtype, or None; -inf bans its token.
         targets, ignore_index, reduction, normalizer, z_loss, temperature, ban_original, uniforms: as for
             `cross_entropy_sample`, with [...] = hidden.shape[:-1].
 
