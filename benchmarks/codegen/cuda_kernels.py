@@ -40,8 +40,7 @@ STREAMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "cross_entropy_row": (COPIES,),
         "cross_entropy_row_": (COPIES, STORES),
         "scale_row": (LOADS, STORES),
-        "reduce_all_losses": (),
-        "sum_losses": (),
+        "prepare": (),
     },
     "masking": {"mask_row": ()},  # 8-byte ids in rows of any stride
 }

@@ -3,8 +3,9 @@
 //
 // Each pass reads a token's logit, label, mask and positive weight once, with their own dtypes and strides,
 // where a chain of torch's operations would write and read a tensor for each step. Tokens are independent
-// except for sums, which leave a block as kTokenSums numbers; a second kernel adds up the blocks. A thread
-// has kRun adjacent tokens, so that contiguous numbers are accessed 16 bytes at a time.
+// except for sums, which leave a block as kTokenSums numbers; a second kernel, which begins meanwhile, adds
+// up the blocks. A thread has kRun adjacent tokens, so that contiguous numbers are accessed 16 bytes at a
+// time.
 
 #include "tokens.h"
 
@@ -45,6 +46,7 @@ __device__ void store_run(T* data, int64_t first, int64_t count, const float (&x
 
 __global__ void __launch_bounds__(kThreads) forward(const __grid_constant__ TokenBatch batch, float* losses,
                                                     const __grid_constant__ TokenTotals totals) {
+  let_second_begin();
   TokenSums sums;
   const int64_t step = gridDim.x * kBlockTokens;
   for (int64_t first = first_token(); first < batch.count; first += step) {
@@ -65,6 +67,7 @@ __global__ void __launch_bounds__(kThreads) forward(const __grid_constant__ Toke
 }
 
 __global__ void __launch_bounds__(kTokenSums* kWarp) join(const __grid_constant__ TokenTotals totals) {
+  EK_WAIT_FOR_FIRST(bce_wait);
   join_sums(totals);
 }
 
@@ -96,8 +99,8 @@ int64_t blocks_of(int64_t count) {
 int bce_blocks(int64_t count) { return static_cast<int>(count == 0 ? 1 : blocks_of(count)); }
 
 void bce_forward(const TokenBatch& batch, float* losses, const TokenTotals& totals, cudaStream_t stream) {
-  launch(forward, {totals.blocks, kThreads, stream}, batch, losses, totals);
-  launch(join, {1, kTokenSums * kWarp, stream}, totals);
+  launch(forward, {totals.blocks, kThreads, stream, 0, 1, Overlap::kFirst}, batch, losses, totals);
+  launch(join, {1, kTokenSums * kWarp, stream, 0, 1, Overlap::kSecond}, totals);
 }
 
 void bce_backward(const TokenBatch& batch, const UpstreamScale& scale, void* gradient, cudaStream_t stream) {

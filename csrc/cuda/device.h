@@ -11,9 +11,9 @@
 // other's shared memory by `shared_of`. A block must have begun before another one writes to it, so the first
 // write needs such a barrier in front of it too.
 //
-// Each barrier, mask and bound has a name, which begins with the name of the test in tests/conformance that
-// detects its absence. EK_BARRIER(masking_words) is __syncthreads(), EK_BOUND(masking_row, i < n) is i < n,
-// and EK_MUTANT(name) is false. The build for fibers can switch one name at a time: a barrier or bound is
+// Each barrier, wait, mask and bound has a name, which begins with the name of the test in tests/conformance
+// that detects its absence. EK_BARRIER(masking_words) is __syncthreads(), EK_BOUND(masking_row, i < n) is i <
+// n, and EK_MUTANT(name) is false. The build for fibers can switch one name at a time: a barrier or bound is
 // absent then, and EK_MUTANT is true.
 
 #pragma once
@@ -48,6 +48,10 @@
   do {                                       \
     if (!EK_MUTANT(name)) cluster_barrier(); \
   } while (false)
+#define EK_WAIT_FOR_FIRST(name)             \
+  do {                                      \
+    if (!EK_MUTANT(name)) wait_for_first(); \
+  } while (false)
 #define EK_BOUND(name, condition) (EK_MUTANT(name) || (condition))
 
 namespace electra_kernels {
@@ -58,26 +62,36 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 __device__ inline int lane() { return threadIdx.x % kWarp; }
 __device__ inline int warp() { return threadIdx.x / kWarp; }
 
+// Of two launches, the second may begin before the first has ended (compute capability 9.0 and later). The
+// first lets it by let_second_begin(). All threads of the second call wait_for_first(), before they read what
+// the first has written; whatever came before the first has ended anyway.
+enum class Overlap { kNone, kFirst, kSecond };
+
 struct Launch {
   int64_t blocks;  // 0: nothing is launched
   int threads;     // threads per block, whole warps
   cudaStream_t stream;
   int64_t shared_bytes = 0;  // dynamic shared memory
   int cluster = 1;           // blocks of a cluster; it divides `blocks`
+  Overlap overlap = Overlap::kNone;
 };
 
 #if defined(EK_FIBERS)
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& launch, const Arguments&... arguments) {
   const int64_t most_shared = launch.shared_bytes > kSharedBytes ? 227 << 10 : 48 << 10;
-  fibers::machine.launch(launch.blocks, launch.threads, launch.cluster, launch.shared_bytes, most_shared,
-                         [&] { kernel(arguments...); });
+  fibers::stream.launch(launch.overlap == Overlap::kFirst, launch.overlap == Overlap::kSecond,
+                        [=](fibers::Machine& machine, std::function<void()> first) {
+                          machine.launch(
+                              launch.blocks, launch.threads, launch.cluster, launch.shared_bytes, most_shared,
+                              [&] { kernel(arguments...); }, std::move(first));
+                        });
 }
 
-#define cluster_barrier() fibers::machine.wait_for_cluster(__LINE__)
+#define cluster_barrier() fibers::machine->wait_for_cluster(__LINE__)
 template <typename T>
 T* shared_of(T* own, int rank) {
-  return static_cast<T*>(fibers::machine.shared_of(own, rank));
+  return static_cast<T*>(fibers::machine->shared_of(own, rank));
 }
 #else
 template <typename T>
@@ -107,21 +121,42 @@ inline void allow_shared_memory(const void* kernel) {
   allowed.insert({kernel, device});
 }
 
+// Whether the kernel's code can wait for another kernel. Code of an older generation, which a newer GPU
+// translates, cannot.
+inline bool can_be_second(const void* kernel) {
+  static thread_local std::map<std::pair<const void*, int>, bool> known;
+  int device = 0;
+  check(cudaGetDevice(&device));
+  const auto found = known.find({kernel, device});
+  if (found != known.end()) return found->second;
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel));
+  return known[{kernel, device}] = attributes.ptxVersion >= 90;
+}
+
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& launch, const Arguments&... arguments) {
   if (launch.blocks == 0) return;
   if (launch.blocks > INT32_MAX) throw std::runtime_error("CUDA: more than 2^31 - 1 blocks");
-  if (launch.shared_bytes > kSharedBytes) allow_shared_memory(reinterpret_cast<const void*>(kernel));
+  const void* const function = reinterpret_cast<const void*>(kernel);
+  if (launch.shared_bytes > kSharedBytes) allow_shared_memory(function);
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
   config.blockDim = dim3(static_cast<unsigned>(launch.threads));
   config.dynamicSmemBytes = static_cast<size_t>(launch.shared_bytes);
   config.stream = launch.stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(launch.cluster), 1, 1};
-  config.attrs = &attribute;
-  config.numAttrs = launch.cluster > 1;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (launch.cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(launch.cluster), 1, 1};
+  }
+  if (launch.overlap == Overlap::kSecond && can_be_second(function)) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
   check(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 

@@ -100,12 +100,16 @@ struct SamplingBatch {
 };
 void sample_rows(const LogitRows&, const SamplingBatch&, float* scratch, cudaStream_t);
 
-// The sum of the losses of all rows, divided by the denominator. The last row to finish adds them up, in
-// their order.
+// The sum of the losses of all rows, divided by the denominator: 1, the normalizer, or for a mean without one
+// the number of rows that are not ignored. The last row to finish adds them up, in their order.
 struct LossSum {
-  unsigned* finished;         // [] number of rows that have finished, at first 0; null: there is no sum
-  const double* denominator;  // []
-  float* loss;                // []
+  unsigned* finished;  // [] memory for the number of rows that have finished; null: there is no sum
+  bool is_mean;
+  const double* normalizer;  // [] or null
+  double* denominator;       // []
+  float* reciprocal;         // [], of the denominator
+  float* one;                // [], becomes 1
+  float* loss;               // []
 };
 
 // Every row's outputs are written, also those of ignored rows.
@@ -126,6 +130,8 @@ struct CrossEntropyBatch {
   LossSum sum;
 };
 void cross_entropy_rows(const LogitRows&, const CrossEntropyBatch&, float* scratch, cudaStream_t);
+// The LossSum of rows whose losses are there already. It reads targets, ignore_index and losses.
+void sum_losses(const CrossEntropyBatch&, int64_t count, cudaStream_t);
 
 // For a slice of a vocabulary that is spread over ranks. Targets outside of the row are in other slices.
 struct SliceBatch {
@@ -136,23 +142,6 @@ struct SliceBatch {
   SliceSums* sums;  // [count]
 };
 void sum_slices(const LogitRows&, const SliceBatch&, float* scratch, cudaStream_t);
-
-// Sums over the rows that are not ignored. One block does it: N losses are few beside N rows of logits, and
-// the order of the sum is fixed.
-struct LossReduction {
-  const float* losses;     // [count]
-  const int64_t* targets;  // [count]
-  int64_t count;
-  int64_t ignore_index;
-  bool is_mean;
-  const double* normalizer;  // [] or null
-  float* loss;               // []; null: the losses are not read
-  double* denominator;       // []
-  float* reciprocal;         // [], reciprocal of the denominator
-  float* one;                // [] or null: becomes 1
-  unsigned* finished;        // [] or null: becomes 0, for a LossSum
-};
-void reduce_losses(const LossReduction&, cudaStream_t);
 
 // For rows whose log-sum-exp l is known: with s = upstream / denominator,
 //     softmax(x) (s (1 + 2 z_loss l) + logsumexp_upstream) - one_hot(target) s

@@ -4,8 +4,9 @@
 //
 // with l = logsumexp(x).
 //
-// If the gradient may overwrite the logits, one block reads a row into shared memory and writes its gradient
-// from there: two passes over memory, where eager soft-max, loss, sample and gradient make eight. That is
+// If the gradient may overwrite the logits, one block copies a row to shared memory, all tiles at once and in
+// the background, and writes its gradient from there: two passes over memory, where eager soft-max, loss,
+// sample and gradient make eight. That is
 // legal because everything that is read from global memory (the row and its target's logit) has been read
 // before the barrier in front of the first write. The draw reads its tile in shared memory, by one warp,
 // while the other warps write.
@@ -52,15 +53,19 @@ __device__ Factors factors_of(float scale, float z_loss, const LogSumExp& parts)
 }
 
 __device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, float cross_entropy,
-                                 int token, bool is_top1, const LogSumExp& parts) {
+                                 bool is_top1, const LogSumExp& parts) {
   if (lane() != 0) return;
   const float logsumexp = parts.maximum + parts.log_sum;
   // z_loss times the square could be 0 times infinity.
   batch.losses[index] = cross_entropy + batch.z_loss * logsumexp * logsumexp;
-  batch.tokens[index] = token;
   batch.is_top1[index] = is_top1;
   batch.logsumexp[index] = logsumexp;
   batch.logsumexp_parts[index] = parts;
+}
+
+__device__ void write_ignored(const CrossEntropyBatch& batch, int64_t index) {
+  write_statistics(batch, index, 0, false, {0, 0});
+  if (lane() == 0) batch.tokens[index] = -1;
 }
 
 // Called by one warp.
@@ -83,8 +88,8 @@ __device__ void add_up(const LossSum& sum, const float* losses, int64_t count) {
   if (lane() == 0) *sum.loss = static_cast<float>(total * reciprocal_or_zero(*sum.denominator));
 }
 
-// Called by the warp that has written a row's statistics. The warp of the last row adds up the losses of all,
-// while the other warps write their gradients; a launch of its own would take longer than the sum.
+// Called by the warp that has written a row's statistics. The warp of the last row adds up the losses of all;
+// a launch of its own would take longer than the sum.
 __device__ void sum_if_last(const LossSum& sum, const float* losses, int64_t count) {
   if (sum.finished == nullptr) return;
   unsigned before = 0;
@@ -116,11 +121,13 @@ __device__ bool finish_row(const Row<T>& row, int shift, const Slice& slice, con
                            const Target& target, T* memory) {
   const Choice choice = choose(tiles, sums, draw);
   if (!slice.owns(choice)) return false;
-  const int token = draw_token(row, shift, draw, tiles, choice, memory);
   const LogSumExp logsumexp = sums.is_bad ? LogSumExp{0, kNaN} : sums.logsumexp();
   // The maximum ignores NaN, so a row with a NaN is recognised by its log_sum.
   const bool is_top1 = target.logit == sums.maximum && sums.log_sum == sums.log_sum;
-  write_statistics(batch, index, cross_entropy_of(sums, target), token, is_top1, logsumexp);
+  // Before the draw, which needs the registers.
+  write_statistics(batch, index, cross_entropy_of(sums, target), is_top1, logsumexp);
+  const int token = draw_token(row, shift, draw, tiles, choice, memory);
+  if (lane() == 0) batch.tokens[index] = token;
   return true;
 }
 
@@ -137,12 +144,16 @@ struct LossOfRow {
   }
   __device__ void finish(const LogitRows& rows, int64_t index, const Tiles& tiles, T* memory) const {
     const int64_t label = batch.targets[index];
-    if (skips(label)) return write_statistics(batch, index, 0, -1, false, {0, 0});
+    if (skips(label)) {
+      write_ignored(batch, index);
+      return sum_if_last(batch.sum, batch.losses, rows.count);
+    }
     const Row<T> row = row_at<T>(rows, index);
     const Target target = target_of(row, label);
     const Draw draw = {batch.uniforms[index], banned(rows, label), batch.inverse_temperature};
     const RowSums sums = sum_tiles(tiles, draw.banned < 0 ? -kInfinity : target.logit);
     finish_row(row, row.shift(), {0, tiles.count}, batch, index, draw, tiles, sums, target, memory);
+    sum_if_last(batch.sum, batch.losses, rows.count);
   }
 };
 
@@ -150,7 +161,7 @@ struct LossOfRow {
 template <typename T>
 __global__ void __launch_bounds__(kScanWarps* kWarp, kScanBlocks)
     cross_entropy_row(const __grid_constant__ LogitRows rows, const __grid_constant__ CrossEntropyBatch batch,
-                      float* const scratch, const Parts parts) {
+                      float* const scratch, const __grid_constant__ Parts parts) {
   scan_rows<T>(rows, LossOfRow<T>{batch}, scratch, parts);
 }
 
@@ -187,8 +198,9 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
   const Slice slice = {rank * held, min((rank + 1) * held, tiles_of(row.size))};
   if (batch.targets[index] == batch.ignore_index) {
     for (int tile = slice.begin + warp(); tile < slice.end; tile += warps) write_zeros(row, shift, tile);
+    EK_WAIT_FOR_FIRST(rows_ignored_wait);
     if (rank == 0 && warp() == 0) {
-      write_statistics(batch, index, 0, -1, false, {0, 0});
+      write_ignored(batch, index);
       sum_if_last(batch.sum, batch.losses, rows.count);
     }
     return;
@@ -196,7 +208,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
   const Row<T> copy = {memory + shift - slice.begin * kTile, 1, row.size};
   const Tiles tiles =
       tiles_at(reinterpret_cast<float*>(memory + held * kTile), row.size, batch.inverse_temperature);
-  const Target target = target_of(row, batch.targets[index]);
+  Target target = target_of(row, batch.targets[index]);
   const Draw draw = {batch.uniforms[index], batch.ban_original ? target.column : -1,
                      batch.inverse_temperature};
   const auto start_copy = [&](int tile) {
@@ -214,6 +226,8 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
   }
   if (cluster > 1) EK_CLUSTER_BARRIER(rows_cluster_copied);
   if (cluster == 1) EK_BARRIER(rows_copied);
+  EK_WAIT_FOR_FIRST(inplace_wait);
+  if (EK_MUTANT(rows_target_read_late)) target = target_of(row, batch.targets[index]);
 
   const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
   // The last warp has the fewest tiles.
@@ -235,41 +249,31 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
   }
 }
 
-// Launched as one block.
-__global__ void __launch_bounds__(kThreads) reduce_all_losses(const LossReduction reduction) {
+// The denominator, and what else rows read before they add up their losses; with `adds_up`, the losses are
+// there already and this adds them up. Launched as one block.
+__global__ void __launch_bounds__(kThreads)
+    prepare(const __grid_constant__ CrossEntropyBatch batch, const int64_t count, const bool adds_up) {
+  let_second_begin();
   constexpr int kWarps = kThreads / kWarp;
-  EK_SHARED(totals, double[kWarps]);
   EK_SHARED(counts, double[kWarps]);
-  double total = 0, counted = 0;
-  for (int64_t i = threadIdx.x; i < reduction.count; i += kThreads) {
-    if (reduction.loss != nullptr) total += reduction.losses[i];
-    counted += reduction.targets[i] != reduction.ignore_index;
-  }
-  total = reduce_warp(total, Sum());
+  double counted = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) counted += batch.targets[i] != batch.ignore_index;
   counted = reduce_warp(counted, Sum());
-  if (lane() == 0) {
-    totals[warp()] = total;
-    counts[warp()] = counted;
-  }
+  if (lane() == 0) counts[warp()] = counted;
   EK_BARRIER(rows_reduced_by_warp);
-  if (threadIdx.x != 0) return;
-  for (int i = 1; i < kWarps; ++i) {
-    total += totals[i];
-    counted += counts[i];
+  if (warp() != 0) return;
+  const LossSum& sum = batch.sum;
+  if (lane() == 0) {
+    for (int i = 1; i < kWarps; ++i) counted += counts[i];
+    double divisor = 1;
+    if (sum.is_mean) divisor = sum.normalizer == nullptr ? counted : *sum.normalizer;
+    *sum.denominator = divisor;
+    *sum.reciprocal = static_cast<float>(reciprocal_or_zero(divisor));
+    *sum.one = 1;
+    *sum.loss = 0;  // of no rows
+    if (!EK_MUTANT(rows_none_finished)) *sum.finished = 0;
   }
-  double divisor = 1;
-  if (reduction.is_mean) divisor = reduction.normalizer == nullptr ? counted : *reduction.normalizer;
-  const double factor = reciprocal_or_zero(divisor);
-  if (reduction.loss != nullptr) *reduction.loss = static_cast<float>(total * factor);
-  *reduction.denominator = divisor;
-  *reduction.reciprocal = static_cast<float>(factor);
-  if (reduction.one != nullptr) *reduction.one = 1;
-  if (reduction.finished != nullptr && !EK_MUTANT(inplace_none_finished)) *reduction.finished = 0;
-}
-
-// Launched as one warp, where the rows were not held: the last step of cross_entropy_row_.
-__global__ void __launch_bounds__(kWarp) sum_losses(const CrossEntropyBatch batch, const int64_t count) {
-  add_up(batch.sum, batch.losses, count);
+  if (adds_up) add_up(sum, batch.losses, count);
 }
 
 // The gradient of rows whose log-sum-exp is known. A block has one tile per warp.
@@ -360,17 +364,25 @@ int blocks_to_hold(const LogitRows& rows) {
 
 void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, float* scratch,
                         cudaStream_t stream) {
+  const bool sums = batch.sum.finished != nullptr;
+  if (sums) {
+    // Nothing may be launched between these two, because the rows may begin before `prepare` has ended.
+    const Overlap overlap = rows.count > 0 ? Overlap::kFirst : Overlap::kNone;
+    launch(prepare, {1, kThreads, stream, 0, 1, overlap}, batch, rows.count, false);
+  }
+  if (rows.count == 0) return;
+  const Overlap overlap = sums ? Overlap::kSecond : Overlap::kNone;
   with_type(rows.type, [&](auto zero) {
     using T = decltype(zero);
     const int cluster = batch.overwrites ? blocks_to_hold<T>(rows) : 0;
-    if (cluster > 0 && rows.count > 0) {
+    if (cluster > 0) {
       const int threads = min(held_tiles(rows.size, cluster), kScanWarps) * kWarp;
       launch(cross_entropy_row_<T>,
-             {rows.count * cluster, threads, stream, held_bytes<T>(rows.size, cluster), cluster}, rows, batch,
-             cluster);
+             {rows.count * cluster, threads, stream, held_bytes<T>(rows.size, cluster), cluster, overlap},
+             rows, batch, cluster);
       return;
     }
-    scan_in_parts<T>(rows, scratch, stream, [&](const Parts& parts, const Launch& shape) {
+    scan_in_parts<T>(rows, scratch, stream, overlap, [&](const Parts& parts, const Launch& shape) {
       launch(cross_entropy_row<T>, shape, rows, batch, scratch, parts);
     });
     if (!batch.overwrites) return;
@@ -378,12 +390,11 @@ void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, f
                   {batch.logsumexp_parts, batch.targets, batch.ignore_index, batch.scale, false, nullptr,
                    batch.z_loss, nullptr},
                   rows, stream);
-    if (batch.sum.finished != nullptr) launch(sum_losses, {1, kWarp, stream}, batch, rows.count);
   });
 }
 
-void reduce_losses(const LossReduction& reduction, cudaStream_t stream) {
-  launch(reduce_all_losses, {1, kThreads, stream}, reduction);
+void sum_losses(const CrossEntropyBatch& batch, int64_t count, cudaStream_t stream) {
+  launch(prepare, {1, kThreads, stream}, batch, count, true);
 }
 
 void gradient_rows(const LogitRows& rows, const GradientBatch& batch, const LogitRows& gradient,

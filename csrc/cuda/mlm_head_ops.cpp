@@ -13,6 +13,26 @@ struct Options {
   bool ban_original;
 };
 
+// Memory for the sum of the losses and for what goes into it, see LossSum.
+struct Sums {
+  Sums(const Tensor& targets, const std::string& reduction, const std::optional<Tensor>& normalizer)
+      : loss(torch::stable::new_empty(targets, {}, ScalarType::Float)),
+        denominator(torch::stable::new_empty(targets, {}, ScalarType::Double)),
+        reciprocal(torch::stable::new_empty(targets, {}, ScalarType::Float)),
+        one(torch::stable::new_empty(targets, {}, ScalarType::Float)),
+        finished(torch::stable::new_empty(targets, {}, ScalarType::Int)),
+        sum{reinterpret_cast<unsigned*>(finished.mutable_data_ptr<int32_t>()),
+            reduction == "mean",
+            data_or_null<double>(normalizer),
+            denominator.mutable_data_ptr<double>(),
+            reciprocal.mutable_data_ptr<float>(),
+            one.mutable_data_ptr<float>(),
+            loss.mutable_data_ptr<float>()} {}
+
+  Tensor loss, denominator, reciprocal, one, finished;
+  LossSum sum;
+};
+
 // Scans every row of logits once, for `out`. With `overwrites`, the logits become their gradient times
 // `scale`, a float on the device or null.
 void scan_rows(const Tensor& logits, const Tensor& targets, const Tensor& uniforms, const Options& options,
@@ -40,60 +60,15 @@ void scan_rows(const Tensor& logits, const Tensor& targets, const Tensor& unifor
   if (overwrites) write_back(logits, view);
 }
 
-// The sum of the losses divided by the denominator, the denominator (1 unless the reduction is "mean"), and
-// its reciprocal.
-struct Reduced {
-  explicit Reduced(const Tensor& targets)
-      : loss(torch::stable::new_empty(targets, {}, ScalarType::Float)),
-        denominator(torch::stable::new_empty(targets, {}, ScalarType::Double)),
-        reciprocal(torch::stable::new_empty(targets, {}, ScalarType::Float)) {}
-  Tensor loss, denominator, reciprocal;
-};
-
-// The numbers that the kernel in place reads before its first row: the denominator, its reciprocal, the
-// factor 1, and a count of 0 finished rows.
-struct Prepared : Reduced {
-  explicit Prepared(const Tensor& targets)
-      : Reduced(targets),
-        one(torch::stable::new_empty(targets, {}, ScalarType::Float)),
-        finished(torch::stable::new_empty(targets, {}, ScalarType::Int)) {}
-  Tensor one, finished;
-};
-
-Reduced reduced(const Tensor& losses, const Tensor& targets, const std::optional<Tensor>& normalizer,
-                int64_t ignore_index, const std::string& reduction, cudaStream_t stream) {
-  const Tensor packed_targets = packed(targets);
-  Reduced out(targets);
-  reduce_losses({losses.const_data_ptr<float>(), packed_targets.const_data_ptr<int64_t>(), targets.numel(),
-                 ignore_index, reduction == "mean", data_or_null<double>(normalizer),
-                 out.loss.mutable_data_ptr<float>(), out.denominator.mutable_data_ptr<double>(),
-                 out.reciprocal.mutable_data_ptr<float>(), nullptr, nullptr},
-                stream);
-  return out;
-}
-
-Prepared prepared(const Tensor& targets, const std::optional<Tensor>& normalizer, int64_t ignore_index,
-                  const std::string& reduction, cudaStream_t stream) {
-  const Tensor packed_targets = packed(targets);
-  Prepared out(targets);
-  reduce_losses(
-      {nullptr, packed_targets.const_data_ptr<int64_t>(), targets.numel(), ignore_index, reduction == "mean",
-       data_or_null<double>(normalizer), nullptr, out.denominator.mutable_data_ptr<double>(),
-       out.reciprocal.mutable_data_ptr<float>(), out.one.mutable_data_ptr<float>(),
-       reinterpret_cast<unsigned*>(out.finished.mutable_data_ptr<int32_t>())},
-      stream);
-  return out;
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
     const Tensor& logits, const Tensor& targets, const Tensor& uniforms,
     const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
     double z_loss, double temperature, bool ban_original) {
   const OnDevice device(logits);
   const Options options = {ignore_index, z_loss, temperature, ban_original};
+  const Sums sums(targets, reduction, normalizer);
   CrossEntropyTensors rows = new_cross_entropies(targets);
-  scan_rows(logits, targets, uniforms, options, false, nullptr, rows, device.stream);
-  const Reduced sums = reduced(rows.losses, targets, normalizer, ignore_index, reduction, device.stream);
+  scan_rows(logits, targets, uniforms, options, false, nullptr, rows, device.stream, sums.sum);
   return {reduction == "none" ? rows.losses : sums.loss,
           rows.tokens,
           rows.is_top1,
@@ -111,12 +86,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(
   const OnDevice device(logits);
   const Options options = {ignore_index, z_loss, temperature, ban_original};
   const bool is_later = type_of(logits) == Type::kFloat16;
-  const Prepared sums = prepared(targets, normalizer, ignore_index, reduction, device.stream);
+  const Sums sums(targets, reduction, normalizer);
   CrossEntropyTensors rows = new_cross_entropies(targets);
   scan_rows(logits, targets, uniforms, options, true,
-            is_later ? nullptr : sums.reciprocal.const_data_ptr<float>(), rows, device.stream,
-            {reinterpret_cast<unsigned*>(sums.finished.mutable_data_ptr<int32_t>()),
-             sums.denominator.const_data_ptr<double>(), sums.loss.mutable_data_ptr<float>()});
+            is_later ? nullptr : sums.reciprocal.const_data_ptr<float>(), rows, device.stream, sums.sum);
   return {sums.loss, rows.tokens, rows.is_top1, rows.logsumexp, is_later ? sums.reciprocal : sums.one};
 }
 
@@ -184,7 +157,14 @@ std::tuple<Tensor, Tensor> cross_entropy_rows_loss(const Tensor& losses, const T
                                                    const std::optional<Tensor>& normalizer,
                                                    int64_t ignore_index, const std::string& reduction) {
   const OnDevice device(losses);
-  const Reduced sums = reduced(losses, targets, normalizer, ignore_index, reduction, device.stream);
+  const Tensor packed_targets = packed(targets);
+  const Sums sums(targets, reduction, normalizer);
+  CrossEntropyBatch batch = {};
+  batch.targets = packed_targets.const_data_ptr<int64_t>();
+  batch.ignore_index = ignore_index;
+  batch.losses = losses.mutable_data_ptr<float>();
+  batch.sum = sums.sum;
+  sum_losses(batch, targets.numel(), device.stream);
   return {sums.loss, sums.denominator};
 }
 

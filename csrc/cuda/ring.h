@@ -29,10 +29,10 @@ struct Parts {
 template <typename T, typename Op>
 class Ring {
  public:
-  __device__ Ring(const LogitRows& rows, const Op& op, int parts, T* memory)
+  __device__ Ring(const LogitRows& rows, const Op& op, const Parts& parts, T* memory)
       : rows_(rows), op_(op), parts_(parts), memory_(memory + warp() * kAhead<T> * kTile) {
     item_ = static_cast<int>(blockIdx.x);
-    next_label_ = item_ < items() ? op.label(item_ / parts_) : 0;
+    next_label_ = item_ < items() ? op.label(item_ / parts_.count) : 0;
     begin_row();
     EK_ROLLED
     for (int i = 0; i < kAhead<T>; ++i) copy_next();
@@ -59,28 +59,30 @@ class Ring {
     slot_ = slot_ == kAhead<T> - 1 ? 0 : slot_ + 1;
   }
 
+  // Parts of rows, of which every block has some.
+  __device__ int items() const { return static_cast<int>(rows_.count) * parts_.count; }
+
   // Tiles of a row that this warp has: first_tile(), first_tile() + step(), ...
-  __device__ int first_tile() const { return static_cast<int>(blockIdx.x % parts_) * warps() + warp(); }
-  __device__ int step() const { return parts_ * warps(); }
+  __device__ int first_tile() const { return static_cast<int>(blockIdx.x % parts_.count) * warps() + warp(); }
+  __device__ int step() const { return parts_.count * warps(); }
 
  private:
   static __device__ int warps() { return static_cast<int>(blockDim.x) / kWarp; }
-  __device__ int items() const { return static_cast<int>(rows_.count) * parts_; }
   __device__ Row<T> held_at(int first) const { return {memory_ + slot_ * kTile - first, 1, rows_.size}; }
 
   // Reads the label of the row after this one, so that nobody waits for it.
   __device__ void begin_row() {
     if (item_ >= items()) return;
     is_skipped_ = op_.skips(next_label_);
-    row_ = row_at<T>(rows_, item_ / parts_);
+    row_ = row_at<T>(rows_, item_ / parts_.count);
     tile_ = first_tile();
     const int next = item_ + static_cast<int>(gridDim.x);
-    if (next < items()) next_label_ = op_.label(next / parts_);
+    if (next < items()) next_label_ = op_.label(next / parts_.count);
   }
 
   const LogitRows& rows_;
   const Op& op_;
-  const int parts_;
+  const Parts& parts_;
   T* const memory_;
   int item_;
   int64_t next_label_;
@@ -107,16 +109,20 @@ __device__ void scan_rows(const LogitRows& rows, const Op& op, float* scratch, c
     return tiles_at(scratch == nullptr ? sums : scratch + index * int64_t{3} * count, rows.size,
                     op.inverse_temperature());
   };
-  if (!parts.scans) return op.finish(rows, blockIdx.x, tiles_of_row(blockIdx.x, 0), memory);
-  Ring<T, Op> ring(rows, op, parts.count, memory + kTile);
-  const int items = static_cast<int>(rows.count) * parts.count;
+  if (!parts.scans) {
+    EK_WAIT_FOR_FIRST(rows_scan_wait);
+    return op.finish(rows, blockIdx.x, tiles_of_row(blockIdx.x, 0), memory);
+  }
+  let_second_begin();
+  Ring<T, Op> ring(rows, op, parts, memory + kTile);
   int set = 0;
-  for (int item = blockIdx.x; item < items; item += gridDim.x) {
+  for (int item = blockIdx.x; item < ring.items(); item += gridDim.x) {
     const int index = item / parts.count;
     const int64_t label = op.label(index);
-    const Tiles tiles = tiles_of_row(index, set);
     if (!op.skips(label)) {
+      const Tiles tiles = tiles_of_row(index, set);
       const int shift = row_at<T>(rows, index).shift();
+      // The scan needs no uniform.
       const Draw draw = {0, op.banned(rows, label), op.inverse_temperature()};
       for (int tile = ring.first_tile(); tile < count; tile += ring.step()) {
         const int first = tile * kTile - shift;
@@ -128,8 +134,9 @@ __device__ void scan_rows(const LogitRows& rows, const Op& op, float* scratch, c
     }
     // No warp is more than one row ahead of the one that draws, so two sets are enough.
     EK_BARRIER(rows_tiles_complete);
+    EK_WAIT_FOR_FIRST(rows_wait);
     // The last warp has the fewest tiles.
-    if (parts.draws && warp() == warps - 1) op.finish(rows, index, tiles, memory);
+    if (parts.draws && warp() == warps - 1) op.finish(rows, index, tiles_of_row(index, set), memory);
     if (!EK_MUTANT(rows_one_set_of_sums)) set ^= 1;
   }
 }
@@ -147,9 +154,10 @@ inline int parts_of(const LogitRows& rows) {
   return static_cast<int>(min((2 * wanted + rows.count - 1) / rows.count, static_cast<int64_t>(most)));
 }
 
-// Calls body(parts, launch), once or twice.
+// Calls body(parts, launch), once or twice. `overlap` is that of the first launch.
 template <typename T, typename Body>
-void scan_in_parts(const LogitRows& rows, const float* scratch, cudaStream_t stream, const Body& body) {
+void scan_in_parts(const LogitRows& rows, const float* scratch, cudaStream_t stream, Overlap overlap,
+                   const Body& body) {
   const int parts = parts_of(rows), warps = warps_of(rows);
   const int64_t sums = scratch == nullptr ? 2 * sums_bytes(rows.size) : 0;
   const int64_t tile = kTile * int64_t{sizeof(T)}, shared = (1 + warps * kAhead<T>)*tile + sums;
@@ -158,10 +166,14 @@ void scan_in_parts(const LogitRows& rows, const float* scratch, cudaStream_t str
     const int64_t each =
         min(device.shared_bytes / (shared + kSystemBytes), int64_t{kScanBlocks * kScanWarps / warps});
     const int64_t blocks = min(rows.count, max(each, int64_t{1}) * device.multiprocessors);
-    body(Parts{1, true, true}, Launch{blocks, warps * kWarp, stream, shared});
+    body(Parts{1, true, true}, Launch{blocks, warps * kWarp, stream, shared, 1, overlap});
   } else {
-    body(Parts{parts, true, false}, Launch{rows.count * parts, warps * kWarp, stream, shared});
-    body(Parts{1, false, true}, Launch{rows.count, kWarp, stream, tile});
+    // A launch cannot both overlap the one before it and be overlapped.
+    const bool is_free = overlap == Overlap::kNone;
+    body(Parts{parts, true, false},
+         Launch{rows.count * parts, warps * kWarp, stream, shared, 1, is_free ? Overlap::kFirst : overlap});
+    body(Parts{1, false, true},
+         Launch{rows.count, kWarp, stream, tile, 1, is_free ? Overlap::kSecond : Overlap::kNone});
   }
 }
 

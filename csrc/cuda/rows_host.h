@@ -43,7 +43,8 @@ inline void write_back(const Tensor& tensor, const Tensor& view) {
 inline LogitRows rows_of(const Tensor& tensor, bool is_written) {
   const int64_t size = tensor.size(-1);
   STD_TORCH_CHECK(size <= INT32_MAX - 2 * kTile, "logits has rows that are too long");
-  STD_TORCH_CHECK(tensor.numel() / size <= INT32_MAX, "logits has too many rows");
+  STD_TORCH_CHECK(tensor.numel() / size <= 1 << 30, "logits has ", tensor.numel() / size,
+                  " rows, should have at most 2^30");
   return {is_written ? tensor.mutable_data_ptr() : const_cast<void*>(tensor.const_data_ptr()),
           type_of(tensor),
           *layout_of(tensor, tensor.dim() - 1),

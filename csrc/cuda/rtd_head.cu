@@ -5,8 +5,8 @@
 // chain of small tensors for the loss. Here a warp holds a few rows in registers. They give their logits; the
 // logits give loss and slope, one row per lane; and the rows times their slopes are added to the warp's part
 // of the gradient before the rows are dropped. That is legal because "mean" and "sum" only scale this
-// gradient, by a number that the backward knows. Each block writes its part once, and a second kernel adds up
-// the parts in order.
+// gradient, by a number that the backward knows. Each block writes its part once, and a second kernel, which
+// begins meanwhile, adds up the parts in order.
 //
 // The backward writes slope x weight from the logits and reads no hidden states. A loss per token is the
 // exception: its slopes, and with them the gradients of the parameters, need the upstream gradient first.
@@ -95,6 +95,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kEach = kPerVector<T>, kPieces = kUnits * kUnit / kWarp / kEach;
   constexpr int kRows = held_rows(kPieces), kWidth = kUnits * kUnit;
   EK_DYNAMIC_SHARED(joined, float);  // [kWarps, kWidth]
+  let_second_begin();
   const T* const hidden = static_cast<const T*>(batch.tensors[kHidden].data);
   const float bias = bias_of(rows);
   float weight[kPieces][kEach], gradient[kPieces][kEach];
@@ -215,6 +216,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   constexpr int kRows = 8, kBlockRows = kWarps * kRows;
   EK_SHARED(slopes, float[kBlockRows]);
   EK_SHARED(offsets, int64_t[kBlockRows]);
+  let_second_begin();
   const T* const hidden = static_cast<const T*>(batch.tensors[kHidden].data);
   float* const partial =
       out.weight_partials == nullptr ? nullptr : out.weight_partials + blockIdx.x * rows.size;
@@ -262,6 +264,7 @@ constexpr int kJoinWarps = 16;
 __global__ void __launch_bounds__(kJoinWarps* kWarp)
     join(const __grid_constant__ HeadOutputs out, const __grid_constant__ TokenTotals totals, int64_t size) {
   EK_SHARED(joined, double[kJoinWarps][kWarp]);
+  EK_WAIT_FOR_FIRST(rtd_head_wait);
   if (blockIdx.x == 0) join_sums(totals);
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + lane();
   const bool is_inside = EK_BOUND(rtd_head_join_end, column < size);
@@ -327,7 +330,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 template <typename T>
 void launch_forward(const TokenBatch& batch, const HeadRows& rows, const HeadOutputs& out,
                     const TokenTotals& totals, cudaStream_t stream) {
-  const Launch plain = {totals.blocks, kThreads, stream};
+  const Launch plain = {totals.blocks, kThreads, stream, 0, 1, Overlap::kFirst};
   if (!rows.is_vectored || rows.size > kMaxUnits * kUnit) {
     return launch(scan_any<T, true>, plain, batch, rows, UpstreamScale{}, out, totals);
   }
@@ -335,12 +338,13 @@ void launch_forward(const TokenBatch& batch, const HeadRows& rows, const HeadOut
                                                                  forward_held<T, 3>, forward_held<T, 4>};
   const int64_t units = rows.size <= kUnit ? 1 : (rows.size + kUnit - 1) / kUnit;
   const int64_t shared_bytes = kWarps * units * kUnit * static_cast<int64_t>(sizeof(float));
-  launch(kKernels[units - 1], {totals.blocks, kThreads, stream, shared_bytes}, batch, rows, out, totals);
+  launch(kKernels[units - 1], {totals.blocks, kThreads, stream, shared_bytes, 1, Overlap::kFirst}, batch,
+         rows, out, totals);
 }
 
 void launch_join(const HeadOutputs& out, const TokenTotals& totals, int64_t size, cudaStream_t stream) {
   const int64_t blocks = size == 0 ? 1 : (size + kWarp - 1) / kWarp;
-  launch(join, {blocks, kJoinWarps * kWarp, stream}, out, totals, size);
+  launch(join, {blocks, kJoinWarps * kWarp, stream, 0, 1, Overlap::kSecond}, out, totals, size);
 }
 
 // Calls body(T()) with a floating-point type.
@@ -379,8 +383,8 @@ void head_backward(const TokenBatch& batch, const HeadRows& rows, const Upstream
 void head_parameter_gradients(const TokenBatch& batch, const HeadRows& rows, const UpstreamScale& scale,
                               const HeadOutputs& out, const TokenTotals& totals, cudaStream_t stream) {
   for_type(batch.tensors[kHidden].type, [&](auto zero) {
-    launch(scan_any<decltype(zero), false>, {totals.blocks, kThreads, stream}, batch, rows, scale, out,
-           totals);
+    launch(scan_any<decltype(zero), false>, {totals.blocks, kThreads, stream, 0, 1, Overlap::kFirst}, batch,
+           rows, scale, out, totals);
   });
   launch_join(out, totals, rows.size, stream);
 }

@@ -42,7 +42,7 @@ struct SampleOfRow {
 template <typename T>
 __global__ void __launch_bounds__(kScanWarps* kWarp, kScanBlocks)
     sample_row(const __grid_constant__ LogitRows rows, const __grid_constant__ SamplingBatch batch,
-               float* const scratch, const Parts parts) {
+               float* const scratch, const __grid_constant__ Parts parts) {
   scan_rows<T>(rows, SampleOfRow<T>{batch}, scratch, parts);
 }
 
@@ -56,7 +56,7 @@ int64_t scan_scratch(const LogitRows& rows) {
 void sample_rows(const LogitRows& rows, const SamplingBatch& batch, float* scratch, cudaStream_t stream) {
   with_type(rows.type, [&](auto zero) {
     using T = decltype(zero);
-    scan_in_parts<T>(rows, scratch, stream, [&](const Parts& parts, const Launch& shape) {
+    scan_in_parts<T>(rows, scratch, stream, Overlap::kNone, [&](const Parts& parts, const Launch& shape) {
       launch(sample_row<T>, shape, rows, batch, scratch, parts);
     });
   });

@@ -42,15 +42,17 @@ template <typename Bytes>
 void copy_later(void* shared, const void* global) {
   fibers::check_alignment<Bytes>(shared, __LINE__);
   fibers::check_alignment<Bytes>(global, __LINE__);
-  fibers::machine.copies().begin(shared, global, sizeof(Bytes));
+  fibers::machine->copies().begin(shared, global, sizeof(Bytes));
 }
 inline void copy16_later(void* shared, const void* global) { copy_later<uint4>(shared, global); }
 inline void copy4_later(void* shared, const void* global) { copy_later<uint32_t>(shared, global); }
-inline void end_group_of_copies() { fibers::machine.copies().end_group(); }
+inline void end_group_of_copies() { fibers::machine->copies().end_group(); }
 template <int kPending>
 void wait_for_copies() {
-  fibers::machine.copies().wait(kPending);
+  fibers::machine->copies().wait(kPending);
 }
+inline void let_second_begin() {}
+inline void wait_for_first() { fibers::machine->wait_for_first(); }
 inline void forget_unpacked(uint4&) {}
 inline float power_of_two(float x) {
   const float power = exp2f(x);
@@ -103,6 +105,18 @@ __device__ inline void end_group_of_copies() { asm volatile("cp.async.commit_gro
 template <int kPending>
 __device__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// See Overlap.
+__device__ inline void let_second_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_first() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 // Keeps values packed until they are needed again. The compiler must assume that the bits have changed, so it

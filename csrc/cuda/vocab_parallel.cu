@@ -50,7 +50,7 @@ struct SumsOfRow {
 template <typename T>
 __global__ void __launch_bounds__(kScanWarps* kWarp, kScanBlocks)
     slice_sums(const __grid_constant__ LogitRows rows, const __grid_constant__ SliceBatch batch,
-               float* const scratch, const Parts parts) {
+               float* const scratch, const __grid_constant__ Parts parts) {
   scan_rows<T>(rows, SumsOfRow<T>{batch}, scratch, parts);
 }
 
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kScanBlocks)
 void sum_slices(const LogitRows& rows, const SliceBatch& batch, float* scratch, cudaStream_t stream) {
   with_type(rows.type, [&](auto zero) {
     using T = decltype(zero);
-    scan_in_parts<T>(rows, scratch, stream, [&](const Parts& parts, const Launch& shape) {
+    scan_in_parts<T>(rows, scratch, stream, Overlap::kNone, [&](const Parts& parts, const Launch& shape) {
       launch(slice_sums<T>, shape, rows, batch, scratch, parts);
     });
   });

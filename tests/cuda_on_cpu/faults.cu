@@ -124,6 +124,75 @@ __global__ void order(float* out) {
   out[atomicAdd(&count, 1)] = static_cast<float>(threadIdx.x);
 }
 
+// ---- copies to shared memory ----
+
+__device__ void copy_own(const float* numbers, float* copy) {
+  copy4_later(copy + threadIdx.x, numbers + threadIdx.x);
+  end_group_of_copies();
+}
+
+__global__ void copies(float* out) {
+  EK_DYNAMIC_SHARED(copy, float);
+  out[threadIdx.x] = static_cast<float>(threadIdx.x);
+  copy_own(out, copy);
+  wait_for_copies<0>();
+  __syncthreads();
+  out[threadIdx.x] = copy[(threadIdx.x + 1) % kThreads];
+}
+
+__global__ void copies_awaited_late(float* out) {
+  EK_DYNAMIC_SHARED(copy, float);
+  out[threadIdx.x] = static_cast<float>(threadIdx.x);
+  copy_own(out, copy);
+  wait_for_copies<1>();
+  out[threadIdx.x] = copy[threadIdx.x];
+  wait_for_copies<0>();
+}
+
+__global__ void copies_of_what_changes(float* out) {
+  EK_DYNAMIC_SHARED(copy, float);
+  copy_own(out, copy);
+  out[threadIdx.x] = -1;
+  wait_for_copies<0>();
+  out[threadIdx.x] = copy[threadIdx.x];
+}
+
+__global__ void copies_not_awaited(float* out) {
+  EK_DYNAMIC_SHARED(copy, float);
+  copy_own(out, copy);
+}
+
+__global__ void unaligned_copy(float* out) {
+  EK_DYNAMIC_SHARED(copy, float);
+  copy16_later(copy, out + 1);
+  end_group_of_copies();
+  wait_for_copies<0>();
+}
+
+// ---- two kernels that overlap; the first numbers the threads ----
+
+__global__ void first_of_two(float* out) { out[threadIdx.x] = static_cast<float>(threadIdx.x); }
+
+__global__ void overlap(float* out) {
+  wait_for_first();
+  const float x = out[(threadIdx.x + 1) % kThreads];
+  __syncthreads();
+  out[threadIdx.x] = x;
+}
+
+__global__ void overlap_read_early(float* out) {
+  const float x = out[(threadIdx.x + 1) % kThreads];
+  wait_for_first();
+  __syncthreads();
+  out[threadIdx.x] = x;
+}
+
+__global__ void overlap_awaited_by_some(float*) {
+  if (threadIdx.x < 40) wait_for_first();
+}
+
+__global__ void overlap_not_awaited(float*) {}
+
 // ---- three blocks of a warp each, one cluster ----
 
 __device__ int thread_of_cluster() { return static_cast<int>(blockIdx.x) * kWarp + lane(); }
@@ -185,6 +254,17 @@ const std::pair<const char*, void (*)(float*)> kKernels[] = {
     KERNEL(write_behind_dynamic_shared),
     KERNEL(too_much_shared),
     KERNEL(order),
+    KERNEL(copies),
+    KERNEL(copies_awaited_late),
+    KERNEL(copies_of_what_changes),
+    KERNEL(copies_not_awaited),
+    KERNEL(unaligned_copy),
+};
+const std::pair<const char*, void (*)(float*)> kSecondKernels[] = {
+    KERNEL(overlap),
+    KERNEL(overlap_read_early),
+    KERNEL(overlap_awaited_by_some),
+    KERNEL(overlap_not_awaited),
 };
 const std::pair<const char*, void (*)(float*)> kClusterKernels[] = {
     KERNEL(cluster),     KERNEL(cluster_without_barrier), KERNEL(block_not_begun),
@@ -193,7 +273,7 @@ const std::pair<const char*, void (*)(float*)> kClusterKernels[] = {
 
 }  // namespace
 
-int64_t launches() { return fibers::machine.launches(); }
+int64_t launches() { return fibers::launches(); }
 
 void run(const std::string& name, int threads, float* out) {
   for (const auto& [known, kernel] : kKernels) {
@@ -201,6 +281,11 @@ void run(const std::string& name, int threads, float* out) {
   }
   for (const auto& [known, kernel] : kClusterKernels) {
     if (name == known) return launch(kernel, {3, kWarp, nullptr, 0, 3}, out);
+  }
+  for (const auto& [known, kernel] : kSecondKernels) {
+    if (name != known) continue;
+    launch(first_of_two, {1, threads, nullptr, 0, 1, Overlap::kFirst}, out);
+    return launch(kernel, {1, threads, nullptr, 0, 1, Overlap::kSecond}, out);
   }
   throw std::runtime_error("no kernel " + name);
 }

@@ -1,13 +1,13 @@
-// CUDA C++ on a CPU: the threads of a block are fibers of one processor thread (machine.h), so that the
-// kernels in csrc/cuda compile and run unmodified where there is no GPU and no CUDA toolkit.
+// CUDA C++ on a CPU: the threads of a block are fibers of one processor thread (machine.h, stream.h), so that
+// the kernels in csrc/cuda compile and run unmodified where there is no GPU and no CUDA toolkit.
 //
 // A kernel may use only what this file defines, all of it exactly as CUDA does. Grids and blocks have one
 // dimension.
 //
 // `launch` throws an error for what the hardware leaves undefined: threads at different barriers, a
 // collective that some lanes of the warp miss, a vector access that is not aligned, shared memory of a block
-// that has not begun or has ended, and, with AddressSanitizer (which the tests' build has), every access out
-// of bounds.
+// that has not begun or has ended, a copy to shared memory or a kernel before this one that is not waited
+// for, and, with AddressSanitizer (which the tests' build has), every access out of bounds.
 //
 // The variable EK_MUTANT chooses the fault that is put into the kernels.
 
@@ -20,7 +20,7 @@
 #include <cmath>
 #include <string>
 
-#include "machine.h"
+#include "stream.h"
 
 // ---- the language -----------------------------------------------------------------------------------------
 
@@ -59,8 +59,8 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 
 // ---- what a kernel calls ----------------------------------------------------------------------------------
 
-#define __syncthreads() fibers::machine.wait_for_block(__LINE__)
-#define __syncwarp() static_cast<void>(fibers::machine.wait_for_warp(0, __LINE__))
+#define __syncthreads() fibers::machine->wait_for_block(__LINE__)
+#define __syncwarp() static_cast<void>(fibers::machine->wait_for_warp(0, __LINE__))
 #define __threadfence() static_cast<void>(0)
 
 namespace fibers {
@@ -77,17 +77,17 @@ uint64_t bits_of(T value) {
 template <typename T>
 T shuffle(unsigned mask, T value, int from, int line) {
   if (mask != 0xffffffffu)
-    machine.note("fibers: a collective without all lanes, line " + std::to_string(line));
-  const uint64_t* const given = machine.wait_for_warp(bits_of(value), line);
-  const uint64_t bits = given[from >= 0 && from < kWarp ? from : machine.lane()];
+    machine->note("fibers: a collective without all lanes, line " + std::to_string(line));
+  const uint64_t* const given = machine->wait_for_warp(bits_of(value), line);
+  const uint64_t bits = given[from >= 0 && from < kWarp ? from : machine->lane()];
   memcpy(&value, &bits, sizeof(T));
   return value;
 }
 
 inline unsigned ballot(unsigned mask, bool predicate, int line) {
   if (mask != 0xffffffffu)
-    machine.note("fibers: a collective without all lanes, line " + std::to_string(line));
-  const uint64_t* const given = machine.wait_for_warp(predicate, line);
+    machine->note("fibers: a collective without all lanes, line " + std::to_string(line));
+  const uint64_t* const given = machine->wait_for_warp(predicate, line);
   unsigned bits = 0;
   for (int lane = 0; lane < kWarp; ++lane) bits |= static_cast<unsigned>(given[lane]) << lane;
   return bits;
@@ -102,11 +102,11 @@ T exchange(T* address, T value) {
 
 #define __shfl_sync(mask, value, from) fibers::shuffle(mask, value, (from) & 31, __LINE__)
 #define __shfl_up_sync(mask, value, step) \
-  fibers::shuffle(mask, value, fibers::machine.lane() - (step), __LINE__)
+  fibers::shuffle(mask, value, fibers::machine->lane() - (step), __LINE__)
 #define __shfl_down_sync(mask, value, step) \
-  fibers::shuffle(mask, value, fibers::machine.lane() + (step), __LINE__)
+  fibers::shuffle(mask, value, fibers::machine->lane() + (step), __LINE__)
 #define __shfl_xor_sync(mask, value, bits) \
-  fibers::shuffle(mask, value, fibers::machine.lane() ^ (bits), __LINE__)
+  fibers::shuffle(mask, value, fibers::machine->lane() ^ (bits), __LINE__)
 #define __ballot_sync(mask, predicate) fibers::ballot(mask, predicate, __LINE__)
 #define __any_sync(mask, predicate) (fibers::ballot(mask, predicate, __LINE__) != 0)
 #define __all_sync(mask, predicate) (fibers::ballot(mask, predicate, __LINE__) == 0xffffffffu)
@@ -198,7 +198,7 @@ inline bool is_mutant(const char* name) {
 template <typename Vector>
 void check_alignment(const void* address, int line) {
   if (reinterpret_cast<uintptr_t>(address) % alignof(Vector) != 0) {
-    machine.note("fibers: a vector access that is not aligned, line " + std::to_string(line));
+    machine->note("fibers: a vector access that is not aligned, line " + std::to_string(line));
   }
 }
 
@@ -213,6 +213,6 @@ void check_alignment(const void* address, int line) {
   using name##_type = __VA_ARGS__;                \
   static char name##_key;                         \
   name##_type& name = *static_cast<name##_type*>( \
-      fibers::machine.shared(&name##_key, sizeof(name##_type), alignof(name##_type)))
+      fibers::machine->shared(&name##_key, sizeof(name##_type), alignof(name##_type)))
 #define EK_DYNAMIC_SHARED(name, type) \
-  type* const name = static_cast<type*>(fibers::machine.shared(nullptr, 0, 128))
+  type* const name = static_cast<type*>(fibers::machine->shared(nullptr, 0, 128))

@@ -19,6 +19,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <random>
 #include <stdexcept>
@@ -97,10 +98,11 @@ class Machine {
 #endif
   }
 
-  // Calls body() once for each thread of each block.
+  // Calls body() once for each thread of each block, and first() when a thread waits for the kernel before
+  // this one. Without `first` that kernel has run already.
   template <typename Body>
   void launch(int64_t blocks, int threads, int cluster, size_t dynamic_bytes, size_t most_shared,
-              const Body& body) {
+              const Body& body, std::function<void()> first = nullptr) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (cluster < 1 || cluster > 8 || blocks % cluster != 0) {
       throw std::runtime_error("fibers: " + std::to_string(blocks) + " blocks in clusters of " +
@@ -111,6 +113,8 @@ class Machine {
                                std::to_string(threads));
     }
     if (blocks > 0) ++launches_;
+    first_ = std::move(first);
+    is_second_ = first_ != nullptr;
     body_ = &body;
     invoke_ = [](const void* function) { (*static_cast<const Body*>(function))(); };
     threads_ = threads;
@@ -130,6 +134,7 @@ class Machine {
     }
     for (const SharedVariable& variable : shared_) free(variable.memory);
     shared_.clear();
+    if (first_ != nullptr) note("fibers: a kernel that should wait for the one before it does not");
     report_failure();
   }
 
@@ -176,6 +181,14 @@ class Machine {
     }
     wait(warp.meeting, line);
     return warp.taken;
+  }
+
+  void wait_for_first() {
+    has_waited_[current_] = true;
+    if (first_ == nullptr) return;
+    ready_.push_back(current_);
+    is_first_wanted_ = true;
+    next();
   }
 
   int lane() const { return current_ % kWarp; }
@@ -269,6 +282,9 @@ class Machine {
     for (;;) {
       blocks_[rank()].has_begun = true;
       invoke_(body_);
+      if (is_second_ && !has_waited_[current_]) {
+        note("fibers: " + where() + " ends without having waited for the kernel before this one");
+      }
       if (copies().are_pending()) note("fibers: " + where() + " ends before its copies to shared memory");
       for (Meeting* meeting : {&blocks_[rank()].meeting, &cluster_}) {
         --meeting->expected;
@@ -285,16 +301,32 @@ class Machine {
     cluster_ = {blocks * threads_, 0, {}};
     for (Warp& warp : warps_) warp.meeting = {kWarp, 0, {}};
     copies_.assign(fibers_.size(), {});
+    has_waited_.assign(fibers_.size(), false);
     is_hasty_ = random_() % 2 == 0;
     ready_.clear();
     for (const int warp : shuffled(warps)) {
       for (const int lane : shuffled(kWarp)) ready_.push_back(warp * kWarp + lane);
     }
     next();
+    for (; is_first_wanted_; next()) run_first();
     if (cluster_.expected == 0) return;
     if (!is_broken()) note("fibers: threads wait for others that never come, " + waiting_threads());
     // The waiting fibers are abandoned; all start anew.
     for (Fiber& fiber : fibers_) start(fiber);
+  }
+
+  // The threads of this kernel stay where they are meanwhile.
+  void run_first() {
+    const dim3 grid = gridDim, block = blockDim;
+    try {
+      first_();
+    } catch (const std::runtime_error& error) {
+      note(error.what());
+    }
+    gridDim = grid;
+    blockDim = block;
+    first_ = nullptr;
+    is_first_wanted_ = false;
   }
 
   std::string waiting_threads() const {
@@ -341,7 +373,7 @@ class Machine {
   // to the host if there is no such thread, or after a fault.
   FIBERS_UNCHECKED void next() {
     int chosen = kHost;
-    if (!ready_.empty() && !is_broken()) {
+    if (!ready_.empty() && !is_broken() && !is_first_wanted_) {
       const size_t i = is_hasty_ ? ready_.size() - 1 : random_() % ready_.size();
       chosen = ready_[i];
       ready_[i] = ready_.back();
@@ -395,7 +427,10 @@ class Machine {
   std::minstd_rand random_;
   std::deque<Fiber> fibers_;  // a deque, because a context must not move
   std::vector<Warp> warps_;
-  std::vector<Copies> copies_;  // of each fiber
+  std::vector<Copies> copies_;    // of each fiber
+  std::vector<bool> has_waited_;  // for the kernel before this one
+  std::function<void()> first_;
+  bool is_second_ = false, is_first_wanted_ = false;
   std::vector<int> ready_;
   std::vector<SharedVariable> shared_;
   size_t most_shared_ = 0;  // bytes per block
@@ -411,8 +446,10 @@ class Machine {
   std::string failure_;
 };
 
-inline Machine machine;
+// The machine that runs now: the other one, when a kernel waits for the one before it.
+inline Machine machines[2];
+inline Machine* machine = machines;
 
-inline void Machine::fiber_main() { machine.live(); }
+inline void Machine::fiber_main() { machine->live(); }
 
 }  // namespace fibers

@@ -1,7 +1,7 @@
 """Mutants of the CUDA kernels: each has one fault, which the conformance suite has to detect.
 
-The kernels themselves list the mutants: each name in an EK_BARRIER, EK_CLUSTER_BARRIER, EK_BOUND or EK_MUTANT is a
-mutant without that barrier or bound. The name begins with that of the test file that has to fail:
+The kernels themselves list the mutants: each name in an EK_BARRIER, EK_CLUSTER_BARRIER, EK_WAIT_FOR_FIRST, EK_BOUND or
+EK_MUTANT is a mutant without that barrier, wait or bound. The name begins with that of the test file that has to fail:
 masking_words_complete belongs to tests/conformance/test_masking.py. All faults are switches of one library, so a
 mutant is a fork of a process that has everything loaded. ``python tests/cuda_on_cpu suite`` runs the suite without any.
 """
@@ -18,7 +18,7 @@ import fiber_backend  # noqa: F401
 import pytest
 from library import FOLDER, ROOT
 
-PATTERN = re.compile(r"\bEK_(?:BARRIER|CLUSTER_BARRIER|BOUND|MUTANT)\((\w+)")
+PATTERN = re.compile(r"\bEK_(?:BARRIER|CLUSTER_BARRIER|WAIT_FOR_FIRST|BOUND|MUTANT)\((\w+)")
 PYTEST = ["-q", "-k", "cuda-cpu", "--rootdir", str(ROOT), "-p", "no:cacheprovider", "-p", "no:xdist"]
 SECONDS = 120  # a mutant that hangs is caught too
 AT_ONCE = 2

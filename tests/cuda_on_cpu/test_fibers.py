@@ -14,7 +14,17 @@ def run(name, threads=THREADS):
 
 @pytest.mark.parametrize(
     "name",
-    ["with_barrier", "dynamic_shared", "early_exit", "reductions", "collectives", "vectors", "cluster"],
+    [
+        "with_barrier",
+        "dynamic_shared",
+        "early_exit",
+        "reductions",
+        "collectives",
+        "vectors",
+        "cluster",
+        "copies",
+        "overlap",
+    ],
 )
 def test_a_correct_kernel_runs(name):
     neighbours = (torch.arange(THREADS) + 1) % THREADS
@@ -26,6 +36,15 @@ def test_without_a_barrier_some_threads_read_unwritten_memory(name):
     runs = [run(name) for _ in range(20)]
     assert all(numbers.isnan().any() for numbers in runs)
     assert not all(numbers.isnan().all() for numbers in runs)
+
+
+def test_a_copy_to_shared_memory_is_as_late_as_the_wait_for_it():
+    assert run("copies_awaited_late").isnan().all()
+    assert bool((run("copies_of_what_changes") == -1).all())
+
+
+def test_a_kernel_that_overlaps_another_reads_unwritten_memory_until_it_waits():
+    assert run("overlap_read_early").isnan().any()
 
 
 @pytest.mark.parametrize(
@@ -42,6 +61,10 @@ def test_without_a_barrier_some_threads_read_unwritten_memory(name):
         ("unaligned_vector", "a vector access that is not aligned"),
         ("block_not_begun", "shared memory of a block that has not begun"),
         ("block_ended", "shared memory of a block that has ended"),
+        ("copies_not_awaited", "ends before its copies to shared memory"),
+        ("unaligned_copy", "a vector access that is not aligned"),
+        ("overlap_awaited_by_some", "ends without having waited for the kernel before this one"),
+        ("overlap_not_awaited", "ends without having waited for the kernel before this one"),
         (
             "cluster_barrier_of_some",
             "wait for others that never come.*32 of 96 threads at the barrier of the cl",

@@ -24,9 +24,9 @@ def test_masking_of_rows_with_more_words_than_a_warp_has_lanes_or_shared_memory_
 @pytest.mark.parametrize(
     ("inplace", "vocabulary", "forward", "backward"),
     [
-        (False, 3000, 2, 1),  # rows, sum of the losses; gradient
+        (False, 3000, 2, 1),  # denominator, rows and sum of the losses; gradient
         (True, 3000, 2, 1),  # denominator, rows with gradient and sum; the factor of the gradient
-        (True, 40_000, 4, 1),  # rows too long to be held: denominator, rows, gradient, sum; factor
+        (True, 40_000, 3, 1),  # rows too long to be held: denominator, rows and sum, gradient; factor
     ],
 )
 def test_launches_of_the_loss_and_its_gradient(inplace, vocabulary, forward, backward):
