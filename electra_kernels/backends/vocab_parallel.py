@@ -65,7 +65,7 @@ class ParallelRows:
         like: has the dtype and the device of the logits.
         targets: [N] int64, of the whole vocabulary.
         uniforms: [N] float64, the same on every rank.
-        bias: as in `linear_head.Operands`.
+        bias: as in `Operands`.
     """
 
     def __init__(

@@ -36,6 +36,7 @@ class Case:
         linear: whether from hidden states.
         bad: puts NaN, infinities and rows without a finite logit into the logits, by the bias or directly.
         frozen: the operands that need no gradient.
+        autocast: whether the call is under autocast to bfloat16.
     """
 
     linear: bool
@@ -48,6 +49,7 @@ class Case:
     bad: bool = False
     ignored: bool = False
     frozen: tuple[int, ...] = ()
+    autocast: bool = False
 
 
 EVERYTHING = {"z_loss": 0.02, "temperature": 0.6, "ban_original": True}
@@ -76,6 +78,7 @@ CASES = {
             "no-rows": {"rows": 0},
         }.items()
     },
+    "linear-autocast": Case(True, EVERYTHING, autocast=True),
     "linear-no-bias": Case(True, bias=False),
     "linear-no-bias-none": Case(True, {"reduction": "none"}, bias=False),
     "linear-frozen-hidden": Case(True, frozen=(0,)),
@@ -142,7 +145,8 @@ def run(case: Case, operands: list[Tensor | None], call: Any) -> dict[str, Any]:
         None if value is None else value.detach().clone().requires_grad_(index not in case.frozen)
         for index, value in enumerate(operands)
     ]
-    out = call(*leaves)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.autocast):
+        out = call(*leaves)
     if out.loss.requires_grad:
         total = (out.loss * upstream(out.loss)).sum() if out.loss.dim() else out.loss * 1.5
         if not case.linear:
