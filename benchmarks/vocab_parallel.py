@@ -25,7 +25,7 @@ import electra_kernels as ek
 from benchmarks.memory import can_measure, peak_extra_bytes
 
 VOCABULARY, WIDTH, ROWS, ROUNDS = 30_522, 128, 1024, 5
-OPTIONS = {"temperature": 0.8, "z_loss": 1e-4}
+TEMPERATURE, Z_LOSS = 0.8, 1e-4
 
 
 class _GatherLogits(torch.autograd.Function):
@@ -82,14 +82,22 @@ def _steps(rows: int) -> dict[str, Callable[[], Tensor]]:
 
     def ours() -> Tensor:
         out = ek.vocab_parallel_linear_cross_entropy_sample(
-            *leaves, targets, group=None, first_token=mine.start, uniforms=uniforms, **OPTIONS
+            *leaves,
+            targets,
+            group=None,
+            first_token=mine.start,
+            uniforms=uniforms,
+            temperature=TEMPERATURE,
+            z_loss=Z_LOSS,
         )
         torch.autograd.grad(out.loss, leaves)
         return out.tokens
 
     def gathered() -> Tensor:
         logits = _GatherLogits.apply(F.linear(_SumGradient.apply(leaves[0]), *leaves[1:]))
-        out = ek.cross_entropy_sample(logits, targets, uniforms=uniforms, inplace_backward=True, **OPTIONS)
+        out = ek.cross_entropy_sample(
+            logits, targets, uniforms=uniforms, inplace_backward=True, temperature=TEMPERATURE, z_loss=Z_LOSS
+        )
         torch.autograd.grad(out.loss, leaves)
         return out.tokens
 
@@ -133,23 +141,32 @@ def equality(rows: int) -> None:
     mine = _slice(rank, ranks, VOCABULARY)
     truth = [value.double().requires_grad_() for value in (hidden, weight, bias)]
     x = F.linear(*truth)
-    loss = F.cross_entropy(x, targets) + OPTIONS["z_loss"] * x.logsumexp(-1).square().mean()
-    loss.backward()
+    loss = F.cross_entropy(x, targets) + Z_LOSS * x.logsumexp(-1).square().mean()
+    expected = torch.autograd.grad(loss, truth)
     available = [name for name, devices in ek.backends().available.items() if "cpu" in devices]
     for name in [one for one in available if one == "triton"] or available:
         with ek.use_backend(name):
-            leaves = [value.clone().requires_grad_() for value in (hidden, weight[mine], bias[mine])]
+            h, w, b = (value.clone().requires_grad_() for value in (hidden, weight[mine], bias[mine]))
             ours = ek.vocab_parallel_linear_cross_entropy_sample(
-                *leaves, targets, group=None, first_token=mine.start, uniforms=uniforms, **OPTIONS
+                *(h, w, b, targets),
+                group=None,
+                first_token=mine.start,
+                uniforms=uniforms,
+                temperature=TEMPERATURE,
+                z_loss=Z_LOSS,
             )
-            ours.loss.backward()
-            whole = [value.clone().requires_grad_() for value in (hidden, weight, bias)]
-            alone = ek.linear_cross_entropy_sample(*whole, targets, uniforms=uniforms, **OPTIONS)
-            alone.loss.backward()
-        expected = [truth[0].grad, *(value.grad[mine] for value in truth[1:])]
-        own = [whole[0].grad, *(value.grad[mine] for value in whole[1:])]
+            own = torch.autograd.grad(ours.loss, (h, w, b))
+            h, w, b = (value.clone().requires_grad_() for value in (hidden, weight, bias))
+            alone = ek.linear_cross_entropy_sample(
+                h, w, b, targets, uniforms=uniforms, temperature=TEMPERATURE, z_loss=Z_LOSS
+            )
+            whole = torch.autograd.grad(alone.loss, (h, w, b))
+        parts = (slice(None), mine, mine)
         errors = torch.tensor(
-            [[_relative(leaf.grad, t), _relative(o, t)] for leaf, o, t in zip(leaves, own, expected)]
+            [
+                [_relative(one, true[part]), _relative(other[part], true[part])]
+                for one, other, true, part in zip(own, whole, expected, parts)
+            ]
         )
         dist.all_reduce(errors, dist.ReduceOp.MAX)
         if rank == 0:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from electra_kernels.ops import (
     SampledLoss,
@@ -104,6 +105,10 @@ class GeneratorHead(nn.Module):
         weight: [V, E], the parameter of the token embedding to tie to; by default the head has its own parameter.
         device, dtype: those of the parameters; by default those of ``weight`` if it is given, else torch's.
 
+    Attributes:
+        mesh: None, or ranks that share the work in training mode: each has rows of its own, as many as the others, and
+            computes a slice of the vocabulary for the rows of all. ``normalizer`` and ``uniforms`` are required then.
+
     The bias starts at 0. The head's own weight starts as a normal with standard deviation 0.02, truncated at two of
     them. A tied weight belongs to its embedding: neither ``__init__`` nor ``reset_parameters`` changes it.
 
@@ -143,6 +148,7 @@ class GeneratorHead(nn.Module):
                 "device say"
             )
         self.weight, self.bias = weight, nn.Parameter(bias)
+        self.mesh: DeviceMesh | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -167,6 +173,16 @@ class GeneratorHead(nn.Module):
         uniforms: Tensor | None = None,
     ) -> SampledLoss:
         """hidden [..., E] and targets [...] → `SampledLoss`; rows with ``ignore_index`` have no loss and no draw."""
+        if self.mesh is not None and self.training:
+            if normalizer is None or uniforms is None or ignore_index != -100:
+                raise ValueError("normalizer or uniforms is None, or ignore_index given: not so with a mesh")
+            from electra_kernels.ops._dtensor import (
+                shared_vocabulary_sample,
+            )  # imports torch.distributed.tensor
+
+            operands = (hidden, self.weight, self.bias, targets, normalizer, uniforms)
+            draw = {"temperature": temperature, "ban_original": ban_original}
+            return shared_vocabulary_sample(*operands, self.mesh, **draw)
         return linear_cross_entropy_sample(
             hidden,
             self.weight,

@@ -25,7 +25,7 @@ from electra_kernels.training.trainer import Execution, Trainer
 from electra_kernels.training.world import World
 
 MakeObjective = Callable[[], Objective]
-_DECIDE_MEMORY = ("shard", "checkpoint_layers", "compile")
+_DECIDE_MEMORY = ("shard", "checkpoint_layers", "compile", "vocab_parallel")
 _COUNTED = 2  # rows; more could need more memory than the training, whose layers may be checkpointed
 
 
@@ -54,7 +54,8 @@ def plan_run(
     asked, longest = asked_schedule(options, recipe), sources[max(sources)]
     if micro_batch is None or threads is None:
         # The ranks try by themselves, so each needs a world of its own.
-        alone, execution = World(device=world.device), replace(_execution(options, None), shard=False)
+        alone = World(device=world.device)
+        execution = replace(_execution(options, None), shard=False, vocab_parallel=1)
         trial = Trainer(make(), recipe, asked, seed=options.seed, world=alone, execution=execution)
         torch.set_num_threads(threads or 1)
         micro_batch = micro_batch or choose_micro_batch(
@@ -118,7 +119,7 @@ def _same_conditions(known: dict[str, Any] | None, options: Options, world: Worl
     """How the run that is continued was computed last, if that was in the same way on such devices, else nothing."""
     if known is None:
         return {}
-    earlier: dict[str, Any] = known["execution"]
+    earlier: dict[str, Any] = {"vocab_parallel": 1, **known["execution"]}  # older runs have no such entry
     now = {"ranks": world.size} | {name: getattr(options, name) for name in _DECIDE_MEMORY}
     if any(earlier.get(name) != value for name, value in now.items()):
         return {}
@@ -133,7 +134,9 @@ def _threads_of_user() -> int | None:
 
 
 def _execution(options: Options, micro_batch: int | None) -> Execution:
-    return Execution(micro_batch, options.shard, options.checkpoint_layers, options.compile)
+    return Execution(
+        micro_batch, options.shard, options.checkpoint_layers, options.compile, options.vocab_parallel
+    )
 
 
 def _in_minutes(minutes: float, asked: Schedule, seconds: Sequence[float], least: int) -> Schedule:

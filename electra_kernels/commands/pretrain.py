@@ -172,6 +172,13 @@ def _add_execution_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--compile", action="store_true", help="compile each layer with torch.compile")
     group.add_argument(
+        "--vocab-parallel",
+        type=number(int, largest=4096),
+        metavar="RANKS",
+        default=1,
+        help="let so many neighbouring ranks of a machine share the generator's output layer",
+    )
+    group.add_argument(
         "--threads",
         type=number(int, largest=4096),
         help="threads on a CPU; by default OMP_NUM_THREADS, else the fastest in a short trial",

@@ -17,13 +17,19 @@ from electra_kernels.training.world import World
 
 def check_ranks(options: Options, identity: dict[str, Any], recipe: Recipe, world: World) -> None:
     """Refuse ranks with different options or data, and a batch that cannot be shared out."""
-    shared = ("output", "resume", "micro_batch", "shard", "checkpoint_layers", "compile", "threads")
+    how = ("micro_batch", "shard", "checkpoint_layers", "compile", "vocab_parallel", "threads")
+    shared = ("output", "resume", *how)
     execution = {f"--{name.replace('_', '-')}": getattr(options, name) for name in shared}
     for name, value in {**identity, **execution}.items():
         world.require_same(name, value)
     if recipe.batch_size % world.size:
         raise AgreedError(
             f"--batch-size is {recipe.batch_size}, should be a multiple of the number of ranks, {world.size}"
+        )
+    if world.local_size % options.vocab_parallel:
+        raise AgreedError(
+            f"--vocab-parallel is {options.vocab_parallel}, should divide the number of ranks of a machine, "
+            f"{world.local_size}"
         )
 
 

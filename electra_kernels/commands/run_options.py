@@ -54,6 +54,7 @@ class Options:
     shard: bool = False
     checkpoint_layers: bool = False
     compile: bool = False
+    vocab_parallel: int = 1
     threads: int | None = None
     save_minutes: float = 30.0
     resume: str = "auto"
@@ -74,6 +75,7 @@ def check_options(options: Options) -> None:
         ("dropout", is_pair, "on models of transformers, whose config.json has it"),
         ("vocab_size", start is not None, "with --from, whose vocabulary is used"),
         ("whole_word_masking", not objective.masks, f"on the objective {objective.name}"),
+        ("vocab_parallel", not objective.shares_vocabulary, f"on the objective {objective.name}"),
         ("max_ngram", not objective.masks, f"on the objective {objective.name}"),
         *((name, options.data is not None, "on --data, which is prepared already") for name in prepared),
     ]

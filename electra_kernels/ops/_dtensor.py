@@ -1,4 +1,4 @@
-"""`linear_cross_entropy_sample` with a weight that is a ``DTensor``: rows of the vocabulary spread over a mesh."""
+"""`linear_cross_entropy_sample` on a mesh: with a weight that is a ``DTensor``, and with rows of their own per rank."""
 
 import torch
 from torch import Tensor
@@ -60,3 +60,58 @@ def _require(name: str, value: Tensor, mesh: DeviceMesh, *expected: tuple[object
             "one dimension"
         )
     return value
+
+
+@torch.compiler.disable
+def shared_vocabulary_sample(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    normalizer: float | Tensor,
+    uniforms: Tensor,
+    mesh: DeviceMesh,
+    *,
+    temperature: float = 1.0,
+    ban_original: bool = False,
+) -> SampledLoss:
+    """`linear_cross_entropy_sample` of this rank's rows, computed together with the other ranks of the mesh.
+
+    Each rank has rows of its own, as many as the others, and the whole weight, as in data parallelism. It computes its
+    slice of the vocabulary for the rows of all. A rank's weight gets the gradient of that slice from all rows and 0
+    elsewhere, so the sum over the ranks is that of data parallelism.
+
+    Args:
+        hidden, weight, bias, targets, normalizer, uniforms: as for the op, with reduction "mean".
+        mesh: of one dimension.
+
+    Returns:
+        As the op for this rank's rows; ``loss`` [] is the mean over the ranks of their losses, so that the sums over
+        the ranks agree.
+    """
+    rank, ranks, size = mesh.get_local_rank(), mesh.size(), weight.shape[0]
+    share = -(-size // ranks)
+    mine = slice(rank * share, min((rank + 1) * share, size))
+
+    def placed(part: Tensor, whole: torch.Size) -> DTensor:
+        stride = torch.empty(whole, device="meta").stride()
+        return DTensor.from_local(part, mesh, [Shard(0)], run_check=False, shape=whole, stride=stride)
+
+    def gathered(value: Tensor) -> Tensor:
+        return DTensor.from_local(value.reshape(-1), mesh, [Shard(0)], run_check=False).full_tensor()
+
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    out = sharded_cross_entropy_sample(
+        placed(rows, torch.Size((ranks * len(rows), rows.shape[1]))),
+        placed(weight[mine], weight.shape),
+        placed(bias[mine], bias.shape),
+        gathered(targets),
+        normalizer,
+        gathered(uniforms),
+        Options(-100, "mean", 0.0, temperature, ban_original),
+    )
+    own = slice(rank * len(rows), (rank + 1) * len(rows))
+    tokens, is_top1, logsumexp = (value[own].reshape(targets.shape) for value in out[1:])
+    # The value is this rank's share of the loss of all rows; the gradient is this rank's part of that of all.
+    loss = out.loss - out.loss.detach() * (1 - 1 / ranks)
+    return SampledLoss(loss, tokens, is_top1, logsumexp)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -17,6 +18,7 @@ from electra_kernels.data.batch import RowSource, TokenBatch
 from electra_kernels.data.loader import Loader
 from electra_kernels.files import stop_signals_deferred
 from electra_kernels.models.precision import has_native_bfloat16
+from electra_kernels.nn import GeneratorHead
 from electra_kernels.training.log import StepRecord
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.objectives.base import means, ratio
@@ -39,12 +41,15 @@ class Execution:
             whole (DDP).
         checkpoint_layers: keep only the inputs of the layers, and compute the layers again in the backward pass.
         compile: compile each layer with ``torch.compile``.
+        vocab_parallel: neighbouring ranks that share the generator's output layer: each computes a slice of the
+            vocabulary for the rows of all of them. It divides the number of ranks.
     """
 
     micro_batch: int | None = None
     shard: bool = False
     checkpoint_layers: bool = False
     compile: bool = False
+    vocab_parallel: int = 1
 
 
 _ALONE, WHOLE = World(), Execution()
@@ -199,6 +204,7 @@ class Trainer:
     def _wrapped(self) -> nn.Module:
         """The objective as the ranks train it; its own parameters are those of the wrapper."""
         objective, layers = self.objective, self.objective.layers()
+        self._share_vocabulary()
         if self.execution.checkpoint_layers:
             objective.checkpoint_layers()
         if self.execution.compile:
@@ -221,6 +227,17 @@ class Trainer:
                 find_unused_parameters=self.recipe.head_start > 0
                 and self.recipe.head_start_replacements is None,
             )
+
+    def _share_vocabulary(self) -> None:
+        """Let the ranks of a group share the output layer of each generator."""
+        ranks = self.execution.vocab_parallel
+        if ranks == 1:
+            return
+        shape, names = (self.world.size // ranks, ranks), ("data", "vocabulary")
+        mesh = init_device_mesh(self.world.device.type, shape, mesh_dim_names=names)["vocabulary"]
+        for module in self.objective.modules():
+            if isinstance(module, GeneratorHead):
+                module.mesh = mesh
 
     def _synchronized(self, is_last: bool) -> AbstractContextManager[None]:
         """Exchange gradients between the ranks in the last micro-batch only."""

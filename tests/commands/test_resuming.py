@@ -31,6 +31,7 @@ class Pair(World):
         ({"shard": True}, "--shard"),
         ({"checkpoint_layers": True}, "--checkpoint-layers"),
         ({"compile": True}, "--compile"),
+        ({"vocab_parallel": 2}, "--vocab-parallel"),
         ({"threads": 2}, "--threads"),
     ],
 )
@@ -49,3 +50,12 @@ def test_a_batch_that_does_not_divide_is_refused():
         AgreedError, match="--batch-size is 16, should be a multiple of the number of ranks, 3"
     ):
         check_ranks(Options(Path("out")), {}, RECIPES["demo"], world)
+
+
+def test_ranks_that_share_a_vocabulary_are_of_one_machine():
+    options = Options(Path("out"), vocab_parallel=2)
+    world = Pair(size=4, local_size=1)
+    object.__setattr__(world, "other", options)
+    expected = "--vocab-parallel is 2, should divide the number of ranks of a machine, 1"
+    with pytest.raises(AgreedError, match=expected):
+        check_ranks(options, {}, RECIPES["demo"], world)

@@ -3,7 +3,8 @@
 The tests start this file once for each number of ranks. Every process trains all cases of that number, and rank 0
 saves the weights of each: ``python tests/training/ranks.py RANK RANKS PORT FOLDER CASE...``. A case is
 ``micro_batch-wrapper-optimizer``, for example ``2-ddp-muon``, and maybe a word: ``alone`` begins with the generator
-alone, ``half`` saves a checkpoint in the middle, ``from-2/fsdp`` continues from that of 2 ranks with FSDP2.
+alone, ``vocabulary`` lets the ranks share the output layer, ``half`` saves a checkpoint in the middle, ``from-2/fsdp``
+continues from that of 2 ranks with FSDP2.
 """
 
 import os
@@ -51,7 +52,7 @@ def make_objective(facts, **options):
     )
 
 
-def make_trainer(facts, world, micro_batch, wrapper, optimizer, **options):
+def make_trainer(facts, world, micro_batch, wrapper, optimizer, vocab_parallel=1, **options):
     muon = 3e-3 if optimizer == "muon" else None
     recipe = Recipe(
         length=LENGTH,
@@ -69,7 +70,7 @@ def make_trainer(facts, world, micro_batch, wrapper, optimizer, **options):
         one_phase(LENGTH, STEPS),
         seed=3,
         world=world,
-        execution=Execution(micro_batch=micro_batch, shard=wrapper == "fsdp"),
+        execution=Execution(micro_batch=micro_batch, shard=wrapper == "fsdp", vocab_parallel=vocab_parallel),
     )
     trainer.bfloat16 = False
     optimizers.has_native_bfloat16 = lambda device: False  # Muon in float32
@@ -85,7 +86,8 @@ def train_case(case, data, world: World, folder: Path):
     rows, facts = data
     micro_batch, wrapper, optimizer, *rest = case.split("-")
     options = {"head_start": 0.5} if "alone" in rest else {}
-    trainer = make_trainer(facts, world, int(micro_batch), wrapper, optimizer, **options)
+    sharing = world.size if "vocabulary" in rest else 1
+    trainer = make_trainer(facts, world, int(micro_batch), wrapper, optimizer, sharing, **options)
     if "half" in rest:
         save_half(trainer, rows, folder / f"{world.size}-{wrapper}")
         return

@@ -25,6 +25,8 @@ CASES = [
             "2-fsdp-adamw",
             "2-ddp-muon",
             "2-fsdp-muon",
+            "2-ddp-adamw-vocabulary",
+            "4-fsdp-adamw-vocabulary",
             "2-ddp-adamw-alone",
             "2-fsdp-adamw-alone",
             "4-fsdp-adamw-half",

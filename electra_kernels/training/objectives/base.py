@@ -31,6 +31,7 @@ class Objective(nn.Module):
         detects, cannot_detect: what an encoder trained this way can and cannot learn to see, in words.
         metrics: names of the metrics that `forward` returns beside the loss.
         packs: whether a row may hold several pieces, told apart by ``segments``.
+        shares_vocabulary: whether ranks can share the output layer of its generator (`Execution.vocab_parallel`).
         masks: whether `batch` masks tokens, as ``whole_word_masking`` and ``max_ngram`` of the configuration say.
         model: the module that holds the encoder and its head.
     """
@@ -43,6 +44,7 @@ class Objective(nn.Module):
     metrics: tuple[str, ...] = ()
     packs: bool = True
     masks: bool = False
+    shares_vocabulary: bool = False
     model: nn.Module
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:

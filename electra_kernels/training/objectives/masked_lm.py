@@ -34,6 +34,7 @@ class MaskedLanguageModel(Objective):
     cannot_detect = "whether a word that is there is wrong; 85 % of the tokens give no signal"
     metrics: tuple[str, str] = ("mlm_loss", "mlm_accuracy")
     masks = True
+    shares_vocabulary = True
     model: Generator
 
     def __init__(self, config: ElectraConfig, text: TextFacts) -> None:
@@ -155,6 +156,7 @@ class AllTokensMLM(RestorationObjective):
     detects = "which words do not fit, and which word would be right"
     cannot_detect = "replacements as plausible as the original"
     metrics = ("mlm_loss", "mlm_accuracy", "sampled_accuracy", "replaced", "restoration_loss", "copied")
+    shares_vocabulary = False  # it needs the loss of each token
 
     def __init__(self, config: ElectraConfig, text: TextFacts, **options: Any) -> None:
         super().__init__(config, text, **options)

@@ -33,6 +33,7 @@ class GeneratorObjective(Objective):
 
     per = "token"
     masks = True
+    shares_vocabulary = True
 
     def __init__(
         self,
