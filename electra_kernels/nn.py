@@ -1,10 +1,10 @@
 """The ops as torch modules, which add parameters and buffers and nothing else."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from electra_kernels.ops import (
     SampledLoss,
@@ -14,6 +14,9 @@ from electra_kernels.ops import (
     masked_bce_with_logits,
 )
 from electra_kernels.ops._checks import check_weight
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def _initialize_weight(weight: Tensor) -> None:
@@ -120,6 +123,8 @@ class GeneratorHead(nn.Module):
         ValueError: weight has another shape, or not the given device or dtype.
     """
 
+    mesh: "DeviceMesh | None" = None
+
     def __init__(
         self,
         embedding_size: int,
@@ -148,7 +153,6 @@ class GeneratorHead(nn.Module):
                 "device say"
             )
         self.weight, self.bias = weight, nn.Parameter(bias)
-        self.mesh: DeviceMesh | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -174,15 +178,17 @@ class GeneratorHead(nn.Module):
     ) -> SampledLoss:
         """hidden [..., E] and targets [...] → `SampledLoss`; rows with ``ignore_index`` have no loss and no draw."""
         if self.mesh is not None and self.training:
-            if normalizer is None or uniforms is None or ignore_index != -100:
-                raise ValueError("normalizer or uniforms is None, or ignore_index given: not so with a mesh")
+            if normalizer is None or uniforms is None or reduction != "mean":
+                raise ValueError(
+                    f"normalizer is {normalizer} and reduction {reduction!r}, should be a number of rows and "
+                    '"mean", and uniforms given, where ranks share the vocabulary (mesh)'
+                )
             from electra_kernels.ops._dtensor import (
                 shared_vocabulary_sample,
             )  # imports torch.distributed.tensor
 
-            operands = (hidden, self.weight, self.bias, targets, normalizer, uniforms)
-            draw = {"temperature": temperature, "ban_original": ban_original}
-            return shared_vocabulary_sample(*operands, self.mesh, **draw)
+            operands = (hidden, self.weight, self.bias, targets, normalizer, uniforms, self.mesh)
+            return shared_vocabulary_sample(*operands, ignore_index, temperature, ban_original)
         return linear_cross_entropy_sample(
             hidden,
             self.weight,

@@ -25,6 +25,16 @@ HEADS = {
 for_both_heads = pytest.mark.parametrize("make_head", HEADS.values(), ids=HEADS)
 
 
+def test_ranks_that_share_a_vocabulary_need_the_count_of_their_rows():
+    """Without it each rank would divide by its own; in evaluation the ranks do not wait for one another."""
+    head = nn.GeneratorHead(8, 20)
+    head.mesh = object()
+    hidden, targets = torch.randn(3, 8), torch.randint(0, 20, (3,))
+    with pytest.raises(ValueError, match="normalizer is None and reduction 'mean', should be a number"):
+        head(hidden, targets)
+    assert head.eval()(hidden, targets).loss.isfinite()
+
+
 def test_the_generator_head_calls_the_op_with_its_parameters():
     head = nn.GeneratorHead(8, 20)
     hidden, targets = torch.randn(2, 3, 8), torch.randint(0, 20, (2, 3))

@@ -71,9 +71,9 @@ def shared_vocabulary_sample(
     normalizer: float | Tensor,
     uniforms: Tensor,
     mesh: DeviceMesh,
-    *,
-    temperature: float = 1.0,
-    ban_original: bool = False,
+    ignore_index: int,
+    temperature: float,
+    ban_original: bool,
 ) -> SampledLoss:
     """`linear_cross_entropy_sample` of this rank's rows, computed together with the other ranks of the mesh.
 
@@ -82,7 +82,8 @@ def shared_vocabulary_sample(
     elsewhere, so the sum over the ranks is that of data parallelism.
 
     Args:
-        hidden, weight, bias, targets, normalizer, uniforms: as for the op, with reduction "mean".
+        hidden, weight, bias, targets, normalizer, uniforms, ignore_index, temperature, ban_original: as for the op,
+            with reduction "mean".
         mesh: of one dimension.
 
     Returns:
@@ -108,7 +109,7 @@ def shared_vocabulary_sample(
         gathered(targets),
         normalizer,
         gathered(uniforms),
-        Options(-100, "mean", 0.0, temperature, ban_original),
+        Options(ignore_index, "mean", 0.0, temperature, ban_original),
     )
     own = slice(rank * len(rows), (rank + 1) * len(rows))
     tokens, is_top1, logsumexp = (value[own].reshape(targets.shape) for value in out[1:])

@@ -234,6 +234,7 @@ def test_run_json_says_what_was_run(finished):
         "shard": False,
         "checkpoint_layers": False,
         "compile": False,
+        "vocab_parallel": 1,
         "ranks": 1,
         "threads": 1,
     }

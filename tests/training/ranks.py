@@ -86,7 +86,7 @@ def train_case(case, data, world: World, folder: Path):
     rows, facts = data
     micro_batch, wrapper, optimizer, *rest = case.split("-")
     options = {"head_start": 0.5} if "alone" in rest else {}
-    sharing = world.size if "vocabulary" in rest else 1
+    sharing = 2 if "vocabulary" in rest else 1
     trainer = make_trainer(facts, world, int(micro_batch), wrapper, optimizer, sharing, **options)
     if "half" in rest:
         save_half(trainer, rows, folder / f"{world.size}-{wrapper}")
