@@ -43,6 +43,15 @@ struct LogSumExp {
   float maximum, log_sum;
 };
 
+// What one slice of a vocabulary that is spread over ranks knows of a row. The first three leave out the
+// banned token.
+struct SliceSums {
+  float maximum;       // NaN or +inf in a row that has one
+  float total;         // sum of exp(x - maximum)
+  float drawable;      // sum of exp((x - maximum) / temperature)
+  float target_logit;  // -inf if another slice has the target
+};
+
 struct MaskingOptions {
   int64_t mask_token_id;
   int64_t vocab_size;

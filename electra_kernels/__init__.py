@@ -20,6 +20,8 @@ from electra_kernels.ops import (
     replace_tokens,
     sample_replacements,
     sample_tokens,
+    vocab_parallel_cross_entropy_sample,
+    vocab_parallel_linear_cross_entropy_sample,
 )
 from electra_kernels.uniforms import draw_uniforms
 
@@ -41,6 +43,8 @@ __all__ = [
     "sample_replacements",
     "sample_tokens",
     "use_backend",
+    "vocab_parallel_cross_entropy_sample",
+    "vocab_parallel_linear_cross_entropy_sample",
 ]
 
 

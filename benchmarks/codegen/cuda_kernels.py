@@ -33,6 +33,7 @@ STREAMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "join": (),
     },
     "sampling": {"sample_row": (COPIES,)},
+    "vocab_parallel": {"slice_sums": (COPIES,)},
     "replacing": {"replace_row": ()},  # 8-byte ids in rows of any stride
     "mlm_head": {"cross_entropy_row": (COPIES,), "cross_entropy_row_": (COPIES, STORES), "prepare": ()},
     "gradients": {"gradient_row": (LOADS, STORES), "scale_row": (LOADS, STORES)},

@@ -20,6 +20,7 @@ struct Level {
   const char* name;
   const SamplingKernels& sampling;
   const MlmHeadKernels& mlm_head;
+  const VocabParallelKernels& vocab_parallel;
   const BceKernels& bce;
   const RtdHeadKernels& rtd_head;
   const MaskingKernels& masking;

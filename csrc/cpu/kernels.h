@@ -68,6 +68,8 @@ struct GradientRow {
   }
 };
 
+// A target outside of the row belongs to another slice of the vocabulary: it has no one-hot here, and bans
+// nothing.
 struct MlmHeadKernels {
   // Statistics, draw and gradient in one scan of the row.
   void (*cross_entropy[kTypes])(const Row&, const Draw&, int64_t target, const GradientRow&, float* scratch,
@@ -75,6 +77,10 @@ struct MlmHeadKernels {
   void (*gradient[kTypes])(const Row&, int64_t target, const LogSumExp&, const GradientRow&);
   // Multiplies a row by a factor. A factor of 0 writes zeros, also over NaN and infinity.
   void (*scale[kTypes])(void* row, int64_t stride, int64_t size, float factor);
+};
+
+struct VocabParallelKernels {
+  void (*sums[kTypes])(const Row&, const Draw&, int64_t target, float* scratch, SliceSums&);
 };
 
 // ---- losses per token -------------------------------------------------------------------------------------
@@ -174,12 +180,13 @@ struct MaskingKernels {
 }  // namespace electra_kernels
 
 // Declares the tables of every level.
-#define EK_DECLARE_LEVEL(level)          \
-  namespace electra_kernels::level {     \
-  extern const SamplingKernels sampling; \
-  extern const MlmHeadKernels mlm_head;  \
-  extern const BceKernels bce;           \
-  extern const RtdHeadKernels rtd_head;  \
-  extern const MaskingKernels masking;   \
+#define EK_DECLARE_LEVEL(level)                     \
+  namespace electra_kernels::level {                \
+  extern const SamplingKernels sampling;            \
+  extern const MlmHeadKernels mlm_head;             \
+  extern const VocabParallelKernels vocab_parallel; \
+  extern const BceKernels bce;                      \
+  extern const RtdHeadKernels rtd_head;             \
+  extern const MaskingKernels masking;              \
   }
 EK_FOR_EACH_LEVEL(EK_DECLARE_LEVEL)

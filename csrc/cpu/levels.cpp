@@ -5,8 +5,9 @@
 namespace electra_kernels {
 namespace {
 
-#define EK_LEVEL_TABLES(level) \
-  {#level, level::sampling, level::mlm_head, level::bce, level::rtd_head, level::masking},
+#define EK_LEVEL_TABLES(level)                                          \
+  {#level,     level::sampling, level::mlm_head, level::vocab_parallel, \
+   level::bce, level::rtd_head, level::masking},
 const Level kLevels[] = {EK_FOR_EACH_LEVEL(EK_LEVEL_TABLES)};
 constexpr size_t kCount = sizeof(kLevels) / sizeof(kLevels[0]);
 

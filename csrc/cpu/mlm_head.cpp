@@ -16,7 +16,9 @@ namespace {
 
 // At the target, softmax - 1 would lose all digits of a loss near 0; expm1 of x[target] - logsumexp does not.
 template <typename T>
-inline void write_target(const GradientRow& gradient, float soft_max_scale, int64_t target, double distance) {
+inline void write_target(const Row& row, const GradientRow& gradient, float soft_max_scale, int64_t target,
+                         double distance) {
+  if (target < 0 || target >= row.size) return;
   const double rest = static_cast<double>(soft_max_scale) - gradient.scale;
   const double value = __builtin_expm1(distance) * gradient.scale + __builtin_exp(distance) * rest;
   convert(static_cast<float>(value), static_cast<T*>(gradient.data)[target * gradient.stride]);
@@ -50,14 +52,14 @@ inline void write_gradient(const Row& row, const Draw& draw, int64_t target, con
     T* const out = static_cast<T*>(gradient.data) + start * gradient.stride;
     store_scaled(scratch + start, count, tiles.maximum[t], out, gradient.stride);
   }
-  write_target<T>(gradient, soft_max_scale, target,
+  write_target<T>(row, gradient, soft_max_scale, target,
                   (static_cast<double>(statistics.target_logit) - statistics.maximum) - log_sum);
 }
 
 template <typename T>
 void cross_entropy_row(const Row& row, const Draw& draw, int64_t target, const GradientRow& gradient,
                        float* scratch, RowStatistics& statistics) {
-  statistics.target_logit = logit_at<T>(row, target);
+  statistics.target_logit = target_logit_of<T>(row, target);
   if (gradient.data == nullptr) {
     scan_row<T, false>(row, draw, scratch, statistics);
   } else {
@@ -68,10 +70,10 @@ void cross_entropy_row(const Row& row, const Draw& draw, int64_t target, const G
 
 template <typename T>
 void gradient_row(const Row& row, int64_t target, const LogSumExp& logsumexp, const GradientRow& gradient) {
-  const float target_logit = logit_at<T>(row, target);
+  const float target_logit = target_logit_of<T>(row, target);
   const float scale = gradient.soft_max_scale(static_cast<double>(logsumexp.maximum) + logsumexp.log_sum);
   soft_max<T>(row, logsumexp, scale, static_cast<T*>(gradient.data), gradient.stride);
-  write_target<T>(gradient, scale, target,
+  write_target<T>(row, gradient, scale, target,
                   (static_cast<double>(target_logit) - logsumexp.maximum) - logsumexp.log_sum);
 }
 

@@ -16,9 +16,12 @@ struct Options {
   bool ban_original;
 };
 
-void check_targets(const int64_t* targets, int64_t count, int64_t vocab_size, int64_t ignore_index) {
-  for (int64_t i = 0; i < count; ++i) {
-    const bool is_valid = targets[i] == ignore_index || (targets[i] >= 0 && targets[i] < vocab_size);
+// The row kernels themselves take any target: another rank may have its logit.
+void check_targets(const Tensor& targets, int64_t vocab_size, int64_t ignore_index) {
+  const Tensor packed_targets = packed(targets);
+  const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < targets.numel(); ++i) {
+    const bool is_valid = target[i] == ignore_index || (target[i] >= 0 && target[i] < vocab_size);
     STD_TORCH_CHECK(is_valid, "targets out of range");
   }
 }
@@ -35,7 +38,6 @@ void scan_rows(const MlmHeadKernels& kernels, const Tensor& logits, const std::o
   const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
   const double* const u = packed_uniforms.const_data_ptr<double>();
   const float* const bias_data = data_or_null<float>(bias);
-  check_targets(target, rows.count, rows.size, options.ignore_index);
   check_uniforms(u, rows.count);
 
   float* const losses = out.losses.mutable_data_ptr<float>();
@@ -97,6 +99,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample(
     const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
     double z_loss, double temperature, bool ban_original, int64_t level) {
   const Options options = {ignore_index, z_loss, static_cast<float>(temperature), ban_original};
+  check_targets(targets, logits.size(-1), ignore_index);
   CrossEntropyTensors rows = new_cross_entropies(targets);
   scan_rows(level_at(level).mlm_head, logits, std::nullopt, targets, uniforms, options, false, 1, rows);
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
@@ -115,6 +118,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cross_entropy_sample_(
     const std::optional<Tensor>& normalizer, int64_t ignore_index, const std::string& reduction,
     double z_loss, double temperature, bool ban_original, int64_t level) {
   const Options options = {ignore_index, z_loss, static_cast<float>(temperature), ban_original};
+  check_targets(targets, logits.size(-1), ignore_index);
   const double denominator = denominator_of(targets, normalizer, ignore_index, reduction);
   const float scale = static_cast<float>(reciprocal_or_zero(denominator));
   const bool is_later = type_of(logits) == Type::kFloat16;
@@ -145,7 +149,6 @@ void write_gradients(const MlmHeadKernels& kernels, const Tensor& logits, const 
   const int64_t* const target = packed_targets.const_data_ptr<int64_t>();
   const LogSumExp* const logsumexps = logsumexps_of(packed_parts);
   const float* const bias_data = data_or_null<float>(bias);
-  check_targets(target, rows.count, rows.size, ignore_index);
   for_rows(rows.count, rows.size, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       if (target[i] == ignore_index) {

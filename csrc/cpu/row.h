@@ -19,6 +19,12 @@ inline float logit_at(const Row& row, int64_t index) {
   return row.bias == nullptr ? x : x + row.bias[index];
 }
 
+// The logit of the target, or -inf if another slice of the vocabulary has it.
+template <typename T>
+inline float target_logit_of(const Row& row, int64_t target) {
+  return target >= 0 && target < row.size ? logit_at<T>(row, target) : -kInfinity;
+}
+
 // Loads columns [start, start + count) as floats, adds the bias, and pads with -inf to a whole step. Returns
 // the maximum. It may miss a NaN, but the sum of exponentials does not.
 template <typename T>

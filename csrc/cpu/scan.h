@@ -147,6 +147,30 @@ inline void scan_tiles(const Row& row, const Draw& draw, float scale, float* scr
   }
 }
 
+// A row without its banned token: its maximum, the sum of exp(x - maximum), and the banned token's logit.
+struct RowSum {
+  float maximum;
+  double total;
+  float banned_logit;
+};
+
+// Scans the tiles. Their sums are relative to the maximum of the row afterwards.
+template <typename T, bool kKeep>
+inline RowSum sum_row(const Row& row, const Draw& draw, float scale, float* scratch, const Tiles& tiles) {
+  RowSum out = {-kInfinity, 0, -kInfinity};
+  scan_tiles<T, kKeep>(row, draw, scale, scratch, tiles, out.banned_logit);
+  for (int64_t t = 0; t < tiles.count; ++t) {
+    out.maximum = out.maximum > tiles.maximum[t] ? out.maximum : tiles.maximum[t];
+  }
+  const float reference = out.maximum == -kInfinity ? 0 : out.maximum;
+  if (tiles.drawable != tiles.total) {
+    scale_sums(tiles.drawable, tiles.maximum, tiles.count, reference, scale);
+  }
+  scale_sums(tiles.total, tiles.maximum, tiles.count, reference, 1);
+  for (int64_t t = 0; t < tiles.count; ++t) out.total += tiles.total[t];
+  return out;
+}
+
 // Computes the statistics of the row and draws from it. With kKeep, the scratch memory holds exp(x - maximum
 // of the tile) afterwards, 0 for the banned token, and the tiles' maxima.
 template <typename T, bool kKeep>
@@ -154,16 +178,7 @@ inline void scan_row(const Row& row, const Draw& draw, float* scratch, RowStatis
   const bool is_tempered = draw.temperature != 1;
   const float scale = is_tempered ? 1 / draw.temperature : 1;
   const Tiles tiles = tiles_in(scratch, row.size, is_tempered);
-  float banned_logit = -kInfinity;
-  scan_tiles<T, kKeep>(row, draw, scale, scratch, tiles, banned_logit);
-
-  float high = -kInfinity;
-  double total = 0;
-  for (int64_t t = 0; t < tiles.count; ++t) high = high > tiles.maximum[t] ? high : tiles.maximum[t];
-  const float reference = high == -kInfinity ? 0 : high;
-  if (is_tempered) scale_sums(tiles.drawable, tiles.maximum, tiles.count, reference, scale);
-  scale_sums(tiles.total, tiles.maximum, tiles.count, reference, 1);
-  for (int64_t t = 0; t < tiles.count; ++t) total += tiles.total[t];
+  const auto [high, total, banned_logit] = sum_row<T, kKeep>(row, draw, scale, scratch, tiles);
 
   out.maximum = high > banned_logit ? high : banned_logit;
   out.is_bad = !(total < kInfinity) || !(banned_logit < kInfinity) || out.maximum == -kInfinity;

@@ -133,6 +133,16 @@ void cross_entropy_rows(const LogitRows&, const CrossEntropyBatch&, float* scrat
 // The LossSum of rows whose losses are there already. It reads targets, ignore_index and losses.
 void sum_losses(const CrossEntropyBatch&, int64_t count, cudaStream_t);
 
+// For a slice of a vocabulary that is spread over ranks. Targets outside of the row are in other slices.
+struct SliceBatch {
+  const int64_t* targets;  // [count]
+  int64_t ignore_index;    // rows with this target get zeros
+  float inverse_temperature;
+  bool ban_original;
+  SliceSums* sums;  // [count]
+};
+void sum_slices(const LogitRows&, const SliceBatch&, float* scratch, cudaStream_t);
+
 // For rows whose log-sum-exp l is known: with s = upstream / denominator,
 //     softmax(x) (s (1 + 2 z_loss l) + logsumexp_upstream) - one_hot(target) s
 // It may overwrite the logits. Without targets it is softmax(x) s, the gradient that sampling needs.

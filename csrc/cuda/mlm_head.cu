@@ -147,7 +147,7 @@ struct LossOfRow {
     const Row<T> row = row_at<T>(rows, index);
     const Target target = target_of(row, label);
     const Draw draw = {batch.uniforms[index], banned(rows, label), batch.inverse_temperature};
-    const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
+    const RowSums sums = sum_tiles(tiles, draw.banned < 0 ? -kInfinity : target.logit);
     finish_row(row, row.shift(), {0, tiles.count}, batch, index, draw, tiles, sums, target, memory);
     sum_if_last(batch.sum, batch.losses, rows.count);
   }

@@ -19,11 +19,14 @@ Function = Callable[..., Any]
 Implementations = Mapping[str, Function]
 # The functions of this idea are the same in every back end, except for the row kernels.
 _LINEAR_HEAD = "linear_head"
+# Beside the ops: the function that returns the row kernels for a dtype.
+ROWS = "row_kernels"
 
 
 def from_package(backend: str) -> dict[str, Function]:
     """Implementations by op name, from the package of a back end with a module per idea: "reference" or "triton"."""
-    return {name: guarded(op, _function(op, backend)) for name, op in ops_of(backend).items()}
+    found = {name: guarded(op, _function(op, backend)) for name, op in ops_of(backend).items()}
+    return {**found, ROWS: _rows_by_dtype(_rows_of_package(backend))}
 
 
 def from_library(ops: Any, level: int | None = None) -> dict[str, Function]:
@@ -35,7 +38,7 @@ def from_library(ops: Any, level: int | None = None) -> dict[str, Function]:
     """
     backend, keywords = ("cuda", {}) if level is None else ("cpp", {"level": level})
     rows = _row_kernels(backend, lambda name: partial(getattr(ops, name).default, **keywords))
-    found: dict[str, Function] = {}
+    found: dict[str, Function] = {ROWS: _rows_by_dtype(rows)}
     for name, op in ops_of(backend).items():
         if op.idea == _LINEAR_HEAD:
             found[name] = guarded(op, _linear_head(op, rows))
@@ -87,17 +90,29 @@ def _specification(op: Op) -> Function:
 
 def _function(op: Op, backend: str) -> Function:
     """The function of a back end that is a package."""
-    package = f"electra_kernels.{backend}"
     if op.idea == _LINEAR_HEAD:
-        mlm_head = import_module(f"{package}.mlm_head")
-        return _linear_head(op, _row_kernels(backend, partial(getattr, mlm_head)))
-    function: Function = getattr(import_module(f"{package}.{op.idea}"), op.name)
+        return _linear_head(op, _rows_of_package(backend))
+    function: Function = getattr(import_module(f"electra_kernels.{backend}.{op.idea}"), op.name)
     return function
 
 
 def _row_kernels(backend: str, find: Callable[[str], Function]) -> RowKernels:
-    forward, backward, loss = map(find, row_kernels(backend))
-    return RowKernels(forward, backward, loss, backend in ADDS_BIAS)
+    forward, backward, loss, sums = map(find, row_kernels(backend))
+    return RowKernels(forward, backward, loss, sums, backend in ADDS_BIAS)
+
+
+def _rows_of_package(backend: str) -> RowKernels:
+    def find(name: str) -> Function:
+        idea = "vocab_parallel" if name == "row_sums" else "mlm_head"
+        function: Function = getattr(import_module(f"electra_kernels.{backend}.{idea}"), name)
+        return function
+
+    return _row_kernels(backend, find)
+
+
+def _rows_by_dtype(rows: RowKernels) -> Function:
+    reference = _rows_of_package("reference")
+    return lambda dtype: reference if dtype == torch.float64 else rows
 
 
 def _linear_head(op: Op, rows: RowKernels) -> Function:

@@ -35,7 +35,8 @@ _BIAS_ROWS = 32
 class RowKernels(NamedTuple):
     """The kernels that a back end brings.
 
-    Two of them take a chunk of logits [N, V] first, and the bias next if ``adds_bias``.
+    Three of them take a chunk of logits [N, V] first, and the bias next if ``adds_bias``. A target outside of [0, V)
+    belongs to another slice of the vocabulary (`vocab_parallel`): it has no logit and no one-hot.
 
     Attributes:
         forward: logits, targets [N], uniforms [N], ignore_index, z_loss, temperature, ban_original, writes_gradient,
@@ -44,12 +45,15 @@ class RowKernels(NamedTuple):
         backward: logits, targets [N], logsumexp_parts [N, 2], ignore_index, z_loss. The same gradient overwrites the
             logits.
         loss: losses [N], targets [N], normalizer, ignore_index, reduction "mean" or "sum" → loss [], denominator [].
+        sums: logits, targets [N], ignore_index, temperature, ban_original, and the result to be written, [N, 4]: what
+            the slice of the vocabulary knows of each row (`reference.vocab_parallel.row_sums`).
         adds_bias: whether the kernels add the bias, [V] float32 or None; if not, it is part of the GEMMs.
     """
 
     forward: Callable[..., None]
     backward: Callable[..., None]
     loss: Callable[..., tuple[Tensor, Tensor]]
+    sums: Callable[..., None]
     adds_bias: bool
 
 
@@ -73,16 +77,21 @@ def chunk_rows(vocab_size: int, width: int, dtype: torch.dtype, device: torch.de
     return min(max(_KEPT_BYTES // row // LEAST_ROWS * LEAST_ROWS, LEAST_ROWS), MOST_ROWS)
 
 
+def new_logits(like: Tensor, count: int, vocab_size: int) -> Tensor:
+    """Memory [count, V] for logits, padded by -inf to 128 bytes per row."""
+    elements = 128 // like.element_size()
+    pitch = (vocab_size + elements - 1) // elements * elements
+    padded = like.new_empty(count, pitch)
+    padded[:, vocab_size:] = -torch.inf
+    return padded[:, :vocab_size]
+
+
 def chunks_of_logits(operands: Operands) -> Iterator[tuple[slice, Tensor]]:
-    """Yield each range of rows with its logits, in one buffer padded by -inf to 128 bytes per row."""
+    """Yield each range of rows with its logits, in one buffer (`new_logits`)."""
     rows, projection = operands.rows, operands.projection
     count, vocab_size = rows.shape[0], projection.shape[0]
     most = chunk_rows(vocab_size, operands.width, rows.dtype, rows.device)
-    elements = 128 // rows.element_size()
-    pitch = (vocab_size + elements - 1) // elements * elements
-    padded = rows.new_empty(min(most, count), pitch)
-    padded[:, vocab_size:] = -torch.inf
-    buffer = padded[:, :vocab_size]
+    buffer = new_logits(rows, min(most, count), vocab_size)
     for start in range(0, count, most):
         chunk = slice(start, min(start + most, count))
         yield chunk, torch.mm(rows[chunk], projection.T, out=buffer[: chunk.stop - start])

@@ -9,7 +9,7 @@ import torch
 
 from electra_kernels import triton
 from electra_kernels.backends import compiled
-from electra_kernels.backends.implementations import Implementations, from_package
+from electra_kernels.backends.implementations import ROWS, Implementations, from_package
 from electra_kernels.backends.table import BACKENDS, DEVICES, OPS, ORDER
 
 
@@ -64,13 +64,14 @@ def register_backend(
     Args:
         name: one of BACKENDS.
         devices: device types that it can run on.
-        implementations: functions by op name, each with the arguments of the op's schema.
+        implementations: functions by op name, each with the arguments of the op's schema; and under ROWS, if the back
+            end has them, a function from a dtype to the `RowKernels`.
         levels: the same for each instruction set that `use_backend` can ask for, best first.
 
     Raises:
         ValueError: ``implementations`` names an op that does not exist.
     """
-    unknown = implementations.keys() - OPS.keys()
+    unknown = implementations.keys() - OPS.keys() - {ROWS}
     if unknown:
         raise ValueError(f"implementations: {sorted(unknown)} are no ops of electra_kernels")
     _implementations[name], _devices[name] = implementations, devices

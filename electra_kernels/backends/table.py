@@ -202,18 +202,20 @@ ADDS_BIAS = ("reference", "cpp")
 
 
 def row_kernels(backend: str) -> dict[str, str]:
-    """Schemas of the row kernels, by name, that a back end gives to `backends.linear_head`.
+    """Schemas of the row kernels, by name, that a back end gives to `backends.linear_head` and `vocab_parallel`.
 
     They are no ops of ``electra_kernels``.
     """
-    rows = f"Tensor(a!) logits, {'Tensor? bias, ' if backend in ADDS_BIAS else ''}Tensor targets"
+    rows = f"logits, {'Tensor? bias, ' if backend in ADDS_BIAS else ''}Tensor targets"
     options = f"int ignore_index, float z_loss, {_DRAW}, bool writes_gradient"
     results = (
         "Tensor(b!) losses, Tensor(c!) tokens, Tensor(d!) is_top1, Tensor(e!) logsumexp, Tensor(f!) parts"
     )
+    statistics = "Tensor logsumexp_parts, int ignore_index, float z_loss"
     return {
-        "cross_entropy_rows_": f"({rows}, Tensor uniforms, {options}, {results}) -> ()",
-        "cross_entropy_rows_backward_": f"({rows}, Tensor logsumexp_parts, int ignore_index, float z_loss) -> ()",
+        "cross_entropy_rows_": f"(Tensor(a!) {rows}, Tensor uniforms, {options}, {results}) -> ()",
+        "cross_entropy_rows_backward_": f"(Tensor(a!) {rows}, {statistics}) -> ()",
         "cross_entropy_rows_loss": "(Tensor losses, Tensor targets, Tensor? normalizer, int ignore_index, "
         "str reduction) -> (Tensor loss, Tensor denominator)",
+        "row_sums": f"(Tensor {rows}, int ignore_index, {_DRAW}, Tensor(a!) sums) -> ()",
     }

@@ -88,7 +88,7 @@ def sample_replacements(
     _require_slots(positions, targets >= 0, input_ids.shape[1])
 
 
-def _require_rows(
+def require_rows(
     targets: Tensor, uniforms: Tensor, normalizer: Tensor | None, ignore_index: int, vocab_size: int
 ) -> None:
     valid = (targets == ignore_index) | ((targets >= 0) & (targets < vocab_size))
@@ -105,7 +105,7 @@ def cross_entropy_sample(
     ignore_index: int,
     *_: object,
 ) -> None:
-    _require_rows(targets, uniforms, normalizer, ignore_index, logits.shape[-1])
+    require_rows(targets, uniforms, normalizer, ignore_index, logits.shape[-1])
 
 
 def linear_cross_entropy_sample(
@@ -118,7 +118,7 @@ def linear_cross_entropy_sample(
     ignore_index: int,
     *_: object,
 ) -> None:
-    _require_rows(targets, uniforms, normalizer, ignore_index, weight.shape[0])
+    require_rows(targets, uniforms, normalizer, ignore_index, weight.shape[0])
 
 
 def masked_bce_with_logits(

@@ -8,6 +8,10 @@ from electra_kernels.ops.mlm_head import cross_entropy_sample, linear_cross_entr
 from electra_kernels.ops.replacing import gather_rows, replace_tokens, sample_replacements
 from electra_kernels.ops.rtd_head import linear_masked_bce
 from electra_kernels.ops.sampling import sample_tokens
+from electra_kernels.ops.vocab_parallel import (
+    vocab_parallel_cross_entropy_sample,
+    vocab_parallel_linear_cross_entropy_sample,
+)
 
 __all__ = [
     "MaskedTokens",
@@ -23,6 +27,8 @@ __all__ = [
     "replace_tokens",
     "sample_replacements",
     "sample_tokens",
+    "vocab_parallel_cross_entropy_sample",
+    "vocab_parallel_linear_cross_entropy_sample",
 ]
 
 register_flop_formulas()

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from electra_kernels.uniforms import draw_uniforms
+
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("mean", "sum", "none")
 NORMALIZERS = (torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -23,11 +25,21 @@ def check_tensor(
 ) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is {_type_name(value)}, should be a torch.Tensor")
+    if is_dtensor(value):
+        raise TypeError(
+            f"{name} is a DTensor, should be a plain tensor: its to_local() (only linear_cross_entropy_sample takes "
+            "DTensors, with a weight sharded on dimension 0)"
+        )
     if value.dtype not in dtypes:
         expected = " or ".join(str(dtype) for dtype in dtypes)
         raise TypeError(f"{name}.dtype is {value.dtype}, should be {expected}")
     if device is not None and value.device != device:
         raise ValueError(f"{name} is on {value.device}, should be on {device} like the first argument")
+
+
+def is_dtensor(value: object) -> bool:
+    """Whether a tensor is a DTensor, without an import of ``torch.distributed.tensor``."""
+    return type(value) is not Tensor and hasattr(value, "device_mesh")
 
 
 def check_dim(name: str, value: Tensor, dimensions: int, layout: str) -> None:
@@ -128,6 +140,49 @@ def check_projection(weight: Tensor, hidden: Tensor) -> None:
     check_tensor("weight", weight, FLOATING, hidden.device)
     check_dim("weight", weight, 2, layout)
     check_parameter("weight", weight, hidden, (max(1, weight.shape[0]), hidden.shape[-1]), layout)
+
+
+def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, torch.Size]:
+    """The operands of a projection to the vocabulary. Returns hidden as autocast wants it, and its shape [...]."""
+    check_tensor("hidden", hidden, FLOATING, None)
+    if hidden.dim() == 0:
+        raise ValueError("hidden has shape [], should be [..., E]")
+    hidden = hidden.to(autocast_dtype(hidden))
+    check_projection(weight, hidden)
+    if bias is not None:
+        check_tensor("bias", bias, (weight.dtype,), hidden.device)
+        check_parameter("bias", bias, hidden, weight.shape[:1], "[V]")
+    return hidden, hidden.shape[:-1]
+
+
+def check_rows(
+    targets: Tensor,
+    uniforms: Tensor | None,
+    normalizer: float | Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    z_loss: float,
+    temperature: float,
+    ban_original: bool,
+    shape: tuple[int, ...],
+    layout: str,
+    device: torch.device,
+) -> tuple[Tensor, Tensor | None]:
+    """The arguments of a masked-LM loss besides its operands, for rows of ``shape``.
+
+    Returns:
+        uniforms, which are drawn if they are None; and the denominator as by `normalizer_tensor`.
+    """
+    check_int64("targets", targets, shape, layout, device)
+    check_integer("ignore_index", ignore_index)
+    check_flag("ban_original", ban_original)
+    check_weight("z_loss", z_loss)
+    check_temperature(temperature)
+    denominator = normalizer_tensor(normalizer, reduction, device)
+    if uniforms is None:
+        uniforms = draw_uniforms(shape, device=device)
+    check_uniforms(uniforms, shape, layout, device)
+    return uniforms, denominator
 
 
 def normalizer_tensor(

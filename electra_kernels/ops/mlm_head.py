@@ -9,27 +9,13 @@ import torch
 from torch import Tensor
 
 from electra_kernels.backends.linear_operands import parameter_size
+from electra_kernels.backends.vocab_parallel import Options
 from electra_kernels.ops import _inplace
 from electra_kernels.ops._autograd import needs_autograd, register_gradient, same_backend, save_backend
-from electra_kernels.ops._checks import (
-    FLOATING,
-    autocast_dtype,
-    check_flag,
-    check_int64,
-    check_integer,
-    check_parameter,
-    check_projection,
-    check_row_logits,
-    check_temperature,
-    check_tensor,
-    check_uniforms,
-    check_weight,
-    normalizer_tensor,
-)
+from electra_kernels.ops._checks import check_flag, check_head, check_row_logits, check_rows, is_dtensor
 from electra_kernels.ops._library import define, options, overload
 from electra_kernels.ops._results import SampledLoss
 from electra_kernels.reference.common import accumulation_dtype
-from electra_kernels.uniforms import draw_uniforms
 
 
 def _fake_statistics(
@@ -161,15 +147,10 @@ def cross_entropy_sample(
     """
     check_row_logits(logits)
     shape = logits.shape[:-1]
-    check_int64("targets", targets, shape, "logits.shape[:-1]", logits.device)
-    check_integer("ignore_index", ignore_index)
-    check_flag("ban_original", ban_original)
-    check_weight("z_loss", z_loss)
-    check_temperature(temperature)
-    denominator = normalizer_tensor(normalizer, reduction, logits.device)
-    if uniforms is None:
-        uniforms = draw_uniforms(shape, device=logits.device)
-    check_uniforms(uniforms, shape, "logits.shape[:-1]", logits.device)
+    uniforms, denominator = check_rows(
+        *(targets, uniforms, normalizer, ignore_index, reduction, z_loss, temperature, ban_original),
+        *(shape, "logits.shape[:-1]", logits.device),
+    )
     z_loss, temperature = options((z_loss, temperature), (0.0, 1.0))
     settings = (ignore_index, reduction, z_loss, temperature, ban_original)
     arguments = (logits, targets, uniforms, denominator, *settings)
@@ -285,31 +266,27 @@ def linear_cross_entropy_sample(
     Args:
         hidden: [..., E] float32, bfloat16 or float16; under autocast it is cast to autocast's dtype.
         weight: [V, E] of hidden's dtype or float32. Its gradient has its own dtype and is accumulated in float32;
-            with half-precision hidden states each chunk's part is rounded to their dtype once.
+            with half-precision hidden states each chunk's part is rounded to their dtype once. A ``DTensor`` sharded
+            on dimension 0, with ``bias`` likewise, calls `vocab_parallel_linear_cross_entropy_sample` on its mesh;
+            ``hidden`` may be a DTensor then, replicated or sharded on dimension 0.
         bias: [V] of weight's dtype, or None; -inf bans its token.
         targets, ignore_index, reduction, normalizer, z_loss, temperature, ban_original, uniforms: as for
             `cross_entropy_sample`, with [...] = hidden.shape[:-1].
 
     Returns, raises: as `cross_entropy_sample`; ``logsumexp`` has no gradient.
     """
-    check_tensor("hidden", hidden, FLOATING, None)
-    if hidden.dim() == 0:
-        raise ValueError("hidden has shape [], should be [..., E]")
-    hidden = hidden.to(autocast_dtype(hidden))
-    shape, device = hidden.shape[:-1], hidden.device
-    check_projection(weight, hidden)
-    if bias is not None:
-        check_tensor("bias", bias, (weight.dtype,), device)
-        check_parameter("bias", bias, hidden, weight.shape[:1], "[V]")
-    check_int64("targets", targets, shape, "hidden.shape[:-1]", device)
-    check_integer("ignore_index", ignore_index)
-    check_flag("ban_original", ban_original)
-    check_weight("z_loss", z_loss)
-    check_temperature(temperature)
-    denominator = normalizer_tensor(normalizer, reduction, device)
-    if uniforms is None:
-        uniforms = draw_uniforms(shape, device=device)
-    check_uniforms(uniforms, shape, "hidden.shape[:-1]", device)
+    if is_dtensor(weight):
+        from electra_kernels.ops._dtensor import (
+            sharded_cross_entropy_sample,
+        )  # imports torch.distributed.tensor
+
+        shared = Options(ignore_index, reduction, z_loss, temperature, ban_original)
+        return sharded_cross_entropy_sample(hidden, weight, bias, targets, normalizer, uniforms, shared)
+    hidden, shape = check_head(hidden, weight, bias)
+    uniforms, denominator = check_rows(
+        *(targets, uniforms, normalizer, ignore_index, reduction, z_loss, temperature, ban_original),
+        *(shape, "hidden.shape[:-1]", hidden.device),
+    )
     parameters = (hidden, weight, bias)
     needs = [torch.is_grad_enabled() and value is not None and value.requires_grad for value in parameters]
     z_loss, temperature = options((z_loss, temperature), (0.0, 1.0))

@@ -27,29 +27,43 @@ def row_statistics(
     """x [N, V] float32 or float64 → losses, tokens, is_top1, logsumexp, each [N], and the last in two parts [N, 2].
 
     A row with NaN or +inf, or with no finite logit, has a NaN log-sum-exp and so a NaN loss and gradient. An ignored
-    row has loss and log-sum-exp 0, token -1 and is_top1 False for any logits.
+    row has loss and log-sum-exp 0, token -1 and is_top1 False for any logits. A target outside of [0, V) belongs to
+    another slice of the vocabulary.
     """
     counted = targets != ignore_index
-    safe_targets = targets.where(counted, 0)
     maximum = x.amax(-1)
     parts = log_sum_exp(x).where(maximum.isfinite()[:, None], torch.nan).where(counted[:, None], 0)
-    target_logits = x.gather(-1, safe_targets[:, None]).squeeze(-1)
+    target_logits = target_logits_of(x, targets)
     losses = (parts[:, 0] - target_logits) + parts[:, 1]
     logsumexp = parts.sum(-1)
     losses = (losses + (z_loss * logsumexp) * logsumexp).where(counted, 0)
-    tokens = draw_tokens(x, safe_targets if ban_original else None, uniforms, temperature).where(counted, -1)
+    tokens = draw_tokens(x, targets if ban_original else None, uniforms, temperature).where(counted, -1)
     return losses, tokens, (target_logits == maximum) & counted, logsumexp, parts
 
 
 def row_gradients(
     x: Tensor, targets: Tensor, logsumexp_parts: Tensor, ignore_index: int, z_loss: float
 ) -> Tensor:
-    """softmax(x) (1 + 2 z l) - one_hot(target) and zero in ignored rows, [N, V] in the accumulation dtype of x."""
-    ignored = (targets == ignore_index)[:, None]
+    """softmax(x) (1 + 2 z l) - one_hot(target) and zero in ignored rows, [N, V] in the accumulation dtype of x.
+
+    A target outside of [0, V) has no one-hot.
+    """
+    columns = targets[:, None]
+    is_here = _is_column(x, columns)
     gradient = soft_max(x.to(accumulation_dtype(x.dtype)), logsumexp_parts)
     gradient.mul_(1 + 2 * z_loss * logsumexp_parts.sum(-1, keepdim=True))
-    gradient.scatter_add_(1, targets[:, None].masked_fill(ignored, 0), gradient.new_full(ignored.shape, -1.0))
-    return gradient.masked_fill_(ignored, 0)
+    gradient.scatter_add_(1, columns.where(is_here, 0), -is_here.to(gradient.dtype))
+    return gradient.masked_fill_(columns == ignore_index, 0)
+
+
+def _is_column(x: Tensor, index: Tensor) -> Tensor:
+    return (index >= 0) & (index < x.shape[-1])
+
+
+def target_logits_of(x: Tensor, targets: Tensor) -> Tensor:
+    """x [N, V], targets [N] → [N], -inf where the target is outside of [0, V)."""
+    is_here = _is_column(x, targets)
+    return x.gather(-1, targets.where(is_here, 0)[:, None]).squeeze(-1).where(is_here, -torch.inf)
 
 
 def cross_entropy_rows_(
@@ -65,7 +79,7 @@ def cross_entropy_rows_(
     *results: Tensor,
 ) -> None:
     """`row_statistics` of logits + bias into the results, and with ``writes_gradient`` the gradient into the logits."""
-    x = _biased(logits, bias)
+    x = biased(logits, bias)
     statistics = row_statistics(x, targets, uniforms, ignore_index, z_loss, temperature, ban_original)
     for result, values in zip(results, statistics):
         result.copy_(values)
@@ -82,7 +96,7 @@ def cross_entropy_rows_backward_(
     z_loss: float,
 ) -> None:
     """The gradient of logits + bias in place of the logits, from the saved log-sum-exp."""
-    logits.copy_(row_gradients(_biased(logits, bias), targets, logsumexp_parts, ignore_index, z_loss))
+    logits.copy_(row_gradients(biased(logits, bias), targets, logsumexp_parts, ignore_index, z_loss))
 
 
 def cross_entropy_rows_loss(
@@ -92,7 +106,7 @@ def cross_entropy_rows_loss(
     return reduce_losses(losses, targets != ignore_index, normalizer, reduction)
 
 
-def _biased(logits: Tensor, bias: Tensor | None) -> Tensor:
+def biased(logits: Tensor, bias: Tensor | None) -> Tensor:
     x = logits.to(accumulation_dtype(logits.dtype))
     return x if bias is None else x + bias
 

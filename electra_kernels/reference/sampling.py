@@ -34,10 +34,10 @@ def draw_tokens(logits: Tensor, banned: Tensor | None, uniforms: Tensor, tempera
     torch.exp((logits - maximum).div_(temperature), out=weights[:, : logits.shape[-1]])
     tiles = weights.unflatten(-1, (-1, TILE))  # [N, V / TILE, TILE]
     sums = tiles.sum(-1).double()
-    tile, residual = _invert_cdf(sums, uniforms[:, None])
+    tile, residual = invert_cdf(sums, uniforms[:, None])
     chosen = tiles.gather(1, tile[:, :, None].expand(-1, -1, TILE)).squeeze(1).double()
     # The residual is a fraction of the tile, so the two passes may round differently.
-    offset, _ = _invert_cdf(chosen, residual)
+    offset, _ = invert_cdf(chosen, residual)
     return torch.where(drawable, (tile * TILE + offset).squeeze(-1), -1)
 
 
@@ -48,7 +48,7 @@ def _padded_to_tiles(logits: Tensor) -> Tensor:
     return padded
 
 
-def _invert_cdf(weights: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
+def invert_cdf(weights: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
     """The first index whose prefix sum exceeds fraction x total, and the rest as a fraction of that index's weight.
 
     ``weights`` [N, M] float64, ``fraction`` [N, 1] in [0, 1]. The point is clamped below the total and the residual

@@ -124,7 +124,7 @@ def test_launches_of_a_loss_with_its_gradients(monkeypatch, rows, chunks):
         launches.count += 1
         return losses.new_empty(()), losses.new_empty((), dtype=torch.float64)
 
-    row_kernels = RowKernels(kernel, kernel, loss, adds_bias=False)
+    row_kernels = RowKernels(kernel, kernel, loss, kernel, adds_bias=False)
     forward, backward = (
         guarded(OPS[name], partial(getattr(linear_head, name), row_kernels))
         for name in ("linear_cross_entropy_sample", "linear_cross_entropy_sample_backward")
