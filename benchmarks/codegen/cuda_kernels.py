@@ -35,13 +35,8 @@ STREAMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "sampling": {"sample_row": (COPIES,)},
     "vocab_parallel": {"slice_sums": (COPIES,)},
     "replacing": {"replace_row": ()},  # 8-byte ids in rows of any stride
-    "mlm_head": {
-        "gradient_row": (LOADS, STORES),
-        "cross_entropy_row": (COPIES,),
-        "cross_entropy_row_": (COPIES, STORES),
-        "scale_row": (LOADS, STORES),
-        "prepare": (),
-    },
+    "mlm_head": {"cross_entropy_row": (COPIES,), "cross_entropy_row_": (COPIES, STORES), "prepare": ()},
+    "gradients": {"gradient_row": (LOADS, STORES), "scale_row": (LOADS, STORES)},
     "masking": {"mask_row": ()},  # 8-byte ids in rows of any stride
 }
 

@@ -6,16 +6,16 @@
 //
 // If the gradient may overwrite the logits, one block copies a row to shared memory, all tiles at once and in
 // the background, and writes its gradient from there: two passes over memory, where eager soft-max, loss,
-// sample and gradient make eight. That is
-// legal because everything that is read from global memory (the row and its target's logit) has been read
-// before the barrier in front of the first write. The draw reads its tile in shared memory, by one warp,
-// while the other warps write.
+// sample and gradient make eight. That is legal because everything that is read from global memory (the row
+// and its target's logit) has been read before the barrier in front of the first write. The draw reads its
+// tile in shared memory, by one warp, while the other warps write.
 //
 // On GPUs with clusters, a cluster holds a row that is too long for a third of a multiprocessor's shared
 // memory, and rows that are too few to fill the GPU with one block each. Each block has a slice of the tiles
 // and the sums of all of them, so nothing else passes between the blocks. Without clusters such a row is
 // scanned as if the logits were kept, and the gradient kernel reads it again.
 
+#include "gradient.h"
 #include "ring.h"
 
 namespace electra_kernels {
@@ -46,10 +46,6 @@ __device__ Target target_of(const Row<T>& row, int64_t target) {
 // The loss without z_loss.
 __device__ float cross_entropy_of(const RowSums& sums, const Target& target) {
   return sums.is_bad ? kNaN : (sums.maximum - target.logit) + sums.log_sum;
-}
-
-__device__ Factors factors_of(float scale, float z_loss, const LogSumExp& parts) {
-  return {scale * (1 + 2 * z_loss * (parts.maximum + parts.log_sum)), scale};
 }
 
 __device__ void write_statistics(const CrossEntropyBatch& batch, int64_t index, float cross_entropy,
@@ -276,62 +272,6 @@ __global__ void __launch_bounds__(kThreads)
   if (adds_up) add_up(sum, batch.losses, count);
 }
 
-// The gradient of rows whose log-sum-exp is known. A block has one tile per warp.
-template <typename T>
-__global__ void __launch_bounds__(kScanWarps* kWarp, 3)
-    gradient_row(const LogitRows rows, const GradientBatch batch, const LogitRows gradients,
-                 const int blocks) {
-  const int64_t index = blockIdx.x / blocks;
-  const int tile = static_cast<int>(blockIdx.x % blocks * (blockDim.x / kWarp)) + warp();
-  const Row<T> row = row_at<T>(rows, index), out = row_at<T>(gradients, index);
-  const int first = tile * kTile - out.shift();
-  if (tile >= tiles_of(row.size)) return;
-  const int64_t target = batch.targets == nullptr ? -1 : batch.targets[index];
-  const Columns columns = interleaved<T>(first);
-  Share<T> x;
-  if (batch.targets != nullptr && target == batch.ignore_index) {
-    for (int v = 0; v < kVectors<T>; ++v) {
-      for (int i = 0; i < kPerVector<T>; ++i) x[v][i] = 0;
-    }
-  } else {
-    const double upstream = batch.upstream == nullptr ? 1 : batch.upstream[batch.is_per_row ? index : 0];
-    const double divisor = batch.denominator == nullptr ? 1 : *batch.denominator;
-    const float scale = static_cast<float>(upstream * reciprocal_or_zero(divisor));
-    load_tile_unaligned(row, first, columns, x);
-    const LogSumExp logsumexp = batch.logsumexp_parts[index];
-    Factors factors = factors_of(scale, batch.z_loss, logsumexp);
-    if (batch.logsumexp_upstream != nullptr) factors.soft_max += batch.logsumexp_upstream[index];
-    const int column = target < row.size ? static_cast<int>(target) : -1;
-    const float distance = (column_of<T>(columns, column, x) - logsumexp.maximum) - logsumexp.log_sum;
-    soft_max_less_target<T>(first, columns, logsumexp, column, distance, factors, x);
-  }
-  store_tile(out, columns, x);
-}
-
-// Only as many blocks as run at once are launched, and each handles several tiles per warp. So few blocks
-// have to start and end when the factor is 1.
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    scale_row(const LogitRows rows, const float* const factors, const bool is_per_row, const int blocks) {
-  if (!is_per_row && *factors == 1) return;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-  for (int64_t i = blockIdx.x; i < rows.count * blocks; i += gridDim.x) {
-    const int64_t index = i / blocks;
-    const int tile = static_cast<int>(i % blocks) * warps + warp();
-    if (tile >= tiles_of(rows.size)) continue;
-    const float factor = factors[is_per_row ? index : 0];
-    const Row<T> row = row_at<T>(rows, index);
-    const int first = tile * kTile - row.shift();
-    const Columns columns = interleaved<T>(first);
-    Share<T> x;
-    load_tile(row, first, columns, x);
-    for (int v = 0; v < kVectors<T>; ++v) {
-      for (int k = 0; k < kPerVector<T>; ++k) x[v][k] *= factor;
-    }
-    store_tile(row, columns, x);
-  }
-}
-
 // ---- launches ---------------------------------------------------------------------------------------------
 
 template <typename T>
@@ -395,24 +335,6 @@ void cross_entropy_rows(const LogitRows& rows, const CrossEntropyBatch& batch, f
 
 void sum_losses(const CrossEntropyBatch& batch, int64_t count, cudaStream_t stream) {
   launch(prepare, {1, kThreads, stream}, batch, count, true);
-}
-
-void gradient_rows(const LogitRows& rows, const GradientBatch& batch, const LogitRows& gradient,
-                   cudaStream_t stream) {
-  const int warps = warps_of(rows), blocks = (tiles_of(rows.size) + warps - 1) / warps;
-  with_type(rows.type, [&](auto zero) {
-    launch(gradient_row<decltype(zero)>, {rows.count * blocks, warps * kWarp, stream}, rows, batch, gradient,
-           blocks);
-  });
-}
-
-void scale_rows(const LogitRows& rows, const float* factors, bool is_per_row, cudaStream_t stream) {
-  const int warps = warps_of(rows), blocks = (tiles_of(rows.size) + warps - 1) / warps;
-  const int64_t at_once = 8 * current_device().multiprocessors;
-  with_type(rows.type, [&](auto zero) {
-    launch(scale_row<decltype(zero)>, {min(rows.count * blocks, at_once), warps * kWarp, stream}, rows,
-           factors, is_per_row, blocks);
-  });
 }
 
 }  // namespace electra_kernels
