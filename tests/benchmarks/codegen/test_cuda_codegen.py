@@ -39,7 +39,7 @@ def test_a_kernel_that_is_not_listed_is_a_fault(kernels, monkeypatch):
 
 def test_kernels_that_copy_ahead_begin_copies_before_they_wait_for_one(kernels):
     ahead = [kernel for kernel in kernels if COPIES in STREAMS[kernel.file][kernel.name]]
-    assert len(ahead) == 3 * 3 * len(build.GENERATIONS)  # kernels, element types
+    assert len(ahead) == 4 * 3 * len(build.GENERATIONS)  # kernels, element types
     for kernel in ahead:
         copy, wait = (
             next(i for i, name in enumerate(kernel.instructions) if name.startswith(prefix))
