@@ -3,7 +3,11 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from electra_kernels.integrations.heads import Head, HeadFunction
@@ -14,6 +18,7 @@ from electra_kernels.ops import (
     linear_cross_entropy_sample,
     linear_masked_bce,
 )
+from electra_kernels.reference.common import IGNORED_LABEL
 
 Loss = TypeVar("Loss", SampledLoss, TokenLoss)
 
@@ -42,6 +47,54 @@ def sampled_loss(
         return linear_cross_entropy_sample(features, weight, bias, targets, **options)
 
     return _with_weights(head, model, hidden, loss)
+
+
+def shared_sampled_loss(
+    head: HeadFunction,
+    model: PreTrainedModel,
+    hidden: Tensor,
+    targets: Tensor,
+    mesh: DeviceMesh,
+    **options: Any,
+) -> SampledLoss:
+    """`sampled_loss` with an output layer that the ranks of a mesh share: each computes a slice of the vocabulary.
+
+    The ranks may have different numbers of rows, since each pads its sequences by itself.
+
+    Args:
+        head, model, hidden, targets: as for `sampled_loss`, of this rank's rows.
+        mesh: of one dimension.
+        options: normalizer, uniforms, temperature and ban_original of the op.
+
+    Raises:
+        ValueError: there is no normalizer, or the head does not end with a plain Linear.
+    """
+    if options["normalizer"] is None:
+        raise ValueError(
+            "num_items_in_batch is None, should be given where ranks share the vocabulary (vocabulary_mesh)"
+        )
+    if isinstance(head, Head) and not head.ends_with_plain_linear(model):
+        raise ValueError(
+            f"the head of {type(model).__name__} ends with no plain Linear, as it should where ranks share the "
+            "vocabulary (vocabulary_mesh)"
+        )
+    from electra_kernels.ops._dtensor import shared_vocabulary_sample  # imports torch.distributed.tensor
+
+    count = targets.numel()
+    most = torch.tensor(count, device=targets.device)
+    dist.all_reduce(most, dist.ReduceOp.MAX, group=mesh.get_group())
+    padding = (0, int(most) - count)
+    rows = F.pad(targets.reshape(-1), padding, value=IGNORED_LABEL)
+    uniforms = F.pad(options.pop("uniforms").reshape(-1), padding)
+
+    def loss(features: Tensor, weight: Tensor, bias: Tensor | None) -> SampledLoss:
+        padded = F.pad(features.reshape(count, -1), (0, 0, *padding))
+        return shared_vocabulary_sample(
+            padded, weight, bias, rows, uniforms=uniforms, mesh=mesh, ignore_index=IGNORED_LABEL, **options
+        )
+
+    total, *per_row = _with_weights(head, model, hidden, loss)
+    return SampledLoss(total, *(value[:count].reshape(targets.shape) for value in per_row))
 
 
 def token_loss(

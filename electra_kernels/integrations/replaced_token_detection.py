@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -14,7 +15,7 @@ from electra_kernels.integrations.configuration import (
     config_from_models,
     model_from_config,
 )
-from electra_kernels.integrations.head_losses import sampled_loss, token_loss
+from electra_kernels.integrations.head_losses import sampled_loss, shared_sampled_loss, token_loss
 from electra_kernels.integrations.heads import HeadFunction, masked_lm_head, token_head
 from electra_kernels.integrations.model_pair import ModelPair, run_base_model
 from electra_kernels.integrations.sharding import run_as_forward
@@ -80,6 +81,10 @@ class ReplacedTokenDetection(ModelPair):
             weight [V, E], bias [V] or None). It is not saved: give it to `from_pretrained` too.
         options: options of `ReplacedTokenDetectionConfig`.
 
+    Attributes:
+        vocabulary_mesh: None, or a mesh of one dimension whose ranks share the generator's output layer in training
+            mode: each computes a slice of the vocabulary for the rows of all. num_items_in_batch must be given then.
+
     Raises:
         TypeError, ValueError: the models do not fit each other or have no such head, or an option is out of range.
     """
@@ -89,6 +94,7 @@ class ReplacedTokenDetection(ModelPair):
     accepts_loss_kwargs = True  # tells Trainer to pass num_items_in_batch
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    vocabulary_mesh: DeviceMesh | None = None
     special_token_ids: Tensor
     rows_seen: Tensor  # [2] int64: rows in training, rows in evaluation
 
@@ -237,16 +243,16 @@ class ReplacedTokenDetection(ModelPair):
         self, hidden: Tensor, masked: MaskedTokens, num_items: int | Tensor | None, uniforms: Tensor
     ) -> SampledLoss:
         config = self.config
-        return sampled_loss(
-            self._generator_head,
-            self.generator,
-            gather_rows(hidden, masked.positions),
-            masked.targets,
-            normalizer=None if num_items is None else _exact(num_items) * config.mask_probability,
-            temperature=config.sampling_temperature,
-            ban_original=config.ban_original,
-            uniforms=uniforms,
-        )
+        rows = (self._generator_head, self.generator, gather_rows(hidden, masked.positions), masked.targets)
+        options: dict[str, Any] = {
+            "normalizer": None if num_items is None else _exact(num_items) * config.mask_probability,
+            "temperature": config.sampling_temperature,
+            "ban_original": config.ban_original,
+            "uniforms": uniforms,
+        }
+        if self.vocabulary_mesh is not None and self.training:
+            return shared_sampled_loss(*rows, self.vocabulary_mesh, **options)
+        return sampled_loss(*rows, **options)
 
     def _next_rows(self, count: int) -> Tensor:
         """The numbers [B] of this batch's rows in the run, and count them; the ranks' numbers follow one another.

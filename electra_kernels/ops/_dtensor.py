@@ -66,7 +66,7 @@ def _require(name: str, value: Tensor, mesh: DeviceMesh, *expected: tuple[object
 def shared_vocabulary_sample(
     hidden: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     targets: Tensor,
     normalizer: float | Tensor,
     uniforms: Tensor,
@@ -105,7 +105,7 @@ def shared_vocabulary_sample(
     out = sharded_cross_entropy_sample(
         placed(rows, torch.Size((ranks * len(rows), rows.shape[1]))),
         placed(weight[mine], weight.shape),
-        placed(bias[mine], bias.shape),
+        None if bias is None else placed(bias[mine], bias.shape),
         gathered(targets),
         normalizer,
         gathered(uniforms),

@@ -131,20 +131,37 @@ def gradients(ours):
     }
 
 
-def check(build, units):
+def check(build, units, *, shares=False):
+    """``shares``: the ranks share the generator's output layer, and have different numbers of rows."""
     whole = losses_and_gradients(build(), slice(None), 1)
     ours = build()
     shard(units(ours))
     # An adapted head computes its own logits, any other head keeps the fused loss.
     assert ours._generator_head.ends_with_plain_linear(ours.generator) == (build.func is not adapted)
-    half = ROWS // 2
-    mine = slice(half * dist.get_rank(), half * (dist.get_rank() + 1))
+    first = ROWS // 2
+    if shares:
+        ours.vocabulary_mesh, first = init_device_mesh("cpu", (dist.get_world_size(),)), 1
+    mine = (slice(first), slice(first, None))[dist.get_rank()]
     for (loss, got), (expected_loss, expected) in zip(losses_and_gradients(ours, mine, 2), whole):
         dist.all_reduce(loss)
         torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=0.0)
         difference = relative_difference(got, expected)
         assert difference < TOLERANCE, difference
     return ours
+
+
+def check_shared_vocabulary():
+    def training(*arguments):
+        return model(*arguments, **NO_DROPOUT).train()
+
+    check(partial(training, "Electra", "shared"), layers, shares=True)
+    ours = training("Bert", "separate")
+    ours.vocabulary_mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    with pytest.raises(ValueError, match="num_items_in_batch is None, should be given"):
+        ours(*batch(ROWS))
+    CHANGES["lora on every linear"](ours.generator.cls.predictions, "transform.dense", "decoder")
+    with pytest.raises(ValueError, match="ends with no plain Linear, as it should"):
+        ours(batch(ROWS)[0], labels=batch(ROWS)[0], num_items_in_batch=7)
 
 
 def check_saving(ours):
@@ -225,6 +242,7 @@ def main():
         ours = check(build, units)
         print(f"rank {dist.get_rank()}: {name}: right", flush=True)
     check_saving(ours)
+    check_shared_vocabulary()
     check_objective()
     check_mixed_precision()
     check_parts_of_a_tied_embedding()
