@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import active_children, connection, get_context, parent_process
@@ -59,6 +60,7 @@ def _begin(path: Path) -> None:
     # Ctrl-C reaches every process of the terminal; the parent handles it, and ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "torch.distributed is disabled")  # checkpoints of one process
     _loaded = pickle.loads(path.read_bytes()), path.parent
 
 

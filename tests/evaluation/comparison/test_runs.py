@@ -18,8 +18,8 @@ def test_all_objectives_start_with_the_same_encoder(setting, name):
         assert torch.equal(one, two)
 
 
-def test_a_run_is_repeatable_and_its_curve_begins_before_the_first_step(setting, tmp_path):
-    run = Run("corrupted_tokens", 3e-3, 1)
+def test_a_run_is_repeatable_and_its_curve_begins_before_the_first_step(setting, budget, tmp_path):
+    run = Run("corrupted_tokens", 3e-3, 1, budget)
     first, second = train_run(setting, run, tmp_path), train_run(setting, run, tmp_path)
     for record in (first, second):
         del record["seconds"]
@@ -30,8 +30,8 @@ def test_a_run_is_repeatable_and_its_curve_begins_before_the_first_step(setting,
     assert first["curve"][0]["tokens"] == 0
 
 
-def test_the_probed_encoder_is_that_of_the_end_of_the_run(setting, tmp_path):
-    run = Run("corrupted_tokens", 3e-3, 1)
+def test_the_probed_encoder_is_that_of_the_end_of_the_run(setting, budget, tmp_path):
+    run = Run("corrupted_tokens", 3e-3, 1, budget)
     trained = train_run(setting, run, tmp_path)
     figures = probe_run(setting, run, tmp_path)["probes"]["replaced_tokens"]
     assert figures.keys() == {"frozen", "fine_tuned"}
@@ -39,15 +39,15 @@ def test_the_probed_encoder_is_that_of_the_end_of_the_run(setting, tmp_path):
     assert figures["frozen"] == pytest.approx(trained["curve"][-1]["figure"])
 
 
-def test_every_run_of_a_seed_begins_with_the_untrained_encoder(setting, tmp_path):
+def test_every_run_of_a_seed_begins_with_the_untrained_encoder(setting, budget, tmp_path):
     untrained = train_run(setting, Run(UNTRAINED, 0.0, 1), tmp_path)
-    run = train_run(setting, Run("masked_lm", 3e-3, 1), tmp_path)
+    run = train_run(setting, Run("masked_lm", 3e-3, 1, budget), tmp_path)
     assert untrained["curve"][0]["figure"] == run["curve"][0]["figure"]
     assert probe_run(setting, Run(UNTRAINED, 0.0, 1), tmp_path)["probes"].keys() == {"replaced_tokens"}
 
 
-def test_measuring_does_not_disturb_the_training(setting, monkeypatch, tmp_path):
-    run = Run("replaced_tokens", 3e-3, 1)
+def test_measuring_does_not_disturb_the_training(setting, budget, monkeypatch, tmp_path):
+    run = Run("replaced_tokens", 3e-3, 1, budget)
     often = train_run(setting, run, tmp_path)["choice"]
     monkeypatch.setattr(runs, "CURVE_POINTS", 1)
     assert train_run(setting, run, tmp_path)["choice"] == often
