@@ -25,8 +25,8 @@ class Pair(NamedTuple):
     sides: dict[int, int]
 
     @property
-    def place(self) -> str:
-        return f"{self.task}, {'frozen' if self.mode == FROZEN else 'fine-tuned'}"
+    def mode_name(self) -> str:
+        return "frozen" if self.mode == FROZEN else "fine-tuned"
 
 
 def conclusion(record: Record) -> list[str]:
@@ -40,12 +40,12 @@ def conclusion(record: Record) -> list[str]:
     sentences = [
         _standing(pairs, largest, 1, f"Ahead of {first} {_at(largest)}, beyond the paired interval"),
         _standing(pairs, largest, -1, f"Behind {first}"),
-        f"{undecided} of the {len(pairs)} differences from {first} are undecided, and {1 - CONFIDENCE:.0%} of all "
-        "would look decided by chance.",
+        f"{undecided} of the {len(pairs)} differences are undecided; chance alone decides about "
+        f"{(1 - CONFIDENCE) * len(pairs):.0f} of so many.",
     ]
     if len(budgets) > 1:
         sentences.append(_changes(pairs, first, budgets))
-    return [*sentences, "All of this is one text and one size of encoder, and no word about larger budgets."]
+    return [*sentences, "This is one text and one size of encoder; it says nothing about larger budgets."]
 
 
 def _pairs(record: Record) -> Iterator[Pair]:
@@ -62,12 +62,15 @@ def _pairs(record: Record) -> Iterator[Pair]:
 
 
 def _standing(pairs: Iterable[Pair], budget: int, wanted: int, beginning: str) -> str:
-    places: dict[str, list[str]] = {}
+    places: dict[str, dict[str, list[str]]] = {}
     for pair in pairs:
         if pair.sides[budget] == wanted:
-            places.setdefault(pair.objective, []).append(pair.place)
-    found = "; ".join(f"{name} ({' and '.join(where)})" for name, where in places.items())
-    return f"{beginning}: {found or 'no objective'}."
+            places.setdefault(pair.objective, {}).setdefault(pair.mode_name, []).append(pair.task)
+    found = (
+        f"{name} ({'; '.join(f'{mode}: ' + ', '.join(tasks) for mode, tasks in modes.items())})"
+        for name, modes in places.items()
+    )
+    return f"{beginning}: {', '.join(found) or 'no objective'}."
 
 
 def _changes(pairs: Iterable[Pair], first: str, budgets: list[int]) -> str:
@@ -79,7 +82,7 @@ def _changes(pairs: Iterable[Pair], first: str, budgets: list[int]) -> str:
             words = (
                 f"{'ahead' if where > 0 else 'behind'} {_at(budget)}" for budget, where in decided.items()
             )
-            changed.append(f"{pair.objective} ({pair.place}): {', '.join(words)}")
+            changed.append(f"{pair.objective} ({pair.mode_name}: {pair.task}) is {', '.join(words)}")
     if changed:
         return f"The order relative to {first} changes with the budget: {'; '.join(changed)}."
     return (

@@ -20,6 +20,7 @@ from electra_kernels.evaluation.comparison.setting import UNTRAINED
 from electra_kernels.evaluation.figures import MUTED
 
 _PANEL = (3.0, 2.7)  # inches
+_ROOM = 0.25  # of the range of the means, for the bands; a band of two seeds may be wider than all of it
 
 
 def budgets_figure(record: Record) -> bytes:
@@ -46,6 +47,8 @@ def budgets_figure(record: Record) -> bytes:
 
 
 def _draw_panel(axis: Axes, record: Record, task: str, mode: str) -> None:
+    start = score(record, UNTRAINED, task, mode).mean
+    shown = [start]
     for index, (name, facts) in enumerate(record["objectives"].items()):
         points = budget_curve(record, name, task, mode)
         budgets: list[Any] = [budget for budget, _ in points]
@@ -54,8 +57,10 @@ def _draw_panel(axis: Axes, record: Record, task: str, mode: str) -> None:
         means = [figure.mean for _, figure in points]
         axis.plot(budgets, means, style, color=f"C{index}", linewidth=1.5, markersize=3, label=name)
         axis.fill_between(budgets, low, high, color=f"C{index}", alpha=0.12, linewidth=0)
-    start = score(record, UNTRAINED, task, mode).mean
+        shown += means
     axis.axhline(start, color=MUTED, linestyle=":", linewidth=1, label=UNTRAINED)
+    room = _ROOM * (max(shown) - min(shown))
+    axis.set_ylim(min(shown) - room, max(shown) + room)
     axis.set_xscale("log")
     axis.set_xticks(budgets_of(record))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -79,6 +79,8 @@ def tokens_needed(record: Record, objective: str, task: str, mode: str, target: 
     It is the smallest budget if the target is reached there, and None if no budget reaches it.
     """
     points = budget_curve(record, objective, task, mode)
+    if points[0][1].mean >= target:
+        return float(points[0][0])
     reached = tokens_to([(math.log(budget), figure.mean) for budget, figure in points], target)
     return None if reached is None else math.exp(reached)
 
