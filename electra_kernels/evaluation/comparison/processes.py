@@ -27,7 +27,7 @@ def in_processes(
     Each process has one thread: two runs side by side on two cores are faster than one after the other on both.
 
     Args:
-        work: `train_run` or `probe_run`.
+        work: `train_run`, `choice_run` or `probe_run`.
         path: the pickled `Setting`; the encoders are kept beside it.
         runs: the runs to do.
         processes: how many runs at once.

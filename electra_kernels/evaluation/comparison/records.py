@@ -8,12 +8,12 @@ from typing import Any
 
 from electra_kernels.errors import UserError
 from electra_kernels.evaluation.comparison.processes import in_processes
-from electra_kernels.evaluation.comparison.runs import probe_run, train_run, weights_path
+from electra_kernels.evaluation.comparison.runs import choice_run, probe_run, train_run, weights_path
 from electra_kernels.evaluation.comparison.setting import Run
 from electra_kernels.files import write_whole
 
 RESULTS = ("runs", "compare.html", "compare.json", "compare.png")
-_PHASES = {"trained": train_run, "probed": probe_run}
+_PHASES = {"trained": train_run, "chosen": choice_run, "probed": probe_run}
 
 Record = dict[str, Any]
 Log = Callable[[str], None]
@@ -55,7 +55,7 @@ def finished_records(
     """The records of all runs, in their order. Those that the folder has are read, the others are made.
 
     Args:
-        phase: "trained" or "probed".
+        phase: "trained", "chosen" or "probed".
         setting: the pickled `Setting`; records and encoders lie beside it.
         processes: runs at the same time.
         log: called with a line for each run that is made.
@@ -82,4 +82,6 @@ def _is_current(record: Path, encoder: Path) -> bool:
 def _line(record: Record) -> str:
     if "curve" in record:
         return f"{record['tokens']:10,} tokens  AUC {record['curve'][-1]['figure']:.3f}"
+    if "choice" in record:
+        return f"{record['choice']:.3f} for the choice of the learning rate"
     return "  ".join(f"{task} {figures['frozen']:.3f}" for task, figures in record["probes"].items())

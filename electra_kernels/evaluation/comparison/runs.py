@@ -1,5 +1,6 @@
 """One run of a comparison: train from the common start, measure a learning curve, probe the encoder."""
 
+import statistics
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -46,10 +47,16 @@ def train_run(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
     return asdict(run) | record
 
 
+def choice_run(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
+    """The figure by which the rate of a saved encoder is chosen: "choice", the mean over the frozen tasks for it."""
+    encoder = _saved(setting, run, folder)
+    figures = [probe(encoder, task, frozen=True, seed=run.seed) for task in setting.choice]
+    return asdict(run) | {"choice": statistics.fmean(figures)}
+
+
 def probe_run(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
     """Probe the encoder that `train_run` has saved: "probes" maps task → "frozen" and "fine_tuned" → figure."""
-    encoder, modes = Encoder(setting.config.discriminator), {"frozen": True, "fine_tuned": False}
-    load_model(encoder, str(weights_path(folder, run)))
+    encoder, modes = _saved(setting, run, folder), {"frozen": True, "fine_tuned": False}
     probes = {
         task.name: {
             mode: probe(encoder, task, frozen=frozen, seed=run.seed) for mode, frozen in modes.items()
@@ -57,6 +64,12 @@ def probe_run(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
         for task in setting.tasks
     }
     return asdict(run) | {"probes": probes}
+
+
+def _saved(setting: Setting, run: Run, folder: Path) -> Encoder:
+    encoder = Encoder(setting.config.discriminator)
+    load_model(encoder, str(weights_path(folder, run)))
+    return encoder
 
 
 def weights_path(folder: Path, run: Run) -> Path:
@@ -151,7 +164,6 @@ def _trained(setting: Setting, run: Run, unfinished: Unfinished) -> tuple[Encode
         "steps": position.step,
         "tokens": position.tokens,
         "seconds": position.seconds,
-        "choice": probe(encoder, setting.choice, frozen=True, seed=run.seed),
         "held_out": evaluate_objective(objective, setting.held_out),
         "curve": curve,
         "alarms": alarms,

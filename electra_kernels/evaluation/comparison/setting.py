@@ -72,7 +72,7 @@ class Setting(TrainingSetting):
         plateau: nats, the entropy of the word frequencies.
         held_out: rows on which an objective is judged by its own metrics.
         curve: the task of the learning curve, probed with the encoder frozen.
-        choice: the same task on other held-out text, by which the learning rate is chosen.
+        choice: tasks on other held-out text, by which the learning rate is chosen.
         tasks: probed after the training, with the encoder frozen and fine-tuned.
     """
 
@@ -80,7 +80,7 @@ class Setting(TrainingSetting):
     plateau: float
     held_out: Rows
     curve: Task
-    choice: Task
+    choice: Sequence[Task]
     tasks: Sequence[Task]
 
 

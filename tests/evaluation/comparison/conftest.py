@@ -37,7 +37,7 @@ def setting(electra_config, facts, rows, held_out, counts):
     generator = replace(electra_config.discriminator, num_hidden_layers=1, intermediate_size=32)
     config = ElectraConfig(electra_config.discriminator, generator, electra_config.mask_token_id)
     task = preparation.curve_task(rows, held_out, counts)
-    return Setting(config, facts, rows, RECIPE, None, 3.0, held_out, curve=task, choice=task, tasks=[task])
+    return Setting(config, facts, rows, RECIPE, None, 3.0, held_out, curve=task, choice=[task], tasks=[task])
 
 
 @pytest.fixture

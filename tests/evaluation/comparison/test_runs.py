@@ -6,9 +6,17 @@ import pytest
 import torch
 
 from electra_kernels.evaluation.comparison import runs
-from electra_kernels.evaluation.comparison.runs import probe_run, train_run
+from electra_kernels.evaluation.comparison.runs import choice_run, probe_run, train_run
 from electra_kernels.evaluation.comparison.setting import UNTRAINED, Run, objective_of, recipe_of
 from electra_kernels.training.objectives import OBJECTIVES
+
+
+def test_the_figure_of_the_choice_is_the_mean_over_its_tasks(setting, budget, tmp_path):
+    run = Run("corrupted_tokens", 3e-3, 1, budget)
+    trained = train_run(setting, run, tmp_path)["curve"][-1]["figure"]
+    fitted = replace(setting.curve, measure=lambda score: 0.0)
+    chosen = choice_run(replace(setting, choice=[setting.curve, fitted]), run, tmp_path)
+    assert chosen["choice"] == pytest.approx(trained / 2)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -48,9 +56,9 @@ def test_every_run_of_a_seed_begins_with_the_untrained_encoder(setting, budget, 
 
 def test_measuring_does_not_disturb_the_training(setting, budget, monkeypatch, tmp_path):
     run = Run("replaced_tokens", 3e-3, 1, budget)
-    often = train_run(setting, run, tmp_path)["choice"]
+    often = train_run(setting, run, tmp_path)["curve"][-1]["figure"]
     monkeypatch.setattr(runs, "CURVE_POINTS", 1)
-    assert train_run(setting, run, tmp_path)["choice"] == often
+    assert train_run(setting, run, tmp_path)["curve"][-1]["figure"] == often
 
 
 def test_the_rate_of_muon_keeps_its_ratio_to_the_rate_that_is_tried(setting):
