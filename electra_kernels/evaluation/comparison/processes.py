@@ -40,14 +40,12 @@ def in_processes(
             for done in as_completed(waiting):
                 yield done.result()
         except BaseException:
-            # Without this, leaving the pool would wait until its processes finish their runs.
+            # Without this, leaving the pool would wait until its processes finish their runs. The pool gives up the
+            # waiting runs by itself; if they were cancelled here, its thread would fail with an InvalidStateError.
             for process in active_children():
                 if process not in others:
                     process.terminate()
             raise
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 # The setting and the folder of the encoders, in a process of the pool.

@@ -18,8 +18,8 @@ import sys
 from pathlib import Path
 from electra_kernels.evaluation.comparison import processes, runs, setting
 
-run = setting.Run("corrupted_tokens", 1e-3, 0, budget=10**12)
-print(list(processes.in_processes(runs.train_run, Path(sys.argv[1]), [run], 1)))
+endless = [setting.Run("corrupted_tokens", 1e-3, seed, budget=10**12) for seed in range(5)]
+print(list(processes.in_processes(runs.train_run, Path(sys.argv[1]), endless, 1)))
 """
 
 
@@ -58,8 +58,10 @@ def test_a_killed_comparison_ends_its_runs(endless):
 def test_ctrl_c_ends_the_runs_at_once(endless):
     parent, worker = endless
     parent.send_signal(signal.SIGINT)
-    parent.communicate(timeout=60)
+    _, errors = parent.communicate(timeout=60)
     assert _wait(lambda: not _command(worker))
+    assert b"KeyboardInterrupt" in errors
+    assert b"Exception in thread" not in errors
 
 
 def _training_child(parent: int) -> int | None:
