@@ -73,11 +73,12 @@ def _standing(pairs: Iterable[Pair], budget: int, wanted: int, beginning: str) -
     return f"{beginning}: {', '.join(found) or 'no objective'}."
 
 
-def _changes(pairs: Iterable[Pair], first: str, budgets: list[int]) -> str:
+def _changes(pairs: list[Pair], first: str, budgets: list[int]) -> str:
     """A pair changes its order if it is decided at two budgets, and not in the same way."""
-    changed = []
+    changed, several = [], 0
     for pair in pairs:
         decided = {budget: where for budget, where in pair.sides.items() if where}
+        several += len(decided) > 1
         if len(set(decided.values())) > 1:
             words = (
                 f"{'ahead' if where > 0 else 'behind'} {_at(budget)}" for budget, where in decided.items()
@@ -86,8 +87,8 @@ def _changes(pairs: Iterable[Pair], first: str, budgets: list[int]) -> str:
     if changed:
         return f"The order relative to {first} changes with the budget: {'; '.join(changed)}."
     return (
-        f"Between {budgets[0]:,} and {budgets[-1]:,} tokens no objective changes sides with {first}: where two budgets "
-        "decide, they decide alike."
+        f"Between {budgets[0]:,} and {budgets[-1]:,} tokens no objective is seen to change sides with {first}: "
+        f"{several} of the {len(pairs)} differences are decided at more than one budget."
     )
 
 
