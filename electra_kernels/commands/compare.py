@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from electra_kernels.commands.options import Commands, add_text, number, output_folder
+from electra_kernels.commands.options import Commands, add_text, number, numbers, output_folder
 
 MOST_SEEDS = 1_000
 
@@ -14,8 +14,8 @@ def add_command(commands: Commands) -> None:
         "compare",
         help="compare objectives: same encoder, initial weights, text and budget, several seeds",
         description="Train the same encoder with each objective and probe it on other tasks. Writes "
-        "OUTPUT/compare.html, compare.png (its curves) and compare.json. OUTPUT/runs keeps every encoder "
-        "(safetensors); a run that is found there is not repeated.",
+        "OUTPUT/compare.html, compare.png (its curves) and compare.json, anew after each budget. OUTPUT/runs keeps "
+        "every encoder (safetensors) and the checkpoints of unfinished runs; the same command continues.",
     )
     parser.set_defaults(run=run)
     parser.add_argument(
@@ -39,16 +39,18 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "--tokens",
-        type=number(int),
-        default=1_000_000,
-        help="training tokens per run, without the probes (default: %(default)s)",
+        type=numbers(int),
+        default=[1_000_000],
+        metavar="BUDGETS",
+        help="training tokens per run, without the probes; or several budgets in ascending order, separated by "
+        "commas, each with runs and a decay of its own (default: 1000000)",
     )
     length.add_argument("--seconds", type=number(float), help="training time per run, instead of --tokens")
     parser.add_argument(
         "--seeds",
-        type=number(int, largest=MOST_SEEDS),
-        default=3,
-        help="number of seeds per objective (default: %(default)s)",
+        type=numbers(int, largest=MOST_SEEDS),
+        default=[3],
+        help="number of seeds per objective; or one number for each budget, separated by commas (default: 3)",
     )
     parser.add_argument(
         "--rates",
@@ -56,7 +58,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[1.5e-3, 3e-3],
         metavar="RATE",
-        help="learning rates of AdamW to try; Muon's rate keeps its ratio to AdamW's (default: %(default)s)",
+        help="learning rates of AdamW to try, at the second budget if there are several; Muon's rate keeps its ratio "
+        "to AdamW's (default: %(default)s)",
     )
     parser.add_argument(
         "--processes",

@@ -47,3 +47,14 @@ def number(kind: type, *, allow_zero: bool = False, largest: int = 2**62 - 1) ->
 
     convert.__name__ = kind.__name__  # argparse puts it into "invalid int value"
     return convert
+
+
+def numbers(kind: type, *, largest: int = 2**62 - 1) -> Callable[[str], list[float]]:
+    """A converter for argparse: `number` for each part of a list with commas."""
+    convert = number(kind, largest=largest)
+
+    def convert_all(text: str) -> list[float]:
+        return [convert(part) for part in text.split(",")]
+
+    convert_all.__name__ = f"list of {kind.__name__}"
+    return convert_all

@@ -1,18 +1,30 @@
-"""The page of a comparison: the curves, and tables of the probes and of their differences."""
+"""The page of a comparison: the conclusion, the curves, and tables of the scores and of their differences."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from electra_kernels.evaluation.comparison.intervals import Interval, interval, tokens_to
+from electra_kernels.evaluation.comparison.conclusion import conclusion
+from electra_kernels.evaluation.comparison.curves import budgets_figure
+from electra_kernels.evaluation.comparison.intervals import tokens_to
+from electra_kernels.evaluation.comparison.scores import (
+    MODES,
+    Record,
+    budgets_of,
+    difference,
+    first_of,
+    run_curve,
+    runs_of,
+    score,
+    tasks_of,
+    tokens_needed,
+)
 from electra_kernels.evaluation.comparison.setting import UNTRAINED
 from electra_kernels.evaluation.figures import comparison_figure
 from electra_kernels.evaluation.pages import render
 from electra_kernels.files import write_whole
 
 TARGETS = (0.6, 0.7, 0.8)
-MODES = {"frozen": "the encoder frozen", "fine_tuned": "the encoder fine-tuned"}
-Record = dict[str, Any]
 
 
 class Section(NamedTuple):
@@ -26,79 +38,98 @@ class Section(NamedTuple):
 
 def write_page(folder: Path, record: Record) -> Path:
     """Write compare.html, and its curves as compare.png; returns the path of the page."""
-    page, curves = folder / "compare.html", _curves_picture(record)
+    page, budgets = folder / "compare.html", budgets_of(record)
+    curves = budgets_figure(record) if len(budgets) > 1 else _run_curves(record)
     write_whole(folder / "compare.png", curves)
     sections = [
-        tokens_to_targets(record),
+        *(_budget_sections(record) if len(budgets) > 1 else [tokens_to_targets(record)]),
         *(probes(record, mode) for mode in MODES),
         *(differences(record, mode) for mode in MODES),
         signals(record),
     ]
-    values = record | {"curves": curves, "sections": sections, "alarms": _alarms(record)}
-    write_whole(page, render("compare.html", **values, muon_ratio=_muon_ratio(record["recipe"])))
+    values = record | {
+        "budgets": {budget: _seeds(record, budget) for budget in budgets},
+        "curves": curves,
+        "conclusion": conclusion(record),
+        "sections": sections,
+        "alarms": _alarms(record),
+        "muon_ratio": _muon_ratio(record["recipe"]),
+    }
+    write_whole(page, render("compare.html", **values))
     return page
 
 
-def runs_of(record: Record, objective: str) -> list[Record]:
-    """The runs of one objective."""
-    return [run for run in record["runs"] if run["objective"] == objective]
-
-
-def figures(record: Record, objective: str, task: str, mode: str) -> Interval:
-    """The interval over seeds of one probe."""
-    return interval([run["probes"][task][mode] for run in runs_of(record, objective)])
-
-
-def difference(record: Record, objective: str, other: str, task: str, mode: str) -> Interval:
-    """The interval of ``objective`` minus ``other``, seed by seed.
-
-    Two runs of one seed have the same start and the same batches, whose effect cancels in the difference.
-    """
-    ours, theirs = (
-        {run["seed"]: run["probes"][task][mode] for run in runs_of(record, name)}
-        for name in (objective, other)
-    )
-    return interval([ours[seed] - theirs[seed] for seed in ours])
-
-
-def curve(record: Record, objective: str) -> list[tuple[float, Interval]]:
-    """The points (mean tokens over seeds, interval of the AUC over seeds)."""
-    points = zip(*(run["curve"] for run in runs_of(record, objective)))
-    return [
-        (sum(p["tokens"] for p in point) / len(point), interval([p["figure"] for p in point]))
-        for point in points
-    ]
-
-
 def tokens_to_targets(record: Record) -> Section:
-    """Tokens that each objective has seen when its mean curve reaches the targets."""
+    """Tokens that each objective has seen when its mean curve within the runs reaches the targets."""
     rows = []
     for name in record["objectives"]:
-        means = [(tokens, figure.mean) for tokens, figure in curve(record, name)]
+        means = [(tokens, figure.mean) for tokens, figure in run_curve(record, name)]
         reached = [tokens_to(means, target) for target in TARGETS]
         rows.append([name, *("not reached" if tokens is None else f"{tokens:,.0f}" for tokens in reached)])
     header = ["objective", *(f"AUC {target:g}" for target in TARGETS)]
     return Section("Tokens seen until the AUC was reached", header, rows)
 
 
-def probes(record: Record, mode: str) -> Section:
-    """The figures of all probes, and below them those of rules without a model."""
-    tasks = record["baselines"]
+def _budget_sections(record: Record) -> Iterator[Section]:
+    for mode in MODES:
+        yield tokens_to_first(record, mode)
+        for task in tasks_of(record, mode):
+            yield by_budget(record, task, mode)
+
+
+def tokens_to_first(record: Record, mode: str) -> Section:
+    """Tokens that each objective needs for the score that the first one has at the second-largest budget."""
+    first, budgets, tasks = first_of(record), budgets_of(record), tasks_of(record, mode)
+    targets = [score(record, first, task, mode, budgets[-2]).mean for task in tasks]
     rows = [
-        [name, *(str(figures(record, name, task, mode)) for task in tasks)]
+        [name, *(_needed(record, name, task, mode, target) for task, target in zip(tasks, targets))]
+        for name in record["objectives"]
+    ]
+    header = ["million tokens", *(f"{task}: {target:.3f}" for task, target in zip(tasks, targets))]
+    title = f"Tokens needed for the score of {first} at {budgets[-2]:,} tokens, {MODES[mode]}"
+    note = "The mean scores over seeds are interpolated between the budgets in the logarithm of the tokens."
+    return Section(title, header, rows, note)
+
+
+def _needed(record: Record, objective: str, task: str, mode: str, target: float) -> str:
+    budgets, tokens = budgets_of(record), tokens_needed(record, objective, task, mode, target)
+    if tokens is None:
+        return f"> {budgets[-1] / 1e6:g}"
+    return f"≤ {budgets[0] / 1e6:g}" if tokens <= budgets[0] else f"{tokens / 1e6:.2g}"
+
+
+def by_budget(record: Record, task: str, mode: str) -> Section:
+    """The scores of one task at all budgets, each with the difference from the first objective seed by seed."""
+    first, budgets = first_of(record), budgets_of(record)
+    rows = []
+    for name in record["objectives"]:
+        cells = [str(score(record, name, task, mode, budget)) for budget in budgets]
+        if name != first:
+            apart = [difference(record, name, first, task, mode, budget) for budget in budgets]
+            cells = [f"{cell} ({other:+})" for cell, other in zip(cells, apart)]
+        rows.append([name, *cells])
+    header = ["", *(f"{budget:,}" for budget in budgets)]
+    return Section(f"{task} at each budget, {MODES[mode]} (difference from {first})", header, rows)
+
+
+def probes(record: Record, mode: str) -> Section:
+    """The scores of all tasks at the largest budget, and below them those of rules without a model."""
+    tasks, rules = tasks_of(record, mode), record["baselines"] | {"replaced_tokens": record["curve_baseline"]}
+    rows = [
+        [name, *(str(score(record, name, task, mode)) for task in tasks)]
         for name in (*record["objectives"], UNTRAINED)
     ]
     rows += [
-        [f"rule: {rule}", *(f"{tasks[task][rule]:.3f}" if rule in tasks[task] else "" for task in tasks)]
-        for rule in _rules(tasks)
+        [f"rule: {rule}", *(f"{rules[task][rule]:.3f}" if rule in rules[task] else "" for task in tasks)]
+        for rule in _rules({task: rules[task] for task in tasks})
     ]
-    header = ["", *(f"{task} (per {facts['per']}, {facts['metric']})" for task, facts in tasks.items())]
-    return Section(f"Other tasks, {MODES[mode]}", header, rows)
+    header = ["", *(_headed(record, task) for task in tasks)]
+    return Section(f"All tasks{_largest(record)}, {MODES[mode]}", header, rows)
 
 
 def differences(record: Record, mode: str) -> Section:
-    """The differences of all objectives from the first one."""
-    first, tasks = next(iter(record["objectives"])), list(record["baselines"])
+    """The differences of all objectives from the first one at the largest budget."""
+    first, tasks = first_of(record), tasks_of(record, mode)
     rows = [
         [name, *(f"{difference(record, name, first, task, mode):+}" for task in tasks)]
         for name in (*record["objectives"], UNTRAINED)
@@ -108,11 +139,12 @@ def differences(record: Record, mode: str) -> Section:
         "Runs of one seed share their start and, where they train, their batches. An interval without 0 means that "
         "the two objectives differ; by chance alone, one cell in twenty has such an interval."
     )
-    return Section(f"Difference from {first}, seed by seed, {MODES[mode]}", ["", *tasks], rows, note)
+    title = f"Difference from {first}{_largest(record)}, seed by seed, {MODES[mode]}"
+    return Section(title, ["", *tasks], rows, note)
 
 
 def signals(record: Record) -> Section:
-    """The description of each objective, its learning rate and its speed."""
+    """The description of each objective, its learning rate, its speed and the strength of its generator."""
     rows = []
     for name, facts in record["objectives"].items():
         runs = runs_of(record, name)
@@ -125,16 +157,40 @@ def signals(record: Record) -> Section:
                 facts["cannot_detect"],
                 f"{runs[0]['learning_rate']:g}",
                 f"{speed:,.0f}",
+                *(_mean_share(runs, metric) for metric in ("mlm_accuracy", "sampled_accuracy")),
             ]
         )
     header = ["objective", "labels per row", "detects", "cannot detect", "learning rate", "tokens/s"]
-    return Section("The signals", header, rows)
+    note = (
+        "Of the masked tokens of held-out text, the share whose original is the top word, and whose original is the "
+        "sample; the other samples are replacements. Those of masked_lm are of the encoder itself."
+    )
+    return Section("The signals", [*header, "masked accuracy", "sampled accuracy"], rows, note)
 
 
-def _curves_picture(record: Record) -> bytes:
-    named = {name: curve(record, name) for name in record["objectives"]}
+def _run_curves(record: Record) -> bytes:
+    named = {name: run_curve(record, name) for name in record["objectives"]}
     (baseline,) = record["curve_baseline"].items()
     return comparison_figure(named, record["objectives"], baseline)
+
+
+def _mean_share(runs: list[Record], metric: str) -> str:
+    values = [run["held_out"][metric] for run in runs if metric in run["held_out"]]
+    return f"{sum(values) / len(values):.1%}" if values else ""
+
+
+def _headed(record: Record, task: str) -> str:
+    facts = record["baselines"].get(task, {"per": "token", "metric": "AUC"})
+    return f"{task} (per {facts['per']}, {facts['metric']})"
+
+
+def _largest(record: Record) -> str:
+    budgets = budgets_of(record)
+    return f" at {budgets[-1]:,} tokens" if len(budgets) > 1 else ""
+
+
+def _seeds(record: Record, budget: int) -> int:
+    return len(runs_of(record, first_of(record), budget))
 
 
 def _muon_ratio(recipe: Record) -> float | None:
@@ -150,7 +206,8 @@ def _rules(tasks: Mapping[str, Record]) -> list[str]:
 
 def _alarms(record: Record) -> list[str]:
     lines = (
-        f"{run['objective']}, learning rate {run['learning_rate']:g}, seed {run['seed']}: {alarm}"
+        f"{run['objective']}, {run['tokens']:,} tokens, learning rate {run['learning_rate']:g}, seed {run['seed']}: "
+        f"{alarm}"
         for run in [*record["tried"], *record["runs"]]
         for alarm in run["alarms"]
     )

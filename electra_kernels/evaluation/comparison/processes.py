@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import active_children, connection, get_context, parent_process
@@ -26,7 +27,7 @@ def in_processes(
     Each process has one thread: two runs side by side on two cores are faster than one after the other on both.
 
     Args:
-        work: `train_run` or `probe_run`.
+        work: `train_run`, `choice_run` or `probe_run`.
         path: the pickled `Setting`; the encoders are kept beside it.
         runs: the runs to do.
         processes: how many runs at once.
@@ -39,14 +40,12 @@ def in_processes(
             for done in as_completed(waiting):
                 yield done.result()
         except BaseException:
-            # Without this, leaving the pool would wait until its processes finish their runs.
+            # Without this, leaving the pool would wait until its processes finish their runs. The pool gives up the
+            # waiting runs by itself; if they were cancelled here, its thread would fail with an InvalidStateError.
             for process in active_children():
                 if process not in others:
                     process.terminate()
             raise
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 # The setting and the folder of the encoders, in a process of the pool.
@@ -59,6 +58,7 @@ def _begin(path: Path) -> None:
     # Ctrl-C reaches every process of the terminal; the parent handles it, and ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "torch.distributed is disabled")  # checkpoints of one process
     _loaded = pickle.loads(path.read_bytes()), path.parent
 
 

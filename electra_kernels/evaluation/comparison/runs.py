@@ -1,5 +1,6 @@
 """One run of a comparison: train from the common start, measure a learning curve, probe the encoder."""
 
+import statistics
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,10 @@ from electra_kernels.evaluation.comparison.setting import (
     initial_encoder,
     objective_of,
     recipe_of,
+    steps_of,
 )
+from electra_kernels.evaluation.comparison.unfinished import Curve, Unfinished
+from electra_kernels.evaluation.held_out import evaluate_objective
 from electra_kernels.evaluation.probing import probe
 from electra_kernels.models import Encoder
 from electra_kernels.training.alarms import Monitor
@@ -29,20 +33,30 @@ from electra_kernels.training.trainer import Position, Trainer
 from electra_kernels.training.world import World
 
 CURVE_POINTS = 6
-Curve = list[dict[str, float]]
 
 
 def train_run(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
-    """Train, and save the encoder in the folder; returns the record of the run, ready for JSON."""
-    encoder, record = _trained(setting, run)
+    """Train, and save the encoder in the folder; returns the record of the run, ready for JSON.
+
+    The folder keeps checkpoints of the run until it is finished. A run that was stopped continues from them.
+    """
+    unfinished = Unfinished(folder / f"{run.name}.unfinished")
+    encoder, record = _trained(setting, run, unfinished)
     save_weights(encoder, weights_path(folder, run))
+    unfinished.remove()
     return asdict(run) | record
+
+
+def choice_run(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
+    """The figure by which the rate of a saved encoder is chosen: "choice", the mean over the frozen tasks for it."""
+    encoder = _saved(setting, run, folder)
+    figures = [probe(encoder, task, frozen=True, seed=run.seed) for task in setting.choice]
+    return asdict(run) | {"choice": statistics.fmean(figures)}
 
 
 def probe_run(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
     """Probe the encoder that `train_run` has saved: "probes" maps task → "frozen" and "fine_tuned" → figure."""
-    encoder, modes = Encoder(setting.config.discriminator), {"frozen": True, "fine_tuned": False}
-    load_model(encoder, str(weights_path(folder, run)))
+    encoder, modes = _saved(setting, run, folder), {"frozen": True, "fine_tuned": False}
     probes = {
         task.name: {
             mode: probe(encoder, task, frozen=frozen, seed=run.seed) for mode, frozen in modes.items()
@@ -50,6 +64,12 @@ def probe_run(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
         for task in setting.tasks
     }
     return asdict(run) | {"probes": probes}
+
+
+def _saved(setting: Setting, run: Run, folder: Path) -> Encoder:
+    encoder = Encoder(setting.config.discriminator)
+    load_model(encoder, str(weights_path(folder, run)))
+    return encoder
 
 
 def weights_path(folder: Path, run: Run) -> Path:
@@ -65,6 +85,7 @@ def train_with_curve(
     measure: Callable[[], dict[str, float]],
     is_due: Callable[[StepRecord, Curve], bool],
     report: Callable[[StepRecord, Curve], None],
+    unfinished: Unfinished | None = None,
 ) -> tuple[Position, Curve]:
     """Train an objective, and measure it before the first step and whenever a point of the curve is due.
 
@@ -76,16 +97,22 @@ def train_with_curve(
         measure: the figures of a point.
         is_due: whether the next point is due, given the record of the last steps and the points so far.
         report: called every few steps, after the measurement.
+        unfinished: the state of an earlier start of this run, and the place for that of this one; None: nothing is
+            kept.
 
     Returns:
         The final position, and the points: "step", "tokens", "seconds" and the figures.
     """
     trainer = _trainer(objective, setting, run, steps)
-    curve = [_point(trainer.position, measure())]
+    curve = [] if unfinished is None else unfinished.restore(trainer)
+    if not curve:
+        curve.append(_point(trainer.position, measure()))
     for record in trainer.train([setting.rows]):
         if is_due(record, curve):
             curve.append(_point(record, measure()))
         report(record, curve)
+        if unfinished is not None:
+            unfinished.save_if_due(trainer, curve)
     return trainer.position, curve
 
 
@@ -111,7 +138,7 @@ def _point(position: Position | StepRecord, figures: dict[str, float]) -> dict[s
     return {"step": position.step, "tokens": position.tokens, "seconds": position.seconds, **figures}
 
 
-def _trained(setting: Setting, run: Run) -> tuple[Encoder, dict[str, Any]]:
+def _trained(setting: Setting, run: Run, unfinished: Unfinished) -> tuple[Encoder, dict[str, Any]]:
     if run.objective == UNTRAINED:
         encoder = initial_encoder(setting, run.seed)
         figure = probe(encoder, setting.curve, frozen=True, seed=run.seed)
@@ -119,7 +146,7 @@ def _trained(setting: Setting, run: Run) -> tuple[Encoder, dict[str, Any]]:
     objective = objective_of(setting, run)
     encoder, monitor = objective.encoder, Monitor(setting.plateau)
     alarms: list[str] = []
-    steps = setting.recipe.steps
+    steps = steps_of(setting, run.budget)
     if setting.minutes is not None:
         steps = steps_in(setting.minutes, setting, run, torch.device("cpu"))
     position, curve = train_with_curve(
@@ -130,12 +157,14 @@ def _trained(setting: Setting, run: Run) -> tuple[Encoder, dict[str, Any]]:
         measure=lambda: {"figure": probe(encoder, setting.curve, frozen=True, seed=run.seed)},
         is_due=evenly_spaced(CURVE_POINTS),
         report=lambda record, curve: alarms.extend(map(str, monitor.check(record))),
+        # A length in minutes is measured again by every start, so it cannot be continued.
+        unfinished=unfinished if setting.minutes is None else None,
     )
     return encoder, {
         "steps": position.step,
         "tokens": position.tokens,
         "seconds": position.seconds,
-        "choice": probe(encoder, setting.choice, frozen=True, seed=run.seed),
+        "held_out": evaluate_objective(objective, setting.held_out),
         "curve": curve,
         "alarms": alarms,
     }

@@ -28,18 +28,23 @@ def small_encoder(vocab_size: int) -> EncoderConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its objective, learning rate and seed.
+    """One run, with a schedule of its own: the learning rate decays to 0 at the end of its budget.
 
-    The objective `UNTRAINED` stands for no training: its encoder is the common start of all runs of that seed.
+    Attributes:
+        objective: a name in OBJECTIVES, or `UNTRAINED` for no training: the common start of all runs of that seed.
+        learning_rate: the peak.
+        seed: decides the initial weights, the order of the rows and every draw.
+        budget: tokens to train on; 0 if the length of the run is given in another unit.
     """
 
     objective: str
     learning_rate: float
     seed: int
+    budget: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.objective}-{self.learning_rate:g}-{self.seed}"
+        return f"{self.objective}-{self.budget}-{self.learning_rate:g}-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -63,18 +68,27 @@ class Setting(TrainingSetting):
     """The settings that all runs of ``electra-kernels compare`` share.
 
     Attributes:
-        minutes: length of a run; None: ``recipe.steps``.
+        minutes: length of every run; None: its budget.
         plateau: nats, the entropy of the word frequencies.
+        held_out: rows on which an objective is judged by its own metrics.
         curve: the task of the learning curve, probed with the encoder frozen.
-        choice: the same task on other held-out text, by which the learning rate is chosen.
+        choice: tasks on other held-out text, by which the learning rate is chosen.
         tasks: probed after the training, with the encoder frozen and fine-tuned.
     """
 
     minutes: float | None
     plateau: float
+    held_out: Rows
     curve: Task
-    choice: Task
+    choice: Sequence[Task]
     tasks: Sequence[Task]
+
+
+def steps_of(setting: TrainingSetting, tokens: int) -> int:
+    """The steps in which a run sees about ``tokens`` tokens, at least 1."""
+    rows = setting.rows
+    tokens_per_step = setting.recipe.batch_size * float(rows.attention_mask.sum()) / len(rows.input_ids)
+    return max(1, round(tokens / tokens_per_step))
 
 
 def recipe_of(setting: TrainingSetting, run: Run) -> Recipe:

@@ -1,6 +1,6 @@
 """The table of tasks, and their construction from a text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from tokenizers import Tokenizer
 
@@ -22,9 +22,14 @@ TASKS: Mapping[str, Build] = {
 
 
 def tasks(
-    corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int, log: Callable[[str], None]
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    length: int,
+    seed: int,
+    log: Callable[[str], None],
+    names: Iterable[str] = tuple(TASKS),
 ) -> list[Task]:
-    """The tasks of `TASKS`, in that order.
+    """The tasks called ``names``, in that order; by default all of `TASKS`.
 
     A task that cannot be built is left out, and ``log`` gets the reason: its material cannot be downloaded, or the
     text has nothing to ask about. ``TASKS[name](corpus, tokenizer, length, seed)`` raises that UserError.
@@ -35,11 +40,12 @@ def tasks(
         length: T of the rows, which the encoders must take.
         seed: seed of the training examples; the test examples are always the same.
         log: called with a line for each task that is left out.
+        names: keys of `TASKS`.
     """
     built = []
-    for name, build in TASKS.items():
+    for name in names:
         try:
-            built.append(build(corpus, tokenizer, length, seed))
+            built.append(TASKS[name](corpus, tokenizer, length, seed))
         except UserError as error:
             log(f"{name} is not measured: {error}")
     return built

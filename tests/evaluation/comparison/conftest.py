@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from electra_kernels.evaluation.comparison import compare as comparison
+from electra_kernels.evaluation.comparison import prepare as preparation
+from electra_kernels.evaluation.comparison import records
 from electra_kernels.evaluation.comparison.compare import Options
 from electra_kernels.evaluation.comparison.setting import Setting
 from electra_kernels.models import ElectraConfig
@@ -25,8 +26,8 @@ RECIPE = Recipe(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(comparison, "FITTED_ROWS", 48)
-    monkeypatch.setattr(comparison, "JUDGED_ROWS", 48)
+    monkeypatch.setattr(preparation, "FITTED_ROWS", 48)
+    monkeypatch.setattr(preparation, "JUDGED_ROWS", 48)
     # The module's name is hidden behind the function of the same name.
     monkeypatch.setattr(importlib.import_module("electra_kernels.evaluation.probing.probe"), "STEPS", 3)
 
@@ -35,8 +36,15 @@ def quick(monkeypatch):
 def setting(electra_config, facts, rows, held_out, counts):
     generator = replace(electra_config.discriminator, num_hidden_layers=1, intermediate_size=32)
     config = ElectraConfig(electra_config.discriminator, generator, electra_config.mask_token_id)
-    task = comparison._curve_task(rows, held_out, counts)
-    return Setting(config, facts, rows, RECIPE, None, 3.0, curve=task, choice=task, tasks=[task])
+    task = preparation.curve_task(rows, held_out, counts)
+    return Setting(config, facts, rows, RECIPE, None, 3.0, held_out, curve=task, choice=[task], tasks=[task])
+
+
+@pytest.fixture
+def budget(setting):
+    """The tokens of 30 steps."""
+    rows = setting.rows
+    return round(30 * RECIPE.batch_size * float(rows.attention_mask.sum()) / len(rows.input_ids))
 
 
 @pytest.fixture
@@ -54,8 +62,8 @@ def options(tmp_path, documents):
         tmp_path / "out",
         ["corrupted_tokens", "corrupted_rows"],
         [text],
-        tokens=2_000,
-        seeds=2,
+        tokens=[2_000],
+        seeds=[2],
         rates=(1e-3, 3e-3),
         processes=1,
     )
@@ -72,9 +80,9 @@ def done_here(monkeypatch):
             done.append((work, run))
             yield work(setting, run, path.parent)
 
-    monkeypatch.setattr(comparison, "in_processes", in_this_process)
+    monkeypatch.setattr(records, "in_processes", in_this_process)
     monkeypatch.setattr(
-        comparison, "RECIPE", replace(comparison.RECIPE, vocab_size=150, length=16, batch_size=8)
+        preparation, "RECIPE", replace(preparation.RECIPE, vocab_size=150, length=16, batch_size=8)
     )
-    monkeypatch.setattr(comparison, "tasks", lambda *arguments: [])
+    monkeypatch.setattr(preparation, "tasks", lambda *arguments: [])
     return done

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from electra_kernels.errors import UserError
-from electra_kernels.evaluation.comparison import compare as comparison
-from electra_kernels.evaluation.comparison.compare import compare, names
-from electra_kernels.evaluation.comparison.runs import probe_run, train_run
+from electra_kernels.evaluation.comparison import records
+from electra_kernels.evaluation.comparison.compare import _best_rate, compare, names
+from electra_kernels.evaluation.comparison.runs import choice_run, probe_run, train_run
+from electra_kernels.evaluation.comparison.setting import UNTRAINED
 
 
 def ignore(line):
@@ -34,9 +35,9 @@ def test_every_rate_is_tried_once_and_the_best_has_all_seeds(options, done_here)
 def test_finished_runs_are_not_repeated(options, done_here):
     compare(options, ignore)
     count = len(done_here)
-    # Two objectives: two rates and a second seed of the better one. Untrained: two seeds. All but the worse rates are
-    # probed.
-    assert count == 2 * (2 + 1) + 2 + (2 + 1) * 2
+    # Two objectives: two rates, of which one is chosen, and a second seed of it. Untrained: two seeds. All but the
+    # worse rates are probed.
+    assert count == 2 * (2 + 2 + 1) + 2 + (2 + 1) * 2
     compare(options, ignore)
     assert len(done_here) == count
 
@@ -48,16 +49,75 @@ def test_an_encoder_that_is_trained_again_is_probed_again(options, done_here, lo
     count = len(done_here)
     (options.output / "runs" / f"{probed.name}{lost}").unlink()
     compare(options, ignore)
-    assert done_here[count:] == [(train_run, probed), (probe_run, probed)]
+    works = [train_run, *([choice_run] if probed.seed == 0 else []), probe_run]
+    assert done_here[count:] == [(work, probed) for work in works]
 
 
-def test_runs_of_another_length_are_not_mixed(options, done_here):
+def test_runs_of_another_kind_are_not_mixed(options, done_here):
     compare(options, ignore)
-    with pytest.raises(UserError, match=r"holds runs of another comparison: steps was .*; use a new folder"):
-        compare(replace(options, tokens=3_000), ignore)
+    with pytest.raises(
+        UserError, match=r"holds runs of another comparison: seconds was None and is 1; use a new"
+    ):
+        compare(replace(options, seconds=1), ignore)
     count = len(done_here)
-    compare(replace(options, seeds=3), ignore)
+    compare(replace(options, seeds=[3]), ignore)
     assert len(done_here) == count + 2 * 3
+
+
+def test_budgets_go_from_small_to_large_and_rates_are_tried_at_the_second(options, done_here):
+    options = replace(options, tokens=[500, 1_000, 2_000], seeds=[2, 2, 1])
+    page = compare(options, ignore)
+    record = json.loads((options.output / "compare.json").read_text())
+    assert {run["budget"] for run in record["tried"]} == {1_000}
+    order = [(run["budget"], run["seed"], run["objective"]) for run in record["runs"]]
+    untrained = [(0, seed, UNTRAINED) for seed in range(2)]
+    assert order == untrained + [
+        (budget, seed, name)
+        for budget, seeds in ((500, 2), (1_000, 2), (2_000, 1))
+        for seed in range(seeds)
+        for name in options.objectives
+    ]
+    for run in record["runs"]:
+        assert run["tokens"] == pytest.approx(run["budget"], abs=8 * 16)
+    assert "1,000 tokens" in page.read_text()
+
+
+def test_a_comparison_that_is_stopped_has_a_page_of_the_finished_budgets(options, done_here, monkeypatch):
+    options = replace(options, tokens=[500, 1_000, 2_000], seeds=[1])
+    make = records.in_processes
+
+    def stopped(work, path, missing, processes):
+        for record in make(work, path, missing, processes):
+            if record["budget"] == 2_000:
+                raise KeyboardInterrupt
+            yield record
+
+    monkeypatch.setattr(records, "in_processes", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        compare(options, ignore)
+    record = json.loads((options.output / "compare.json").read_text())
+    assert {run["budget"] for run in record["runs"]} == {0, 500, 1_000}
+    page = (options.output / "compare.html").read_text()
+    assert "1,000 tokens" in page
+    assert "2,000 tokens" not in page
+    monkeypatch.setattr(records, "in_processes", make)
+    count = len(done_here)
+    compare(options, ignore)
+    assert {run.budget for _, run in done_here[count:]} == {2_000}
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"seeds": [1, 2]}, "--seeds has 2 numbers, should have one, or one for each of the 1 budgets"),
+        ({"tokens": [2_000, 1_000]}, "--tokens is 2000,1000, should be in ascending order"),
+        ({"tokens": [2_000, 2_000]}, "--tokens is 2000,2000, should be in ascending order"),
+    ],
+)
+def test_budgets_and_seeds_that_do_not_fit_are_refused_before_anything_is_written(changed, message, options):
+    with pytest.raises(UserError, match=message):
+        compare(replace(options, **changed), ignore)
+    assert not options.output.exists()
 
 
 def test_a_rate_without_a_figure_is_never_the_best():
@@ -65,7 +125,7 @@ def test_a_rate_without_a_figure_is_never_the_best():
         {"objective": "x", "learning_rate": rate, "choice": figure}
         for rate, figure in ((1.0, float("nan")), (2.0, 0.4))
     ]
-    assert comparison._best_rate("x", tried) == 2.0
+    assert _best_rate("x", tried) == 2.0
 
 
 def test_an_unknown_objective_is_named():
@@ -79,7 +139,7 @@ def test_a_stopped_comparison_says_where_the_finished_runs_are(options, done_her
         yield work(pickle.loads(path.read_bytes()), missing[0], path.parent)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(comparison, "in_processes", stopped)
+    monkeypatch.setattr(records, "in_processes", stopped)
     with pytest.raises(KeyboardInterrupt, match=r"the finished runs are in .*runs and will not run again"):
         compare(options, ignore)
     assert sorted(path.suffix for path in (options.output / "runs").iterdir()) == [

@@ -15,6 +15,11 @@ def test_every_task_has_its_name_its_metric_and_plausible_baselines(offline, cor
     assert all(0 < figure < 1 for task in built for figure in task.baselines.values())
 
 
+def test_only_the_named_tasks_are_made(corpus, tokenizer):
+    built = tasks(corpus, tokenizer, LENGTH, 0, print, ["comma_follows", "capitalised"])
+    assert [task.name for task in built] == ["comma_follows", "capitalised"]
+
+
 def test_a_task_that_cannot_be_downloaded_is_left_out_with_its_reason(corpus, tokenizer, monkeypatch):
     def unreachable(*_):
         raise UserError("no connection to the package registry")
