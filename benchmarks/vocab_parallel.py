@@ -78,12 +78,13 @@ def _steps(rows: int) -> dict[str, Callable[[], Tensor]]:
     rank, ranks = dist.get_rank(), dist.get_world_size()
     hidden, weight, bias, targets, uniforms = _inputs(rows, VOCABULARY, WIDTH)
     mine = _slice(rank, ranks, VOCABULARY)
-    leaves = [value.clone().requires_grad_() for value in (hidden, weight[mine], bias[mine])]
+    own, own_weight, own_bias = leaves = [
+        value.clone().requires_grad_() for value in (hidden, weight[mine], bias[mine])
+    ]
 
     def ours() -> Tensor:
         out = ek.vocab_parallel_linear_cross_entropy_sample(
-            *leaves,
-            targets,
+            *(own, own_weight, own_bias, targets),
             group=None,
             first_token=mine.start,
             uniforms=uniforms,

@@ -183,9 +183,8 @@ class GeneratorHead(nn.Module):
                     f"normalizer is {normalizer} and reduction {reduction!r}, should be a number of rows and "
                     '"mean", and uniforms given, where ranks share the vocabulary (mesh)'
                 )
-            from electra_kernels.ops._dtensor import (
-                shared_vocabulary_sample,
-            )  # imports torch.distributed.tensor
+            # Not at the top, because it imports torch.distributed.tensor.
+            from electra_kernels.ops._dtensor import shared_vocabulary_sample
 
             operands = (hidden, self.weight, self.bias, targets, normalizer, uniforms, self.mesh)
             return shared_vocabulary_sample(*operands, ignore_index, temperature, ban_original)

@@ -6,8 +6,10 @@ calls the opaque op, whose registered gradient is the same formula: dynamo would
 strict export would lose the gradient.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +19,22 @@ from torch.autograd.function import FunctionCtx
 from electra_kernels.backends.registry import current_choice, use_backend
 from electra_kernels.backends.table import OPS
 from electra_kernels.ops._library import _library, public_name
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def not_compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Make a function a graph break, as `torch.compiler.disable` does, which would import the compiler at once."""
+
+    @wraps(function)
+    def run(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
+        if not torch.compiler.is_compiling():
+            return function(*arguments, **keywords)
+        run_eagerly: Callable[Arguments, Result] = torch.compiler.disable(function)
+        return run_eagerly(*arguments, **keywords)
+
+    return run
 
 
 def needs_autograd(*inputs: Tensor | None) -> bool:

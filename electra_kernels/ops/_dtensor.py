@@ -6,14 +6,15 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from electra_kernels.backends.vocab_parallel import Options
+from electra_kernels.ops._autograd import not_compiled
 from electra_kernels.ops._results import SampledLoss
 from electra_kernels.ops.vocab_parallel import sample_linear
 
 
-@torch.compiler.disable
+@not_compiled
 def sharded_cross_entropy_sample(
     hidden: Tensor,
-    weight: DTensor,
+    weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
     normalizer: float | Tensor | None,
@@ -29,6 +30,7 @@ def sharded_cross_entropy_sample(
     Raises:
         TypeError, ValueError: as the function; another placement or mesh.
     """
+    assert isinstance(weight, DTensor)
     mesh = weight.device_mesh
     _require("weight", weight, mesh, (Shard(0),))
     if bias is not None:
@@ -62,7 +64,7 @@ def _require(name: str, value: Tensor, mesh: DeviceMesh, *expected: tuple[object
     return value
 
 
-@torch.compiler.disable
+@not_compiled
 def shared_vocabulary_sample(
     hidden: Tensor,
     weight: Tensor,

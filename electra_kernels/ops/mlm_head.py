@@ -276,9 +276,8 @@ def linear_cross_entropy_sample(
     Returns, raises: as `cross_entropy_sample`; ``logsumexp`` has no gradient.
     """
     if is_dtensor(weight):
-        from electra_kernels.ops._dtensor import (
-            sharded_cross_entropy_sample,
-        )  # imports torch.distributed.tensor
+        # Not at the top, because it imports torch.distributed.tensor.
+        from electra_kernels.ops._dtensor import sharded_cross_entropy_sample
 
         shared = Options(ignore_index, reduction, z_loss, temperature, ban_original)
         return sharded_cross_entropy_sample(hidden, weight, bias, targets, normalizer, uniforms, shared)

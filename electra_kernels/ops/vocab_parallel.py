@@ -13,7 +13,7 @@ from electra_kernels.backends import vocab_parallel
 from electra_kernels.backends.linear_head import RowKernels
 from electra_kernels.backends.registry import implementation
 from electra_kernels.backends.vocab_parallel import IGNORED, Options, Slice
-from electra_kernels.ops._autograd import same_backend, save_backend
+from electra_kernels.ops._autograd import not_compiled, same_backend, save_backend
 from electra_kernels.ops._checks import check_head, check_integer, check_row_logits, check_rows
 from electra_kernels.ops._results import SampledLoss
 
@@ -73,7 +73,7 @@ class _CrossEntropySample(torch.autograd.Function):
         return gradient, *[None] * 5
 
 
-@torch.compiler.disable
+@not_compiled
 def vocab_parallel_cross_entropy_sample(
     logits: Tensor,
     targets: Tensor,
@@ -160,7 +160,7 @@ class _LinearCrossEntropySample(torch.autograd.Function):
         return *needed, *[None] * 7
 
 
-@torch.compiler.disable
+@not_compiled
 def vocab_parallel_linear_cross_entropy_sample(
     hidden: Tensor,
     weight: Tensor,
