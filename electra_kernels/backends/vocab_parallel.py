@@ -10,6 +10,7 @@ and so is the CDF that the draw inverts. Three steps find loss and draw without 
 A rank receives 16 R bytes per row and 8 for the token, whatever the size of the vocabulary.
 """
 
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from electra_kernels.reference.vocab_parallel import combine
 _all_gather: Any = getattr(dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None))
 # Rows whose logits a rank holds at once; while their numbers travel, it computes the next ones. A number of rows and
 # not of bytes, because ranks with slices of different sizes must agree on the number of collectives.
-BLOCK_ROWS = {"cpu": 512, "cuda": 4096}
+BLOCK_ROWS = {"cpu": 512, "cuda": 2048}
 # What a rank's kernels read instead of a target: a token of the slice, or one of these.
 IGNORED, ELSEWHERE = -1, -2
 
@@ -75,6 +76,7 @@ class ParallelRows:
         like: Tensor,
         targets: Tensor,
         uniforms: Tensor,
+        normalizer: Tensor | None,
         bias: tuple[Tensor | None, ...],
         options: Options,
     ) -> None:
@@ -88,12 +90,15 @@ class ParallelRows:
         )
         self.is_top1, self.tokens = (targets.new_empty(count, dtype=t) for t in (torch.bool, torch.int64))
         self._draw = (options.temperature, options.ban_original)
+        self._normalizer, self._disagree = normalizer, targets.new_zeros((), dtype=torch.bool)
 
     def new_sums(self, block: slice) -> Tensor:
         """Memory [n + 1, 4] for the sums of n rows, and in the last row what ranks must agree on."""
         sums = self.losses.new_zeros(block.stop - block.start + 1, 4)
-        if block.start == 0 and reads_values(sums):
-            sums[-1].view(torch.int32)[:4] = self._agreement()
+        if block.start == 0:
+            agreement = sums[-1].view(torch.int32)
+            agreement[0], agreement[1] = self.slice.first, self.slice.size
+            agreement[2:4] = self._checksum().view(torch.int32)
         return sums
 
     def scan(self, chunk: slice, logits: Tensor, sums: Tensor) -> None:
@@ -108,8 +113,12 @@ class ParallelRows:
 
     def draw(self, block: slice, logits: Tensor, gathered: Tensor) -> None:
         """Loss and statistics of a block, and the tokens of those rows whose draw falls into this rank's slice."""
-        if block.start == 0 and reads_values(gathered):
-            self._check_agreement(gathered[:, -1])
+        if block.start == 0:
+            agreements = gathered[:, -1].contiguous().view(torch.int32)[:, :4]
+            if reads_values(gathered):
+                self._check(agreements.tolist())
+            else:
+                self._disagree = disagree(agreements)
         counted = self.targets[block] != self.options.ignore_index
         options = (self.options.z_loss, *self._draw)
         row = combine(gathered[:, :-1], counted, self.uniforms[block], *options)
@@ -128,36 +137,48 @@ class ParallelRows:
         statistics = (self.local_targets[chunk], self.logsumexp_parts[chunk])
         self.kernels.backward(logits, *self.bias, *statistics, IGNORED, self.options.z_loss)
 
-    def finish(self, normalizer: Tensor | None) -> tuple[Tensor, Tensor]:
+    def finish(self) -> tuple[Tensor, Tensor]:
         """Spread the tokens, and reduce the losses. Returns the loss and its denominator []."""
         dist.all_reduce(self.tokens, dist.ReduceOp.MAX, group=self.slice.group)
+        self.losses.masked_fill_(self._disagree, torch.nan)
         if self.options.reduction == "none":
             return self.losses, self.losses.new_ones((), dtype=torch.float64)
-        settings = (normalizer, self.options.ignore_index, self.options.reduction)
+        settings = (self._normalizer, self.options.ignore_index, self.options.reduction)
         return self.kernels.loss(self.losses, self.targets, *settings)
 
-    def _agreement(self) -> Tensor:
-        """int32 [4]: the slice, and a checksum of what must be the same on every rank."""
+    def _checksum(self) -> Tensor:
+        """int64 [1], of what must be the same on every rank."""
         odd = 2 * torch.arange(len(self.targets), device=self.targets.device) + 1
         checksum = (self.targets * odd).sum() + (self.uniforms.view(torch.int64) * odd).sum() * 3
-        bounds = torch.tensor([self.slice.first, self.slice.size], dtype=torch.int32, device=odd.device)
-        return torch.cat([bounds, checksum[None].view(torch.int32)])
+        if self._normalizer is not None:
+            checksum = checksum + self._normalizer.view(torch.int64) * 5
+        return (checksum + zlib.crc32(repr(self.options).encode()))[None]
 
-    def _check_agreement(self, agreements: Tensor) -> None:
-        """Raise the same ValueError on every rank unless the slices tile the vocabulary and the arguments agree."""
-        rows = agreements.contiguous().view(torch.int32)[:, :4].tolist()
+    def _check(self, rows: list[list[int]]) -> None:
+        """Raise the same ValueError on every rank unless the slices tile the vocabulary and the arguments agree.
+
+        A row has the first token and the size of a rank's slice, and its checksum.
+        """
         end = 0
         for rank, (first, size, *checksum) in enumerate(rows):
             if checksum != rows[0][2:]:
                 raise ValueError(
-                    f"targets and uniforms of rank {rank} differ from those of rank 0, should be the same on every rank"
+                    f"targets, uniforms, normalizer or options of rank {rank} differ from those of rank 0, should be "
+                    "the same on every rank (a DTensor weight is a slice of the vocabulary, not a shard of FSDP)"
                 )
             if first != end:
                 raise ValueError(
                     f"first_token is {first} on rank {rank}, should be {end}: ranks before it have {end} tokens"
                 )
             end = first + size
-        require_rows(self.targets, self.uniforms, None, self.options.ignore_index, end)
+        require_rows(self.targets, self.uniforms, self._normalizer, self.options.ignore_index, end)
+
+
+def disagree(agreements: Tensor) -> Tensor:
+    """Whether `ParallelRows._check` would raise for agreements [R, 4], as bool []: a GPU is not waited for."""
+    first, size = agreements[:, 0], agreements[:, 1]
+    has_gap = (first != size.cumsum(0) - size).any()
+    return has_gap | (agreements[:, 2:] != agreements[0, 2:]).any()
 
 
 def cross_entropy_sample(
@@ -174,7 +195,7 @@ def cross_entropy_sample(
     """
     bias = (None,) if kernels.adds_bias else ()
     flat = (targets.reshape(-1), uniforms.reshape(-1))
-    rows = ParallelRows(kernels, slice_, logits, *flat, bias, options)
+    rows = ParallelRows(kernels, slice_, logits, *flat, normalizer, bias, options)
     matrix, block = logits.reshape(-1, slice_.size), slice(0, targets.numel())
     # The kernels of the linear head may read behind a row: rows that do not follow one another need their padding.
     if len(matrix) == 1 or not matrix.is_contiguous():
@@ -184,7 +205,7 @@ def cross_entropy_sample(
     gathered, work = rows.gather(sums)
     work.wait()
     rows.draw(block, matrix, gathered)
-    return _outputs(rows, normalizer, targets.shape)
+    return _outputs(rows, targets.shape)
 
 
 def linear_cross_entropy_sample(
@@ -208,7 +229,7 @@ def linear_cross_entropy_sample(
     needs = [needed and options.reduction != "none" for needed in needs_gradient]
     counted = flat[0] != options.ignore_index
     operands = operands_of(hidden, weight, bias, counted, adds_bias=kernels.adds_bias)
-    rows = ParallelRows(kernels, slice_, hidden, *flat, operands.bias, options)
+    rows = ParallelRows(kernels, slice_, hidden, *flat, normalizer, operands.bias, options)
     gradients = Gradients(operands, needs)
 
     def finish(block: slice, logits: Tensor, gathered: Tensor, work: Any) -> None:
@@ -234,11 +255,11 @@ def linear_cross_entropy_sample(
         finish(*pending)
     grad_hidden, grad_parameters = gradients.finish()
     grad_hidden = grad_hidden.reshape(hidden.shape) if needs[0] else grad_hidden
-    return *_outputs(rows, normalizer, targets.shape), grad_hidden, grad_parameters
+    return *_outputs(rows, targets.shape), grad_hidden, grad_parameters
 
 
-def _outputs(rows: ParallelRows, normalizer: Tensor | None, shape: torch.Size) -> tuple[Tensor, ...]:
-    loss, denominator = rows.finish(normalizer)
+def _outputs(rows: ParallelRows, shape: torch.Size) -> tuple[Tensor, ...]:
+    loss, denominator = rows.finish()
     loss = loss.reshape(shape) if rows.options.reduction == "none" else loss
     parts = rows.logsumexp_parts.reshape(*shape, 2)
     per_row = (rows.tokens.reshape(shape), rows.is_top1.reshape(shape), parts.sum(-1), parts)

@@ -26,11 +26,12 @@ def check_ranks(options: Options, identity: dict[str, Any], recipe: Recipe, worl
         raise AgreedError(
             f"--batch-size is {recipe.batch_size}, should be a multiple of the number of ranks, {world.size}"
         )
-    if world.local_size % options.vocab_parallel:
-        raise AgreedError(
-            f"--vocab-parallel is {options.vocab_parallel}, should divide the number of ranks of a machine, "
-            f"{world.local_size}"
-        )
+    for local_size in world.gather(world.local_size):
+        if local_size % options.vocab_parallel:
+            raise AgreedError(
+                f"--vocab-parallel is {options.vocab_parallel}, should divide the number of ranks of a machine, "
+                f"{local_size}"
+            )
 
 
 def known_run(folder: RunFolder, options: Options, identity: dict[str, Any]) -> dict[str, Any] | None:

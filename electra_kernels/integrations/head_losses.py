@@ -88,7 +88,7 @@ def shared_sampled_loss(
     uniforms = F.pad(options.pop("uniforms").reshape(-1), padding)
 
     def loss(features: Tensor, weight: Tensor, bias: Tensor | None) -> SampledLoss:
-        padded = F.pad(features.reshape(count, -1), (0, 0, *padding))
+        padded = F.pad(features.reshape(-1, features.shape[-1]), (0, 0, *padding))
         return shared_vocabulary_sample(
             padded, weight, bias, rows, uniforms=uniforms, mesh=mesh, ignore_index=IGNORED_LABEL, **options
         )

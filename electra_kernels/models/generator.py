@@ -55,7 +55,7 @@ class Generator(nn.Module):
             normalizer, temperature, ban_original, uniforms: as in `electra_kernels.linear_cross_entropy_sample`.
 
         Returns:
-            loss [] float32, tokens [B, K] int64 and is_top1 [B, K] bool.
+            loss [] float32, tokens [B, K] int64, is_top1 [B, K] bool and logsumexp [B, K] float32.
 
         Raises:
             TypeError, ValueError: as the op and `Encoder`.

@@ -55,6 +55,9 @@ def _require(name: str, value: Tensor, mesh: DeviceMesh, *expected: tuple[object
     """``value`` if it is a DTensor on the mesh, which has one dimension, with one of the placements."""
     if not isinstance(value, DTensor):
         raise TypeError(f"{name} is a plain tensor, should be a DTensor as weight")
+    order = mesh.mesh.flatten().tolist()
+    if order != sorted(order):
+        raise ValueError(f"{name} is on a mesh of the ranks {order}, should have them in ascending order")
     if mesh.ndim != 1 or value.device_mesh != mesh or value.placements not in expected:
         allowed = " or ".join(str(placements) for placements in expected)
         raise ValueError(
@@ -116,5 +119,7 @@ def shared_vocabulary_sample(
     own = slice(rank * len(rows), (rank + 1) * len(rows))
     tokens, is_top1, logsumexp = (value[own].reshape(targets.shape) for value in out[1:])
     # The value is this rank's share of the loss of all rows; the gradient is this rank's part of that of all.
-    loss = out.loss - out.loss.detach() * (1 - 1 / ranks)
+    if out.loss.requires_grad:
+        out.loss.register_hook(lambda gradient: gradient * ranks)
+    loss = out.loss / ranks
     return SampledLoss(loss, tokens, is_top1, logsumexp)

@@ -109,8 +109,9 @@ def vocab_parallel_cross_entropy_sample(
         same upstream gradient and gets that of its own slice.
 
     Raises:
-        TypeError, ValueError: as `cross_entropy_sample`. Where values are checked, on every rank: the slices have a
-            gap or overlap, or the ranks' targets or uniforms differ.
+        TypeError, ValueError: as `cross_entropy_sample`, on the rank whose argument it is; the others wait then. Where
+            values are checked, on every rank: the slices have a gap or overlap, or the ranks' targets, uniforms,
+            normalizers or options differ. Where they are not, the loss is NaN.
     """
     check_row_logits(logits)
     slice_ = _slice(group, first_token, logits.shape[-1])
@@ -179,7 +180,7 @@ def vocab_parallel_linear_cross_entropy_sample(
 ) -> SampledLoss:
     """`linear_cross_entropy_sample` with weight [V, E] and bias [V] of which each rank of ``group`` has a slice.
 
-    A rank works on blocks of rows (512 on the CPU, 4,096 on a GPU) with the logits of its own slice in two buffers.
+    A rank works on blocks of rows (512 on the CPU, 2,048 on a GPU) with the logits of its own slice in two buffers.
     While the sums of one block travel, it computes the next one. A forward has ceil(N / block) + 1 collectives, in
     which a rank receives 16 R + 8 bytes per row, whatever V is. The backward has one, which sums the gradient of
     ``hidden``. Larger blocks would mean fewer collectives and larger buffers.

@@ -21,6 +21,9 @@ class Pair(World):
         if theirs != value:
             raise AgreedError(f"rank 1 has {name} {theirs}, should be {value} as rank 0")
 
+    def gather(self, value):
+        return [value] * self.size
+
 
 @pytest.mark.parametrize(
     ("change", "name"),
