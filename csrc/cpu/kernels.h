@@ -55,7 +55,7 @@ struct SamplingKernels {
 };
 
 // Memory for the gradient of a row. It may be the memory of the logits. With the log-sum-exp l it is
-//     softmax (scale (1 + 2 z_loss l) + logsumexp_scale) - one_hot(target) scale
+//     (softmax - one_hot(target)) scale + softmax (2 scale z_loss l + logsumexp_scale)
 struct GradientRow {
   void* data;  // [size], `stride` elements apart; null: no gradient
   int64_t stride;
@@ -63,8 +63,9 @@ struct GradientRow {
   float z_loss;
   float logsumexp_scale;  // of the gradient of l itself
 
-  float soft_max_scale(double logsumexp) const {
-    return static_cast<float>(scale * (1 + 2 * z_loss * logsumexp) + logsumexp_scale);
+  // Of softmax beside `scale`. Without a z-loss, an infinite log-sum-exp has no effect.
+  double extra_scale(double logsumexp) const {
+    return (z_loss == 0 ? 0 : scale * (2 * z_loss * logsumexp)) + logsumexp_scale;
   }
 };
 

@@ -16,11 +16,11 @@ namespace {
 
 // At the target, softmax - 1 would lose all digits of a loss near 0; expm1 of x[target] - logsumexp does not.
 template <typename T>
-inline void write_target(const Row& row, const GradientRow& gradient, float soft_max_scale, int64_t target,
+inline void write_target(const Row& row, const GradientRow& gradient, double extra_scale, int64_t target,
                          double distance) {
   if (target < 0 || target >= row.size) return;
-  const double rest = static_cast<double>(soft_max_scale) - gradient.scale;
-  const double value = __builtin_expm1(distance) * gradient.scale + __builtin_exp(distance) * rest;
+  const double rest = extra_scale == 0 ? 0 : __builtin_exp(distance) * extra_scale;
+  const double value = __builtin_expm1(distance) * gradient.scale + rest;
   convert(static_cast<float>(value), static_cast<T*>(gradient.data)[target * gradient.stride]);
 }
 
@@ -37,7 +37,8 @@ template <typename T>
 inline void write_gradient(const Row& row, const Draw& draw, int64_t target, const GradientRow& gradient,
                            float* scratch, const RowStatistics& statistics) {
   const double log_sum = statistics.is_bad ? __builtin_nan("") : statistics.log_sum;
-  const float soft_max_scale = gradient.soft_max_scale(statistics.maximum + log_sum);
+  const double extra_scale = gradient.extra_scale(statistics.maximum + log_sum);
+  const float soft_max_scale = static_cast<float>(gradient.scale + extra_scale);
   const Tiles tiles = tiles_in(scratch, row.size, draw.temperature != 1);
   for (int64_t t = 0; t < tiles.count; ++t) {
     tiles.maximum[t] =
@@ -52,7 +53,7 @@ inline void write_gradient(const Row& row, const Draw& draw, int64_t target, con
     T* const out = static_cast<T*>(gradient.data) + start * gradient.stride;
     store_scaled(scratch + start, count, tiles.maximum[t], out, gradient.stride);
   }
-  write_target<T>(row, gradient, soft_max_scale, target,
+  write_target<T>(row, gradient, extra_scale, target,
                   (static_cast<double>(statistics.target_logit) - statistics.maximum) - log_sum);
 }
 
@@ -71,9 +72,10 @@ void cross_entropy_row(const Row& row, const Draw& draw, int64_t target, const G
 template <typename T>
 void gradient_row(const Row& row, int64_t target, const LogSumExp& logsumexp, const GradientRow& gradient) {
   const float target_logit = target_logit_of<T>(row, target);
-  const float scale = gradient.soft_max_scale(static_cast<double>(logsumexp.maximum) + logsumexp.log_sum);
+  const double extra_scale = gradient.extra_scale(static_cast<double>(logsumexp.maximum) + logsumexp.log_sum);
+  const float scale = static_cast<float>(gradient.scale + extra_scale);
   soft_max<T>(row, logsumexp, scale, static_cast<T*>(gradient.data), gradient.stride);
-  write_target<T>(row, gradient, scale, target,
+  write_target<T>(row, gradient, extra_scale, target,
                   (static_cast<double>(target_logit) - logsumexp.maximum) - logsumexp.log_sum);
 }
 

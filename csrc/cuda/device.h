@@ -88,6 +88,8 @@ void launch(void (*kernel)(Parameters...), const Launch& launch, const Arguments
                         });
 }
 
+inline bool is_of_generation_90(const void*) { return true; }
+
 #define cluster_barrier() fibers::machine->wait_for_cluster(__LINE__)
 template <typename T>
 T* shared_of(T* own, int rank) {
@@ -121,9 +123,9 @@ inline void allow_shared_memory(const void* kernel) {
   allowed.insert({kernel, device});
 }
 
-// Whether the kernel's code can wait for another kernel. Code of an older generation, which a newer GPU
-// translates, cannot.
-inline bool can_be_second(const void* kernel) {
+// Whether the kernel's code is of generation 9.0 or later, which can wait for another kernel and has
+// clusters. Code of an older generation, which a newer GPU translates, has neither.
+inline bool is_of_generation_90(const void* kernel) {
   static thread_local std::map<std::pair<const void*, int>, bool> known;
   int device = 0;
   check(cudaGetDevice(&device));
@@ -152,7 +154,7 @@ void launch(void (*kernel)(Parameters...), const Launch& launch, const Arguments
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim = {static_cast<unsigned>(launch.cluster), 1, 1};
   }
-  if (launch.overlap == Overlap::kSecond && can_be_second(function)) {
+  if (launch.overlap == Overlap::kSecond && is_of_generation_90(function)) {
     cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;

@@ -30,8 +30,8 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, 3)
     const float scale = static_cast<float>(upstream * reciprocal_or_zero(divisor));
     load_tile_unaligned(row, first, columns, x);
     const LogSumExp logsumexp = batch.logsumexp_parts[index];
-    Factors factors = factors_of(scale, batch.z_loss, logsumexp);
-    if (batch.logsumexp_upstream != nullptr) factors.soft_max += batch.logsumexp_upstream[index];
+    const float of_logsumexp = batch.logsumexp_upstream == nullptr ? 0 : batch.logsumexp_upstream[index];
+    const Factors factors = factors_of(scale, batch.z_loss, logsumexp, of_logsumexp);
     const int column = target < row.size ? static_cast<int>(target) : -1;
     const float distance = (column_of<T>(columns, column, x) - logsumexp.maximum) - logsumexp.log_sum;
     soft_max_less_target<T>(first, columns, logsumexp, column, distance, factors, x);

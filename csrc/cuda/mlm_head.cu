@@ -92,8 +92,10 @@ __device__ void sum_if_last(const LossSum& sum, const float* losses, int64_t cou
   if (lane() == 0) {
     __threadfence();
     before = atomicAdd(sum.finished, 1u);
+    __threadfence();
   }
   if (__shfl_sync(kAllLanes, before, 0) != count - 1) return;
+  __syncwarp();
   __threadfence();
   add_up(sum, losses, count);
 }
@@ -225,7 +227,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
   EK_WAIT_FOR_FIRST(inplace_wait);
   if (EK_MUTANT(rows_target_read_late)) target = target_of(row, batch.targets[index]);
 
-  const RowSums sums = sum_tiles(tiles, batch.ban_original ? target.logit : -kInfinity);
+  const RowSums sums = sum_tiles(tiles, draw.banned < 0 ? -kInfinity : target.logit);
   // The last warp has the fewest tiles.
   if (warp() == warps - 1) {
     const bool has_finished =
@@ -249,7 +251,7 @@ __global__ void __launch_bounds__(kScanWarps* kWarp, kHoldBlocks)
 // there already and this adds them up. Launched as one block.
 __global__ void __launch_bounds__(kThreads)
     prepare(const __grid_constant__ CrossEntropyBatch batch, const int64_t count, const bool adds_up) {
-  let_second_begin();
+  if (!adds_up) let_second_begin();
   constexpr int kWarps = kThreads / kWarp;
   EK_SHARED(counts, double[kWarps]);
   double counted = 0;
@@ -288,10 +290,12 @@ int64_t shared_of_each(const Device& device, int blocks) {
 template <typename T>
 int blocks_to_hold(const LogitRows& rows) {
   const Device device = current_device();
+  const int most =
+      is_of_generation_90(reinterpret_cast<const void*>(cross_entropy_row_<T>)) ? device.cluster : 1;
   const int64_t wanted_bytes = shared_of_each(device, kHoldBlocks);
   const int64_t wanted_blocks = 2 * device.multiprocessors;
   int cluster = 1;
-  while (cluster < device.cluster && cluster * kScanWarps < tiles_of(rows.size) &&
+  while (cluster < most && cluster * kScanWarps < tiles_of(rows.size) &&
          (held_bytes<T>(rows.size, cluster) > wanted_bytes || rows.count * cluster < wanted_blocks)) {
     cluster *= 2;
   }

@@ -113,7 +113,7 @@ __device__ void scan_rows(const LogitRows& rows, const Op& op, float* scratch, c
     EK_WAIT_FOR_FIRST(rows_scan_wait);
     return op.finish(rows, blockIdx.x, tiles_of_row(blockIdx.x, 0), memory);
   }
-  let_second_begin();
+  if (!parts.draws) let_second_begin();
   Ring<T, Op> ring(rows, op, parts, memory + kTile);
   int set = 0;
   for (int item = blockIdx.x; item < ring.items(); item += gridDim.x) {

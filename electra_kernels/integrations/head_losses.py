@@ -18,7 +18,8 @@ from electra_kernels.ops import (
     linear_cross_entropy_sample,
     linear_masked_bce,
 )
-from electra_kernels.reference.common import IGNORED_LABEL
+
+_UNUSED = -100  # target of a slot without a masked token
 
 Loss = TypeVar("Loss", SampledLoss, TokenLoss)
 
@@ -84,13 +85,13 @@ def shared_sampled_loss(
     most = torch.tensor(count, device=targets.device)
     dist.all_reduce(most, dist.ReduceOp.MAX, group=mesh.get_group())
     padding = (0, int(most) - count)
-    rows = F.pad(targets.reshape(-1), padding, value=IGNORED_LABEL)
+    rows = F.pad(targets.reshape(-1), padding, value=_UNUSED)
     uniforms = F.pad(options.pop("uniforms").reshape(-1), padding)
 
     def loss(features: Tensor, weight: Tensor, bias: Tensor | None) -> SampledLoss:
         padded = F.pad(features.reshape(-1, features.shape[-1]), (0, 0, *padding))
         return shared_vocabulary_sample(
-            padded, weight, bias, rows, uniforms=uniforms, mesh=mesh, ignore_index=IGNORED_LABEL, **options
+            padded, weight, bias, rows, uniforms=uniforms, mesh=mesh, ignore_index=_UNUSED, **options
         )
 
     total, *per_row = _with_weights(head, model, hidden, loss)

@@ -66,9 +66,10 @@ def softmax_rows(
     if denominator is not None:
         factor = (factor * reciprocal_or_zero(tl.load(denominator))).to(tl.float32)
     maximum, log_total = rows.load_logsumexp(logsumexp_parts, row)
-    soft_max_factor = factor * (1.0 + 2.0 * z_loss * (maximum + log_total))
+    logsumexp_factor = rows.z_loss_factor(factor, z_loss, maximum + log_total)
     if logsumexp_upstream is not None:
-        soft_max_factor += tl.load(logsumexp_upstream + row)
+        logsumexp_factor += tl.load(logsumexp_upstream + row)
+    soft_max_factor = factor + logsumexp_factor
     target = tl.load(targets + row) if targets is not None else -1
     is_ignored = target == ignore_index if targets is not None else False
     gradient = rows.softmax_columns(
@@ -77,7 +78,7 @@ def softmax_rows(
     if targets is not None:
         target_logit = rows.load_logit(source, target, size, step, VECTOR)
         distance = (target_logit - maximum) - log_total
-        at_target = rows.target_gradient(distance, factor, soft_max_factor)
+        at_target = rows.target_gradient(distance, factor, logsumexp_factor)
         gradient = tl.where(columns == target, tl.where(is_ignored, 0.0, at_target), gradient)
         tl.debug_barrier()  # Every warp has read the logit at the target. Now one of them may overwrite it.
     inside = rows.is_inside(columns, size, OUT_VECTOR)

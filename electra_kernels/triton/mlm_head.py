@@ -111,7 +111,8 @@ def cross_entropy_rows(
         rows.store_logsumexp(logsumexp_parts, row, shift, log_total)
     if WRITES:
         factor = 1.0 if scale is None else tl.load(scale)
-        soft_max_factor = factor * (1.0 + 2.0 * z_loss * (shift + log_total))
+        logsumexp_factor = rows.z_loss_factor(factor, z_loss, shift + log_total)
+        soft_max_factor = factor + logsumexp_factor
         tl.debug_barrier()  # Every warp has read what it needs for the draw. Now the row may be overwritten.
         for tile in range(0, tiles, WARPS):
             columns = rows.block_columns(tile, VECTOR, WARPS)
@@ -122,7 +123,7 @@ def cross_entropy_rows(
             tl.store(start + rows.column_offsets(columns, step, VECTOR), gradient, inside)
         tl.debug_barrier()  # The soft-max is written. Next, it is overwritten at the target, without cancellation.
         is_column = (target >= 0) & (target < size) & (is_ignored == 0)
-        at_target = rows.target_gradient((target_logit - shift) - log_total, factor, soft_max_factor)
+        at_target = rows.target_gradient((target_logit - shift) - log_total, factor, logsumexp_factor)
         tl.store(start + rows.column_offsets(target, step, VECTOR), at_target, is_column)
 
 

@@ -188,12 +188,19 @@ def load_logsumexp(parts, row):
 
 
 @triton.jit
-def target_gradient(distance, factor, soft_max_factor):
-    """soft_max_factor softmax - factor at the target, whose logit minus the log-sum-exp is ``distance``.
+def z_loss_factor(factor, z_loss, logsumexp):
+    """Factor of softmax in the gradient of the z-loss. Without one, an infinite log-sum-exp has no effect."""
+    return tl.where(z_loss == 0, 0.0, factor * (2.0 * z_loss * logsumexp))
+
+
+@triton.jit
+def target_gradient(distance, factor, logsumexp_factor):
+    """(softmax - 1) factor + softmax logsumexp_factor at the target; ``distance`` is its logit minus the log-sum-exp.
 
     There softmax - 1 would lose all digits of a loss near 0; expm1 does not.
     """
-    return expm1(distance) * factor + tl.exp(distance) * (soft_max_factor - factor)
+    rest = tl.where(logsumexp_factor == 0, 0.0, tl.exp(distance) * logsumexp_factor)
+    return expm1(distance) * factor + rest
 
 
 @triton.jit

@@ -36,6 +36,16 @@ def test_a_row_with_nan_or_infinity_draws_nothing_and_has_a_nan_loss(device, dty
     assert bool(cross_entropy_sample(logits, targets).loss.isnan())
 
 
+def test_the_gradient_of_the_log_sum_exp_of_a_row_with_infinity(device, dtype):
+    """softmax is 0 at the finite columns, as in torch, and NaN where the infinity is."""
+    logits = _rows_with(torch.inf, (3,), 600, dtype, device).requires_grad_()
+    sample_tokens(logits)[1].sum().backward()
+    others = torch.arange(600, device=device) != 3
+    assert logits.grad[0].isnan().tolist() == (~others).tolist()
+    assert not logits.grad[0, others].any()
+    assert bool(logits.grad[1].isfinite().all())
+
+
 def test_a_bad_number_in_the_banned_column_still_spoils_its_row(device, dtype):
     for value in (torch.nan, torch.inf):
         logits = _rows_with(value, (3,), 600, dtype, device)
