@@ -33,6 +33,7 @@ KERNELS = {
         "sample_rows",
         "replace_rows",
         "softmax_rows",
+        "slice_sums",
     ),
 }
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
