@@ -42,7 +42,7 @@ class Gpu:
     multiprocessors: int
 
     def seconds(self, flops: float, traffic: float, shared: float) -> float:
-        """Of a pass, when ``shared`` bytes are what it and its neighbours use together."""
+        """Time of a pass; it and its neighbours use ``shared`` bytes together."""
         hits = min(1.0, self.cache_bytes / shared)
         return max(flops / self.flops, traffic * (hits / self.cache + (1 - hits) / self.memory))
 

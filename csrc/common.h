@@ -43,8 +43,8 @@ struct LogSumExp {
   float maximum, log_sum;
 };
 
-// What one slice of a vocabulary that is spread over ranks knows of a row. The first three leave out the
-// banned token.
+// A row in one slice of a vocabulary that is spread over ranks. The first three numbers leave out the banned
+// token.
 struct SliceSums {
   float maximum;       // NaN or +inf in a row that has one
   float total;         // sum of exp(x - maximum)

@@ -63,7 +63,7 @@ struct GradientRow {
   float z_loss;
   float logsumexp_scale;  // of the gradient of l itself
 
-  // Of softmax beside `scale`. Without a z-loss, an infinite log-sum-exp has no effect.
+  // The factor of softmax is this plus `scale`. Without a z-loss, an infinite log-sum-exp has no effect.
   double extra_scale(double logsumexp) const {
     return (z_loss == 0 ? 0 : scale * (2 * z_loss * logsumexp)) + logsumexp_scale;
   }

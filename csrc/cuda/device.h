@@ -62,7 +62,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 __device__ inline int lane() { return threadIdx.x % kWarp; }
 __device__ inline int warp() { return threadIdx.x / kWarp; }
 
-// Of two launches, the second may begin before the first has ended (compute capability 9.0 and later). The
+// The second of two launches may begin before the first has ended (compute capability 9.0 and later). The
 // first lets it by let_second_begin(). All threads of the second call wait_for_first(), before they read what
 // the first has written; whatever came before the first has ended anyway.
 enum class Overlap { kNone, kFirst, kSecond };

@@ -129,7 +129,7 @@ __device__ bool finish_row(const Row<T>& row, int shift, const Slice& slice, con
   return true;
 }
 
-// What scan_rows asks of the loss; the label of a row is its target.
+// The loss as scan_rows asks for it; the label of a row is its target.
 template <typename T>
 struct LossOfRow {
   const CrossEntropyBatch& batch;

@@ -9,7 +9,7 @@
 namespace electra_kernels {
 namespace {
 
-// What scan_rows asks of sampling; the label of a row is its banned token.
+// Sampling as scan_rows asks for it; the label of a row is its banned token.
 template <typename T>
 struct SampleOfRow {
   const SamplingBatch& batch;

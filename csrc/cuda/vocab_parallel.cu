@@ -25,7 +25,7 @@ __device__ SliceSums sum_slice(const Tiles& tiles, float inverse_temperature) {
   return {sum < kInfinity ? maximum : sum, sum, static_cast<float>(drawable), -kInfinity};
 }
 
-// What scan_rows asks of a slice; the label of a row is its target.
+// A slice as scan_rows asks for it; the label of a row is its target.
 template <typename T>
 struct SumsOfRow {
   const SliceBatch& batch;
