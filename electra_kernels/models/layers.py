@@ -30,6 +30,20 @@ def embedding(entries: int, size: int, std: float) -> nn.Embedding:
     return layer
 
 
+class StackedLinear(nn.Linear):
+    """A Linear whose weight is ``count`` matrices [outputs, inputs], one below the other: one product for all of them.
+
+    Muon makes the update of each of them orthogonal by itself.
+    """
+
+    def __init__(self, count: int, inputs: int, outputs: int, std: float, *, bias: bool) -> None:
+        super().__init__(inputs, count * outputs, bias=bias)
+        self.count = count
+        truncated_normal_(self.weight, std)
+        if bias:
+            nn.init.zeros_(self.bias)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; the three projections are one matrix product."""
 
@@ -37,7 +51,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = config.num_attention_heads
         size, std = config.hidden_size, config.initializer_range
-        self.qkv = linear(size, 3 * size, std, bias=bias)
+        self.qkv = StackedLinear(3, size, size, std, bias=bias)
         self.output = linear(size, size, std, bias=bias)
 
     def forward(self, hidden: Tensor, layout: Layout, rotation: Rotation | None, dropout: float) -> Tensor:

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from electra_kernels.models.attention import Layout
 from electra_kernels.models.config import EncoderConfig
-from electra_kernels.models.layers import Attention, Rotation, embedding, linear
+from electra_kernels.models.layers import Attention, Rotation, StackedLinear, embedding, linear
 
 
 class ModernEmbeddings(nn.Module):
@@ -35,7 +35,7 @@ class GeGLU(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         size, width, std = config.hidden_size, config.intermediate_size, config.initializer_range
-        self.input = linear(size, 2 * width, std, bias=config.bias)
+        self.input = StackedLinear(2, size, width, std, bias=config.bias)
         self.output = linear(width, size, std, bias=config.bias)
 
     def forward(self, hidden: Tensor, dropout: float) -> Tensor:

@@ -1,12 +1,13 @@
 """The optimizers of a training: AdamW as google-research/electra sets it up (optimization.py), and Muon beside it."""
 
 from collections.abc import Callable, Iterable
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
+from electra_kernels.models.layers import StackedLinear
 from electra_kernels.models.precision import has_native_bfloat16
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.recipe import Recipe
@@ -19,19 +20,29 @@ _EPS = 1e-7
 
 def make_optimizers(objective: Objective, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW for every trained parameter; with ``muon_learning_rate``, Muon for the matrices of the layers instead."""
-    if recipe.muon_learning_rate is None:
-        matrices = []
-    else:
-        inside = (parameter for layer in objective.layers() for parameter in layer.parameters())
-        matrices = [p for p in dict.fromkeys(inside) if p.requires_grad and p.dim() == 2]
-    taken = set(matrices)
-    rest = [parameter for parameter in objective.parameters() if parameter not in taken]
+    matrices = {} if recipe.muon_learning_rate is None else _matrices(objective)
+    rest = [parameter for parameter in objective.parameters() if parameter not in matrices]
     adamw = make_adamw(
         rest, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay, beta2=recipe.beta2
     )
     if recipe.muon_learning_rate is None:
         return [adamw]
-    return [adamw, Muon(matrices, recipe.muon_learning_rate, weight_decay=recipe.weight_decay)]
+    groups = [
+        {"params": [p for p, stacked in matrices.items() if stacked == count], "stacked": count}
+        for count in sorted(set(matrices.values()))
+    ]
+    return [adamw, Muon(groups, recipe.muon_learning_rate, weight_decay=recipe.weight_decay)]
+
+
+def _matrices(objective: Objective) -> dict[Tensor, int]:
+    """Each trained matrix of the layers → the number of matrices that are stacked in it."""
+    found: dict[Tensor, int] = {}
+    for module in (module for layer in objective.layers() for module in layer.modules()):
+        count = module.count if isinstance(module, StackedLinear) else 1
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad and parameter.dim() == 2:
+                found[parameter] = count
+    return found
 
 
 def make_adamw(
@@ -61,8 +72,12 @@ class Muon(torch.optim.Optimizer):
     AdamW's, are from Liu et al. 2025 (arXiv 2502.16982, section 2.2). ``torch.optim.Muon`` is the same optimizer, but
     iterates in bfloat16 everywhere, which is slow on a CPU without bfloat16 products (benchmarks/FINDINGS.md).
 
+    Matrices that are stacked in one parameter are made orthogonal one by one. Otherwise the matrices with the largest
+    gradient would take most of the update: at the start of a training, the values from the queries and keys.
+
     Args:
-        parameters: matrices [rows, columns].
+        parameters: matrices [rows, columns], or groups of them, whose "stacked" is the number of matrices of equal size
+            that stand one below the other in each parameter; by default 1.
         lr: learning rate, on the scale of AdamW's.
         momentum: in [0, 1).
         weight_decay: decoupled, at least 0.
@@ -72,12 +87,23 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], lr: float, *, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        *,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        for parameter in (p for group in self.param_groups for p in group["params"]):
-            if parameter.dim() != 2:
-                raise ValueError(f"parameters has one of shape {list(parameter.shape)}, should be matrices")
+        super().__init__(
+            parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "stacked": 1}
+        )
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.dim() != 2 or len(parameter) % group["stacked"]:
+                    shape, count = list(parameter.shape), group["stacked"]
+                    raise ValueError(
+                        f"parameters has one of shape {shape}, should be {count} stacked matrices"
+                    )
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -101,11 +127,13 @@ class Muon(torch.optim.Optimizer):
                 self._update(parameters, group)
         return loss
 
-    def _update(self, parameters: list[Tensor], group: dict[str, float]) -> None:
-        """Update matrices of one shape, with one batched product for all of them in each iteration."""
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Update parameters of one shape, with one batched product for all of their matrices in each iteration."""
         directions = torch.stack([self._direction(parameter, group["momentum"]) for parameter in parameters])
-        size = 0.2 * max(directions.shape[-2:]) ** 0.5
-        for parameter, update in zip(parameters, orthogonalize(directions)):
+        matrices = directions.unflatten(1, (group["stacked"], -1))
+        updates = orthogonalize(matrices).flatten(1, 2)
+        size = 0.2 * max(matrices.shape[-2:]) ** 0.5
+        for parameter, update in zip(parameters, updates):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(_part_of(update, parameter), alpha=-group["lr"] * size)
 

@@ -5,6 +5,7 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
+from electra_kernels.models import electra_config
 from electra_kernels.models.encoder import Layer
 from electra_kernels.training import optimizers
 from electra_kernels.training.objectives import ReplacedTokenDetection
@@ -56,6 +57,20 @@ def test_muon_takes_the_matrices_of_the_layers_and_no_other_parameter(objective)
     assert {p for group in muon.param_groups for p in group["params"]} == expected
 
 
+def test_muon_knows_which_parameters_are_stacked_matrices(facts, counts):
+    config = electra_config("demo", vocab_size=len(counts), mask_token_id=facts.special_ids.mask)
+    objective = ReplacedTokenDetection(config, facts)
+    _, muon = make_optimizers(objective, replace(RECIPE, muon_learning_rate=1e-2))
+    stacked = {p: group["stacked"] for group in muon.param_groups for p in group["params"]}
+    found = {name: stacked[p] for name, p in objective.encoder.layers[0].named_parameters() if p in stacked}
+    assert found == {
+        "attention.qkv.weight": 3,
+        "attention.output.weight": 1,
+        "feed_forward.input.weight": 2,
+        "feed_forward.output.weight": 1,
+    }
+
+
 def test_the_learning_rate_is_scaled_in_every_group(objective):
     recipe = replace(RECIPE, learning_rate=1.0, muon_learning_rate=2.0)
     adamw, muon = make_optimizers(objective, recipe)
@@ -63,7 +78,7 @@ def test_the_learning_rate_is_scaled_in_every_group(objective):
         for optimizer in (adamw, muon):
             scale_learning_rate(optimizer, scale)
         assert [group["lr"] for group in adamw.param_groups] == [scale, scale]
-        assert [group["lr"] for group in muon.param_groups] == [2 * scale]
+        assert {group["lr"] for group in muon.param_groups} == {2 * scale}
 
 
 # ---- Muon ----
@@ -103,6 +118,29 @@ def test_muon_agrees_with_the_muon_of_torch():
             optimizer.step()
     for begin, one, other in zip(start, ours, theirs):
         assert (one - other).norm() < 0.03 * (one - begin).norm()
+
+
+def test_a_stack_of_matrices_is_trained_as_the_matrices_by_themselves():
+    """The first matrix has a gradient a thousand times as large, and would otherwise get the whole update."""
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(8, 6, generator=generator) for _ in range(3)]
+    alone = [torch.nn.Parameter(matrix.clone()) for matrix in start]
+    stack = torch.nn.Parameter(torch.cat(start))
+    optimizers = Muon(alone, 0.02), Muon([{"params": [stack], "stacked": 3}], 0.02)
+    for _ in range(3):
+        for scale, matrix in zip((1e3, 1.0, 1.0), alone):
+            matrix.grad = scale * torch.randn(matrix.shape, generator=generator)
+        stack.grad = torch.cat([matrix.grad for matrix in alone])
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(stack, torch.cat([*alone]))
+    assert (alone[1] - start[1]).norm() > 0.5 * (alone[0] - start[0]).norm()
+
+
+@pytest.mark.parametrize("parameter, group", [(torch.ones(4), {}), (torch.ones(4, 2), {"stacked": 3})])
+def test_muon_refuses_what_is_not_a_stack_of_matrices(parameter, group):
+    with pytest.raises(ValueError, match=r"should be [13] stacked"):
+        Muon([{"params": [torch.nn.Parameter(parameter)], **group}], 0.1)
 
 
 @pytest.mark.parametrize("placement", [Shard(0), Shard(1), Replicate()], ids=str)
@@ -149,8 +187,3 @@ def test_muon_calls_a_closure_and_returns_its_loss():
 
     assert Muon([parameter], 0.1).step(closure) == 2
     assert not torch.equal(parameter, torch.eye(2))
-
-
-def test_muon_refuses_a_vector():
-    with pytest.raises(ValueError, match=r"one of shape \[3\], should be matrices"):
-        Muon([torch.nn.Parameter(torch.ones(3))], 0.1)
