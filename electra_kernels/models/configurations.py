@@ -43,7 +43,7 @@ def electra_config(name: str, *, vocab_size: int, mask_token_id: int) -> Electra
             family="modern",
             dropout=0.0,
             layer_norm_eps=1e-5,
-            initializer_range=0.09,
+            initializer_range=0.05,
         )
         return ElectraConfig(demo, None, mask_token_id, tie="all", mask_probability=0.3, rtd_weight=30.0)
     if name.startswith("modern"):

@@ -16,6 +16,7 @@ from electra_kernels.training.log import StepRecord
 _GRADIENT_FACTOR = 20.0
 _REPORTS = 20
 _RECALL = 0.002
+_MEAN_REPORTS = 10  # over about so many reports the loss of the rows is averaged
 _PLATEAU = 0.98  # share of the entropy of the word frequencies
 _STRONG_ACCURACY = 0.8
 _WEAK_LOSS, _NO_GAIN = 0.35, 0.99  # shares of the entropy of the replaced share
@@ -50,12 +51,14 @@ class Monitor:
     def __init__(self, plateau: float = 0.0) -> None:
         self.plateau = plateau
         self.norms: deque[float] = deque(maxlen=_REPORTS)
+        self.row_loss = math.nan
         self._since: dict[str, float] = {}
         self._given: set[str] = set()
 
     def check(self, state: StepRecord) -> list[Alarm]:
         """The new alarms, for conditions that have held without a break for their share of the training."""
         alarms = []
+        self._average(state.metrics.get("row_loss", math.nan))
         for condition in _CONDITIONS:
             if not condition.holds(state.metrics, self):
                 self._since.pop(condition.name, None)
@@ -68,6 +71,13 @@ class Monitor:
         if math.isfinite(norm):
             self.norms.append(norm)
         return alarms
+
+    def _average(self, row_loss: float) -> None:
+        """Follow the loss of the rows. One report is of a few hundred labels, and too noisy to be compared with ln 2."""
+        if not math.isfinite(row_loss):
+            return
+        before = row_loss if math.isnan(self.row_loss) else self.row_loss
+        self.row_loss = before + (row_loss - before) / _MEAN_REPORTS
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,11 @@ def _finds_nothing(metrics: Mapping[str, float], monitor: Monitor) -> bool:
     """Recall near 0 is no alarm while the loss is below that of the base rate: the discriminator still learns."""
     is_silent = metrics.get("recall", 1.0) < _RECALL
     return is_silent and metrics.get("rtd_loss", math.inf) > _NO_GAIN * _share_entropy(metrics)
+
+
+def _guesses_rows(metrics: Mapping[str, float], monitor: Monitor) -> bool:
+    """Half of the rows are changed, so the loss of a constant guess is ln 2."""
+    return "row_loss" in metrics and monitor.row_loss > _NO_GAIN * math.log(2)
 
 
 def _has_no_label(metrics: Mapping[str, float], monitor: Monitor) -> bool:
@@ -143,6 +158,13 @@ _CONDITIONS = (
         f"for half of the run the discriminator has found less than {_RECALL:.1%} of the replaced tokens at "
         "probability 0.5, and its loss is that of a constant guess: raise the learning rate or the scale of the "
         "initial weights, or let it begin with easier replacements (head_start_replacements='unigram')",
+    ),
+    _Condition(
+        "guesses the rows",
+        0.5,
+        _guesses_rows,
+        "for half of the run the loss of the rows has been that of a constant guess: train longer, raise or lower the "
+        "learning rate, or take an objective with a label per token",
     ),
     _Condition(
         "no label",

@@ -1,6 +1,7 @@
 """One run of a comparison: train from the common start, measure a learning curve, probe the encoder."""
 
 import statistics
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from electra_kernels.evaluation.probing import probe
 from electra_kernels.models import Encoder
 from electra_kernels.training.alarms import Monitor
 from electra_kernels.training.calibration import step_seconds, steps_of_minutes
-from electra_kernels.training.log import StepRecord
+from electra_kernels.training.log import Log, StepRecord
 from electra_kernels.training.model_folder import save_weights
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.schedule import one_phase
@@ -38,10 +39,11 @@ CURVE_POINTS = 6
 def train_run(setting: Setting, run: Run, folder: Path) -> dict[str, Any]:
     """Train, and save the encoder in the folder; returns the record of the run, ready for JSON.
 
-    The folder keeps checkpoints of the run until it is finished. A run that was stopped continues from them.
+    The folder keeps checkpoints of the run until it is finished. A run that was stopped continues from them. The log
+    of the run, also for TensorBoard, is in the folder NAME.log.
     """
     unfinished = Unfinished(folder / f"{run.name}.unfinished")
-    encoder, record = _trained(setting, run, unfinished)
+    encoder, record = _trained(setting, run, unfinished, folder / f"{run.name}.log")
     save_weights(encoder, weights_path(folder, run))
     unfinished.remove()
     return asdict(run) | record
@@ -138,14 +140,32 @@ def _point(position: Position | StepRecord, figures: dict[str, float]) -> dict[s
     return {"step": position.step, "tokens": position.tokens, "seconds": position.seconds, **figures}
 
 
-def _trained(setting: Setting, run: Run, unfinished: Unfinished) -> tuple[Encoder, dict[str, Any]]:
+class _Follower:
+    """Writes the log of a run and collects its alarms."""
+
+    def __init__(self, folder: Path, plateau: float) -> None:
+        self.folder, self.monitor = folder, Monitor(plateau)
+        self.log: Log | None = None
+        self.alarms: list[str] = []
+
+    def __call__(self, record: StepRecord, curve: Curve) -> None:
+        if self.log is None:
+            # A run that continues from a checkpoint makes the steps after it again, and their records.
+            self.folder.mkdir(exist_ok=True)
+            self.log = Log(self.folder, step=record.step - 1, warn=warnings.warn)
+        self.log.step(record)
+        for alarm in self.monitor.check(record):
+            self.log.alarm(alarm.step, alarm.message)
+            self.alarms.append(str(alarm))
+
+
+def _trained(setting: Setting, run: Run, unfinished: Unfinished, log: Path) -> tuple[Encoder, dict[str, Any]]:
     if run.objective == UNTRAINED:
         encoder = initial_encoder(setting, run.seed)
         figure = probe(encoder, setting.curve, frozen=True, seed=run.seed)
         return encoder, {"tokens": 0, "curve": [_point(Position(), {"figure": figure})], "alarms": []}
     objective = objective_of(setting, run)
-    encoder, monitor = objective.encoder, Monitor(setting.plateau)
-    alarms: list[str] = []
+    encoder, follower = objective.encoder, _Follower(log, setting.plateau)
     steps = steps_of(setting, run.budget)
     if setting.minutes is not None:
         steps = steps_in(setting.minutes, setting, run, torch.device("cpu"))
@@ -156,7 +176,7 @@ def _trained(setting: Setting, run: Run, unfinished: Unfinished) -> tuple[Encode
         steps,
         measure=lambda: {"figure": probe(encoder, setting.curve, frozen=True, seed=run.seed)},
         is_due=evenly_spaced(CURVE_POINTS),
-        report=lambda record, curve: alarms.extend(map(str, monitor.check(record))),
+        report=follower,
         # A length in minutes is measured again by every start, so it cannot be continued.
         unfinished=unfinished if setting.minutes is None else None,
     )
@@ -166,5 +186,5 @@ def _trained(setting: Setting, run: Run, unfinished: Unfinished) -> tuple[Encode
         "seconds": position.seconds,
         "held_out": evaluate_objective(objective, setting.held_out),
         "curve": curve,
-        "alarms": alarms,
+        "alarms": follower.alarms,
     }
