@@ -8,6 +8,7 @@ import torch
 from electra_kernels.evaluation.comparison import runs
 from electra_kernels.evaluation.comparison.runs import choice_run, probe_run, train_run
 from electra_kernels.evaluation.comparison.setting import UNTRAINED, Run, objective_of, recipe_of
+from electra_kernels.training.log import LOG, read_log
 from electra_kernels.training.objectives import OBJECTIVES
 
 
@@ -36,6 +37,15 @@ def test_a_run_is_repeatable_and_its_curve_begins_before_the_first_step(setting,
     assert first == second
     assert [point["step"] for point in first["curve"]] == [0, 10, 20, 30]
     assert first["curve"][0]["tokens"] == 0
+
+
+def test_the_log_of_a_run_holds_its_steps_once_also_when_it_is_repeated(setting, budget, tmp_path):
+    run = Run("corrupted_tokens", 3e-3, 1, budget)
+    for _ in range(2):
+        train_run(setting, run, tmp_path)
+    records = read_log(tmp_path / f"{run.name}.log" / LOG).records
+    assert [(record["kind"], record["step"]) for record in records] == [("step", n) for n in (10, 20, 30)]
+    assert all(record["rtd_loss"] > 0 for record in records)
 
 
 def test_the_probed_encoder_is_that_of_the_end_of_the_run(setting, budget, tmp_path):
