@@ -95,6 +95,7 @@ def trial(changed: Mapping[str, Mapping[str, Any]], minutes: float | None, seed:
         facts,
         head_start=recipe.head_start,
         head_start_replacements=recipe.head_start_replacements,
+        unigram_share=recipe.unigram_share,
     )
     fixed = FixedCorruption(encode_rows(corpus.held_out, tokenizer, LENGTH), counts)
     steps = recipe.steps

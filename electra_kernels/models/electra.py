@@ -64,6 +64,7 @@ class Electra(Proposer):
         masking_uniforms: Tensor | None = None,
         sampling_uniforms: Tensor | None = None,
         replacements: str | None = "generator",
+        unigram_rows: Tensor | None = None,
         mlm_normalizer: float | Tensor | None = None,
         rtd_normalizer: float | Tensor | None = None,
     ) -> ElectraOutput:
@@ -83,10 +84,12 @@ class Electra(Proposer):
             replacements: the source of the replacements. "generator" is the one of the configuration. "unigram" draws
                 tokens by frequency, which gives a model generator a head start. None computes the generator's loss
                 alone.
+            unigram_rows: [B] bool, rows whose replacements come from "unigram" where the others' are the generator's.
             mlm_normalizer, rtd_normalizer: denominators of the two losses, as ``normalizer`` of the ops.
 
         Raises:
-            ValueError: replacements is unknown, is "unigram" without counts, or is None without a model as generator.
+            ValueError: replacements is unknown, is "unigram" without counts (or unigram_rows is given without them),
+                or is None without a model as generator.
             TypeError, ValueError: as the ops.
         """
         masked, mlm, replaced = self.propose(
@@ -98,6 +101,7 @@ class Electra(Proposer):
             masking_uniforms=masking_uniforms,
             sampling_uniforms=sampling_uniforms,
             replacements=replacements,
+            unigram_rows=unigram_rows,
             mlm_normalizer=mlm_normalizer,
         )
         if mlm is not None and replaced is None:

@@ -100,6 +100,7 @@ class Proposer(nn.Module):
         masking_uniforms: Tensor | None = None,
         sampling_uniforms: Tensor | None = None,
         replacements: str | None = "generator",
+        unigram_rows: Tensor | None = None,
         mlm_normalizer: float | Tensor | None = None,
     ) -> Proposal:
         """Mask the batch, compute the generator's loss on it, and write its samples into the batch.
@@ -107,6 +108,8 @@ class Proposer(nn.Module):
         The arguments and errors are those of `Electra.forward`.
         """
         self._check_replacements(replacements)
+        if unigram_rows is not None:
+            self._check_replacements("unigram")
         config = self.config
         if masked is None:
             masked = self.mask(input_ids, maskable, uniforms=masking_uniforms)
@@ -126,16 +129,25 @@ class Proposer(nn.Module):
             )
         if mlm is not None and replacements is None:
             return Proposal(masked, mlm, None)
-        tokens = self._tokens(mlm, masked, replacements, sampling_uniforms)
+        tokens = self._tokens(mlm, masked, replacements, unigram_rows, sampling_uniforms)
         return Proposal(masked, mlm, replace_tokens(input_ids, masked.positions, tokens))
 
     def _tokens(
-        self, mlm: SampledLoss | None, masked: MaskedTokens, replacements: str | None, uniforms: Tensor
+        self,
+        mlm: SampledLoss | None,
+        masked: MaskedTokens,
+        replacements: str | None,
+        unigram_rows: Tensor | None,
+        uniforms: Tensor,
     ) -> Tensor:
-        if mlm is not None and replacements == "generator":
-            return mlm.tokens
+        generated = mlm.tokens if mlm is not None and replacements == "generator" else None
+        if generated is not None and unigram_rows is None:
+            return generated
         assert self.unigram is not None
-        return self.unigram(masked.targets, uniforms=uniforms, ban_original=self.config.ban_original)
+        drawn: Tensor = self.unigram(masked.targets, uniforms=uniforms, ban_original=self.config.ban_original)
+        if generated is None or unigram_rows is None:
+            return drawn
+        return torch.where(unigram_rows[:, None], drawn, generated)
 
     def _check_replacements(self, replacements: str | None) -> None:
         if replacements not in _REPLACEMENTS:

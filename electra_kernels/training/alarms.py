@@ -73,7 +73,7 @@ class Monitor:
         return alarms
 
     def _average(self, row_loss: float) -> None:
-        """Follow the loss of the rows. One report is of a few hundred labels, and too noisy to be compared with ln 2."""
+        """Follow the loss of the rows. One report has a few hundred labels and is too noisy to compare with ln 2."""
         if not math.isfinite(row_loss):
             return
         before = row_loss if math.isnan(self.row_loss) else self.row_loss

@@ -23,6 +23,8 @@ class Recipe:
         head_start: share of the run before the generator's own samples are used.
         head_start_replacements: the discriminator's input until then: "unigram" draws, or None: only the generator
             is trained.
+        unigram_share: share of the rows whose replacements are "unigram" draws after the head start too, so that the
+            discriminator does not forget the easy errors.
     """
 
     length: int
@@ -38,6 +40,7 @@ class Recipe:
     least_steps: int = 1
     head_start: float = 0.0
     head_start_replacements: str | None = None
+    unigram_share: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -118,6 +118,26 @@ def test_in_the_head_start_the_generator_is_trained_and_replacements_are_drawn_b
     assert torch.equal(output.loss, output.mlm.loss + 50.0 * output.rtd.loss)
 
 
+def test_some_rows_get_replacements_by_frequency_and_the_others_those_of_the_generator():
+    ids, attention_mask, maskable = batch()
+    electra, rows = model("embeddings", unigram=COUNTS), torch.arange(len(ids)) % 2 == 0
+    sources = [
+        electra(ids, attention_mask, maskable, **uniforms(ids), **options).replaced
+        for options in ({"replacements": "unigram"}, {}, {"unigram_rows": rows})
+    ]
+    by_frequency, generated, mixed = (source.input_ids for source in sources)
+    assert not torch.equal(by_frequency, generated)
+    assert torch.equal(mixed, torch.where(rows[:, None], by_frequency, generated))
+
+
+def test_rows_by_frequency_need_frequencies():
+    ids, attention_mask, maskable = batch()
+    with pytest.raises(ValueError, match="unigram"):
+        model("embeddings")(
+            ids, attention_mask, maskable, unigram_rows=torch.ones(len(ids), dtype=torch.bool)
+        )
+
+
 def test_no_gradient_passes_through_the_sample():
     electra, (ids, attention_mask, maskable) = model("none"), batch()
     electra(ids, attention_mask, maskable).rtd.loss.backward()

@@ -44,6 +44,7 @@ def make_objective(name: str, config: ElectraConfig, text: TextFacts, recipe: Re
             text,
             head_start=recipe.head_start,
             head_start_replacements=recipe.head_start_replacements,
+            unigram_share=recipe.unigram_share,
         )
     return objective(config, text)
 

@@ -21,11 +21,14 @@ class MaskedBatch(NamedTuple):
         tokens: the rows as they were.
         masked: ``input_ids`` [B, T] with masks, ``positions`` and ``targets`` [B, K].
         sampling_uniforms: float64 [B, K] in [0, 1). A policy that casts floating-point inputs must leave them alone.
+        unigram_rows: [B] bool, the rows whose replacements are drawn by frequency instead of by the generator; None: no
+            row.
     """
 
     tokens: TokenBatch
     masked: MaskedTokens
     sampling_uniforms: Tensor
+    unigram_rows: Tensor | None = None
 
     @property
     def targets(self) -> Tensor:

@@ -15,6 +15,7 @@ from electra_kernels.data.facts import TextFacts
 from electra_kernels.models import Electra, ElectraConfig, ElectraOutput, Encoder, Proposal, Proposer
 from electra_kernels.training.objectives.base import Objective, ratio
 from electra_kernels.training.objectives.detection import detection_metrics
+from electra_kernels.training.objectives.draws import row_draws
 from electra_kernels.training.objectives.masked_batch import MaskedBatch, masked_batch, prediction_metrics
 
 
@@ -29,6 +30,7 @@ class GeneratorObjective(Objective):
         head_start: share of the training before the generator's own samples are used.
         head_start_replacements: source of the replacements until then: "unigram" (word frequencies) or None (no
             replacements).
+        unigram_share: share of the rows that get "unigram" replacements after the head start too, in training mode.
     """
 
     per = "token"
@@ -42,9 +44,11 @@ class GeneratorObjective(Objective):
         *,
         head_start: float = 0.0,
         head_start_replacements: str | None = None,
+        unigram_share: float = 0.0,
     ) -> None:
         super().__init__(config, text)
         self.head_start, self.head_start_replacements = head_start, head_start_replacements
+        self.unigram_share = unigram_share
 
     @property
     def _proposer(self) -> Proposer:
@@ -56,7 +60,12 @@ class GeneratorObjective(Objective):
         return self.head_start_replacements if progress < self.head_start else "generator"
 
     def batch(self, tokens: TokenBatch, seed: int) -> MaskedBatch:
-        return masked_batch(self._proposer.mask, tokens, self.config.mask_probability, seed)
+        batch = masked_batch(self._proposer.mask, tokens, self.config.mask_probability, seed)
+        if not self.training or self.unigram_share == 0.0:
+            return batch
+        return batch._replace(
+            unigram_rows=row_draws(tokens.numbers, "unigram rows", seed) < self.unigram_share
+        )
 
     def counts(self, batch: MaskedBatch) -> Tensor:
         """[2]: masked tokens, and all tokens but padding."""
@@ -73,6 +82,7 @@ class GeneratorObjective(Objective):
             masked=batch.masked,
             sampling_uniforms=batch.sampling_uniforms,
             replacements=self.replacements(progress),
+            unigram_rows=batch.unigram_rows,
             mlm_normalizer=masked,
         )
 
@@ -97,7 +107,7 @@ def proposal_metrics(
 
 
 class ReplacedTokenDetection(GeneratorObjective):
-    """ELECTRA (Clark et al. 2020, section 2). Options: the head start of `GeneratorObjective`."""
+    """ELECTRA (Clark et al. 2020, section 2). Options: those of `GeneratorObjective`."""
 
     name = "replaced_tokens"
     labels = "every token"
@@ -146,6 +156,7 @@ def joint_step(
         masked=batch.masked,
         sampling_uniforms=batch.sampling_uniforms,
         replacements=replacements,
+        unigram_rows=batch.unigram_rows,
         mlm_normalizer=masked,
         rtd_normalizer=judged,
     )

@@ -137,7 +137,9 @@ def gradients(objective, parts, progress):
 
 ROWS = [(name, packed) for name, kind in OBJECTIVES.items() for packed in (False, True)[: 1 + kind.packs]]
 HEAD_STARTS = [
-    {"head_start": 0.5, "head_start_replacements": replacements} for replacements in ("unigram", None)
+    {"head_start": 0.5, "head_start_replacements": "unigram"},
+    {"head_start": 0.5, "head_start_replacements": None},
+    {"unigram_share": 0.5},
 ]
 CASES = [(*rows, {}) for rows in ROWS] + [
     (*rows, options)

@@ -71,6 +71,25 @@ def test_a_head_start_trains_both_models_on_unigram_draws_or_the_generator_alone
     assert alone(batch, 0.5)[1].keys() == set(objective.metrics)
 
 
+def test_a_share_of_the_rows_keeps_unigram_draws_in_training_only(electra_config, facts, short_and_long_rows):
+    """It depends on the number of the row, so no cut of the batch changes it."""
+    objective = ReplacedTokenDetection(electra_config, facts, unigram_share=0.25)
+    numbers = torch.arange(4_000)
+    tokens = short_and_long_rows
+    many = tokens._replace(
+        **{
+            name: part[:1].expand(4_000, *part.shape[1:])
+            for name, part in tokens._asdict().items()
+            if part is not None
+        }
+    )._replace(numbers=numbers)
+    rows = objective.batch(many, seed=3).unigram_rows
+    assert rows.double().mean().item() == pytest.approx(0.25, abs=0.03)
+    other = objective.batch(many._replace(numbers=numbers.flip(0)), seed=3).unigram_rows
+    assert torch.equal(other, rows.flip(0))
+    assert objective.eval().batch(many, seed=3).unigram_rows is None
+
+
 def test_an_unknown_option_is_refused(electra_config, facts):
     with pytest.raises(TypeError, match="tail_start"):
         ReplacedTokenDetection(electra_config, facts, tail_start=0.5)
