@@ -59,8 +59,8 @@ RECIPES = {
     "demo": Recipe(
         length=64,
         batch_size=16,
-        learning_rate=3e-3,
-        muon_learning_rate=6e-3,
+        learning_rate=8e-3,
+        muon_learning_rate=4e-3,
         beta2=0.98,
         warmup=0.03,
         steps=2_500,
@@ -69,5 +69,6 @@ RECIPES = {
         least_steps=2_400,
         head_start=0.35,
         head_start_replacements="unigram",
+        unigram_share=1 / 6,
     ),
 }
