@@ -56,7 +56,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--rates",
         type=number(float),
         nargs="+",
-        default=[4e-3, 8e-3],
+        default=[1.5e-3, 3e-3],
         metavar="RATE",
         help="learning rates of AdamW to try, at the second budget if there are several; Muon's rate keeps its ratio "
         "to AdamW's (default: %(default)s)",

@@ -19,7 +19,7 @@ from electra_kernels.files import write_whole
 from electra_kernels.training.lock import locked
 from electra_kernels.training.objectives import OBJECTIVES
 
-RATES = (4e-3, 8e-3)
+RATES = (1.5e-3, 3e-3)
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ from electra_kernels.models.precision import has_native_bfloat16
 
 # An untrained generator teaches nothing, so the discriminator begins with draws from the word frequencies, as in the
 # demo. With Muon `replaced_tokens` leaves chance sooner: with AdamW one seed of three had not after 1 M tokens. A step
-# of Muon costs more, hence 32 rows. The rates and beta2 are those of the demo.
+# of Muon costs more, hence 32 rows; the rates and beta2 are from trials (benchmarks/FINDINGS.md).
 RECIPE = replace(
     SMALL_RECIPE,
     batch_size=32,
-    learning_rate=8e-3,
-    muon_learning_rate=4e-3,
+    learning_rate=3e-3,
+    muon_learning_rate=8e-3,
     beta2=0.98,
     head_start=0.35,
     head_start_replacements="unigram",
