@@ -30,7 +30,6 @@ RECIPE = replace(
     batch_size=32,
     learning_rate=3e-3,
     muon_learning_rate=8e-3,
-    beta2=0.98,
     head_start=0.35,
     head_start_replacements="unigram",
 )

@@ -16,7 +16,14 @@ UNTRAINED = "untrained"
 
 # The recipe and the encoder are small enough for tens of runs in minutes.
 SMALL_RECIPE = Recipe(
-    length=32, batch_size=64, learning_rate=2e-3, warmup=0.05, steps=1_500, vocab_size=4_096
+    length=32,
+    batch_size=64,
+    learning_rate=4e-3,
+    muon_learning_rate=4e-3,
+    beta2=0.98,
+    warmup=0.05,
+    steps=1_500,
+    vocab_size=4_096,
 )
 
 
