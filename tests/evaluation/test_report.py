@@ -108,7 +108,7 @@ def test_the_pair_opens_the_report(write):
     assert "After 1,234 steps" in page
     assert "reaches 0.51, which is chance within two standard errors" in page
     assert "AUC 0.66 against 0.55 (untrained encoder: 0.54, rarity of the word: 0.58)" in page
-    assert "learning rates of 0.002 and 0.001, which" in page
+    assert "learning rates of 0.004 and 0.001, which" in page
     better = [point | {"per_row_rows": 0.55} for point in PAIR["curve"]]
     assert "which is chance" not in write(pair=PAIR | {"curve": better})
 

@@ -144,6 +144,7 @@ def test_a_stopped_comparison_says_where_the_finished_runs_are(options, done_her
         compare(options, ignore)
     assert sorted(path.suffix for path in (options.output / "runs").iterdir()) == [
         ".json",
+        ".log",
         ".pickle",
         ".safetensors",
     ]
