@@ -15,7 +15,7 @@ def add_command(commands: Commands) -> None:
         help="compare objectives: same encoder, initial weights, text and budget, several seeds",
         description="Train the same encoder with each objective and probe it on other tasks. Writes "
         "OUTPUT/compare.html, compare.png (its curves) and compare.json, anew after each budget. OUTPUT/runs keeps "
-        "every encoder (safetensors) and the checkpoints of unfinished runs; the same command continues.",
+        "every encoder (safetensors), the logs, and the checkpoints of unfinished runs; the same command continues.",
     )
     parser.set_defaults(run=run)
     parser.add_argument(
