@@ -133,13 +133,15 @@ def _tasks(place: Path) -> list[str]:
 
 
 def _runs(record: Record) -> list[Run]:
+    """The runs to judge, one seed after the other, so that a stopped command has all objectives for some of them."""
     budget = budgets_of(record)[-1]
-    return [
+    runs = [
         Run(**{name: run[name] for name in Run.__dataclass_fields__})
         for name in (*record["objectives"], UNTRAINED)
         for run in runs_of(record, name, budget)
         if run["seed"] < record["budgets"][str(budget)]
     ]
+    return sorted(runs, key=lambda run: run.seed)
 
 
 def _markdown(section: Section) -> Iterator[str]:
