@@ -11,6 +11,7 @@ from electra_kernels.evaluation.comparison.scores import (
     budgets_of,
     difference,
     first_of,
+    runs_of,
     side,
     tasks_of,
 )
@@ -30,12 +31,15 @@ class Pair(NamedTuple):
 
 
 def conclusion(record: Record) -> list[str]:
-    """Sentences: who is ahead and behind at the largest budget, whether the order changes, and the limits of both."""
+    """Sentences: who is ahead and behind, whether the order changes with the budget, and the limits of both.
+
+    The standing is that of the largest budget with several seeds, because a single seed has no interval.
+    """
     first, budgets = first_of(record), budgets_of(record)
     pairs = list(_pairs(record))
     if not pairs:
         return []
-    largest = budgets[-1]
+    largest = max(budgets, key=lambda budget: (len(runs_of(record, first, budget)) > 1, budget))
     undecided = sum(pair.sides[largest] == 0 for pair in pairs)
     sentences = [
         _standing(pairs, largest, 1, f"Ahead of {first} {_at(largest)}, beyond the paired interval"),
