@@ -39,5 +39,11 @@ def test_a_single_seed_decides_nothing():
     assert undecided.startswith("3 of the 3 ")
 
 
+def test_the_standing_is_that_of_the_largest_budget_with_several_seeds():
+    record = made_record({"one": {100: 0.6, 1_000: 0.7}, "two": {100: 0.7, 1_000: 0.65}})
+    record["runs"] = [run for run in record["runs"] if run["budget"] != 1_000 or run["seed"] == 0]
+    assert conclusion(record)[0].startswith("Ahead of one at 100 tokens, beyond the paired interval: two ")
+
+
 def test_a_single_objective_has_no_conclusion():
     assert conclusion(made_record({"one": {100: 0.6}})) == []
