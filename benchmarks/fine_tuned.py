@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     folder, record = options.comparison, json.loads((options.comparison / "compare.json").read_text())
     place = folder / "fine_tuned"
-    if not (place / "labels" / SENTIMENT).exists():
+    if not (place / "labels" / SENTIMENT / "test.jsonl").exists():  # the last file that is written
         _write_labels(place, options.text, record["recipe"]["vocab_size"])
     runs = _runs(record)
     files = {run: place / f"{run.name}.json" for run in runs}
@@ -119,7 +119,7 @@ def _write_labels(place: Path, text: Sequence[Path], vocab_size: int) -> None:
     _, judged = halves(corpus.held_out)
     write_labels(labels_of(Corpus(corpus.train, judged, corpus.overlap)), place / "labels")
     folder = place / "labels" / SENTIMENT
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for part, sentences in zip(("train", "test"), split_clear(fetch_rated_sentences())):
         lines = (
             json.dumps({"text": sentence.text, "label": "positive" if sentence.rating > 0 else "negative"})
