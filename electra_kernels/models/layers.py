@@ -18,10 +18,14 @@ def truncated_normal_(weight: Tensor, std: float) -> Tensor:
 def linear(inputs: int, outputs: int, std: float, *, bias: bool = True) -> nn.Linear:
     """A Linear with ELECTRA's initialisation: truncated normal weight, zero bias."""
     layer = nn.Linear(inputs, outputs, bias=bias)
-    truncated_normal_(layer.weight, std)
-    if bias:
-        nn.init.zeros_(layer.bias)
+    _initialise(layer, std)
     return layer
+
+
+def _initialise(layer: nn.Linear, std: float) -> None:
+    truncated_normal_(layer.weight, std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def embedding(entries: int, size: int, std: float) -> nn.Embedding:
@@ -39,9 +43,7 @@ class StackedLinear(nn.Linear):
     def __init__(self, count: int, inputs: int, outputs: int, std: float, *, bias: bool) -> None:
         super().__init__(inputs, count * outputs, bias=bias)
         self.count = count
-        truncated_normal_(self.weight, std)
-        if bias:
-            nn.init.zeros_(self.bias)
+        _initialise(self, std)
 
 
 class Attention(nn.Module):

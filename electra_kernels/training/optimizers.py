@@ -83,7 +83,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: decoupled, at least 0.
 
     Raises:
-        ValueError: a parameter is not a matrix.
+        ValueError: a parameter is not a matrix, or its rows cannot be divided among the stacked matrices.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Muon(torch.optim.Optimizer):
                 if parameter.dim() != 2 or len(parameter) % group["stacked"]:
                     shape, count = list(parameter.shape), group["stacked"]
                     raise ValueError(
-                        f"parameters has one of shape {shape}, should be {count} stacked matrices"
+                        f"parameters has one of shape {shape}, should be [rows, columns], rows a multiple of {count}"
                     )
 
     @overload

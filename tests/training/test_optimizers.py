@@ -139,7 +139,7 @@ def test_a_stack_of_matrices_is_trained_as_the_matrices_by_themselves():
 
 @pytest.mark.parametrize("parameter, group", [(torch.ones(4), {}), (torch.ones(4, 2), {"stacked": 3})])
 def test_muon_refuses_what_is_not_a_stack_of_matrices(parameter, group):
-    with pytest.raises(ValueError, match=r"should be [13] stacked"):
+    with pytest.raises(ValueError, match=r"should be \[rows, columns\], rows a multiple of [13]"):
         Muon([{"params": [torch.nn.Parameter(parameter)], **group}], 0.1)
 
 
