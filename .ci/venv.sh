@@ -77,5 +77,6 @@ names = {name for group in groups for name in group if not name.startswith(("ele
 (venv / "requirements.txt").write_text("".join(f"{name}\n" for name in sorted(names)))
 PYTHON
 echo "Installing what pyproject.toml names"
-pip_install "${options[@]}" -c "$venv/constraints.txt" -r "$venv/requirements.txt"
+# seqeval is a source archive. The old way of building it fetches its build requirement without what that requires.
+pip_install "${options[@]}" --use-pep517 -c "$venv/constraints.txt" -r "$venv/requirements.txt"
 rm "$venv/unfinished"
