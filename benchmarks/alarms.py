@@ -16,8 +16,6 @@ from typing import NamedTuple
 from electra_kernels.training.alarms import Monitor
 from electra_kernels.training.log import LOG, StepRecord, read_log
 
-_FIELDS = ("step", "steps", "tokens", "seconds")
-
 
 class Verdict(NamedTuple):
     """One run: the alarms of its training, and the conditions that hold at its end."""
@@ -43,7 +41,7 @@ def judge(runs: Path) -> Iterator[Verdict]:
         if record.exists():
             held_out = json.loads(record.read_text())["held_out"]
             end = (StepRecord(step, 1, 0, 0.0, {}, held_out) for step in (0, 1))
-            yield Verdict(name, _alarms(_steps(log), plateau), _alarms(end, plateau))
+            yield Verdict(name, _alarms(read_log(log).step_records, plateau), _alarms(end, plateau))
 
 
 def report(verdicts: Sequence[Verdict]) -> Iterator[str]:
@@ -61,14 +59,6 @@ def report(verdicts: Sequence[Verdict]) -> Iterator[str]:
 def _alarms(records: Iterable[StepRecord], plateau: float) -> set[str]:
     monitor = Monitor(plateau)
     return {alarm.name for record in records for alarm in monitor.check(record)}
-
-
-def _steps(log: Path) -> Iterator[StepRecord]:
-    for values in read_log(log).of_kind("step"):
-        # A NaN is null in the log.
-        metrics = {name: float("nan") if value is None else value for name, value in values.items()}
-        position = {name: values[name] for name in _FIELDS}
-        yield StepRecord(**position, learning_rates={}, metrics=metrics)
 
 
 if __name__ == "__main__":

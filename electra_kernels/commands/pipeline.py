@@ -134,7 +134,10 @@ def _train(
     log = world.everywhere(
         lambda: Log(folder.folder, step=step, warn=progress.log) if world.is_main else None
     )
+    monitor = Monitor(measurements.plateau)
     if log is not None:
+        for record in read_log(folder.folder / LOG).step_records:
+            monitor.check(record)
         log.start(trainer.position.step, trainer.schedule.steps)
     with progress.bar("pre-training") as bar:
         loop.run(
@@ -142,7 +145,7 @@ def _train(
             [sources[phase.length] for phase in trainer.schedule.phases],
             checkpoints=checkpoints,
             log=log,
-            monitor=Monitor(measurements.plateau),
+            monitor=monitor,
             evaluate=lambda: measurements.evaluate(trainer.objective, world),
             save_model=lambda step: _save_model(trainer, measurements.cache, folder.model, progress, finish),
             show=bar.update,

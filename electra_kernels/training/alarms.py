@@ -43,6 +43,9 @@ class Alarm:
 class Monitor:
     """Checks the reports of one training; gives each alarm once.
 
+    After a resume a new monitor first checks the records before it (`RunLog.step_records`), so that a break neither
+    repeats an alarm nor ends a condition.
+
     Args:
         plateau: nats, the entropy of the word frequencies: the loss of a generator that knows nothing else. 0 turns
             the alarm about the plateau off.

@@ -215,6 +215,11 @@ class RunLog:
         return records
 
     @property
+    def step_records(self) -> list[StepRecord]:
+        """The records of kind "step" as they were logged; a number that was not finite is NaN."""
+        return [_step_record(values) for values in self.of_kind("step")]
+
+    @property
     def step(self) -> int:
         """The last step that is known to be finished."""
         return max((record["step"] for record in self.records), default=0)
@@ -267,6 +272,17 @@ def _record(line: bytes) -> dict[str, Any] | None:
         line.endswith(b"\n") and isinstance(record, dict) and {"kind", "step", "time"} <= record.keys()
     )
     return record if is_record and isinstance(record["step"], int) else None
+
+
+def _step_record(values: Mapping[str, Any]) -> StepRecord:
+    position = ("step", "steps", "tokens", "seconds")
+    figures = {
+        name: math.nan if value is None else value
+        for name, value in values.items()
+        if name not in ("kind", "time", *position)
+    }
+    rates = {name: figures.pop(name) for name in tuple(figures) if name.endswith("learning_rate")}
+    return StepRecord(**{name: values[name] for name in position}, learning_rates=rates, metrics=figures)
 
 
 def _drop_later_records(path: Path, step: int) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from small_language import WORDS
 from transformers import AutoModel, BertConfig, BertModel
 
-from electra_kernels.commands import planning
+from electra_kernels.commands import measurements, planning
 from electra_kernels.commands.main import main
 from electra_kernels.models import electra_config
 from electra_kernels.training.log import read_log
@@ -20,6 +21,7 @@ from electra_kernels.training.model_description import read_description
 from electra_kernels.training.model_folder import load_encoder
 from electra_kernels.training.objectives import OBJECTIVES
 from electra_kernels.training.recipe import RECIPES
+from electra_kernels.training.trainer import Trainer
 
 SMALL = ["--vocab-size", 200, "--batch-size", 4]
 FILES = [
@@ -295,6 +297,26 @@ def test_resume_never_replaces_the_run(finished, in_process, text, tmp_path):
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-11"]
     starts = [record for record in read_log(output / "metrics.jsonl").records if record["kind"] == "start"]
     assert [(start["step"], start["steps"]) for start in starts] == [(0, 11)]
+
+
+def test_an_alarm_counts_the_steps_before_a_stop(text, in_process, tmp_path, monkeypatch):
+    """With such a plateau the generator is at it from the first report on, at step 10; the alarm is due at step 26."""
+    monkeypatch.setattr(measurements, "unigram_entropy", lambda rows, counts: 0.01)
+    command = ["pretrain", "--text", text, "--output", tmp_path, *SMALL, "--objective", "masked_lm"]
+    command += ["--threads", 1, "--micro-batch", 4, "--steps", 40]
+    step = Trainer.step
+
+    def stop_at_20(self, batch):
+        step(self, batch)
+        if self.position.step == 20:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stop_at_20)
+        assert in_process(*command)[0] == 130
+    assert in_process(*command)[0] == 0
+    log = read_log(tmp_path / "metrics.jsonl")
+    assert [record["step"] for record in log.of_kind("alarm")] == [30]
 
 
 def test_minutes_become_steps_before_the_start(finished, in_process, tmp_path, monkeypatch):

@@ -65,6 +65,17 @@ def test_numbers_that_are_not_finite_are_null(tmp_path, open_log):
     assert "NaN" not in (tmp_path / LOG).read_text()
 
 
+def test_the_step_records_are_read_as_they_were_logged(tmp_path, open_log):
+    log, logged = open_log(), [record(10, gradient_norm=0.25), record(20, gradient_norm=math.nan)]
+    for each in logged:
+        log.step(each)
+        log.alarm(each.step, "an alarm")
+    first, second = read_log(tmp_path / LOG).step_records
+    assert first == logged[0]
+    assert math.isnan(second.metrics["gradient_norm"])
+    assert (second.step, second.learning_rates) == (20, logged[1].learning_rates)
+
+
 def test_tensorboard_reads_the_same_numbers(tmp_path, open_log):
     log = open_log()
     for step in (10, 20):

@@ -26,7 +26,7 @@ from electra_kernels.evaluation.probing import probe
 from electra_kernels.models import Encoder
 from electra_kernels.training.alarms import Monitor
 from electra_kernels.training.calibration import step_seconds, steps_of_minutes
-from electra_kernels.training.log import Log, StepRecord
+from electra_kernels.training.log import LOG, Log, StepRecord, read_log
 from electra_kernels.training.model_folder import save_weights
 from electra_kernels.training.objectives import Objective
 from electra_kernels.training.schedule import one_phase
@@ -153,6 +153,8 @@ class _Follower:
             # A run that continues from a checkpoint makes the steps after it again, and their records.
             self.folder.mkdir(exist_ok=True)
             self.log = Log(self.folder, step=record.step - 1, warn=warnings.warn)
+            for earlier in read_log(self.folder / LOG).step_records:
+                self.alarms += map(str, self.monitor.check(earlier))
         self.log.step(record)
         for alarm in self.monitor.check(record):
             self.log.alarm(alarm.step, alarm.message)

@@ -50,6 +50,13 @@ def test_it_continues_from_its_checkpoint_to_the_same_end(setting, stopped, tmp_
     assert continued["tokens"] == whole["tokens"]
 
 
+def test_an_alarm_counts_the_time_before_the_stop(setting, stopped, tmp_path):
+    """With such a plateau the generator is at it from the first report on, at step 10; the alarm is due at step 22."""
+    always = replace(setting, plateau=0.01)
+    (alarm,) = train_run(always, stopped, tmp_path)["alarms"]
+    assert alarm.startswith("alarm at step 30: for 40 % of the run")
+
+
 def test_a_finished_run_leaves_no_checkpoint(setting, stopped, tmp_path):
     folder = tmp_path / f"{stopped.name}.unfinished"
     assert json.loads((folder / "curve.json").read_text())[0]["step"] == 0
