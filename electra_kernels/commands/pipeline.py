@@ -130,15 +130,18 @@ def _train(
         progress.log(f"the run in {folder.folder} is finished; --resume never would start it again")
         _finish(trainer, measurements.cache, folder, progress, finish)
         return
-    step = trainer.position.step
-    log = world.everywhere(
-        lambda: Log(folder.folder, step=step, warn=progress.log) if world.is_main else None
-    )
     monitor = Monitor(measurements.plateau)
-    if log is not None:
+
+    def open_log() -> Log | None:
+        if not world.is_main:
+            return None
+        log = Log(folder.folder, step=trainer.position.step, warn=progress.log)
         for record in read_log(folder.folder / LOG).step_records:
             monitor.check(record)
         log.start(trainer.position.step, trainer.schedule.steps)
+        return log
+
+    log = world.everywhere(open_log)
     with progress.bar("pre-training") as bar:
         loop.run(
             trainer,
