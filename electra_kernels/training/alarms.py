@@ -99,9 +99,11 @@ def _is_not_finite(metrics: Mapping[str, float], monitor: Monitor) -> bool:
 
 
 def _explodes(metrics: Mapping[str, float], monitor: Monitor) -> bool:
+    """Two reports in a row are too high. A single one is harmless: a bad batch, or the end of a head start."""
     if len(monitor.norms) < _REPORTS // 2:
         return False
-    return metrics.get("gradient_norm", 0.0) > _GRADIENT_FACTOR * statistics.median(monitor.norms)
+    limit = _GRADIENT_FACTOR * statistics.median(monitor.norms)
+    return min(metrics.get("gradient_norm", 0.0), monitor.norms[-1]) > limit
 
 
 def _finds_nothing(metrics: Mapping[str, float], monitor: Monitor) -> bool:
@@ -151,8 +153,8 @@ _CONDITIONS = (
         "exploding gradient",
         0.0,
         _explodes,
-        f"the gradient's norm is more than {_GRADIENT_FACTOR:.0f} times its recent median: clip it (clip=1.0), warm "
-        "up longer or lower the learning rate",
+        f"the gradient's norm stays at more than {_GRADIENT_FACTOR:.0f} times its recent median: clip it (clip=1.0), "
+        "warm up longer or lower the learning rate",
     ),
     _Condition(
         "finds nothing",

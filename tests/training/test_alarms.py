@@ -72,6 +72,14 @@ def test_a_fault_that_ends_soon_gives_no_alarm(name):
         assert names(monitor, HEALTHY, reports=1, start=start + 9) == []
 
 
+def test_a_single_large_gradient_gives_no_alarm():
+    monitor, fault = Monitor(), HEALTHY | FAULTS["exploding gradient"]
+    assert names(monitor, HEALTHY, reports=30) == []
+    assert names(monitor, fault, reports=1, start=30) == []
+    assert names(monitor, HEALTHY, reports=30, start=31) == []
+    assert names(monitor, fault, reports=2, start=61) == ["exploding gradient"]
+
+
 def test_low_recall_is_no_fault_while_the_loss_is_below_the_base_rate():
     """The entropy of a share of 0.1 is 0.3251 nats."""
     assert names(Monitor(), HEALTHY | {"recall": 0.0, "rtd_loss": 0.32}) == []
