@@ -99,7 +99,7 @@ def _is_not_finite(metrics: Mapping[str, float], monitor: Monitor) -> bool:
 
 
 def _explodes(metrics: Mapping[str, float], monitor: Monitor) -> bool:
-    """Two reports in a row are too high. A single one is harmless: a bad batch, or the end of a head start."""
+    """Two reports in a row are too high. A single one may be a bad batch, or the end of a head start."""
     if len(monitor.norms) < _REPORTS // 2:
         return False
     limit = _GRADIENT_FACTOR * statistics.median(monitor.norms)
